@@ -1,0 +1,35 @@
+# Each target does its own set-up: a Python 3.10 is all that has to be there. A second run installs nothing.
+.PHONY: help setup demo test lint bench lock clean
+ARGS ?=
+
+help:
+	@sed -n 's/^## //p' Makefile
+
+## make setup   virtual environment in .venv, pinned packages, this package
+setup:
+	@sh .ci/setup
+
+## make demo    Redis, a worker, two parties' files and four jobs, here and now
+demo: setup
+	@.venv/bin/sfworker demo $(ARGS)
+
+## make test    static checks and all tests; ARGS goes to pytest
+test: setup
+	@sh .ci/check test $(ARGS)
+
+## make lint    the static checks alone
+lint: setup
+	@sh .ci/check lint
+
+## make bench   the figures, as a table
+bench: setup
+	@.venv/bin/python -m bench $(ARGS)
+
+## make lock    requirements.lock from pyproject.toml; ARGS=--upgrade takes the newest versions
+lock:
+	@sh .ci/lock $(ARGS)
+
+## make clean   removes what these targets made
+clean:
+	rm -rf .venv *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

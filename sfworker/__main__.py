@@ -1,0 +1,7 @@
+"""`python -m sfworker` is the `sfworker` command."""
+
+import sys
+
+from sfworker.cli import main
+
+sys.exit(main())

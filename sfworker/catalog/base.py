@@ -1,0 +1,123 @@
+"""The registry of task types, and what their parameters share. Runs in the daemon and in party processes."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from sfworker.errors import ParameterValidationError, SettingsError, TaskTypeNotFoundError
+from sfworker.wire.envelope import PartyName, explain
+
+ColumnName = Annotated[str, Meta(min_length=1, max_length=1024, description="Name of a column.")]
+Path = Annotated[str, Meta(min_length=1, max_length=4096, description="A path inside the party's data roots.")]
+PartyPaths = dict[PartyName, Path]
+PartyColumns = dict[PartyName, Annotated[list[ColumnName], Meta(min_length=1)]]
+BUILT_IN = ("basic", "psi", "linear", "evaluation")
+ENTRY_POINTS = "sfworker.jobs"
+
+
+class ColumnRef(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One column of one party."""
+
+    party: PartyName
+    column: ColumnName
+
+
+class TaskParams(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="task_type"):
+    """Base of every task type's parameters; a subclass gives its name as `tag`."""
+
+    def check(self, parties: list[str]) -> None:
+        """Checks across fields. Raises ParameterValidationError, naming the field.
+
+        Here: every party that a parameter names takes part. Subclasses call this first, then check their own.
+        """
+        for name in self.__struct_fields__:
+            value = getattr(self, name)
+            named: Iterable[str] = value.keys() if isinstance(value, dict) else ()
+            if isinstance(value, ColumnRef):
+                named, name = (value.party,), f"{name}.party"  # noqa: PLW2901 - the field as the envelope spells it
+            elif name == "receiver" and value is not None:
+                named = (value,)
+            for party in named:
+                if party not in parties:
+                    raise ParameterValidationError(
+                        f"task_config.{name}: names a party that is not in sf_init_config.parties "
+                        f"({', '.join(parties)})"
+                    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskType:
+    """A task type as the daemon knows it."""
+
+    name: str
+    summary: str
+    params: type[TaskParams]
+    result: type[Struct]
+    session: bool = True
+    """Whether the job needs the parties joined; without, it runs in one process that joins nobody."""
+    devices: frozenset[Literal["spu", "heu"]] = frozenset()
+    """Devices beside the parties' own (PYU) that the envelope has to configure."""
+    disclosures: tuple[str, ...] = ()
+    """What is revealed, and to whom."""
+
+
+_task_types: dict[str, TaskType] = {}
+
+
+def register(task_type: TaskType) -> TaskType:
+    """Add a task type. Raises ValueError where the name is taken by another."""
+    if _task_types.setdefault(task_type.name, task_type) is not task_type:
+        raise ValueError(f"task type {task_type.name!r} is registered twice")
+    return task_type
+
+
+def load_modules(modules: list[str]) -> None:
+    """Import the built-in catalogue, installed entry points and `modules`. Raises SettingsError naming what fails."""
+    for name in BUILT_IN:
+        importlib.import_module(f"sfworker.catalog.{name}")
+    named = [(entry.value, entry.load) for entry in entry_points(group=ENTRY_POINTS)]
+    named += [(module, lambda module=module: importlib.import_module(module)) for module in modules]  # type: ignore[misc]
+    for name, load in named:
+        try:
+            load()
+        except Exception as error:
+            raise SettingsError(f"SFWORKER_JOBS: module {name} cannot be imported: {error!r}") from error
+
+
+def all_task_types() -> list[TaskType]:
+    return sorted(_task_types.values(), key=lambda task_type: task_type.name)
+
+
+def find(name: str) -> TaskType:
+    """The task type of this name. Raises TaskTypeNotFoundError, with the nearest names."""
+    if name in _task_types:
+        return _task_types[name]
+    near = difflib.get_close_matches(name, _task_types, n=3)
+    remedy = f"did you mean {' or '.join(near)}?" if near else "`sfworker tasks` lists the installed ones"
+    raise TaskTypeNotFoundError(f"task_config.task_type: no task type of this name is installed; {remedy}")
+
+
+def validate(task_config: dict[str, Any], parties: list[str]) -> tuple[TaskType, TaskParams]:
+    """The task type and its decoded, checked parameters.
+
+    Raises TaskTypeNotFoundError or ParameterValidationError, the latter naming the field and the remedy.
+    """
+    name = task_config.get("task_type")
+    if not isinstance(name, str) or not name:
+        raise ParameterValidationError("task_config.task_type: required, the name of a task type as a string")
+    task_type = find(name)
+    try:
+        params = msgspec.convert(task_config, task_type.params, strict=True)
+    except msgspec.ValidationError as error:
+        sentence = explain(error, "task_config")
+        raise ParameterValidationError(f"{sentence}; `sfworker tasks {name}` lists the parameters") from None
+    params.check(parties)
+    return task_type, params

@@ -1,0 +1,106 @@
+"""Every error that an execution can end with: a stable name, a sentence for people, and whether a retry can help.
+
+The class name is the `error_type` of events and results, so renaming a class changes the contract. Messages are written
+here or by whoever raises, never copied from a library's exception: those may quote data.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class SecretFlowTaskError(Exception):
+    """The job failed."""
+
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or (type(self).__doc__ or "").split("\n", 1)[0])
+
+    @property
+    def error_type(self) -> str:
+        return type(self).__name__
+
+
+class EnvelopeError(SecretFlowTaskError):
+    """The stream entry is not a job envelope."""
+
+
+class ParameterValidationError(SecretFlowTaskError):
+    """A parameter of the job is missing, unknown or out of its bounds."""
+
+
+class TaskTypeNotFoundError(SecretFlowTaskError):
+    """No task type of this name is installed."""
+
+
+class InputDataError(SecretFlowTaskError):
+    """An input file does not hold what the job needs."""
+
+
+class ModelMismatchError(SecretFlowTaskError):
+    """The saved model does not fit the data or devices it is applied with."""
+
+
+class ExpiredError(SecretFlowTaskError):
+    """The job's expires_at had passed before it could start."""
+
+
+class ClusterInitializationError(SecretFlowTaskError):
+    """The parties could not be joined to a session."""
+
+    retryable = True
+
+
+class DeviceInitializationError(SecretFlowTaskError):
+    """A device (SPU, HEU) could not be set up from its configuration."""
+
+
+class TaskExecutionError(SecretFlowTaskError):
+    """The computation failed."""
+
+    retryable = True
+
+
+class PartyProcessLostError(TaskExecutionError):
+    """A party process ended before it reported an outcome."""
+
+
+class PeerFailedError(TaskExecutionError):
+    """The computation stopped because another party failed."""
+
+
+class ResultSaveError(SecretFlowTaskError):
+    """An output could not be written."""
+
+
+class SoftTimeLimitExceededError(SecretFlowTaskError):
+    """The job reached its soft time limit; raise options.soft_time_limit if it needs longer."""
+
+
+class TimeLimitExceededError(SecretFlowTaskError):
+    """The job reached its time limit and was ended; raise options.time_limit if it needs longer."""
+
+
+class CrashLoopError(SecretFlowTaskError):
+    """The job's worker died each time it ran this job, so it is not started again."""
+
+
+class JobCancelledError(SecretFlowTaskError):
+    """The job was cancelled."""
+
+
+class SettingsError(SecretFlowTaskError):
+    """A setting of the worker is missing or wrong."""
+
+
+class BrokerError(SecretFlowTaskError):
+    """Redis refused a command that the worker needs."""
+
+
+def from_name(error_type: str, message: str) -> SecretFlowTaskError:
+    """The error that a party process reported by name; an unknown name becomes `TaskExecutionError`."""
+    found = globals().get(error_type)
+    if isinstance(found, type) and issubclass(found, SecretFlowTaskError):
+        return found(message)
+    return TaskExecutionError(message)

@@ -1,0 +1,1 @@
+"""What crosses a boundary: envelopes and answers on Redis, frames between daemon and party processes."""

@@ -1,0 +1,164 @@
+"""The job envelope, as the web side appends it to a job stream. Runs in the daemon and in party processes.
+
+Field names and defaults are a contract. The job's own parameters stay undecoded (`task_config`) until the catalog
+knows which struct they belong to.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+
+from sfworker.errors import EnvelopeError, ParameterValidationError, SecretFlowTaskError
+
+Identifier = Annotated[str, Meta(min_length=1, max_length=256, description="A non-empty identifier.")]
+PartyName = Annotated[str, Meta(min_length=1, max_length=64, pattern="^[^/\x00]+$", description="Name of a party.")]
+Seconds = Annotated[float, Meta(gt=0, le=30 * 86400)]
+
+
+class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How an execution is run; every field has a default."""
+
+    priority: Annotated[
+        Literal["high", "normal", "low"], Meta(description="For people; the stream decides the rank.")
+    ] = "normal"
+    soft_time_limit: Annotated[Seconds, Meta(description="Seconds until the job is asked to stop.")] = 3000.0
+    time_limit: Annotated[Seconds, Meta(description="Seconds until the job's processes are killed.")] = 3600.0
+    max_retries: Annotated[int, Meta(ge=0, le=100, description="Attempts after the first.")] = 3
+    retry_delay: Annotated[
+        float, Meta(ge=0, le=86400, description="Seconds before the first retry; doubles with each, with jitter.")
+    ] = 60.0
+    expires_at: Annotated[
+        str | float | None, Meta(description="ISO 8601 with zone, or Unix seconds: not started after this.")
+    ] = None
+    session: Annotated[
+        Literal["fresh", "reuse"], Meta(description="`reuse` asks for a warm session; every session is fresh today.")
+    ] = "fresh"
+
+
+class FedParty(Struct, frozen=True, kw_only=True):
+    """Where one party of a real cluster listens (`host:port`)."""
+
+    address: str
+    listen_addr: str | None = None
+
+
+class ClusterConfig(Struct, frozen=True, kw_only=True):
+    """A cluster whose parties run on machines of their own; this worker is `self_party`."""
+
+    parties: dict[PartyName, FedParty]
+    self_party: PartyName
+
+
+class SfInitConfig(Struct, frozen=True, kw_only=True):
+    """How the session is started. Other options of `secretflow.init` are tolerated and not used."""
+
+    parties: Annotated[
+        list[PartyName] | None, Meta(min_length=1, max_length=16, description="Default: SECRETFLOW_PARTIES.")
+    ] = None
+    address: Annotated[
+        str | None,
+        Meta(description="`local`: every party on this host; else a Ray cluster. Default: SECRETFLOW_ADDRESS."),
+    ] = None
+    cluster_config: ClusterConfig | None = None
+    engine: Annotated[Literal["mesh", "ray"], Meta(description="What joins the parties of `address: local`.")] = "mesh"
+
+
+class SpuNode(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One SPU node, as SecretFlow takes it."""
+
+    party: PartyName
+    address: str = ""
+    listen_address: str = ""
+    tls_opts: dict[str, Any] | None = None
+
+
+class ClusterDef(Struct, frozen=True, kw_only=True):
+    """SecretFlow's SPU `cluster_def`; on a local mesh `nodes` may be left out and addresses are replaced."""
+
+    runtime_config: dict[str, Any]
+    nodes: list[SpuNode] = []
+
+
+class SpuConfig(Struct, frozen=True, kw_only=True):
+    """The SPU device of the job."""
+
+    cluster_def: ClusterDef
+    link_desc: dict[str, Any] | None = None
+
+
+class Envelope(Struct, frozen=True, kw_only=True):
+    """One execution that the web side asks for. Unknown keys beside these are tolerated."""
+
+    task_id: Annotated[Identifier, Meta(description="The flow (DAG) that this belongs to.")]
+    subtask_id: Annotated[Identifier, Meta(description="The node of the flow.")]
+    execution_id: Annotated[Identifier, Meta(description="This execution; answered exactly once.")]
+    sf_init_config: SfInitConfig
+    task_config: Annotated[dict[str, Any], Meta(description="`task_type` and that task type's own parameters, flat.")]
+    spu_config: SpuConfig | None = None
+    heu_config: dict[str, Any] | None = None
+    options: Options = Options()
+
+
+class EnvelopeIds(Struct, frozen=True, kw_only=True):
+    """The ids of an envelope, read leniently so that a bad one can still be answered under its own name."""
+
+    execution_id: Any = None
+    task_id: Any = None
+    subtask_id: Any = None
+
+    def usable(self) -> bool:
+        return isinstance(self.execution_id, str) and 0 < len(self.execution_id) <= 256
+
+
+_T = TypeVar("_T")
+_PLACE = re.compile(r"^(?P<what>.*?)(?: - at `(?P<path>.*)`)?$", re.S)
+
+
+def explain(error: msgspec.ValidationError, root: str = "") -> str:
+    """A decoding error as `field: what is wrong`, without the offending value (it may be data)."""
+    match = _PLACE.match(str(error))
+    what, path = (match["what"], match["path"] or "$") if match else (str(error), "$")
+    what = re.sub(r"value '.*'$", "value", what, flags=re.S)
+    missing = re.match(r"Object (missing required|contains unknown) field `(.*)`$", what)
+    field = path.removeprefix("$").removeprefix(".")
+    if missing:
+        field = ".".join(part for part in (root, field, missing[2]) if part)
+        return f"{field}: required and missing" if missing[1].startswith("missing") else f"{field}: unknown parameter"
+    field = ".".join(part for part in (root, field) if part) or "envelope"
+    return f"{field}: {what[0].lower()}{what[1:]}"
+
+
+def decode_ids(data: bytes) -> EnvelopeIds:
+    """The ids in `data`, or empty ones where it is not a JSON object."""
+    try:
+        return msgspec.json.decode(data, type=EnvelopeIds)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return EnvelopeIds()
+
+
+def decode_envelope(data: bytes, max_bytes: int) -> Envelope:
+    """Decode and check an envelope.
+
+    Raises EnvelopeError where it is no envelope at all, ParameterValidationError where a field is wrong.
+    """
+    if len(data) > max_bytes:
+        raise EnvelopeError(
+            f"envelope: {len(data)} bytes long, at most {max_bytes} are accepted; pass data by path, not by value"
+        )
+    try:
+        return msgspec.json.decode(data, type=Envelope)
+    except msgspec.ValidationError as error:
+        raise _field_error(error) from None
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise EnvelopeError("envelope: not valid JSON; append the job as one JSON object in UTF-8") from None
+
+
+def _field_error(error: msgspec.ValidationError) -> SecretFlowTaskError:
+    sentence = explain(error)
+    if sentence.startswith("envelope:"):
+        return EnvelopeError(f"{sentence}; append the job as one JSON object")
+    return ParameterValidationError(f"{sentence}; `sfworker schema envelope` prints what is accepted")

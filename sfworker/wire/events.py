@@ -1,0 +1,85 @@
+"""What the web side hears: status events and results. Field names are a contract."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+Status = Literal["RUNNING", "SUCCESS", "FAILURE", "RETRY", "CANCELLED"]
+Stage = Literal[
+    "task_started",
+    "cluster_ready",
+    "devices_ready",
+    "progress",
+    "task_succeeded",
+    "task_retrying",
+    "task_replayed",
+    "task_failed_final",
+    "task_cancelled",
+]
+FINAL_STATUSES = frozenset({"SUCCESS", "FAILURE", "CANCELLED"})
+
+
+def now() -> str:
+    """The current time as ISO 8601 with zone and milliseconds."""
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+
+
+class StatusEvent(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One change of an execution, as published on `task_status:<execution_id>`, `task_status` and `sf:results`."""
+
+    execution_id: str | None
+    task_id: str | None
+    subtask_id: str | None
+    status: Status
+    stage: Stage
+    timestamp: Annotated[str, Meta(description="ISO 8601 with zone.")]
+    worker_id: str
+    attempt: Annotated[int, Meta(description="1 for the first run of the execution.")]
+    progress: Annotated[float, Meta(ge=0, le=1)] | None = None
+    message: str | None = None
+    retry_count: int | None = None
+    error: Annotated[str, Meta(description="A sentence for people; holds no data.")] | None = None
+    error_type: str | None = None
+    retryable: bool | None = None
+    message_id: Annotated[str, Meta(description="Stream entry id, where no execution_id could be read.")] | None = None
+
+
+class PerformanceMetrics(Struct, frozen=True, kw_only=True):
+    """Where the time went, in seconds, and the largest resident memory per party, in bytes."""
+
+    cluster_init_seconds: float = 0.0
+    device_init_seconds: float = 0.0
+    execution_seconds: float = 0.0
+    total_seconds: float = 0.0
+    queue_seconds: float = 0.0
+    peak_rss_bytes: dict[str, int] = {}
+
+
+class TaskMetadata(Struct, frozen=True, kw_only=True):
+    """What was run, where and when."""
+
+    task_id: str | None
+    subtask_id: str | None
+    execution_id: str | None
+    task_type: str | None
+    started_at: str | None
+    completed_at: str
+    devices_used: list[str] = []
+    attempt: int = 0
+    worker_id: str = ""
+
+
+class JobResult(Struct, frozen=True, kw_only=True):
+    """The one final answer of an execution, at `sf:result:<execution_id>` and on `sf:results`."""
+
+    status: Literal["success", "failure", "cancelled"]
+    result: Any = None
+    performance_metrics: PerformanceMetrics = PerformanceMetrics()
+    task_metadata: TaskMetadata
+    error: str | msgspec.UnsetType | None = msgspec.UNSET
+    error_type: str | msgspec.UnsetType | None = msgspec.UNSET
+    message_id: str | msgspec.UnsetType = msgspec.UNSET

@@ -1,0 +1,182 @@
+"""Frames between the daemon and its processes: msgpack structs behind a length, never pickles.
+
+    +----------------+---------------------------+
+    | length, 4 byte | one tagged struct, msgpack|
+    | big endian     |                           |
+    +----------------+---------------------------+
+
+The daemon writes one `Start` to a party process and closes the socket when the process may go. The party process
+writes any number of `StageReached`, `Progressed` and `Staging`, then exactly one `Succeeded` or `Failed`.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+MAX_FRAME_BYTES = 256 * 1024 * 1024
+_LENGTH = struct.Struct(">I")
+LENGTH_BYTES = _LENGTH.size
+
+
+class Start(Struct, frozen=True, tag=True, kw_only=True):
+    """Everything that a party process needs to run its side of one execution."""
+
+    execution_id: str
+    task_id: str
+    subtask_id: str
+    attempt: int
+    self_party: str | None
+    """This process's party; None where one process drives all parties (Ray)."""
+    parties: list[str]
+    mode: Literal["none", "mesh", "cluster", "ray"]
+    address: str
+    """Ray address in mode `ray`."""
+    cluster_config: dict[str, Any] | None
+    spu_config: dict[str, Any] | None
+    heu_config: dict[str, Any] | None
+    task_config: dict[str, Any]
+    mesh_dir: str
+    """Private directory that holds the mesh's sockets."""
+    scratch_dir: str
+    """This party's own TMPDIR."""
+    data_roots: list[str]
+    log_level: str
+    job_modules: list[str]
+
+
+class StageReached(Struct, frozen=True, tag=True):
+    """A stage of the session is done. `at` and `seconds` are wall clock and duration."""
+
+    stage: Literal["cluster_ready", "devices_ready", "executed"]
+    seconds: float
+    devices: list[str] = []
+
+
+class Progressed(Struct, frozen=True, tag=True):
+    """How far the job is, from 0 to 1."""
+
+    fraction: float
+    message: str | None = None
+
+
+class Staging(Struct, frozen=True, tag=True):
+    """An output is being written at `staged`; on success the daemon renames it to `target`, else removes it."""
+
+    staged: str
+    target: str
+
+
+class Succeeded(Struct, frozen=True, tag=True):
+    """The party's side is done. `result` is None where another party holds it."""
+
+    result: Any
+    peak_rss_bytes: int
+
+
+class Failed(Struct, frozen=True, tag=True):
+    """The party's side failed. `echo` marks a failure that only repeats another party's."""
+
+    error: str
+    error_type: str
+    retryable: bool
+    echo: bool
+    peak_rss_bytes: int
+
+
+PartyFrame = StageReached | Progressed | Staging | Succeeded | Failed
+
+
+class Fork(Struct, frozen=True, tag=True):
+    """Daemon to template: fork one process; its frame socket and log pipe come along as file descriptors."""
+
+    number: int
+
+
+class Signal(Struct, frozen=True, tag=True):
+    """Daemon to template: signal the process group of `pid`, if it is still a child."""
+
+    pid: int
+    signal: int
+
+
+class Ready(Struct, frozen=True, tag=True):
+    """Template to daemon: imports are done."""
+
+    import_seconds: float
+
+
+class Forked(Struct, frozen=True, tag=True):
+    """Template to daemon: process `number` runs as `pid`."""
+
+    number: int
+    pid: int
+
+
+class Exited(Struct, frozen=True, tag=True):
+    """Template to daemon: `pid` ended; `status` is as `os.waitstatus_to_exitcode` gives it."""
+
+    pid: int
+    status: int
+
+
+TemplateFrame = Ready | Forked | Exited
+
+_encoder = msgspec.msgpack.Encoder()
+decode_party_frame = msgspec.msgpack.Decoder(PartyFrame).decode
+decode_start = msgspec.msgpack.Decoder(Start).decode
+decode_template_frame = msgspec.msgpack.Decoder(TemplateFrame).decode
+decode_template_command = msgspec.msgpack.Decoder(Fork | Signal).decode
+
+
+class FrameError(Exception):
+    """The peer sent something that is not a frame."""
+
+
+def encode_body(frame: Struct) -> bytes:
+    """The frame without its length, for sockets that keep message boundaries (SOCK_SEQPACKET)."""
+    return _encoder.encode(frame)
+
+
+def encode_frame(frame: Struct) -> bytes:
+    """The frame with its length in front. Raises FrameError where it would be longer than MAX_FRAME_BYTES."""
+    body = _encoder.encode(frame)
+    if len(body) > MAX_FRAME_BYTES:
+        raise FrameError(f"a frame of {len(body)} bytes is over the limit of {MAX_FRAME_BYTES}")
+    return _LENGTH.pack(len(body)) + body
+
+
+def frame_length(prefix: bytes) -> int:
+    """The body length that a prefix announces. Raises FrameError where it is over MAX_FRAME_BYTES."""
+    (length,) = _LENGTH.unpack(prefix)
+    if length > MAX_FRAME_BYTES:
+        raise FrameError(f"a frame of {length} bytes is over the limit of {MAX_FRAME_BYTES}")
+    return int(length)
+
+
+def receive_exactly(sock: socket.socket, size: int) -> bytes | None:
+    """`size` bytes from a blocking socket, or None where it was closed before the first of them.
+
+    Raises FrameError where it is closed in between.
+    """
+    received = bytearray()
+    while len(received) < size:
+        chunk = sock.recv(min(size - len(received), 1 << 20))
+        if not chunk:
+            if received:
+                raise FrameError("the connection was closed in the middle of a frame")
+            return None
+        received += chunk
+    return bytes(received)
+
+
+def receive_body(sock: socket.socket) -> bytes | None:
+    """The next frame's body from a blocking socket, or None at its end."""
+    prefix = receive_exactly(sock, LENGTH_BYTES)
+    if prefix is None:
+        return None
+    return receive_exactly(sock, frame_length(prefix))

@@ -1,0 +1,13 @@
+"""`hello`: a greeting from a process of its own."""
+
+from __future__ import annotations
+
+from sfworker.catalog.basic import HelloParams, HelloResult
+from sfworker.runtime.context import JobContext
+from sfworker.runtime.task_dispatcher import TaskDispatcher
+
+
+@TaskDispatcher.register_task("hello")
+def hello(context: JobContext[HelloParams]) -> HelloResult:
+    """Greet. Reveals the given name to whoever reads results."""
+    return HelloResult(message=f"Hello, {context.params.name}!")

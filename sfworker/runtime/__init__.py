@@ -1,0 +1,1 @@
+"""The party process: the only package that starts SecretFlow. Never imports redis."""

@@ -1,0 +1,114 @@
+"""What a job function gets: its parameters, devices, files and progress.
+
+The same function runs in every party's process, in the same order of calls (SecretFlow's fed API counts them). What
+only one party may touch goes through `JobContext.at`; what others get to see goes through `JobContext.reveal`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from sfworker.catalog import TaskParams
+from sfworker.runtime.data_roots import DataRoots
+from sfworker.wire.frames import Progressed, Staging
+
+P = TypeVar("P", bound=TaskParams)
+T = TypeVar("T")
+
+
+class JobContext(Generic[P]):
+    """One execution, seen from one process.
+
+    `self_party` is the party of this process, or None where one process drives all of them (Ray).
+    `devices` holds a PYU per party name and, where configured, `spu` and `heu`.
+    """
+
+    def __init__(
+        self,
+        *,
+        params: P,
+        parties: list[str],
+        self_party: str | None,
+        devices: dict[str, Any],
+        execution_id: str,
+        scratch: Path,
+        roots: DataRoots,
+        send: Callable[[Progressed | Staging], None],
+    ) -> None:
+        self.params = params
+        self.parties = parties
+        self.self_party = self_party
+        self.devices = devices
+        self.scratch = scratch
+        self.log = logging.getLogger("sfworker.job")
+        self._roots = roots
+        self._send = send
+        # The same for every attempt, so that a later attempt overwrites what a killed one left.
+        self._mark = hashlib.sha256(execution_id.encode()).hexdigest()[:12]
+
+    @property
+    def spu(self) -> Any:
+        return self.devices["spu"]
+
+    @property
+    def heu(self) -> Any:
+        return self.devices["heu"]
+
+    def pyu(self, party: str) -> Any:
+        return self.devices[party]
+
+    def is_local(self, party: str) -> bool:
+        """Whether this process computes for `party`."""
+        return self.self_party is None or self.self_party == party
+
+    def at(self, party: str, function: Callable[..., T], *args: Any) -> Any:
+        """Run `function(*args)` at `party` only and hold its value there; returns a PYUObject.
+
+        It runs here and now on the main thread, so its exceptions are this job's own; at other parties nothing runs.
+        """
+        value = function(*args) if self.is_local(party) else None
+        return self.pyu(party)(_held)(_Box(value))
+
+    def reveal(self, value: Any) -> Any:
+        """The plain value, at *every* party. Each use is a disclosure that the task's catalogue entry lists."""
+        import secretflow
+
+        return secretflow.reveal(value)
+
+    def progress(self, fraction: float, message: str | None = None) -> None:
+        """Tell the web side how far the job is (0 to 1). Messages are published: no data in them."""
+        self._send(Progressed(min(max(fraction, 0.0), 1.0), message))
+
+    def input_file(self, party: str, field: str, path: str) -> Path:
+        """A checked input file of a local party. Raises ParameterValidationError or InputDataError."""
+        return self._roots.input_file(f"task_config.{field}.{party}", path)
+
+    def input_directory(self, party: str, field: str, path: str) -> Path:
+        """A checked input directory of a local party. Raises ParameterValidationError or InputDataError."""
+        return self._roots.input_directory(f"task_config.{field}.{party}", path)
+
+    def output(self, party: str, field: str, path: str) -> Path:
+        """Where to write an output (file or directory) of a local party.
+
+        It is a name beside the target with the target's ending; the daemon renames it into place once every party has
+        succeeded. Raises ParameterValidationError or ResultSaveError.
+        """
+        target = self._roots.output(f"task_config.{field}.{party}", path)
+        staged = target.with_name(f".{self._mark}.partial.{target.name}"[-255:])
+        self._send(Staging(str(staged), str(target)))
+        return staged
+
+
+class _Box:
+    """Keeps a value opaque to SecretFlow, which walks containers among a call's arguments."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+def _held(box: _Box) -> Any:
+    return box.value

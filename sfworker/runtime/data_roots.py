@@ -1,0 +1,87 @@
+"""Where a party's jobs may read and write. Runs in the party process, on that party's own paths only.
+
+No message here holds a path: the field's name is enough for whoever wrote the envelope.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from sfworker.errors import InputDataError, ParameterValidationError, ResultSaveError
+
+_URL = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]*:")
+
+
+class DataRoots:
+    """The directories that one party may use; relative paths start at the first."""
+
+    def __init__(self, roots: list[str]) -> None:
+        self._roots = [Path(os.path.realpath(root)) for root in roots]
+
+    def input_file(self, field: str, path: str) -> Path:
+        """The real path of an existing, readable, regular file inside the roots.
+
+        Raises ParameterValidationError for a path that is not allowed, InputDataError for a file that is not there.
+        """
+        found = self._resolve(field, path)
+        try:
+            if found.is_dir():
+                raise InputDataError(f"{field}: is a directory; name a CSV or Parquet file")
+            if not found.exists():
+                raise InputDataError(f"{field}: no such file at this party; check the path and that it was delivered")
+            if not found.is_file():
+                raise InputDataError(f"{field}: not a regular file")
+            if found.stat().st_size == 0:
+                raise InputDataError(f"{field}: the file is empty; it needs a header line and rows")
+        except OSError as error:
+            raise InputDataError(f"{field}: cannot be looked at ({_reason(error)})") from None
+        if not os.access(found, os.R_OK):
+            raise InputDataError(f"{field}: the worker may not read this file; change its permissions")
+        return found
+
+    def input_directory(self, field: str, path: str) -> Path:
+        """The real path of an existing directory inside the roots. Raises as `input_file`."""
+        found = self._resolve(field, path)
+        if not found.is_dir():
+            raise InputDataError(f"{field}: no such directory at this party; train and save the model there first")
+        return found
+
+    def output(self, field: str, path: str) -> Path:
+        """The real path of an output inside the roots; its directory is made if missing.
+
+        Raises ParameterValidationError for a path that is not allowed, ResultSaveError where it cannot be written.
+        """
+        target = self._resolve(field, path)
+        if target in self._roots:
+            raise ParameterValidationError(f"{field}: is a data root itself; name a file or directory inside it")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ResultSaveError(f"{field}: its directory cannot be made ({_reason(error)})") from None
+        if not os.access(target.parent, os.W_OK | os.X_OK):
+            raise ResultSaveError(f"{field}: the worker may not write to its directory; change the permissions")
+        return target
+
+    def _resolve(self, field: str, path: str) -> Path:
+        if _URL.match(path):
+            raise ParameterValidationError(f"{field}: URLs are not accepted; name a path inside the data roots")
+        if "\x00" in path:
+            raise ParameterValidationError(f"{field}: holds a NUL character")
+        if not self._roots:
+            raise ParameterValidationError(f"{field}: this party has no data root; set SFWORKER_DATA_ROOTS")
+        try:
+            # `..` and symbolic links are resolved first, so neither leads out.
+            found = Path(os.path.realpath(self._roots[0] / path))
+        except OSError as error:
+            raise ParameterValidationError(f"{field}: not a usable path ({_reason(error)})") from None
+        if not any(found.is_relative_to(root) for root in self._roots):
+            raise ParameterValidationError(
+                f"{field}: lies outside the data roots; move the file there or add its directory to SFWORKER_DATA_ROOTS"
+            )
+        return found
+
+
+def _reason(error: OSError) -> str:
+    return os.strerror(error.errno) if error.errno else type(error).__name__

@@ -1,0 +1,87 @@
+"""The devices of one execution: a PYU per party, and SPU and HEU where configured. Runs in the party process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import secretflow
+import spu
+from secretflow.device.device import spu as spu_module
+
+from sfworker.errors import DeviceInitializationError
+from sfworker.wire.frames import Start
+
+# The daemon owns every deadline and ends a mesh whose peer died, so the link must not give up on a peer that is
+# merely slow (reading 10 million rows, say): its own limit is two minutes.
+_LOCAL_LINK = {
+    "recv_timeout_ms": 7 * 86_400_000,
+    "http_timeout_ms": 600_000,
+    "connect_retry_times": 6000,
+    "connect_retry_interval_ms": 10,
+}
+_LOG_LEVELS = {"DEBUG": "DEBUG", "INFO": "INFO", "WARNING": "WARN", "ERROR": "ERROR", "CRITICAL": "ERROR"}
+
+
+class DeviceManager:
+    """Makes the devices that a job uses."""
+
+    def __init__(self, execution_id: str) -> None:
+        self._execution_id = execution_id
+
+    def initialize_devices(self, start: Start) -> dict[str, Any]:
+        """A PYU under each party's name, and `spu` and `heu` where configured.
+
+        Raises DeviceInitializationError naming the part of the envelope that the device was made from.
+        """
+        devices: dict[str, Any] = {party: secretflow.PYU(party) for party in start.parties}
+        if start.spu_config is not None:
+            devices["spu"] = self._make("spu_config", self._spu, start)
+        if start.heu_config is not None:
+            devices["heu"] = self._make("heu_config", self._heu, start)
+        return devices
+
+    def _make(self, field: str, make: Any, start: Start) -> Any:
+        try:
+            return make(start)
+        except Exception as error:  # the config is passed through, and upstream raises every kind of exception for it
+            raise DeviceInitializationError(
+                f"{field}: the device could not be made from it ({type(error).__name__}); "
+                f"check it against SecretFlow's documentation"
+            ) from error
+
+    def _spu(self, start: Start) -> Any:
+        config = start.spu_config or {}
+        cluster_def = dict(config["cluster_def"])
+        link = dict(config.get("link_desc") or {})
+        if start.mode == "mesh":
+            named = {node["party"] for node in cluster_def.get("nodes") or []} or set(start.parties)
+            cluster_def["nodes"] = [
+                {"party": party, "address": f"unix:{start.mesh_dir}/spu-{rank}.sock"}
+                for rank, party in enumerate(start.parties)
+                if party in named
+            ]
+            link = _LOCAL_LINK | link
+            _shorten_link_retries()
+        options = spu.logging.LogOptions()
+        options.log_level = getattr(spu.logging.LogLevel, _LOG_LEVELS[start.log_level])
+        return secretflow.SPU(cluster_def, link_desc=link or None, log_options=options)
+
+    def _heu(self, start: Start) -> Any:
+        runtime = ((start.spu_config or {}).get("cluster_def") or {}).get("runtime_config") or {}
+        return secretflow.HEU(start.heu_config, runtime.get("field", "FM128"))
+
+
+def _shorten_link_retries() -> None:
+    """Make the SPU link retry every few milliseconds.
+
+    It waits 1 s, then 3 s, for a peer whose socket is not there yet, and no `link_desc` key changes that.
+    """
+    stock_fill = spu_module._fill_link_desc_attrs
+
+    def fill(link_desc: Any, tls_opts: Any, desc: Any) -> None:
+        stock_fill(link_desc, tls_opts, desc)
+        retry = desc.retry_opts
+        retry.retry_interval_ms, retry.retry_interval_incr_ms = 10, 10
+        retry.max_retry, retry.max_retry_interval_ms = 600, 100
+
+    spu_module._fill_link_desc_attrs = fill

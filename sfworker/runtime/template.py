@@ -1,0 +1,150 @@
+"""The template process: imports SecretFlow once, then forks party processes on demand, in milliseconds.
+
+    daemon --Fork + two file descriptors--> template --fork--> party process
+           <--Ready, Forked, Exited--------
+
+It runs no SecretFlow code, no JAX computation and no gRPC itself, so that forking stays safe. When the daemon is gone
+(its end of the control socket closed) it kills every party process, removes the run directory and leaves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import gc
+import os
+import select
+import shutil
+import signal
+import socket
+import sys
+import time
+from typing import NoReturn
+
+from sfworker.wire.frames import Exited, Fork, Forked, Ready, decode_template_command, encode_body
+
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Template:
+    """Forks and reaps; `control` keeps message boundaries (SOCK_SEQPACKET)."""
+
+    def __init__(self, control: socket.socket, start_method: str, job_modules: str) -> None:
+        self._control = control
+        self._start_method = start_method
+        self._job_modules = job_modules
+        self._children: set[int] = set()
+
+    def run(self, import_seconds: float) -> None:
+        """Serve the daemon until it is gone; then no child is left."""
+        wake_read, wake_write = socket.socketpair()
+        wake_read.setblocking(False)
+        wake_write.setblocking(False)
+        signal.set_wakeup_fd(wake_write.fileno(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda signum, frame: None)
+        self._control.send(encode_body(Ready(import_seconds)))
+        while True:
+            readable, _, _ = select.select([self._control, wake_read], [], [])
+            if wake_read in readable:
+                wake_read.recv(4096)
+                self._reap()
+            if self._control in readable and not self._obey():
+                break
+        for pid in self._children:
+            os.killpg(pid, signal.SIGKILL)
+        for pid in self._children:
+            os.waitpid(pid, 0)
+
+    def _obey(self) -> bool:
+        try:
+            body, descriptors, _, _ = socket.recv_fds(self._control, 65_536, 2)
+        except ConnectionResetError:
+            return False
+        if not body:
+            return False
+        command = decode_template_command(body)
+        if isinstance(command, Fork):
+            self._fork(command.number, *descriptors)
+        elif command.pid in self._children:  # a reaped child's number may already be somebody else's
+            os.killpg(command.pid, command.signal)
+        return True
+
+    def _fork(self, number: int, frames: int, log: int) -> None:
+        parent = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            self._become_party(parent, frames, log)
+        os.close(frames)
+        os.close(log)
+        # From both sides, so that neither has to wait for the other.
+        with contextlib.suppress(PermissionError):  # a child that runs another program already (spawn) has done it
+            os.setpgid(pid, pid)
+        self._children.add(pid)
+        self._control.send(encode_body(Forked(number, pid)))
+
+    def _become_party(self, parent: int, frames: int, log: int) -> NoReturn:
+        try:
+            os.setpgid(0, 0)
+            _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != parent:
+                os._exit(1)
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            self._control.close()
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            os.close(log)
+            if self._start_method == "spawn":
+                os.dup2(frames, 3)
+                os.execv(sys.executable, [sys.executable, "-m", "sfworker.runtime.party", self._job_modules])
+            from sfworker.runtime.party import serve
+
+            serve(socket.socket(fileno=frames))
+        finally:  # never back into the template's loop
+            os._exit(1)
+
+    def _reap(self) -> None:
+        while self._children:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if pid in self._children:
+                self._children.remove(pid)
+                self._control.send(encode_body(Exited(pid, os.waitstatus_to_exitcode(status))))
+
+
+def main() -> None:
+    """Entry of the template process; the daemon starts it as `python -m sfworker.runtime.template`."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--control", type=int, required=True)
+    parser.add_argument("--run-dir", required=True)
+    parser.add_argument("--start-method", required=True)
+    parser.add_argument("--jobs", default="")
+    arguments = parser.parse_args()
+    # Ctrl-C in a terminal reaches the whole foreground group; only the daemon decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    began = time.monotonic()
+    if arguments.start_method == "fork":
+        import secretflow  # noqa: F401 - so that forked processes have it
+
+        from sfworker.runtime import cluster_initializer, device_manager  # noqa: F401
+        from sfworker.runtime.task_dispatcher import load_jobs
+
+        load_jobs([module for module in arguments.jobs.split(",") if module])
+        # Without this, the first garbage collection of each child would copy every page it shares with the template.
+        gc.collect()
+        gc.freeze()
+    template = Template(socket.socket(fileno=arguments.control), arguments.start_method, arguments.jobs)
+    template.run(time.monotonic() - began)
+    shutil.rmtree(arguments.run_dir, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

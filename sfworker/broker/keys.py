@@ -1,0 +1,66 @@
+"""The names of all keys and channels. The first five are a contract with the web side.
+
+| key | type | what |
+|---|---|---|
+| sf:jobs, sf:jobs:high, sf:jobs:low | stream | job entries: `envelope`, optional `traceparent` |
+| sf:results | stream | everything said: status events and results |
+| sf:result:<execution_id> | string | the final result, expires |
+| task_status:<execution_id>, task_status | channel | status events |
+| sf:cancel:<execution_id> | string | the web side wants it cancelled |
+| sf:control | channel | an execution id to look at at once (see sf:cancel) |
+| sf:exec:<execution_id> | hash | the execution's record: where its entry is, state, counters |
+| sf:retries | sorted set | entries owned by `@retry`, by due time in ms |
+| sf:worker:<worker_id> | string | a live worker's heartbeat, expires |
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+PRIORITIES = ("high", "normal", "low")
+RETRY_CONSUMER = "@retry"
+DEAD_CONSUMER = "@dead"
+STATUS_CHANNEL = "task_status"
+
+
+def status_channel(execution_id: str) -> str:
+    """The pub/sub channel of one execution; without the prefix, as the first generation of web sides expects."""
+    return f"{STATUS_CHANNEL}:{execution_id}"
+
+
+@dataclass(frozen=True)
+class Keys:
+    """All names under one prefix."""
+
+    prefix: str = "sf"
+
+    def jobs(self, priority: str = "normal") -> str:
+        return f"{self.prefix}:jobs" if priority == "normal" else f"{self.prefix}:jobs:{priority}"
+
+    def job_streams(self) -> list[str]:
+        """The job streams, most urgent first."""
+        return [self.jobs(priority) for priority in PRIORITIES]
+
+    @property
+    def results(self) -> str:
+        return f"{self.prefix}:results"
+
+    def result(self, execution_id: str) -> str:
+        return f"{self.prefix}:result:{execution_id}"
+
+    def cancel(self, execution_id: str) -> str:
+        return f"{self.prefix}:cancel:{execution_id}"
+
+    @property
+    def control(self) -> str:
+        return f"{self.prefix}:control"
+
+    def execution(self, execution_id: str) -> str:
+        return f"{self.prefix}:exec:{execution_id}"
+
+    @property
+    def retries(self) -> str:
+        return f"{self.prefix}:retries"
+
+    def worker(self, worker_id: str) -> str:
+        return f"{self.prefix}:worker:{worker_id}"

@@ -1,0 +1,110 @@
+"""How much work there is, who does it and what waits: figures for people and for autoscaling.
+
+Only reads. They are taken one after the other, so a job that moves meanwhile may be counted twice or not at all.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from sfworker.broker.keys import DEAD_CONSUMER, PRIORITIES, RETRY_CONSUMER, Keys
+
+
+class StreamOverview(Struct, frozen=True, kw_only=True):
+    """One job stream's live work, and its buried jobs beside it."""
+
+    stream: str
+    priority: str
+    queued: int
+    running: int
+    retrying: int
+    dead: int
+
+
+class WorkerOverview(Struct, frozen=True, kw_only=True):
+    """A worker whose heartbeat has not expired, in its own words."""
+
+    worker_id: str
+    started_at: str | None = None
+    concurrency: int = 0
+    running: int = 0
+    free: int = 0
+    executions: list[Any] = []
+
+
+class Overview(Struct, frozen=True, kw_only=True):
+    """All of it. `queued`, `running` and `retrying` are live work; `dead` is what waits for people."""
+
+    queued: int
+    running: int
+    retrying: int
+    dead: int
+    streams: list[StreamOverview]
+    workers: list[WorkerOverview]
+
+
+async def overview(redis: Redis, keys: Keys, group: str) -> Overview:
+    """The state of the consumer group `group`. A stream or group that does not exist yet counts as empty."""
+    streams = [await _stream(redis, keys.jobs(priority), priority, group) for priority in PRIORITIES]
+    return Overview(
+        queued=sum(stream.queued for stream in streams),
+        running=sum(stream.running for stream in streams),
+        retrying=sum(stream.retrying for stream in streams),
+        dead=sum(stream.dead for stream in streams),
+        streams=streams,
+        workers=await _workers(redis, keys),
+    )
+
+
+async def _stream(redis: Redis, stream: str, priority: str, group: str) -> StreamOverview:
+    length = await redis.xlen(stream)
+    owned: dict[str, int] = {}
+    lag = None
+    try:
+        # Before the pending entries: a job that is taken in between is then seen twice, never missed.
+        lag = next((_lag(info) for info in await redis.xinfo_groups(stream) if _text(info["name"]) == group), None)
+        pending = await redis.xpending(stream, group)
+        owned = {_text(consumer["name"]): int(consumer["pending"]) for consumer in pending["consumers"] or ()}
+    except ResponseError as error:
+        if not str(error).startswith(("no such key", "NOGROUP")):
+            raise
+    # Finished entries are deleted, so where the server knows no lag (before 7.0) the rest of the stream is what nobody
+    # has taken yet. With a second group on the same stream that is too many; the worker warns of that, not we.
+    queued = lag if lag is not None else max(0, length - sum(owned.values()))
+    retrying, dead = owned.pop(RETRY_CONSUMER, 0), owned.pop(DEAD_CONSUMER, 0)
+    return StreamOverview(
+        stream=stream, priority=priority, queued=queued, running=sum(owned.values()), retrying=retrying, dead=dead
+    )
+
+
+async def _workers(redis: Redis, keys: Keys) -> list[WorkerOverview]:
+    pattern = re.sub(r"([\[\]*?\\^])", r"\\\1", keys.worker("")) + "*"
+    names = sorted({name async for name in redis.scan_iter(match=pattern, count=1000)})
+    heartbeats = await redis.mget(names) if names else []
+    return list(_decoded(heartbeats))
+
+
+def _decoded(heartbeats: Iterable[bytes | None]) -> Iterable[WorkerOverview]:
+    for heartbeat in heartbeats:
+        if heartbeat is None:  # expired since the scan
+            continue
+        try:
+            yield msgspec.json.decode(heartbeat, type=WorkerOverview)
+        except msgspec.DecodeError:  # of another version: it lives, but its words are not ours
+            continue
+
+
+def _lag(info: dict[str, Any]) -> int | None:
+    lag = info.get("lag")
+    return None if lag is None else int(lag)
+
+
+def _text(name: bytes | str) -> str:
+    return name.decode() if isinstance(name, bytes) else name

@@ -1,0 +1,46 @@
+"""Output for people. Colours, bars and the terminal's width only where there is a terminal."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+_WIDTH_OF_A_PIPE = 140
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console that prints text as it is: identifiers may look like markup."""
+    from rich.console import Console
+
+    terminal = (sys.stderr if stderr else sys.stdout).isatty()
+    return Console(
+        stderr=stderr,
+        markup=False,
+        highlight=False,
+        emoji=False,
+        force_terminal=terminal,
+        width=None if terminal else _WIDTH_OF_A_PIPE,
+    )
+
+
+def print_json(value: Any) -> None:
+    """For programs: one JSON document on stdout."""
+    print(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+
+
+def table(*columns: str, title: str | None = None) -> Table:
+    """An empty table; a column whose name ends in ` >` holds figures and is set to the right."""
+    from rich import box
+    from rich.table import Table
+
+    made = Table(title=title, title_justify="left", box=box.SIMPLE)
+    for column in columns:
+        name = column.removesuffix(" >")
+        made.add_column(name, justify="right" if name != column else "left", overflow="fold")
+    return made

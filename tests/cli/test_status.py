@@ -1,0 +1,89 @@
+"""`sfworker status` and the figures below it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from tests.cli.conftest import Command
+
+
+@pytest.fixture
+def redis(redis_url: str) -> Iterator[Any]:
+    with Redis.from_url(redis_url) as redis:
+        yield redis
+
+
+def fill(redis: Any) -> None:
+    """On sf:jobs one job queued, one running, one waiting for its retry, two dead; on sf:jobs:high two queued."""
+    redis.xgroup_create("sf:jobs", "secretflow", "0", mkstream=True)
+    ids = [redis.xadd("sf:jobs", {"envelope": "{}"}) for _ in range(5)]
+    redis.xreadgroup("secretflow", "worker-1", {"sf:jobs": ">"}, count=4)
+    redis.xclaim("sf:jobs", "secretflow", "@retry", 0, [ids[1]])
+    redis.xclaim("sf:jobs", "secretflow", "@dead", 0, ids[2:4])
+    redis.xadd("sf:jobs:high", {"envelope": "{}"})
+    redis.xadd("sf:jobs:high", {"envelope": "{}"})
+    heartbeat = {
+        "worker_id": "worker-1",
+        "started_at": "2024-01-01T00:00:00Z",
+        "concurrency": 4,
+        "running": 1,
+        "free": 3,
+    }
+    redis.set("sf:worker:worker-1", json.dumps({**heartbeat, "executions": ["e-1"]}), ex=60)
+    redis.set("sf:worker:of-another-version", b"[not ours", ex=60)
+    redis.set("sf:worker", "no worker")
+
+
+def test_an_empty_server(sfworker: Command) -> None:
+    outcome = sfworker("status")
+    assert outcome.code == 0
+    assert "no worker has a heartbeat" in outcome.out
+    figures = json.loads(sfworker("status", "--json").out)
+    assert [figures[name] for name in ("queued", "running", "retrying", "dead", "workers")] == [0, 0, 0, 0, []]
+
+
+def test_dead_jobs_are_no_live_work(sfworker: Command, redis: Any) -> None:
+    fill(redis)
+    figures = json.loads(sfworker("status", "--json").out)
+    assert {name: figures[name] for name in ("queued", "running", "retrying", "dead")} == {
+        "queued": 3,
+        "running": 1,
+        "retrying": 1,
+        "dead": 2,
+    }
+    assert [(stream["stream"], stream["queued"]) for stream in figures["streams"]] == [
+        ("sf:jobs:high", 2),
+        ("sf:jobs", 1),
+        ("sf:jobs:low", 0),
+    ]
+
+
+def test_finished_jobs_are_gone_from_the_figures(sfworker: Command, redis: Any) -> None:
+    fill(redis)
+    for entry in redis.xpending_range("sf:jobs", "secretflow", "-", "+", 1, "worker-1"):
+        redis.xack("sf:jobs", "secretflow", entry["message_id"])
+        redis.xdel("sf:jobs", entry["message_id"])
+    figures = json.loads(sfworker("status", "--json").out)
+    assert (figures["queued"], figures["running"]) == (3, 0)
+
+
+def test_workers_are_shown_in_their_own_words(sfworker: Command, redis: Any) -> None:
+    fill(redis)
+    [worker] = json.loads(sfworker("status", "--json").out)["workers"]
+    assert (worker["worker_id"], worker["free"], worker["executions"]) == ("worker-1", 3, ["e-1"])
+    text = sfworker("status").out
+    assert "worker-1" in text
+    assert "\x1b" not in text  # not a terminal: no colours
+
+
+def test_another_group_and_prefix_have_figures_of_their_own(sfworker: Command, redis: Any) -> None:
+    fill(redis)
+    other_group = json.loads(sfworker("status", "--json", "--group", "other").out)
+    assert (other_group["queued"], other_group["dead"]) == (7, 0)
+    other_prefix = json.loads(sfworker("status", "--json", "--prefix", "s[f]*").out)
+    assert (other_prefix["queued"], other_prefix["workers"]) == (0, [])

@@ -1,0 +1,255 @@
+"""Dockerfile, compose file and lock: valid, and saying what they are meant to.
+
+No container engine is needed. Where docker's compose plugin is installed, it checks the compose file too.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import fnmatch
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, files
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import tomli
+import yaml
+
+from sfworker.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+COMPOSE_FILE = ROOT / "deploy" / "compose.yaml"
+LEFT_OUT = {"torch", "torchvision", "torchaudio", "torchmetrics", "tensorflow", "tf2onnx", "onnx"}
+INSTRUCTIONS = {"CMD", "COPY", "ENTRYPOINT", "ENV", "FROM", "HEALTHCHECK", "RUN", "STOPSIGNAL", "USER", "WORKDIR"}
+
+
+# --- the lock
+
+
+def lock_sections() -> tuple[str, str]:
+    runtime, marker, development = (ROOT / "requirements.lock").read_text().partition("\n# --- development")
+    assert marker
+    return runtime, development
+
+
+def pins(text: str) -> dict[str, str]:
+    return dict(re.findall(r"^([a-z0-9][a-z0-9._-]*)==([^ ;]+)", text, re.MULTILINE))
+
+
+def requirement_names(requirements: list[str]) -> set[str]:
+    return {re.split(r"[\[<>=;! ]", requirement)[0] for requirement in requirements}
+
+
+def test_the_lock_pins_everything_with_hashes_and_names_no_place() -> None:
+    text = (ROOT / "requirements.lock").read_text()
+    blocks = [block for block in re.split(r"^(?=[a-z0-9])", text, flags=re.MULTILINE) if not block.startswith("#")]
+    assert len(blocks) > 100
+    assert [block.splitlines()[0] for block in blocks if "==" not in block or "--hash=sha256:" not in block] == []
+    assert "://" not in text
+    assert not re.search(r"^\s*-(?!-hash)", text, re.MULTILINE)  # no --index-url, --find-links, -r, -e
+
+
+def test_the_lock_holds_what_pyproject_asks_for_and_no_deep_learning_stack() -> None:
+    project = tomli.loads((ROOT / "pyproject.toml").read_text())["project"]
+    runtime, development = lock_sections()
+    assert requirement_names(project["dependencies"]) <= pins(runtime).keys()
+    extras = project["optional-dependencies"]
+    assert requirement_names(extras["dev"] + extras["demo"]) <= pins(runtime).keys() | pins(development).keys()
+    assert not (pins(runtime).keys() | pins(development).keys()) & LEFT_OUT
+    assert not pins(runtime).keys() & pins(development).keys()
+
+
+def test_what_the_worker_imports_is_in_the_run_time_part_of_the_lock() -> None:
+    """So that the image has it: whatever sfworker imports, wherever in a module, comes from there."""
+    imported: set[str] = set()
+    for source in (ROOT / "sfworker").rglob("*.py"):
+        for node in ast.walk(ast.parse(source.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                imported.add(node.module.partition(".")[0])
+    provided: set[str] = set()
+    for name in pins(lock_sections()[0]):
+        with contextlib.suppress(PackageNotFoundError):  # a pin for another processor
+            provided |= {path.parts[0].removesuffix(".py") for path in files(name) or []}
+    missing = imported - sys.stdlib_module_names - {"sfworker"} - provided
+    assert missing == set()
+
+
+# --- the Dockerfile
+
+
+def instructions() -> list[tuple[str, str]]:
+    """(instruction, arguments) in order, with continued lines joined."""
+    lines = [line for line in (ROOT / "Dockerfile").read_text().splitlines() if not line.lstrip().startswith("#")]
+    joined = re.sub(r"\\\n\s*", " ", "\n".join(lines))
+    return [(name, rest.strip()) for name, _, rest in (line.partition(" ") for line in joined.splitlines() if line)]
+
+
+def final_stage() -> list[tuple[str, str]]:
+    parsed = instructions()
+    return parsed[max(number for number, (name, _) in enumerate(parsed) if name == "FROM") :]
+
+
+def one(name: str) -> str:
+    """The arguments of the final stage's only instruction `name`."""
+    (arguments,) = [arguments for instruction, arguments in final_stage() if instruction == name]
+    return arguments
+
+
+def test_the_dockerfile_holds_only_known_instructions_and_builds_in_stages() -> None:
+    parsed = instructions()
+    assert parsed[0][0] == "FROM"
+    assert {name for name, _ in parsed} <= INSTRUCTIONS
+    stages = [arguments for name, arguments in parsed if name == "FROM"]
+    assert len(stages) == 2
+    assert all("python:3.10-slim-bookworm" in stage for stage in stages)
+
+
+def test_every_copied_file_exists_and_reaches_the_build() -> None:
+    allowed = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    stages = {
+        arguments.split(" AS ")[1] for name, arguments in instructions() if " AS " in arguments and name == "FROM"
+    }
+    for name, arguments in instructions():
+        if name not in {"COPY", "ADD"}:
+            continue
+        words = arguments.split()
+        if words[0].startswith("--from="):
+            assert words[0].removeprefix("--from=") in stages
+            continue
+        for source in words[:-1]:
+            assert (ROOT / source).exists(), source
+            assert any(fnmatch.fnmatch(source, pattern) for pattern in allowed), source
+
+
+def test_the_image_installs_the_lock_as_it_is() -> None:
+    installs = [
+        arguments for name, arguments in instructions() if name == "RUN" and re.search(r"\bpip .*install", arguments)
+    ]
+    from_lock, package, removal = installs
+    assert "--no-deps --require-hashes -r runtime.lock" in from_lock
+    assert "sed '/^# --- development/,$d' requirements.lock > runtime.lock" in from_lock
+    assert "--no-deps --no-build-isolation ." in package
+    assert "pip uninstall" in removal
+
+
+def test_the_final_image_has_no_root_no_build_tools_and_passes_signals() -> None:
+    user, _, group = one("USER").partition(":")
+    assert int(user) > 0  # a number, so that an orchestrator can see that it is not root
+    assert int(group) > 0
+    packages = " ".join(arguments for name, arguments in final_stage() if name == "RUN")
+    assert not re.search(r"\b(gcc|g\+\+|make|build-essential|git|curl|python3-dev)\b", packages)
+    assert one("STOPSIGNAL") == "SIGTERM"
+    assert json.loads(one("ENTRYPOINT")) == ["tini", "--", "sfworker"]
+    assert json.loads(one("CMD"))[0] == "run"
+    assert "PYTHONUNBUFFERED=1" in one("ENV")
+    assert json.loads(one("HEALTHCHECK").partition("CMD ")[2])[1].endswith("healthcheck.py")
+
+
+# --- the health check
+
+
+def healthcheck(redis_url: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {"PATH": os.environ["PATH"], "REDIS_URL": redis_url, **variables}
+    command = [sys.executable, str(ROOT / "deploy" / "healthcheck.py")]
+    return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
+
+
+async def test_healthy_means_that_this_hosts_worker_has_a_heartbeat(redis_url: str) -> None:
+    from sfworker.broker.connection import connect
+    from sfworker.broker.keys import Keys
+
+    mine = {"WORKER_HOSTNAME": "host[1]"}  # what is special in a pattern is not special here
+    async with connect(redis_url) as redis:
+        await redis.set(Keys().worker("host1-77"), "{}")
+        assert healthcheck(redis_url, **mine).returncode == 1
+        await redis.set(Keys().worker("host[1]-78"), "{}")
+        assert healthcheck(redis_url, **mine).returncode == 0
+
+
+def test_unhealthy_where_redis_is_away(tmp_path: Path) -> None:
+    answer = healthcheck(f"unix://{tmp_path}/none.sock")
+    assert answer.returncode == 1
+    assert "cannot be asked" in answer.stdout
+    assert answer.stderr == ""
+
+
+# --- the compose file
+
+
+@pytest.fixture(scope="module")
+def compose() -> dict[str, Any]:
+    loaded = yaml.safe_load(COMPOSE_FILE.read_text())
+    assert isinstance(loaded, dict)
+    return loaded
+
+
+def seconds(duration: str) -> float:
+    return float(duration.removesuffix("s"))
+
+
+def test_references_in_the_compose_file_hold(compose: dict[str, Any]) -> None:
+    assert set(compose) == {"name", "services", "volumes"}
+    services = compose["services"]
+    assert set(services) == {"redis", "worker"}
+    for service in services.values():
+        assert set(service.get("depends_on", {})) <= set(services)
+        for volume in service["volumes"]:
+            name = re.sub(r"^\$\{\w+:-(\w+)\}", r"\1", volume).split(":")[0]
+            assert name in compose["volumes"]
+    assert services["worker"]["depends_on"]["redis"] == {"condition": "service_healthy"}
+    assert "healthcheck" in services["redis"]
+    context = (COMPOSE_FILE.parent / services["worker"]["build"]["context"]).resolve()
+    assert (context / services["worker"]["build"]["dockerfile"]).is_file()
+
+
+def test_every_service_is_confined(compose: dict[str, Any]) -> None:
+    for service in compose["services"].values():
+        assert service["read_only"] is True
+        assert service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert any(mount.startswith("/tmp") for mount in service["tmpfs"])
+        assert service["restart"] == "unless-stopped"
+        assert "privileged" not in service
+
+
+def test_redis_keeps_everything_and_is_published_to_this_host_alone(compose: dict[str, Any]) -> None:
+    redis = compose["services"]["redis"]
+    assert redis["image"].startswith("redis:7")
+    command = " ".join(redis["command"])
+    assert "--appendonly yes" in command
+    assert "--maxmemory-policy noeviction" in command
+    assert all(port.startswith("127.0.0.1:") for port in redis["ports"])
+    assert any(volume.endswith(":/data") for volume in redis["volumes"])
+
+
+def test_two_workers_get_the_time_to_drain(compose: dict[str, Any]) -> None:
+    worker = compose["services"]["worker"]
+    assert worker["deploy"]["replicas"] == 2
+    assert "ports" not in worker
+    assert "container_name" not in worker
+    environment = {name: re.sub(r"^\$\{\w+:-(.*)\}$", r"\1", value) for name, value in worker["environment"].items()}
+    known = {"redis_url": "REDIS_URL", "log_level": "LOG_LEVEL"}
+    fields = {known.get(name, f"SFWORKER_{name.upper()}"): name for name in Settings.__struct_fields__}
+    values = {fields[name]: value for name, value in environment.items()}  # a KeyError: no such setting
+    settings = msgspec.convert(values, Settings, strict=False)
+    assert seconds(worker["stop_grace_period"]) >= settings.drain_timeout + settings.cancel_grace_seconds + 5
+    assert settings.redis_url.startswith("redis://redis:")
+
+
+def test_docker_compose_accepts_the_file() -> None:
+    docker = shutil.which("docker")
+    if docker is None or subprocess.run([docker, "compose", "version"], capture_output=True, check=False).returncode:
+        pytest.skip("docker's compose plugin is not installed; the checks above read the file without it")
+    command = [docker, "compose", "--file", str(COMPOSE_FILE), "config", "--quiet"]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert answer.returncode == 0, answer.stderr

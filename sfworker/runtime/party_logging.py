@@ -1,65 +1,115 @@
-"""What a party process writes to its log pipe (its stdout and stderr), one line per record.
+"""Logging in a party process: every record goes to its log pipe in the form of `sfworker.wire.party_log`.
 
-Records of Python's logging are JSON behind a record separator; lines without it come from C++ or a print and are parsed
-by the daemon. Messages of sfworker's own loggers are written by us and hold no data; others may quote it, so what they
-quote or count is taken out and exceptions are reduced to their type and place.
+Messages of sfworker's own loggers are written by us and hold no data; others are redacted before they leave the
+process, and exceptions are reduced to their types and places.
 """
 
 from __future__ import annotations
 
-import json
+import contextlib
 import logging
-import re
+import os
 import sys
+import threading
 import traceback
 from types import TracebackType
 
-RECORD_MARK = "\x1e"
-_OWN = ("sfworker.",)
+from sfworker.errors import SecretFlowTaskError
+from sfworker.settings import LogLevel
+from sfworker.wire.party_log import PartyRecord, encode_record, is_own, redact
+
 # SecretFlow's fed API logs the text of exceptions; the outcome already reports them without.
 _SILENT = ("secretflow.distributed.fed",)
-_QUOTED = re.compile(r"'[^'\n]*'|\"[^\"\n]*\"|`[^`\n]*`")
-_PATH = re.compile(r"(?<![\w/])/[^\s,;:)\]]+")
-_NUMBER = re.compile(r"\d[\d.,]*")
-
-
-def redact(text: str) -> str:
-    """`text` without what it quotes, paths and numbers."""
-    return _NUMBER.sub("#", _PATH.sub("<path>", _QUOTED.sub("'…'", text)))
+_FRAMES = 20
+_STDERR = 2
 
 
 def place(trace: TracebackType | None) -> str:
     """Where a traceback ends, as `module/file.py:line`."""
     frames = traceback.extract_tb(trace)
-    if not frames:
-        return "unknown place"
-    last = frames[-1]
-    return f"{'/'.join(last.filename.rsplit('/', 3)[-3:])}:{last.lineno}"
+    return _position(frames[-1]) if frames else "unknown place"
+
+
+def described(error: BaseException) -> str:
+    """The exception and what caused it: types and frames, innermost last; text only of our own errors."""
+    parts: list[str] = []
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        text = f": {current}" if isinstance(current, SecretFlowTaskError) else ""
+        frames = traceback.extract_tb(current.__traceback__, -_FRAMES)
+        parts.append(
+            "\n".join([type(current).__name__ + text, *(f"  {_position(frame)} {frame.name}" for frame in frames)])
+        )
+        current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
+    return "\nwhich led to\n".join(reversed(parts))
 
 
 class PipeHandler(logging.Handler):
-    """Writes records to stderr in the form above."""
+    """Writes records to the pipe, each in one piece."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.name.startswith(_SILENT):
             return
-        own = record.name.startswith(_OWN)
-        message = record.getMessage()
-        fields = {
-            "level": record.levelname,
-            "logger": record.name,
-            "place": f"{record.filename}:{record.lineno}",
-            "message": message if own else redact(message),
-        }
-        if record.exc_info and record.exc_info[0] is not None:
-            fields["exception"] = f"{record.exc_info[0].__name__} at {place(record.exc_info[2])}"
-        sys.stderr.write(f"{RECORD_MARK}{json.dumps(fields, ensure_ascii=False)}\n")
-        sys.stderr.flush()
+        line = encode_record(
+            PartyRecord(
+                level=_level(record.levelno),
+                logger=record.name,
+                message=_own_message(record) if is_own(record.name) else _library_message(record),
+                place=f"{record.filename}:{record.lineno}",
+                exception=described(record.exc_info[1]) if record.exc_info and record.exc_info[1] else "",
+            )
+        )
+        # Not sys.stderr: libraries replace it, and its buffer would cut lines in two. The daemon may be gone.
+        with contextlib.suppress(OSError):
+            os.write(_STDERR, line)
 
 
 def install(level: str) -> None:
-    """Make the pipe the only way of log records. SecretFlow's init replaces handlers, so call it again after."""
+    """Make the pipe the only way of log records. SecretFlow's init replaces handlers, so call it again after.
+
+    `level` is for libraries. Everything of sfworker's own is written; the daemon, which knows both levels, chooses.
+    """
     root = logging.getLogger()
     root.handlers[:] = [PipeHandler()]
     root.setLevel(level)
-    logging.getLogger("sfworker").setLevel(min(logging.INFO, logging.getLevelName(level)))
+    logging.getLogger("sfworker").setLevel(logging.DEBUG)
+    # The interpreter would print the exception's text.
+    threading.excepthook = _log_thread_exception
+    sys.unraisablehook = _log_unraisable
+
+
+def _log_thread_exception(args: threading.ExceptHookArgs) -> None:
+    _log_uncaught("an exception ended a thread", args.exc_value)
+
+
+def _log_unraisable(args: sys.UnraisableHookArgs) -> None:
+    _log_uncaught("an exception could not be raised", args.exc_value)
+
+
+def _log_uncaught(sentence: str, error: BaseException | None) -> None:
+    logging.getLogger("sfworker.party").warning(sentence, exc_info=error)
+
+
+def _library_message(record: logging.LogRecord) -> str:
+    # Without the arguments, which are what may be data; an exception as message is nothing else.
+    return redact(record.msg) if isinstance(record.msg, str) else type(record.msg).__name__
+
+
+def _own_message(record: logging.LogRecord) -> str:
+    try:
+        return record.getMessage()
+    except (TypeError, ValueError):  # a wrong format must not end a computation
+        return str(record.msg)
+
+
+def _level(number: int) -> LogLevel:
+    for level, name in ((logging.CRITICAL, "CRITICAL"), (logging.ERROR, "ERROR"), (logging.WARNING, "WARNING")):
+        if number >= level:
+            return name  # type: ignore[return-value]
+    return "INFO" if number >= logging.INFO else "DEBUG"
+
+
+def _position(frame: traceback.FrameSummary) -> str:
+    return f"{'/'.join(frame.filename.rsplit('/', 3)[-3:])}:{frame.lineno}"

@@ -1,0 +1,315 @@
+"""Traces and metrics by OpenTelemetry, configured by its standard `OTEL_*` variables. Runs in the daemon.
+
+Without them nothing is imported and every call does nothing. `OTEL_TRACES_EXPORTER` and `OTEL_METRICS_EXPORTER` take
+`otlp` (over HTTP, protobuf), `console`, both, or `none`; where one is not set, an `OTEL_EXPORTER_OTLP_ENDPOINT` (or the
+signal's own) means `otlp`. Everything is exported by threads; a collector that is down costs spans, never time.
+
+| span | kind | from, to | attributes |
+|---|---|---|---|
+| `process <stream>` | consumer | append to the stream, answer | `messaging.*`, the three ids, `sfworker.task.type`, `sfworker.attempt`, `sfworker.outcome`, `error.type` |
+| `queue` | internal | append, a free slot | |
+| `cluster` | internal | start of the party processes, parties joined | |
+| `devices` | internal | parties joined, devices ready | |
+| `task` | internal | devices ready, outcome known | |
+| `publish` | internal | outcome known, answer published | |
+
+One trace per execution: its first span continues the entry's `traceparent`, so all attempts of an execution stand beside
+each other under the web side's span. Without a usable one it is a trace of its own.
+
+| metric | kind, unit | attributes |
+|---|---|---|
+| `sfworker.executions` | counter, `{execution}` | `sfworker.task.type`, `sfworker.outcome` |
+| `sfworker.execution.duration` | histogram, `s` | `sfworker.phase` (`queue`, `cluster`, `devices`, `execution`, `total`), `sfworker.task.type`, `sfworker.outcome` |
+| `sfworker.executions.running` | up-down counter, `{execution}` | |
+| `sfworker.slots.free` | up-down counter, `{slot}` | |
+| `sfworker.incidents` | counter, `{incident}` | `sfworker.incident` (`lease_lost`, `template_restart`, `reconnect`, ...) |
+
+Both carry the resource attributes `service.name` (default `sfworker`), `service.version` and `service.instance.id` (the
+worker's id). Only the attributes in `_ATTRIBUTES` are ever exported: no parameters, no paths, no data.
+"""  # noqa: E501 - tables
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from sfworker.errors import SettingsError
+
+if TYPE_CHECKING:
+    from opentelemetry.metrics import CallbackOptions, Observation
+    from opentelemetry.sdk.metrics.export import MetricReader
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import SpanProcessor
+    from opentelemetry.trace import Span, Tracer
+
+CLOSE_SECONDS = 3.0
+_EXPORTERS = ("otlp", "console", "none")
+_PROTOCOL = "http/protobuf"
+# The caller's name of an attribute and the exported one; anything else is left out.
+_ATTRIBUTES = {
+    "task_id": "sfworker.task.id",
+    "subtask_id": "sfworker.subtask.id",
+    "execution_id": "sfworker.execution.id",
+    "task_type": "sfworker.task.type",
+    "attempt": "sfworker.attempt",
+    "party": "sfworker.party",
+    "parties": "sfworker.parties",
+    "worker_id": "messaging.client.id",
+    "stream": "messaging.destination.name",
+    "group": "messaging.consumer.group.name",
+    "message_id": "messaging.message.id",
+    "error_type": "error.type",
+}
+# The SDK's own bounds are meant for milliseconds.
+_BOUNDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
+_log = logging.getLogger("sfworker.telemetry")
+
+
+class ExecutionTrace:
+    """The trace of one execution; this one records nothing."""
+
+    traceparent: str | None = None
+    """What a process that takes part would continue."""
+
+    def span(self, name: str, start: float, end: float, **attributes: str | int) -> None:
+        """A step that is over. Times in Unix seconds."""
+
+    def end(self, outcome: str, error_type: str | None = None) -> None:
+        """The execution was answered with `outcome`."""
+
+
+class Telemetry:
+    """What the worker tells about itself; this one tells nothing. `from_environ` makes one that does."""
+
+    @staticmethod
+    def from_environ(environ: Mapping[str, str], worker_id: str, version: str) -> Telemetry:
+        """Telemetry as `environ` asks for; what the SDK reads by itself it reads from the process's environment.
+
+        Raises SettingsError, naming the variable, for what is not supported here.
+        """
+        if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+            return Telemetry()
+        traces, metrics = _exporters(environ, "TRACES"), _exporters(environ, "METRICS")
+        if not traces and not metrics:
+            return Telemetry()
+        return _recording(traces, metrics, worker_id, version)
+
+    def execution(self, traceparent: str | None, started: float, attributes: Mapping[str, str | int]) -> ExecutionTrace:
+        """Begin an execution's trace. `started`: Unix seconds of the append; `attributes`: see `_ATTRIBUTES`."""
+        return _NO_TRACE
+
+    def slots(self, running: int, free: int) -> None:
+        """How many executions run here, and how many more could."""
+
+    def finished(self, task_type: str, outcome: str, seconds: Mapping[str, float]) -> None:
+        """An execution ended. `task_type`: a name of the catalogue; `seconds`: by phase, those that it came to."""
+
+    def count(self, name: str) -> None:
+        """Something rare happened: `lease_lost`, `template_restart`, `reconnect`."""
+
+    def close(self) -> None:
+        """Send what is left; blocks for at most CLOSE_SECONDS, so the event loop calls it in a thread or when it ends."""
+
+
+_NO_TRACE = ExecutionTrace()
+
+
+class RecordingTelemetry(Telemetry):
+    """Telemetry with exporters behind it."""
+
+    def __init__(
+        self, resource: Resource, processors: Iterable[SpanProcessor], readers: Iterable[MetricReader]
+    ) -> None:
+        from opentelemetry.sdk.metrics import MeterProvider
+        from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, View
+        from opentelemetry.sdk.trace import TracerProvider
+
+        # `close` shuts both down; at exit they would wait for the collector without a bound.
+        self._tracers = TracerProvider(resource=resource, shutdown_on_exit=False)
+        for processor in processors:
+            self._tracers.add_span_processor(processor)
+        duration = "sfworker.execution.duration"
+        view = View(instrument_name=duration, aggregation=ExplicitBucketHistogramAggregation(_BOUNDS))
+        self._meters = MeterProvider(list(readers), resource, shutdown_on_exit=False, views=[view])
+        self._tracer = self._tracers.get_tracer("sfworker")
+        self._running = self._free = 0
+
+        meter = self._meters.get_meter("sfworker")
+        self._executions = meter.create_counter("sfworker.executions", "{execution}", "Executions that ended.")
+        self._duration = meter.create_histogram(duration, "s", "Where the time of executions went.")
+        self._incidents = meter.create_counter("sfworker.incidents", "{incident}", "Things that should be rare.")
+        meter.create_observable_up_down_counter(
+            "sfworker.executions.running", [self._observe_running], "{execution}", "Executions that run now."
+        )
+        meter.create_observable_up_down_counter(
+            "sfworker.slots.free", [self._observe_free], "{slot}", "Executions that could run beside them."
+        )
+
+    def execution(self, traceparent: str | None, started: float, attributes: Mapping[str, str | int]) -> ExecutionTrace:
+        return _RecordedTrace(self._tracer, traceparent, started, attributes)
+
+    def slots(self, running: int, free: int) -> None:
+        self._running, self._free = running, free
+
+    def finished(self, task_type: str, outcome: str, seconds: Mapping[str, float]) -> None:
+        attributes = {"sfworker.task.type": task_type, "sfworker.outcome": outcome}
+        self._executions.add(1, attributes)
+        for phase, duration in seconds.items():
+            self._duration.record(max(duration, 0.0), {**attributes, "sfworker.phase": phase})
+
+    def count(self, name: str) -> None:
+        self._incidents.add(1, {"sfworker.incident": name})
+
+    def close(self) -> None:
+        # Side by side, in threads that may be left behind: neither shutdown keeps to a bound by itself.
+        threads = [
+            threading.Thread(target=provider.shutdown, name="telemetry-close", daemon=True)
+            for provider in (self._tracers, self._meters)
+        ]
+        for thread in threads:
+            thread.start()
+        deadline = time.monotonic() + CLOSE_SECONDS
+        for thread in threads:
+            thread.join(max(deadline - time.monotonic(), 0.0))
+        if any(thread.is_alive() for thread in threads):
+            _log.warning("the collector did not take the last spans and metrics within %g s", CLOSE_SECONDS)
+
+    def _observe_running(self, options: CallbackOptions) -> Iterable[Observation]:
+        from opentelemetry.metrics import Observation
+
+        return [Observation(self._running)]
+
+    def _observe_free(self, options: CallbackOptions) -> Iterable[Observation]:
+        from opentelemetry.metrics import Observation
+
+        return [Observation(self._free)]
+
+
+class _RecordedTrace(ExecutionTrace):
+    def __init__(
+        self, tracer: Tracer, traceparent: str | None, started: float, attributes: Mapping[str, str | int]
+    ) -> None:
+        from opentelemetry.context import Context
+        from opentelemetry.trace import SpanKind, set_span_in_context
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+        propagator = TraceContextTextMapPropagator()
+        # An empty context, so that nothing that happens to be current here becomes the parent.
+        parent = propagator.extract({"traceparent": traceparent} if traceparent else {}, Context())
+        fixed = {
+            "messaging.system": "redis",
+            "messaging.operation.name": "process",
+            "messaging.operation.type": "process",
+        }
+        self._tracer = tracer
+        self._span: Span = tracer.start_span(
+            f"process {attributes.get('stream', '')}".rstrip(),
+            parent,
+            SpanKind.CONSUMER,
+            {**fixed, **_exported(attributes)},
+            start_time=_nanoseconds(started),
+        )
+        self._context = set_span_in_context(self._span, Context())
+        carrier: dict[str, str] = {}
+        propagator.inject(carrier, self._context)
+        self.traceparent = carrier.get("traceparent")
+
+    def span(self, name: str, start: float, end: float, **attributes: str | int) -> None:
+        child = self._tracer.start_span(
+            name, self._context, attributes=_exported(attributes), start_time=_nanoseconds(start)
+        )
+        child.end(_nanoseconds(max(start, end)))
+
+    def end(self, outcome: str, error_type: str | None = None) -> None:
+        from opentelemetry.trace import StatusCode
+
+        self._span.set_attribute("sfworker.outcome", outcome)
+        if error_type is not None:
+            self._span.set_attribute("error.type", error_type)
+            self._span.set_status(StatusCode.ERROR)
+        self._span.end()
+
+
+class _Patient:
+    """Mixed into an exporter: a collector that is away is one sentence in the log, not a traceback every time."""
+
+    _failure: Any
+    _away = False
+
+    def export(self, *args: Any, **options: Any) -> Any:
+        try:
+            result = super().export(*args, **options)  # type: ignore[misc]
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is not worth more than a sentence
+            if not self._away:
+                self._away = True
+                _log.warning("the collector cannot be reached (%s); what is sent to it is lost", type(error).__name__)
+            return self._failure
+        if self._away:
+            self._away = False
+            _log.info("the collector can be reached again")
+        return result
+
+
+def _exporters(environ: Mapping[str, str], signal: str) -> list[str]:
+    """The exporters of a signal (TRACES, METRICS); none where nothing asks for any."""
+    variable = f"OTEL_{signal}_EXPORTER"
+    endpoints = ("OTEL_EXPORTER_OTLP_ENDPOINT", f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT")
+    default = "otlp" if any(environ.get(name) for name in endpoints) else "none"
+    names = [name.strip().lower() for name in (environ.get(variable) or default).split(",") if name.strip()]
+    if unknown := [name for name in names if name not in _EXPORTERS]:
+        raise SettingsError(f"{variable}: exporter {unknown[0]!r} is not one of {', '.join(_EXPORTERS)}")
+    if "otlp" in names:
+        for name in (f"OTEL_EXPORTER_OTLP_{signal}_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"):
+            if protocol := environ.get(name):
+                if protocol != _PROTOCOL:
+                    raise SettingsError(f"{name}: only {_PROTOCOL} is supported; collectors take it on port 4318")
+                break
+    return [name for name in dict.fromkeys(names) if name != "none"]
+
+
+def _recording(traces: list[str], metrics: list[str], worker_id: str, version: str) -> RecordingTelemetry:
+    from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+    from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    # Last, what OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES say.
+    resource = Resource.create(
+        {"service.name": "sfworker", "service.version": version, "service.instance.id": worker_id}
+    ).merge(OTELResourceDetector().detect())
+    try:
+        processors = [BatchSpanProcessor(_span_exporter(name)) for name in traces]
+        readers = [PeriodicExportingMetricReader(_metric_exporter(name)) for name in metrics]
+    except ValueError as error:
+        raise SettingsError(f"OTEL_*: a variable holds what OpenTelemetry does not take ({error})") from None
+    return RecordingTelemetry(resource, processors, readers)
+
+
+def _span_exporter(name: str) -> Any:
+    from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SpanExportResult
+
+    if name == "console":
+        return ConsoleSpanExporter()
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
+    return type("PatientSpanExporter", (_Patient, OTLPSpanExporter), {"_failure": SpanExportResult.FAILURE})()
+
+
+def _metric_exporter(name: str) -> Any:
+    from opentelemetry.sdk.metrics.export import ConsoleMetricExporter, MetricExportResult
+
+    if name == "console":
+        return ConsoleMetricExporter()
+    from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+
+    return type("PatientMetricExporter", (_Patient, OTLPMetricExporter), {"_failure": MetricExportResult.FAILURE})()
+
+
+def _exported(attributes: Mapping[str, str | int]) -> dict[str, str | int]:
+    return {_ATTRIBUTES[name]: value for name, value in attributes.items() if name in _ATTRIBUTES}
+
+
+def _nanoseconds(seconds: float) -> int:
+    return int(seconds * 1e9)

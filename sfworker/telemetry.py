@@ -111,7 +111,7 @@ class Telemetry:
         """Something rare happened: `lease_lost`, `template_restart`, `reconnect`."""
 
     def close(self) -> None:
-        """Send what is left; blocks for at most CLOSE_SECONDS, so the event loop calls it in a thread or when it ends."""
+        """Send what is left. Blocks for at most CLOSE_SECONDS: not for the event loop's thread while it has work."""
 
 
 _NO_TRACE = ExecutionTrace()

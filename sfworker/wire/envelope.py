@@ -7,6 +7,7 @@ knows which struct they belong to.
 from __future__ import annotations
 
 import re
+from datetime import datetime
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -14,8 +15,12 @@ from msgspec import Meta, Struct
 
 from sfworker.errors import EnvelopeError, ParameterValidationError, SecretFlowTaskError
 
-Identifier = Annotated[str, Meta(min_length=1, max_length=256, description="A non-empty identifier.")]
-PartyName = Annotated[str, Meta(min_length=1, max_length=64, pattern="^[^/\x00]+$", description="Name of a party.")]
+# Ids become environment variables and parts of keys, names of parties become parts of paths.
+_ID = r"^[^\x00-\x1f\x7f]+$(?!\n)"
+_PARTY = r"^(?!\.{1,2}$)[^/\x00-\x1f\x7f]+$(?!\n)"
+_PATTERNS = {_ID: "without control characters", _PARTY: "without `/` and control characters, and not `.` or `..`"}
+Identifier = Annotated[str, Meta(min_length=1, max_length=256, pattern=_ID, description="A non-empty identifier.")]
+PartyName = Annotated[str, Meta(min_length=1, max_length=64, pattern=_PARTY, description="Name of a party.")]
 Seconds = Annotated[float, Meta(gt=0, le=30 * 86400)]
 
 
@@ -57,7 +62,8 @@ class SfInitConfig(Struct, frozen=True, kw_only=True):
     """How the session is started. Other options of `secretflow.init` are tolerated and not used."""
 
     parties: Annotated[
-        list[PartyName] | None, Meta(min_length=1, max_length=16, description="Default: SECRETFLOW_PARTIES.")
+        Annotated[list[PartyName], Meta(min_length=1, max_length=16)] | None,
+        Meta(description="Default: SECRETFLOW_PARTIES."),
     ] = None
     address: Annotated[
         str | None,
@@ -115,28 +121,50 @@ class EnvelopeIds(Struct, frozen=True, kw_only=True):
 
 
 _T = TypeVar("_T")
-_PLACE = re.compile(r"^(?P<what>.*?)(?: - at `(?P<path>.*)`)?$", re.S)
+_OFFENDING = re.compile(r"^(Invalid (?:enum )?value).*", re.S)
+_OUTSIDE = re.compile(r"^Object (missing required|contains unknown) field `(.*)`$", re.S)
+_LONGEST_FIELD = 200
+_Time = Annotated[datetime, Meta(tz=True)]
 
 
 def explain(error: msgspec.ValidationError, root: str = "") -> str:
     """A decoding error as `field: what is wrong`, without the offending value (it may be data)."""
-    match = _PLACE.match(str(error))
-    what, path = (match["what"], match["path"] or "$") if match else (str(error), "$")
-    what = re.sub(r"value '.*'$", "value", what, flags=re.S)
-    missing = re.match(r"Object (missing required|contains unknown) field `(.*)`$", what)
-    field = path.removeprefix("$").removeprefix(".")
-    if missing:
-        field = ".".join(part for part in (root, field, missing[2]) if part)
-        return f"{field}: required and missing" if missing[1].startswith("missing") else f"{field}: unknown parameter"
-    field = ".".join(part for part in (root, field) if part) or "envelope"
-    return f"{field}: {what[0].lower()}{what[1:]}"
+    # From the right, as the offending value may hold anything.
+    what, placed, path = str(error).rpartition(" - at `")
+    what, path = (what, path.removesuffix("`")) if placed else (path, "")
+    in_key, path = path.startswith("key` in `"), path.removeprefix("key` in `")
+    parts = [root, path.removeprefix("$").removeprefix("."), "(a name in it)" if in_key else ""]
+    what = _OFFENDING.sub(r"\1", what)
+    for pattern, meaning in _PATTERNS.items():
+        what = what.replace(f"matching regex {pattern!r}", meaning)
+    if outside := _OUTSIDE.match(what):
+        parts.append(outside[2])
+        what = "required and missing" if outside[1] == "missing required" else "unknown parameter"
+    field = ".".join(part for part in parts if part) or "envelope"
+    return f"{field[:_LONGEST_FIELD]}: {what[0].lower()}{what[1:]}"
+
+
+def expired(options: Options, now: float) -> bool:
+    """Whether the job may no longer be started at `now` (Unix seconds).
+
+    Raises ParameterValidationError where `expires_at` is no time.
+    """
+    at = options.expires_at
+    if isinstance(at, str):
+        try:
+            at = msgspec.convert(at, _Time).timestamp()
+        except msgspec.ValidationError:
+            raise ParameterValidationError(
+                "options.expires_at: neither ISO 8601 with date, time and zone (2026-01-31T18:00:00Z) nor Unix seconds"
+            ) from None
+    return at is not None and at <= now
 
 
 def decode_ids(data: bytes) -> EnvelopeIds:
     """The ids in `data`, or empty ones where it is not a JSON object."""
     try:
         return msgspec.json.decode(data, type=EnvelopeIds)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return EnvelopeIds()
 
 
@@ -155,6 +183,10 @@ def decode_envelope(data: bytes, max_bytes: int) -> Envelope:
         raise _field_error(error) from None
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise EnvelopeError("envelope: not valid JSON; append the job as one JSON object in UTF-8") from None
+    except RecursionError:
+        raise EnvelopeError(
+            "envelope: lists or objects nested too deep; append the job as one flat JSON object"
+        ) from None
 
 
 def _field_error(error: msgspec.ValidationError) -> SecretFlowTaskError:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from msgspec import Struct
+
 
 class SecretFlowTaskError(Exception):
     """The job failed."""
@@ -98,9 +100,13 @@ class BrokerError(SecretFlowTaskError):
     """Redis refused a command that the worker needs."""
 
 
-def from_name(error_type: str, message: str) -> SecretFlowTaskError:
-    """The error that a party process reported by name; an unknown name becomes `TaskExecutionError`."""
-    found = globals().get(error_type)
-    if isinstance(found, type) and issubclass(found, SecretFlowTaskError):
-        return found(message)
-    return TaskExecutionError(message)
+class Failure(Struct, frozen=True):
+    """An error as a value: what is published, and what decides whether the job is tried again."""
+
+    error: str
+    error_type: str
+    retryable: bool
+
+    @classmethod
+    def of(cls, error: SecretFlowTaskError) -> Failure:
+        return cls(str(error), error.error_type, error.retryable)

@@ -9,7 +9,7 @@
 | sf:cancel:<execution_id> | string | the web side wants it cancelled |
 | sf:control | channel | an execution id to look at at once (see sf:cancel) |
 | sf:exec:<execution_id> | hash | the execution's record: where its entry is, state, counters |
-| sf:retries | sorted set | entries owned by `@retry`, by due time in ms |
+| sf:retries:<group> | sorted set | entries owned by `@retry`, as `stream entry`, by due time in ms |
 | sf:worker:<worker_id> | string | a live worker's heartbeat, expires |
 """
 
@@ -58,9 +58,8 @@ class Keys:
     def execution(self, execution_id: str) -> str:
         return f"{self.prefix}:exec:{execution_id}"
 
-    @property
-    def retries(self) -> str:
-        return f"{self.prefix}:retries"
+    def retries(self, group: str) -> str:
+        return f"{self.prefix}:retries:{group}"
 
     def worker(self, worker_id: str) -> str:
         return f"{self.prefix}:worker:{worker_id}"

@@ -111,7 +111,7 @@ async def _permissions(client: Redis, keys: Keys) -> Finding:
 
 def _needed(keys: Keys) -> list[Command]:
     """What the worker's scripts and reads send, with the names that they use."""
-    jobs, record, result, retries = keys.jobs(), keys.execution("doctor"), keys.result("doctor"), keys.retries
+    jobs, record, result, retries = keys.jobs(), keys.execution("doctor"), keys.result("doctor"), keys.retries(_GROUP)
     streams: list[Command] = [
         command
         for stream in keys.job_streams()

@@ -20,6 +20,7 @@ import signal
 import socket
 import sys
 import time
+import warnings
 from typing import NoReturn
 
 from sfworker.wire.frames import Exited, Fork, Forked, Ready, decode_template_command, encode_body
@@ -68,12 +69,18 @@ class Template:
         if isinstance(command, Fork):
             self._fork(command.number, *descriptors)
         elif command.pid in self._children:  # a reaped child's number may already be somebody else's
-            os.killpg(command.pid, command.signal)
+            (os.killpg if command.whole_group else os.kill)(command.pid, command.signal)
         return True
 
     def _fork(self, number: int, frames: int, log: int) -> None:
         parent = os.getpid()
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError:  # no memory or no process left: that job fails, not every job that runs here
+            os.close(frames)
+            os.close(log)
+            self._control.send(encode_body(Forked(number, 0)))
+            return
         if pid == 0:
             self._become_party(parent, frames, log)
         os.close(frames)
@@ -108,12 +115,16 @@ class Template:
 
     def _reap(self) -> None:
         while self._children:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
+            ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if ended is None:
                 return
-            if pid == 0:
-                return
+            pid = ended.si_pid
+            if pid in self._children:
+                # What it started itself (PSI runs `sort`) must not outlive it. Until the child is reaped its number, and
+                # so the group's, cannot be anybody else's.
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(pid, signal.SIGKILL)
+            _, status = os.waitpid(pid, 0)
             if pid in self._children:
                 self._children.remove(pid)
                 self._control.send(encode_body(Exited(pid, os.waitstatus_to_exitcode(status))))
@@ -131,6 +142,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     began = time.monotonic()
+    # It is right in general. Here no thread of JAX has ever run: nothing is computed before the fork.
+    warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
     if arguments.start_method == "fork":
         import secretflow  # noqa: F401 - so that forked processes have it
 

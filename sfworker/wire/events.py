@@ -23,9 +23,9 @@ Stage = Literal[
 FINAL_STATUSES = frozenset({"SUCCESS", "FAILURE", "CANCELLED"})
 
 
-def now() -> str:
-    """The current time as ISO 8601 with zone and milliseconds."""
-    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+def timestamp(unix_seconds: float) -> str:
+    """A time as ISO 8601 with zone and milliseconds."""
+    return datetime.fromtimestamp(unix_seconds, timezone.utc).isoformat(timespec="milliseconds")
 
 
 class StatusEvent(Struct, frozen=True, kw_only=True, omit_defaults=True):

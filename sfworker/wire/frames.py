@@ -98,10 +98,11 @@ class Fork(Struct, frozen=True, tag=True):
 
 
 class Signal(Struct, frozen=True, tag=True):
-    """Daemon to template: signal the process group of `pid`, if it is still a child."""
+    """Daemon to template: signal `pid`, or its process group, if it is still a child."""
 
     pid: int
     signal: int
+    whole_group: bool
 
 
 class Ready(Struct, frozen=True, tag=True):
@@ -111,7 +112,7 @@ class Ready(Struct, frozen=True, tag=True):
 
 
 class Forked(Struct, frozen=True, tag=True):
-    """Template to daemon: process `number` runs as `pid`."""
+    """Template to daemon: process `number` runs as `pid`; 0 where the system had no room for it."""
 
     number: int
     pid: int

@@ -1,0 +1,262 @@
+"""What a worker does with Redis, in its own words. Runs in the daemon; the only code there that sends commands.
+
+State changes are the scripts in `lua/`: each changes an execution's state and publishes what happened in one step, and
+refuses to act for a worker that no longer owns the pending entry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, Literal
+
+import anyio
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from sfworker.broker.connection import connect
+from sfworker.broker.entry import Entry, entry_from
+from sfworker.broker.keys import DEAD_CONSUMER, RETRY_CONSUMER, STATUS_CHANNEL, Keys, status_channel
+from sfworker.broker.scripts import Scripts
+from sfworker.settings import Settings
+
+BLOCK_SECONDS = 1.0
+FORGET_IDLE_SECONDS = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """Whose state is changed: one run of one execution by this worker."""
+
+    entry: Entry
+    run: str
+    """Unique; the same for repeated calls about the same attempt."""
+    execution_id: str | None
+    task_id: str | None
+    subtask_id: str | None
+
+    @property
+    def known_as(self) -> str:
+        """The execution's id, or its entry's where the envelope holds none."""
+        return self.execution_id or self.entry.entry_id
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """What Redis says of an attempt that begins; see `lua/start.lua`."""
+
+    verdict: Literal["run", "cancelled", "poison", "duplicate", "lost"]
+    attempt: int
+    crashes: int
+    releases: int
+
+    @property
+    def used_up(self) -> int:
+        """Attempts that count against `max_retries`."""
+        return self.attempt - self.crashes - self.releases
+
+
+class Lease(IntEnum):
+    """What a renewal says of an attempt; the numbers are `lua/renew.lua`'s."""
+
+    LOST = 0
+    HELD = 1
+    TO_BE_CANCELLED = 2
+
+
+class Broker:
+    """One worker's view of one consumer group. Use inside `open_broker`."""
+
+    def __init__(self, redis: Redis, reader: Redis, settings: Settings, group: str, worker_id: str) -> None:
+        self.keys = Keys(settings.prefix)
+        self._redis = redis
+        self._reader = reader
+        self._scripts = Scripts(redis)
+        self._settings = settings
+        self._group = group
+        self._worker = worker_id
+
+    async def run(self) -> None:
+        """Carry script calls until cancelled; nothing is sent without it."""
+        await self._scripts.run()
+
+    async def ensure_groups(self) -> None:
+        """Create the consumer group where it is missing, reading from the start so that nothing is passed over."""
+        for stream in self.keys.job_streams():
+            try:
+                await self._redis.xgroup_create(stream, self._group, id="0", mkstream=True)
+            except ResponseError as error:
+                if not str(error).startswith("BUSYGROUP"):
+                    raise
+
+    # --- taking jobs
+
+    async def take(self, first_ranks: Sequence[int]) -> list[Entry]:
+        """Jobs that are there now, at most one per free slot; `first_ranks` says which rank (1..3) each asks first."""
+        keys = (self.keys.retries(self._group), *self.keys.job_streams())
+        return _entries(await self._scripts.call("take", keys, self._group, self._worker, RETRY_CONSUMER, *first_ranks))
+
+    async def wait(self) -> list[Entry]:
+        """The next new job, waiting up to a second. Where several streams got one in the same moment, one of each."""
+        streams: dict[Any, Any] = dict.fromkeys(self.keys.job_streams(), ">")
+        reply = await self._reader.xreadgroup(
+            self._group, self._worker, streams, count=1, block=int(BLOCK_SECONDS * 1000)
+        )
+        return [
+            Entry(stream.decode(), entry_id.decode(), fields.get(b"envelope", b""), _text(fields.get(b"traceparent")))
+            for stream, entries in reply
+            for entry_id, fields in entries
+        ]
+
+    async def sweep(self, slots: int) -> list[Entry]:
+        """Jobs that silent workers left, at most `slots`."""
+        lease, forget = _ms(self._settings.lease_seconds), _ms(FORGET_IDLE_SECONDS)
+        keys = tuple(self.keys.job_streams())
+        return _entries(
+            await self._scripts.call(
+                "sweep", keys, self._group, self._worker, lease, slots, forget, RETRY_CONSUMER, DEAD_CONSUMER
+            )
+        )
+
+    async def owned(self) -> list[tuple[str, str]]:
+        """Stream and entry id of everything that is pending for this worker."""
+        found = []
+        for stream in self.keys.job_streams():
+            pending = await self._redis.xpending_range(stream, self._group, "-", "+", 1000, self._worker)
+            found += [(stream, entry["message_id"].decode()) for entry in pending]
+        return found
+
+    async def read_owned(self, stream: str, entry_id: str) -> Entry:
+        """The content of a pending entry of this worker."""
+        found = await self._redis.xrange(stream, entry_id, entry_id)
+        if not found:
+            return Entry(stream, entry_id, None)
+        fields = found[0][1]
+        return Entry(stream, entry_id, fields.get(b"envelope", b""), _text(fields.get(b"traceparent")))
+
+    # --- state changes
+
+    async def start(self, attempt: Attempt, event_around_attempt: tuple[bytes, bytes]) -> Started:
+        keys = (*self._keys(attempt), self.keys.cancel(attempt.known_as))
+        head, tail = event_around_attempt
+        verdict, number, crashes, releases = await self._scripts.call(
+            "start", keys, *self._arguments(attempt), head, tail, self._settings.max_crashes
+        )
+        return Started(verdict.decode(), number, crashes, releases)
+
+    async def progress(self, attempt: Attempt, event: bytes) -> bool:
+        return bool(await self._scripts.call("progress", self._keys(attempt), *self._arguments(attempt), event))
+
+    async def finish(self, attempt: Attempt, status: str, event: bytes, result: bytes) -> bool:
+        keys = (*self._keys(attempt), self.keys.result(attempt.known_as), self.keys.cancel(attempt.known_as))
+        kept = (self._settings.result_ttl, self._settings.retention)
+        return bool(await self._scripts.call("finish", keys, *self._arguments(attempt), status, event, result, *kept))
+
+    async def bury(self, attempt: Attempt, event: bytes, result: bytes) -> bool:
+        keys = (*self._keys(attempt), self.keys.result(attempt.known_as), self.keys.cancel(attempt.known_as))
+        more = (event, result, self._settings.result_ttl, DEAD_CONSUMER, self._settings.retention)
+        return bool(await self._scripts.call("bury", keys, *self._arguments(attempt), *more))
+
+    async def retry(self, attempt: Attempt, event: bytes, delay_seconds: float) -> bool:
+        keys = (*self._keys(attempt), self.keys.retries(self._group))
+        more = (event, _ms(delay_seconds), RETRY_CONSUMER)
+        return bool(await self._scripts.call("retry", keys, *self._arguments(attempt), *more))
+
+    async def release(self, attempt: Attempt, counter: Literal["releases", "crashes"]) -> bool:
+        """Give a running attempt back, for another worker."""
+        record = self.keys.execution(attempt.known_as)
+        return await self._release(attempt.entry.stream, attempt.entry.entry_id, record, attempt.run, counter)
+
+    async def give_back(self, stream: str, entry_id: str) -> bool:
+        """Give back an entry that was taken and not started."""
+        return await self._release(stream, entry_id, self.keys.execution(""), "", "releases")
+
+    async def renew(self, attempts: Sequence[Attempt]) -> list[Lease]:
+        """Renew the leases of `attempts`."""
+        keys = [key for one in attempts for key in (one.entry.stream, self.keys.cancel(one.known_as))]
+        entry_ids = [one.entry.entry_id for one in attempts]
+        return [Lease(n) for n in await self._scripts.call("renew", tuple(keys), self._group, self._worker, *entry_ids)]
+
+    # --- the worker itself
+
+    async def heartbeat(self, content: bytes) -> None:
+        """Say that this worker lives; expires with the lease."""
+        await self._redis.set(self.keys.worker(self._worker), content, px=_ms(self._settings.lease_seconds))
+
+    async def leave(self) -> None:
+        """Remove this worker's heartbeat, and its consumers: they own nothing any more."""
+        await self._redis.delete(self.keys.worker(self._worker))
+        for stream in self.keys.job_streams():
+            if not await self._redis.xpending_range(stream, self._group, "-", "+", 1, self._worker):
+                await self._redis.xgroup_delconsumer(stream, self._group, self._worker)
+
+    async def tidy(self) -> int:
+        keys = (self.keys.retries(self._group), *self.keys.job_streams())
+        retention = _ms(self._settings.retention)
+        return int(await self._scripts.call("tidy", keys, self._group, RETRY_CONSUMER, DEAD_CONSUMER, retention))
+
+    @asynccontextmanager
+    async def cancellations(self) -> AsyncIterator[AsyncIterator[str]]:
+        """Execution ids that the web side wants cancelled, as they are said."""
+        async with self._reader.pubsub() as pubsub:
+            await pubsub.subscribe(self.keys.control)
+
+            async def ids() -> AsyncIterator[str]:
+                while True:
+                    # The time-out only bounds the wait for one message; the connection's health shows in between.
+                    message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=BLOCK_SECONDS * 30)
+                    if message is not None:
+                        yield message["data"].decode(errors="replace")
+
+            yield ids()
+
+    def _keys(self, attempt: Attempt) -> tuple[str, ...]:
+        return attempt.entry.stream, self.keys.execution(attempt.known_as), self.keys.results
+
+    def _arguments(self, attempt: Attempt) -> tuple[Any, ...]:
+        """The arguments that all scripts about an attempt share; see `lua/prelude.lua`."""
+        named = attempt.execution_id is not None
+        return (
+            self._group,
+            self._worker,
+            attempt.entry.entry_id,
+            attempt.run,
+            self._settings.results_maxlen,
+            "execution_id" if named else "message_id",
+            attempt.known_as,
+            attempt.task_id or "",
+            attempt.subtask_id or "",
+            status_channel(attempt.known_as) if named else "",
+            STATUS_CHANNEL,
+        )
+
+    async def _release(self, stream: str, entry_id: str, record: str, run: str, counter: str) -> bool:
+        keys = (stream, record, self.keys.retries(self._group))
+        arguments = (self._group, self._worker, entry_id, run, RETRY_CONSUMER, counter)
+        return bool(await self._scripts.call("release", keys, *arguments))
+
+
+@asynccontextmanager
+async def open_broker(settings: Settings, group: str, worker_id: str) -> AsyncIterator[Broker]:
+    """A broker that carries calls inside the block. Redis need not be there yet."""
+    # A blocking read needs a connection of its own, whose time-out is longer than the wait.
+    async with connect(settings.redis_url) as redis, connect(settings.redis_url, socket_timeout=60.0) as reader:
+        broker = Broker(redis, reader, settings, group, worker_id)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(broker.run)
+            yield broker
+            tasks.cancel_scope.cancel()
+
+
+def _entries(parcels: Iterable[list[bytes]]) -> list[Entry]:
+    return [entry_from(parcel) for parcel in parcels]
+
+
+def _ms(seconds: float) -> int:
+    return int(seconds * 1000)
+
+
+def _text(value: bytes | None) -> str | None:
+    return value.decode(errors="replace") if value else None

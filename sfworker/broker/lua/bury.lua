@@ -1,0 +1,14 @@
+-- End an execution that failed for good: as finish.lua, but the entry stays, owned by the dead, until it is replayed.
+--   KEYS 1-3 as in the prelude   4 the result   5 the mark that the web side wants it cancelled
+--   ARGV 1-11 as in the prelude   12 event   13 result   14 seconds the result is kept   15 consumer of the dead
+--        16 seconds the record is kept
+--   Reply 1, or 0 where the attempt is no longer this worker's: then nothing was changed.
+if not held() then return already('dead') and 1 or 0 end
+redis.call('SET', KEYS[4], ARGV[13], 'EX', ARGV[14])
+say('result', 'FAILURE', ARGV[13])
+tell('FAILURE', ARGV[12])
+hand_over(KEYS[1], ARGV[1], ARGV[3], ARGV[15])
+redis.call('HSET', KEYS[2], 'state', 'dead')
+redis.call('EXPIRE', KEYS[2], ARGV[16])
+redis.call('DEL', KEYS[5])
+return 1

@@ -1,0 +1,85 @@
+-- What the scripts share; it is put in front of each. Keys and arguments of a script that acts for an attempt begin with
+--
+--   KEYS 1 job stream   2 record of the execution   3 results stream
+--   ARGV 1 group   2 worker (consumer)   3 entry id   4 run (unique per attempt)   5 length of the results stream
+--        6 `execution_id`, or `message_id` where the envelope holds none   7 that id   8 task id   9 subtask id
+--        10 the execution's channel (empty: none)   11 the common channel
+--
+-- An attempt may act only while its worker owns the pending entry and the record still names its run.
+
+-- The consumer that owns the pending entry; nil where it is not pending (or the group is gone).
+local function owner(stream, group, entry)
+  local pending = redis.pcall('XPENDING', stream, group, entry, entry, 1)
+  return pending[1] and pending[1][2]
+end
+
+local function held()
+  return owner(KEYS[1], ARGV[1], ARGV[3]) == ARGV[2] and redis.call('HGET', KEYS[2], 'run') == ARGV[4]
+end
+
+-- Whether an earlier call of this script did its work and only its reply was lost.
+local function already(state)
+  local known = redis.call('HMGET', KEYS[2], 'run', 'state')
+  return known[1] == ARGV[4] and known[2] == state
+end
+
+local function say(kind, status, payload)
+  redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[5], '*', 'kind', kind, ARGV[6], ARGV[7], 'task_id', ARGV[8],
+    'subtask_id', ARGV[9], 'status', status, 'payload', payload)
+end
+
+-- A status event goes to the results stream and to both channels.
+local function tell(status, event)
+  say('status', status, event)
+  if ARGV[10] ~= '' then redis.call('PUBLISH', ARGV[10], event) end
+  redis.call('PUBLISH', ARGV[11], event)
+end
+
+-- Give the pending entry to another consumer, keeping its delivery count.
+local function hand_over(stream, group, entry, consumer)
+  redis.call('XCLAIM', stream, group, consumer, 0, entry, 'JUSTID')
+end
+
+-- Whether the stream entry id `a` is not after `b`.
+local function not_after(a, b)
+  local a_ms, a_seq = string.match(a, '(%d+)-(%d+)')
+  local b_ms, b_seq = string.match(b, '(%d+)-(%d+)')
+  a_ms, a_seq, b_ms, b_seq = tonumber(a_ms), tonumber(a_seq), tonumber(b_ms), tonumber(b_seq)
+  return a_ms < b_ms or (a_ms == b_ms and a_seq <= b_seq)
+end
+
+-- Acknowledge; and delete, unless another group on the stream has yet to.
+local function settle(stream, group, entry)
+  redis.call('XACK', stream, group, entry)
+  for _, info in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
+    local name, delivered
+    for i = 1, #info, 2 do
+      if info[i] == 'name' then name = info[i + 1] end
+      if info[i] == 'last-delivered-id' then delivered = info[i + 1] end
+    end
+    if name ~= group and (not not_after(entry, delivered) or owner(stream, name, entry)) then return end
+  end
+  redis.call('XDEL', stream, entry)
+end
+
+local function now_ms()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- An entry as XCLAIM and XREADGROUP give it, as {stream, id, envelope, traceparent}; missing fields are empty.
+local function parcel(stream, entry)
+  local envelope, traceparent = '', ''
+  for i = 1, #entry[2], 2 do
+    if entry[2][i] == 'envelope' then envelope = entry[2][i + 1] end
+    if entry[2][i] == 'traceparent' then traceparent = entry[2][i + 1] end
+  end
+  return {stream, entry[1], envelope, traceparent}
+end
+
+-- Claim a pending entry. A payload that was deleted under it makes a parcel without envelope: {stream, id}.
+local function claim(stream, group, consumer, min_idle, entry)
+  local claimed = redis.call('XCLAIM', stream, group, consumer, min_idle, entry)[1]
+  if claimed then return parcel(stream, claimed) end
+  return {stream, entry}
+end

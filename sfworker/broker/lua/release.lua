@@ -1,0 +1,14 @@
+-- Give an entry back, for any worker to take at once. No attempt is used up.
+--   KEYS 1 job stream   2 record of the execution   3 due times
+--   ARGV 1 group   2 worker   3 entry id   4 run (empty: not started)   5 consumer of those that wait
+--        6 counter of the record that says why: releases or crashes
+--   Reply 1, or 0 where the entry is no longer this worker's.
+if owner(KEYS[1], ARGV[1], ARGV[3]) ~= ARGV[2] then return 0 end
+if ARGV[4] ~= '' then
+  if redis.call('HGET', KEYS[2], 'run') ~= ARGV[4] then return 0 end
+  redis.call('HINCRBY', KEYS[2], ARGV[6], 1)
+  redis.call('HSET', KEYS[2], 'state', 'retry')
+end
+hand_over(KEYS[1], ARGV[1], ARGV[3], ARGV[5])
+redis.call('ZADD', KEYS[3], now_ms(), KEYS[1] .. ' ' .. ARGV[3])
+return 1

@@ -1,0 +1,11 @@
+-- Let an execution wait for its next attempt.
+--   KEYS 1-3 as in the prelude   4 due times
+--   ARGV 1-11 as in the prelude   12 event   13 milliseconds from now   14 consumer of those that wait
+--   Reply 1, or 0 where the attempt is no longer this worker's: then nothing was changed.
+if not held() then return already('retry') and 1 or 0 end
+local due = now_ms() + tonumber(ARGV[13])
+hand_over(KEYS[1], ARGV[1], ARGV[3], ARGV[14])
+redis.call('ZADD', KEYS[4], due, KEYS[1] .. ' ' .. ARGV[3])
+redis.call('HSET', KEYS[2], 'state', 'retry', 'due', due)
+tell('RETRY', ARGV[12])
+return 1

@@ -1,0 +1,32 @@
+-- Begin an attempt: count it, and say so, unless it must not run.
+--   KEYS 1-3 as in the prelude   4 the mark that the web side wants it cancelled
+--   ARGV 1-11 as in the prelude   12, 13 the RUNNING event before and after the attempt's number (empty: say nothing)
+--        14 crashes at which a job is poison
+--   Reply {verdict, attempt, crashes, releases}; verdict is
+--     run        go on
+--     cancelled  the attempt is begun, but only to finish as cancelled
+--     poison     the attempt is begun, but only to be buried: its workers died too often
+--     duplicate  the same execution was sent twice; the entry is settled, the first one's answer stands
+--     lost       another worker owns the entry
+local stream, record, group, entry, run = KEYS[1], KEYS[2], ARGV[1], ARGV[3], ARGV[4]
+if owner(stream, group, entry) ~= ARGV[2] then return {'lost', 0, 0, 0} end
+
+local known = redis.call('HMGET', record, 'place', 'run', 'state', 'attempt', 'crashes', 'releases')
+local state, attempt, crashes = known[3], tonumber(known[4]) or 0, tonumber(known[5]) or 0
+local releases = tonumber(known[6]) or 0
+local place = group .. ' ' .. stream .. ' ' .. entry
+if known[2] == run then return {'run', attempt, crashes, releases} end
+if (known[1] and known[1] ~= place) or state == 'done' then
+  settle(stream, group, entry)
+  return {'duplicate', 0, 0, 0}
+end
+
+if state == 'running' then crashes = crashes + 1 end
+local poison = crashes >= tonumber(ARGV[14])
+if not poison then attempt = attempt + 1 end
+redis.call('HSET', record, 'place', place, 'run', run, 'worker', ARGV[2], 'state', 'running', 'attempt', attempt,
+  'crashes', crashes, 'releases', releases)
+if poison then return {'poison', attempt, crashes, releases} end
+if redis.call('EXISTS', KEYS[4]) == 1 then return {'cancelled', attempt, crashes, releases} end
+if ARGV[12] ~= '' then tell('RUNNING', ARGV[12] .. attempt .. ARGV[13]) end
+return {'run', attempt, crashes, releases}

@@ -1,0 +1,27 @@
+-- Take over what silent workers left, and forget workers that own nothing.
+--   KEYS job streams
+--   ARGV 1 group   2 worker   3 lease in ms   4 free slots   5 ms after which an idle consumer is forgotten
+--        6.. reserved consumers
+--   Reply a list of parcels (see the prelude). Asking consumer by consumer, what the reserved ones own is never scanned.
+local reserved, taken, slots = {}, {}, tonumber(ARGV[4])
+for i = 6, #ARGV do reserved[ARGV[i]] = true end
+for _, stream in ipairs(KEYS) do
+  for _, info in ipairs(redis.call('XINFO', 'CONSUMERS', stream, ARGV[1])) do
+    local consumer = {}
+    for i = 1, #info, 2 do consumer[info[i]] = info[i + 1] end
+    if reserved[consumer.name] then
+      -- never swept
+    elseif consumer.pending == 0 then
+      if consumer.idle > tonumber(ARGV[5]) and consumer.name ~= ARGV[2] then
+        redis.call('XGROUP', 'DELCONSUMER', stream, ARGV[1], consumer.name)
+      end
+    elseif #taken < slots then
+      local abandoned =
+        redis.call('XPENDING', stream, ARGV[1], 'IDLE', ARGV[3], '-', '+', slots - #taken, consumer.name)
+      for _, pending in ipairs(abandoned) do
+        taken[#taken + 1] = claim(stream, ARGV[1], ARGV[2], ARGV[3], pending[1])
+      end
+    end
+  end
+end
+return taken

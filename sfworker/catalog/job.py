@@ -1,0 +1,104 @@
+"""A job: an envelope that was checked against the catalogue and the worker's settings. Runs in the daemon."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sfworker.catalog.base import TaskType, validate
+from sfworker.errors import ExpiredError, ParameterValidationError
+from sfworker.settings import Settings
+from sfworker.wire.envelope import Envelope, SpuConfig, decode_envelope, expired
+
+Mode = Literal["none", "mesh", "cluster", "ray"]
+# How many parties each protocol computes with: fewest and most. REF2K keeps no secrets at all.
+_PROTOCOLS = {"REF2K": (2, 16), "SEMI2K": (2, 16), "ABY3": (3, 3), "CHEETAH": (2, 2)}
+_INSECURE = {"REF2K"}
+_FIELDS = {"FM32", "FM64", "FM128"}
+_RUNTIME = "spu_config.cluster_def.runtime_config"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """An execution that may be started."""
+
+    envelope: Envelope
+    task_type: TaskType
+    parties: list[str]
+    mode: Mode
+    """What joins the parties: nothing, a mesh on this host, a cluster of machines, or Ray."""
+    address: str
+
+
+def accept(data: bytes, settings: Settings, now: float) -> Job:
+    """The job in an envelope.
+
+    `now` is in Unix seconds. Raises a SecretFlowTaskError that names the field and the remedy: EnvelopeError,
+    ParameterValidationError, TaskTypeNotFoundError or ExpiredError.
+    """
+    envelope = decode_envelope(data, settings.max_envelope_bytes)
+    if expired(envelope.options, now):
+        raise ExpiredError("options.expires_at: had passed before a worker was free; send the job again")
+    parties = _parties(envelope, settings)
+    task_type, _ = validate(envelope.task_config, parties)
+    address = envelope.sf_init_config.address or settings.address
+    for device in sorted(task_type.devices):
+        if getattr(envelope, f"{device}_config") is None:
+            raise ParameterValidationError(f"{device}_config: required by task type {task_type.name}")
+    if envelope.spu_config is not None:
+        _check_spu(envelope.spu_config, parties, settings)
+    return Job(
+        envelope=envelope,
+        task_type=task_type,
+        parties=parties,
+        mode=_mode(envelope, task_type, address),
+        address=address,
+    )
+
+
+def _parties(envelope: Envelope, settings: Settings) -> list[str]:
+    config = envelope.sf_init_config
+    if config.cluster_config is not None:
+        parties = list(config.cluster_config.parties)
+        if config.cluster_config.self_party not in parties:
+            raise ParameterValidationError(
+                "sf_init_config.cluster_config.self_party: names a party that is not in cluster_config.parties"
+            )
+        return parties
+    parties = config.parties or settings.party_list()
+    if len(set(parties)) != len(parties):
+        raise ParameterValidationError("sf_init_config.parties: names a party twice")
+    return parties
+
+
+def _mode(envelope: Envelope, task_type: TaskType, address: str) -> Mode:
+    if not task_type.session:
+        return "none"
+    if envelope.sf_init_config.cluster_config is not None:
+        return "cluster"
+    return "mesh" if address == "local" and envelope.sf_init_config.engine == "mesh" else "ray"
+
+
+def _check_spu(config: SpuConfig, parties: list[str], settings: Settings) -> None:
+    runtime: dict[str, Any] = config.cluster_def.runtime_config
+    given = ", ".join(parties)
+    nodes = [node.party for node in config.cluster_def.nodes]
+    for party in nodes:
+        if party not in parties:
+            raise ParameterValidationError(
+                f"spu_config.cluster_def.nodes: names a party that is not in sf_init_config.parties ({given})"
+            )
+    protocol = runtime.get("protocol")
+    if protocol not in _PROTOCOLS:
+        raise ParameterValidationError(f"{_RUNTIME}.protocol: one of {', '.join(sorted(_PROTOCOLS))}")
+    if protocol in _INSECURE and not settings.allow_insecure_protocols:
+        raise ParameterValidationError(
+            f"{_RUNTIME}.protocol: {protocol} keeps no secrets; use SEMI2K, or set SFWORKER_ALLOW_INSECURE_PROTOCOLS"
+        )
+    if runtime.get("field", "FM128") not in _FIELDS:
+        raise ParameterValidationError(f"{_RUNTIME}.field: one of {', '.join(sorted(_FIELDS))}")
+    fewest, most = _PROTOCOLS[protocol]
+    count = len(set(nodes)) or len(parties)
+    if not fewest <= count <= most:
+        needed = f"exactly {fewest}" if fewest == most else f"at least {fewest}"
+        raise ParameterValidationError(f"{_RUNTIME}.protocol: {protocol} needs {needed} parties, {count} are given")

@@ -1,0 +1,104 @@
+"""What keeps a worker's claims alive and takes over those of workers that fell silent. Each loop outlives Redis."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable
+
+import anyio
+import msgspec
+from redis.exceptions import RedisError
+
+from sfworker.broker.broker import Broker, Lease
+from sfworker.broker.entry import Entry
+from sfworker.broker.overview import WorkerOverview
+from sfworker.daemon.running import Running
+from sfworker.pool.outcome import Stop
+from sfworker.settings import Settings
+from sfworker.telemetry import Telemetry
+from sfworker.wire.events import timestamp
+
+_log = logging.getLogger("sfworker.leases")
+TIDY_SECONDS = 60.0
+
+
+class Leases:
+    """The worker's standing dealings with Redis, apart from taking jobs and answering them."""
+
+    def __init__(
+        self, settings: Settings, worker_id: str, broker: Broker, running: Running, telemetry: Telemetry
+    ) -> None:
+        self._settings = settings
+        self._worker_id = worker_id
+        self._broker = broker
+        self._running = running
+        self._telemetry = telemetry
+        self._started_at = timestamp(time.time())
+
+    async def renew(self) -> None:
+        """Renew the lease of every running attempt at a third of its length; end those that were lost or cancelled."""
+        await self._regularly(self._settings.lease_seconds / 3, self._renew)
+
+    async def take_over(self, begin: Callable[[Entry], Awaitable[None]]) -> None:
+        """`begin` what silent workers left, as far as there are free slots."""
+
+        async def sweep() -> None:
+            if self._running.free > 0:
+                for entry in await self._broker.sweep(self._running.free):
+                    await begin(entry)
+
+        await self._regularly(self._settings.lease_seconds / 5, sweep)
+
+    async def tidy(self) -> None:
+        """Put right, once a minute, what crashes and restarts leave behind."""
+
+        async def tidy() -> None:
+            if missing := await self._broker.tidy():
+                _log.warning("%d jobs waited for their next attempt without a due time; they are due now", missing)
+
+        await self._regularly(TIDY_SECONDS, tidy)
+
+    async def hear_cancellations(self) -> None:
+        """End executions whose cancellation is said; one that is said while this is away is seen by `renew`."""
+
+        async def listen() -> None:
+            async with self._broker.cancellations() as execution_ids:
+                async for execution_id in execution_ids:
+                    self._running.stop(execution_id, Stop.CANCELLED)
+
+        await self._regularly(1.0, listen)
+
+    async def _renew(self) -> None:
+        heartbeat = WorkerOverview(
+            worker_id=self._worker_id,
+            started_at=self._started_at,
+            concurrency=self._running.capacity,
+            running=len(self._running.attempts),
+            free=max(self._running.free, 0),
+            executions=[attempt.execution_id for attempt in self._running.attempts],
+        )
+        await self._broker.heartbeat(msgspec.json.encode(heartbeat))
+        attempts = self._running.attempts
+        if not attempts:
+            return
+        for attempt, lease in zip(attempts, await self._broker.renew(attempts), strict=True):
+            if lease is Lease.LOST:
+                self._telemetry.count("lease_lost")
+                self._running.stop_attempt(attempt, Stop.LEASE_LOST)
+            elif lease is Lease.TO_BE_CANCELLED:
+                self._running.stop_attempt(attempt, Stop.CANCELLED)
+
+    async def _regularly(self, seconds: float, action: Callable[[], Awaitable[None]]) -> None:
+        away = False
+        while True:
+            began = anyio.current_time()
+            try:
+                await action()
+                away = False
+            except (RedisError, OSError) as error:
+                if not away:
+                    _log.warning("Redis is away or refuses (%s)", type(error).__name__)
+                away = True
+            # While Redis is away it is asked more often, so that leases are renewed as soon as it is back.
+            await anyio.sleep_until(began + (min(seconds, 1.0) if away else seconds))

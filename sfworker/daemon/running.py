@@ -1,0 +1,77 @@
+"""Which executions run here now, and how many slots are free."""
+
+from __future__ import annotations
+
+import anyio
+
+from sfworker.broker.broker import Attempt
+from sfworker.pool.outcome import Stop
+from sfworker.pool.pool import Execution
+from sfworker.telemetry import Telemetry
+
+
+class Running:
+    """The worker's slots. An entry holds one from the moment it is taken until it is answered or given back."""
+
+    def __init__(self, capacity: int, telemetry: Telemetry) -> None:
+        self.capacity = capacity
+        self._telemetry = telemetry
+        self._executions: dict[str, tuple[Attempt, Execution]] = {}
+        self._changed = anyio.Event()
+
+    @property
+    def free(self) -> int:
+        return self.capacity - len(self._executions)
+
+    @property
+    def attempts(self) -> list[Attempt]:
+        return [attempt for attempt, _ in self._executions.values()]
+
+    def holds(self, entry_id: str, stream: str) -> bool:
+        return _key(entry_id, stream) in self._executions
+
+    def add(self, attempt: Attempt) -> Execution:
+        """Take a slot."""
+        execution = Execution()
+        self._executions[_key(attempt.entry.entry_id, attempt.entry.stream)] = (attempt, execution)
+        self._say()
+        return execution
+
+    def remove(self, attempt: Attempt) -> None:
+        """Free its slot."""
+        del self._executions[_key(attempt.entry.entry_id, attempt.entry.stream)]
+        self._say()
+
+    def stop(self, execution_id: str, reason: Stop) -> None:
+        """End the computations of an execution, if it runs here."""
+        for attempt, execution in self._executions.values():
+            if attempt.execution_id == execution_id:
+                execution.stop(reason)
+
+    def stop_attempt(self, attempt: Attempt, reason: Stop) -> None:
+        found = self._executions.get(_key(attempt.entry.entry_id, attempt.entry.stream))
+        if found is not None:
+            found[1].stop(reason)
+
+    def stop_all(self, reason: Stop) -> None:
+        for _, execution in self._executions.values():
+            execution.stop(reason)
+
+    async def until_free(self) -> None:
+        """Wait until there is a free slot."""
+        while self.free <= 0:
+            await self._changed.wait()
+
+    async def until_idle(self) -> None:
+        """Wait until nothing runs."""
+        while self._executions:
+            await self._changed.wait()
+
+    def _say(self) -> None:
+        self._telemetry.slots(len(self._executions), max(self.free, 0))
+        self._changed.set()
+        self._changed = anyio.Event()
+
+
+def _key(entry_id: str, stream: str) -> str:
+    return f"{stream} {entry_id}"

@@ -1,0 +1,264 @@
+"""One attempt, from an entry that this worker owns to the answer that Redis has accepted.
+
+entry --accept--> start --> compute --> outcome --> succeed | cancel | retry | bury | release | say nothing
+         |          |
+         refuse     duplicate, lost, poison, cancelled
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import anyio
+import msgspec
+
+from sfworker.broker.broker import Attempt, Broker, Lease, Started
+from sfworker.broker.patience import patiently
+from sfworker.catalog.job import Job, accept
+from sfworker.daemon.retrying import decide
+from sfworker.errors import (
+    CrashLoopError,
+    EnvelopeError,
+    Failure,
+    JobCancelledError,
+    ResultSaveError,
+    SecretFlowTaskError,
+)
+from sfworker.pool import outputs
+from sfworker.pool.outcome import Outcome, Stop
+from sfworker.pool.pool import Execution, Pool
+from sfworker.publish.progress_reporter import ProgressReporter
+from sfworker.publish.status_notifier import StatusNotifier
+from sfworker.settings import Settings
+from sfworker.telemetry import ExecutionTrace, Telemetry
+from sfworker.wire.events import JobResult, PerformanceMetrics, TaskMetadata, timestamp
+
+_log = logging.getLogger("sfworker.executor")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Services:
+    """What every attempt of a worker uses."""
+
+    settings: Settings
+    worker_id: str
+    broker: Broker
+    pool: Pool
+    notifier: StatusNotifier
+    telemetry: Telemetry
+
+
+class TaskExecutor:
+    """Runs attempts; one instance serves all of a worker's slots."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    async def execute(self, attempt: Attempt, execution: Execution) -> None:
+        """Bring the attempt to its end. Stopping `execution` ends it early."""
+        job: Job | None = None
+        refusal: Failure | None = None
+        try:
+            job = self._accept(attempt)
+        except SecretFlowTaskError as error:
+            refusal = Failure.of(error)
+        started = await self._services.notifier.started(attempt, silently=refusal is not None)
+        run = _Run(self._services, attempt, started, job)
+        if started.verdict == "lost":
+            _log.warning("another worker has taken this job over before it started here")
+        elif started.verdict == "duplicate":
+            _log.info("this execution_id was sent before; the first one's answer stands")
+        elif started.verdict == "poison":
+            await run.bury(Failure.of(CrashLoopError()), Outcome())
+        elif refusal is not None:
+            await run.bury(refusal, Outcome())
+        elif started.verdict == "cancelled":
+            await run.cancel(Outcome())
+        else:
+            await run.compute_and_answer(execution)
+
+    def _accept(self, attempt: Attempt) -> Job:
+        envelope = attempt.entry.envelope
+        if not envelope:
+            raise EnvelopeError("envelope: the stream entry has no such field; append the job as `envelope`, in JSON")
+        return accept(envelope, self._services.settings, time.time())
+
+
+class _Run:
+    """An attempt that Redis has accepted as started."""
+
+    def __init__(self, services: Services, attempt: Attempt, started: Started, job: Job | None) -> None:
+        self._worker_id = services.worker_id
+        self._broker = services.broker
+        self._pool = services.pool
+        self._notifier = services.notifier
+        self._telemetry = services.telemetry
+        self._attempt = attempt
+        self._started = started
+        self._job = job
+        self._began = time.time()
+        self._trace = self._begin_trace()
+
+    async def compute_and_answer(self, execution: Execution) -> None:
+        job, number = self._job, self._started.attempt
+        if job is None:
+            return
+        _log.info("attempt %d of a %s job begins", number, job.task_type.name)
+        reporter = ProgressReporter(partial(self._notifier.progressed, self._attempt, number))
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(reporter.run)
+            try:
+                async with self._pool.execute(job, number, execution, reporter.hear) as outcome:
+                    reporter.close()
+                    self._trace_outcome(outcome)
+                    await self._answer(job, outcome)
+            finally:
+                reporter.close()
+
+    async def bury(self, failure: Failure, outcome: Outcome) -> None:
+        """Answer with a failure that no further attempt follows."""
+        result = self._result("failure", outcome, failure)
+        if await self._publish(partial(self._notifier.failed, self._attempt, self._started.attempt, failure, result)):
+            _log.warning("failed for good with %s: %s", failure.error_type, failure.error)
+            self._end("failure", outcome, failure.error_type)
+
+    async def cancel(self, outcome: Outcome) -> None:
+        result = self._result("cancelled", outcome, Failure.of(JobCancelledError()))
+        if await self._publish(partial(self._notifier.cancelled, self._attempt, self._started.attempt, result)):
+            _log.info("cancelled")
+            self._end("cancelled", outcome, None)
+
+    async def _answer(self, job: Job, outcome: Outcome) -> None:
+        failure = outcome.failure
+        if failure is None:
+            await self._succeed(outcome)
+            return
+        outputs.discard(outcome.outputs)
+        if outcome.stopped is Stop.LEASE_LOST:
+            _log.warning("the lease was lost; the computation was ended and nothing is published")
+        elif outcome.stopped is Stop.DRAINED:
+            await self._release("releases")
+        elif outcome.stopped is Stop.CANCELLED:
+            await self.cancel(outcome)
+        elif outcome.template_lost:
+            await self._release("crashes")
+        else:
+            await self._retry_or_bury(job, failure, outcome)
+
+    async def _succeed(self, outcome: Outcome) -> None:
+        if outcome.outputs:
+            # Another worker may have started this job while this one was cut off; its outputs are not to be replaced.
+            renew = partial(self._broker.renew, [self._attempt])
+            if (await patiently("the check before outputs are renamed", renew)) == [Lease.LOST]:
+                outputs.discard(outcome.outputs)
+                _log.warning("the lease was lost before the outputs were in place; nothing is published")
+                return
+            try:
+                await anyio.to_thread.run_sync(outputs.commit, outcome.outputs)
+            except ResultSaveError as error:
+                await self.bury(Failure.of(error), outcome)
+                return
+        result = self._result("success", outcome, None)
+        if await self._publish(partial(self._notifier.succeeded, self._attempt, self._started.attempt, result)):
+            _log.info("succeeded after %.3f s", result.performance_metrics.total_seconds)
+            self._end("success", outcome, None)
+
+    async def _retry_or_bury(self, job: Job, failure: Failure, outcome: Outcome) -> None:
+        used = self._started.used_up
+        decision = decide(failure, used, job.envelope.options)
+        if not decision.retry:
+            await self.bury(failure, outcome)
+            return
+        retry = partial(
+            self._notifier.retrying, self._attempt, self._started.attempt, failure, used, decision.delay_seconds
+        )
+        if await self._publish(retry):
+            _log.warning(
+                "failed with %s, next attempt in %.0f s: %s", failure.error_type, decision.delay_seconds, failure.error
+            )
+            self._end("retry", outcome, failure.error_type)
+
+    async def _release(self, counter: Literal["releases", "crashes"]) -> None:
+        if await patiently("a job that is given back", partial(self._broker.release, self._attempt, counter)):
+            _log.warning("given back, for any worker to run again")
+            self._trace.end("released", None)
+
+    async def _publish(self, publish: Callable[[], Awaitable[bool]]) -> bool:
+        began = time.time()
+        landed = await publish()
+        self._trace.span("publish", began, time.time())
+        if not landed:
+            _log.warning("the lease was lost before the outcome was published; it is dropped")
+            self._trace.end("lost", None)
+        return landed
+
+    def _result(
+        self, status: Literal["success", "failure", "cancelled"], outcome: Outcome, failure: Failure | None
+    ) -> JobResult:
+        attempt = self._attempt
+        return JobResult(
+            status=status,
+            result=outcome.result if status == "success" else None,
+            performance_metrics=PerformanceMetrics(
+                cluster_init_seconds=outcome.timings.cluster,
+                device_init_seconds=outcome.timings.devices,
+                execution_seconds=outcome.timings.execution,
+                total_seconds=time.time() - self._began,
+                queue_seconds=self._queue_seconds,
+                peak_rss_bytes=outcome.peak_rss,
+            ),
+            task_metadata=TaskMetadata(
+                task_id=attempt.task_id,
+                subtask_id=attempt.subtask_id,
+                execution_id=attempt.execution_id,
+                task_type=self._job.task_type.name if self._job else None,
+                started_at=timestamp(self._began),
+                completed_at=timestamp(time.time()),
+                devices_used=outcome.devices,
+                attempt=self._started.attempt,
+                worker_id=self._worker_id,
+            ),
+            error=failure.error if failure else msgspec.UNSET,
+            error_type=failure.error_type if failure else msgspec.UNSET,
+            message_id=msgspec.UNSET if attempt.execution_id else attempt.entry.entry_id,
+        )
+
+    @property
+    def _queue_seconds(self) -> float:
+        """From the append to this attempt's start, by two clocks: Redis' and this host's."""
+        return max(0.0, self._began - self._attempt.entry.appended_at)
+
+    def _begin_trace(self) -> ExecutionTrace:
+        attempt, entry = self._attempt, self._attempt.entry
+        attributes: dict[str, str | int] = {
+            "execution_id": attempt.known_as,
+            "task_id": attempt.task_id or "",
+            "subtask_id": attempt.subtask_id or "",
+            "attempt": self._started.attempt,
+            "stream": entry.stream,
+            "message_id": entry.entry_id,
+            "task_type": self._job.task_type.name if self._job else "",
+        }
+        trace = self._telemetry.execution(entry.traceparent, entry.appended_at, attributes)
+        trace.span("queue", entry.appended_at, self._began)
+        return trace
+
+    def _trace_outcome(self, outcome: Outcome) -> None:
+        begun = self._began
+        for phase, name in (("cluster", "cluster"), ("devices", "devices"), ("execution", "task")):
+            if ended := outcome.timings.ended.get(phase):
+                self._trace.span(name, begun, ended)
+                begun = ended
+
+    def _end(self, outcome_name: str, outcome: Outcome, error_type: str | None) -> None:
+        seconds = {"queue": self._queue_seconds, "total": time.time() - self._began}
+        timings = outcome.timings
+        measured = {"cluster": timings.cluster, "devices": timings.devices, "execution": timings.execution}
+        seconds |= {phase: measured[phase] for phase in timings.ended}
+        self._telemetry.finished(self._job.task_type.name if self._job else "unknown", outcome_name, seconds)
+        self._trace.end(outcome_name, error_type)

@@ -1,0 +1,215 @@
+"""The worker: wires the parts, takes jobs, and stops in order.
+
+stop: no new jobs -> running ones finish (drain_timeout) -> the rest are given back -> leases end -> Redis forgets
+this worker -> template and party processes end
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import signal
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import anyio
+from anyio.abc import TaskGroup
+from redis.exceptions import RedisError, ResponseError
+
+from sfworker import __version__
+from sfworker.broker.broker import Attempt, Broker, open_broker
+from sfworker.broker.connection import shown
+from sfworker.broker.entry import Entry
+from sfworker.broker.patience import patiently, pause
+from sfworker.catalog import load_modules
+from sfworker.daemon.leases import Leases
+from sfworker.daemon.running import Running
+from sfworker.daemon.task_executor import Services, TaskExecutor
+from sfworker.errors import SettingsError
+from sfworker.intake.priorities import RankOrder
+from sfworker.logs import configure, ids
+from sfworker.pool.outcome import Stop
+from sfworker.pool.pool import Execution, Pool, open_pool
+from sfworker.pool.run_dir import run_dir
+from sfworker.publish.status_notifier import StatusNotifier
+from sfworker.settings import Settings, variable
+from sfworker.telemetry import Telemetry
+from sfworker.wire.envelope import decode_ids
+
+_log = logging.getLogger("sfworker.worker")
+GIVE_BACK_SECONDS = 10.0
+LEAVE_SECONDS = 3.0
+
+
+async def serve(settings: Settings, group: str) -> int:
+    """Work until SIGTERM or SIGINT; returns the exit code. Raises SettingsError where a worker cannot start so."""
+    load_modules(settings.jobs)
+    worker_id = f"{settings.hostname()}-{os.getpid()}-{secrets.token_hex(2)}"
+    telemetry = Telemetry.from_environ(os.environ, worker_id, __version__)
+    with configure(settings, worker_id), _run_dir(settings) as directory:
+        _log.info("worker %s starts: group %s at %s", worker_id, group, shown(settings.redis_url))
+        async with open_broker(settings, group, worker_id) as broker, open_pool(settings, directory) as pool:
+            await Worker(settings, worker_id, broker, pool, telemetry).run()
+        await anyio.to_thread.run_sync(telemetry.close)
+        _log.info("worker %s has stopped", worker_id)
+    return 0
+
+
+class Worker:
+    """One worker, from its first job to its last."""
+
+    def __init__(self, settings: Settings, worker_id: str, broker: Broker, pool: Pool, telemetry: Telemetry) -> None:
+        self._settings = settings
+        self._broker = broker
+        self._pool = pool
+        self._running = Running(settings.concurrency, telemetry)
+        self._leases = Leases(settings, worker_id, broker, self._running, telemetry)
+        notifier = StatusNotifier(broker, worker_id)
+        self._executor = TaskExecutor(
+            Services(
+                settings=settings,
+                worker_id=worker_id,
+                broker=broker,
+                pool=pool,
+                notifier=notifier,
+                telemetry=telemetry,
+            )
+        )
+        self._ranks = RankOrder()
+        self._draining = anyio.Event()
+        self._hurry = anyio.Event()
+        self._taking_ended = anyio.Event()
+
+    async def run(self) -> None:
+        """Work until told to stop, and then until what runs has ended or was given back."""
+        async with anyio.create_task_group() as standing, anyio.create_task_group() as jobs:
+            standing.start_soon(self._hear_signals)
+            standing.start_soon(self._start_and_take, standing, jobs)
+            await self._draining.wait()
+            await self._drain()
+            standing.cancel_scope.cancel()
+            jobs.cancel_scope.cancel()
+        with anyio.move_on_after(LEAVE_SECONDS):
+            try:
+                await self._broker.leave()
+            except (RedisError, OSError) as error:
+                _log.warning("Redis still lists this worker (%s); others will remove it", type(error).__name__)
+
+    async def _start_and_take(self, standing: TaskGroup, jobs: TaskGroup) -> None:
+        await patiently("the consumer group", self._broker.ensure_groups)
+        standing.start_soon(self._leases.renew)
+        standing.start_soon(self._leases.hear_cancellations)
+        standing.start_soon(self._leases.tidy)
+        await self._pool.until_ready()
+
+        async def begin(entry: Entry) -> None:
+            await self._begin(entry, jobs)
+
+        standing.start_soon(self._leases.take_over, begin)
+        _log.info("ready, %d at a time", self._running.capacity)
+        await self._take_jobs(begin)
+
+    async def _take_jobs(self, begin: Callable[[Entry], Awaitable[None]]) -> None:
+        failures = 0
+        while not self._draining.is_set():
+            await self._pool.until_ready()
+            await self._running.until_free()
+            try:
+                if failures:
+                    await self._recover(begin)
+                for entry in await self._next():
+                    await begin(entry)
+                failures = 0
+            except (RedisError, OSError) as error:
+                if isinstance(error, ResponseError) and "NOGROUP" in str(error):
+                    _log.warning("the consumer group is gone; it is made again, and reads from the start")
+                elif failures % 10 == 0:
+                    _log.warning("Redis is away or refuses (%s); no jobs are taken", type(error).__name__)
+                await anyio.sleep(pause(failures))
+                failures += 1
+        self._taking_ended.set()
+
+    async def _next(self) -> list[Entry]:
+        """Jobs for free slots: those that are there, or the next to come within a second."""
+        return await self._broker.take(self._ranks.deal(self._running.free)) or await self._broker.wait()
+
+    async def _recover(self, begin: Callable[[Entry], Awaitable[None]]) -> None:
+        """After a failure: the group may be gone, and jobs may be ours whose reading reply never came."""
+        await self._broker.ensure_groups()
+        for stream, entry_id in await self._broker.owned():
+            if not self._running.holds(entry_id, stream):
+                await begin(await self._broker.read_owned(stream, entry_id))
+
+    async def _begin(self, entry: Entry, jobs: TaskGroup) -> None:
+        if entry.envelope is None:
+            _log.error("the payload of entry %s was deleted before it was run: that job is lost", entry.entry_id)
+            return
+        if self._running.holds(entry.entry_id, entry.stream):
+            return
+        if self._running.free <= 0 or self._draining.is_set():
+            # Several streams had a job in the same moment, or it came while stopping: for others to take.
+            await self._broker.give_back(entry.stream, entry.entry_id)
+            return
+        known = decode_ids(entry.envelope or b"")
+        attempt = Attempt(
+            entry,
+            secrets.token_hex(8),
+            known.execution_id if known.usable() else None,
+            _text(known.task_id),
+            _text(known.subtask_id),
+        )
+        jobs.start_soon(self._execute, attempt, self._running.add(attempt))
+
+    async def _execute(self, attempt: Attempt, execution: Execution) -> None:
+        with ids(execution_id=attempt.known_as, task_id=attempt.task_id, subtask_id=attempt.subtask_id):
+            try:
+                await self._executor.execute(attempt, execution)
+            except Exception:  # noqa: BLE001 - one job's trouble must not end the others
+                # A defect of ours: the job stays ours, unrenewed, so it is taken over, and buried at the third time.
+                _log.exception("the execution ended unexpectedly; its lease is left to run out")
+            finally:
+                self._running.remove(attempt)
+
+    async def _hear_signals(self) -> None:
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async for number in signals:
+                if self._draining.is_set():
+                    _log.warning("%s again: running jobs are given back now", signal.Signals(number).name)
+                    self._hurry.set()
+                else:
+                    _log.info("%s: no new jobs, running ones may finish", signal.Signals(number).name)
+                    self._draining.set()
+
+    async def _drain(self) -> None:
+        async with anyio.create_task_group() as tasks:
+
+            async def finish() -> None:
+                with anyio.move_on_after(self._settings.drain_timeout):
+                    await self._running.until_idle()
+                self._hurry.set()
+
+            tasks.start_soon(finish)
+            await self._hurry.wait()
+            tasks.cancel_scope.cancel()
+        self._running.stop_all(Stop.DRAINED)
+        with anyio.move_on_after(GIVE_BACK_SECONDS) as overdue:
+            await self._running.until_idle()
+            # A read that is under way may still bring a job; cut off, it would strand it until the lease has run out.
+            await self._taking_ended.wait()
+        if overdue.cancelled_caught:
+            _log.warning("Redis is away; what ran here will be taken over when its lease has run out")
+
+
+@contextmanager
+def _run_dir(settings: Settings) -> Iterator[str]:
+    with ExitStack() as stack:
+        try:
+            directory = stack.enter_context(run_dir(settings.run_dir))
+        except OSError as error:
+            raise SettingsError(f"{variable('run_dir')}: no directory can be made there ({error.strerror})") from None
+        yield directory
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None

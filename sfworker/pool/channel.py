@@ -1,0 +1,119 @@
+"""Frames and log lines of a child process, read by the event loop's own readiness callbacks.
+
+A callback per readable socket, instead of a task per stream, is what keeps the way from a party process's outcome to
+the published result below a millisecond.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable, Iterator
+
+from msgspec import Struct
+
+from sfworker.wire.frames import LENGTH_BYTES, FrameError, encode_frame, frame_length
+
+_CHUNK = 1 << 18
+_LONGEST_LINE = 1 << 16
+
+
+class FrameSplitter:
+    """Cuts a byte stream into the bodies of length-prefixed frames."""
+
+    def __init__(self) -> None:
+        self._received = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """The bodies that are complete with `data`. Raises FrameError for an impossible length."""
+        self._received += data
+        while len(self._received) >= LENGTH_BYTES:
+            end = LENGTH_BYTES + frame_length(bytes(self._received[:LENGTH_BYTES]))
+            if len(self._received) < end:
+                return
+            body = bytes(self._received[LENGTH_BYTES:end])
+            del self._received[:end]
+            yield body
+
+
+class FrameChannel:
+    """The daemon's end of a process's frame socket."""
+
+    def __init__(self, sock: socket.socket, on_body: Callable[[bytes], None], on_end: Callable[[], None]) -> None:
+        sock.setblocking(False)
+        self._sock = sock
+        self._on_body = on_body
+        self._on_end = on_end
+        self._splitter = FrameSplitter()
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(sock, self._readable)
+
+    async def send(self, frame: Struct) -> None:
+        """Raises OSError where the process is gone."""
+        await self._loop.sock_sendall(self._sock, encode_frame(frame))
+
+    def close(self) -> None:
+        """Tell the process that it may go."""
+        if self._sock.fileno() >= 0:
+            self._loop.remove_reader(self._sock)
+            self._sock.close()
+
+    def _readable(self) -> None:
+        try:
+            data = self._sock.recv(_CHUNK)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        try:
+            for body in self._splitter.feed(data):
+                self._on_body(body)
+        except FrameError:
+            data = b""
+        if not data:
+            self._loop.remove_reader(self._sock)
+            self._on_end()
+
+
+class LineChannel:
+    """The daemon's end of a process's output pipe; calls `on_line` for each line, cut where it is endless."""
+
+    def __init__(self, descriptor: int, on_line: Callable[[bytes], None]) -> None:
+        os.set_blocking(descriptor, False)
+        self._descriptor = descriptor
+        self._on_line = on_line
+        self._received = bytearray()
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(descriptor, self._readable)
+
+    def close(self) -> None:
+        """Read what is still there and close."""
+        if self._descriptor >= 0:
+            self._readable()
+        if self._descriptor >= 0:
+            self._end()
+
+    def _readable(self) -> None:
+        try:
+            data = os.read(self._descriptor, _CHUNK)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        self._received += data
+        *lines, rest = self._received.split(b"\n")
+        if len(rest) > _LONGEST_LINE or (rest and not data):
+            lines.append(rest)
+            rest = bytearray()
+        self._received = rest
+        for line in lines:
+            if line:
+                self._on_line(bytes(line))
+        if not data:
+            self._end()
+
+    def _end(self) -> None:
+        self._loop.remove_reader(self._descriptor)
+        os.close(self._descriptor)
+        self._descriptor = -1

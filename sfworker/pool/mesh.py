@@ -1,0 +1,240 @@
+"""One execution's party processes, from their Start frames to one outcome.
+
+    Start --> each party --> stages, progress, outputs, outcome
+                              |
+      soft limit, cancel: ask |  hard limit, lost lease, dead party: kill all
+                              v
+                           Outcome
+
+The first cause counts: what the other parties report after it is an echo.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Callable
+from functools import partial
+
+import anyio
+from msgspec import Struct
+
+from sfworker.errors import (
+    Failure,
+    JobCancelledError,
+    PartyProcessLostError,
+    SecretFlowTaskError,
+    SoftTimeLimitExceededError,
+    TaskExecutionError,
+    TimeLimitExceededError,
+)
+from sfworker.pool.exits import sentence
+from sfworker.pool.outcome import Outcome, Stop
+from sfworker.pool.party_process import PartyProcess
+from sfworker.pool.template import Template
+from sfworker.wire.frames import (
+    Failed,
+    PartyFrame,
+    Progressed,
+    StageReached,
+    Staging,
+    Start,
+    Succeeded,
+    decode_party_frame,
+)
+
+ECHO_SECONDS = 1.0
+"""How long an echo may wait for the cause behind it."""
+EXIT_SECONDS = 0.2
+"""The same for a process that left without an outcome."""
+DISMISSAL_SECONDS = 10.0
+ASK = signal.SIGUSR1
+Listener = Callable[[StageReached | Progressed], None]
+_PHASES = {"cluster_ready": "cluster", "devices_ready": "devices", "executed": "execution"}
+_ERRORS: dict[Stop, type[SecretFlowTaskError]] = {
+    Stop.SOFT_TIME_LIMIT: SoftTimeLimitExceededError,
+    Stop.TIME_LIMIT: TimeLimitExceededError,
+    Stop.CANCELLED: JobCancelledError,
+    Stop.LEASE_LOST: TaskExecutionError,  # never published: another worker has the job
+    Stop.DRAINED: TaskExecutionError,
+}
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    """Seconds from the start of the attempt; `grace` is between asking and killing."""
+
+    soft: float
+    hard: float
+    grace: float
+
+
+class Mesh:
+    """`outcome = await mesh.run(starts, limits, listener)`, once; `stop` may be called at any time."""
+
+    def __init__(
+        self, template: Template, processes: list[PartyProcess], log_line: Callable[[str, bytes], None]
+    ) -> None:
+        self._template = template
+        self._processes = processes
+        self._log_line = log_line
+        self._outcome = Outcome()
+        self._missing: set[int] = set(range(len(processes)))
+        self._reached: dict[str, int] = {}
+        self._weak_cause: Failure | None = None
+        self._decide_at = math.inf
+        self._kill_at = math.inf
+        self._limits = Limits(soft=math.inf, hard=math.inf, grace=0.0)
+        self._listener: Listener = _ignore
+        self._names: list[str] = []
+        self._changed = anyio.Event()
+
+    async def run(self, starts: list[Start], limits: Limits, listener: Listener) -> Outcome:
+        """Start every party and wait for the outcome; afterwards no party computes any more.
+
+        The parties' processes are still there after a success, waiting to be dismissed, and dead after a failure.
+        """
+        self._limits, self._listener = limits, listener
+        self._names = [start.self_party or "all parties" for start in starts]
+        began = anyio.current_time()
+        for rank, process in enumerate(self._processes):
+            process.assign(
+                partial(self._hear, rank), partial(self._hear_end, rank), partial(self._log_line, self._names[rank])
+            )
+        for process, start in zip(self._processes, starts, strict=True):
+            try:
+                await process.send(start)
+            except OSError:
+                break  # its end is heard, and explained, below
+        await self._until_settled(began)
+        if self._outcome.failure is not None:
+            await self._kill()
+        return self._outcome
+
+    def stop(self, reason: Stop) -> None:
+        """End it for `reason`; the first reason counts. Cancelled jobs are asked first, others have no use for time."""
+        if self._outcome.stopped is not None or self._settled():
+            return
+        self._outcome.stopped = reason
+        if reason in (Stop.CANCELLED, Stop.SOFT_TIME_LIMIT):
+            self._ask()
+            self._kill_at = anyio.current_time() + (self._limits.grace if reason is Stop.CANCELLED else math.inf)
+        else:
+            self._fail_as_stopped()
+        self._changed.set()
+
+    async def dismiss(self) -> None:
+        """Let the processes go and wait for their end."""
+        for process in self._processes:
+            process.dismiss()
+        with anyio.move_on_after(DISMISSAL_SECONDS):
+            for process in self._processes:
+                await process.ended.wait()
+        await self._kill()
+        for process in self._processes:
+            process.close()
+
+    async def _until_settled(self, began: float) -> None:
+        soft_at, hard_at = began + self._limits.soft, began + self._limits.hard
+        while not self._settled():
+            with anyio.move_on_at(min(soft_at, hard_at, self._kill_at, self._decide_at)):
+                await self._changed.wait()
+            self._changed = anyio.Event()
+            now = anyio.current_time()
+            if self._settled():
+                return
+            if now >= hard_at:
+                self._outcome.stopped = self._outcome.stopped or Stop.TIME_LIMIT
+                self._fail_as_stopped()
+            elif now >= self._kill_at:
+                self._fail_as_stopped()
+            elif now >= self._decide_at and self._weak_cause:
+                self._fail(self._weak_cause)
+            elif now >= soft_at:
+                soft_at = math.inf
+                self.stop(Stop.SOFT_TIME_LIMIT)
+
+    def _settled(self) -> bool:
+        return self._outcome.failure is not None or (not self._missing and self._weak_cause is None)
+
+    def _hear(self, rank: int, body: bytes) -> None:
+        frame: PartyFrame = decode_party_frame(body)
+        match frame:
+            case StageReached():
+                self._reach(frame)
+            case Progressed():
+                self._listener(frame)
+            case Staging():
+                self._outcome.outputs.append(frame)
+            case Succeeded():
+                self._note_end(rank, frame.peak_rss_bytes)
+                if self._outcome.result is None:
+                    self._outcome.result = frame.result
+            case Failed():
+                self._note_end(rank, frame.peak_rss_bytes)
+                self._hear_failure(frame)
+        self._changed.set()
+
+    def _reach(self, frame: StageReached) -> None:
+        """Tell the listener when the last party has reached the stage."""
+        self._reached[frame.stage] = self._reached.get(frame.stage, 0) + 1
+        timings, phase = self._outcome.timings, _PHASES[frame.stage]
+        setattr(timings, phase, max(getattr(timings, phase), frame.seconds))
+        self._outcome.devices = frame.devices or self._outcome.devices
+        if self._reached[frame.stage] == len(self._processes):
+            timings.ended[phase] = time.time()
+            self._listener(frame)
+
+    def _note_end(self, rank: int, peak_rss: int) -> None:
+        self._outcome.peak_rss[self._names[rank]] = peak_rss
+        self._missing.discard(rank)
+
+    def _hear_failure(self, frame: Failed) -> None:
+        failure = Failure(frame.error, frame.error_type, frame.retryable)
+        if frame.echo:
+            self._weak_cause = failure
+            self._decide_within(ECHO_SECONDS)
+        else:
+            self._fail(failure)
+
+    def _hear_end(self, rank: int) -> None:
+        """A socket was closed, or a process has ended."""
+        if rank not in self._missing or self._settled():
+            return
+        process = self._processes[rank]
+        lost = Failure.of(PartyProcessLostError(f"the process of {self._names[rank]} {sentence(process.exit_status)}"))
+        self._outcome.template_lost = self._template.lost.is_set()
+        if process.ended.is_set() and (process.exit_status is None or process.exit_status < 0):
+            self._fail(lost)
+        else:
+            # It left by itself: SecretFlow's answer to an error elsewhere, which that party may be about to report.
+            self._weak_cause = lost
+            self._decide_within(EXIT_SECONDS)
+        self._changed.set()
+
+    def _decide_within(self, seconds: float) -> None:
+        self._decide_at = min(self._decide_at, anyio.current_time() + seconds)
+
+    def _fail_as_stopped(self) -> None:
+        self._fail(Failure.of(TaskExecutionError()))
+
+    def _fail(self, failure: Failure) -> None:
+        """The first call decides; where the daemon has asked the job to stop, that is the cause."""
+        if self._outcome.failure is None:
+            stopped = self._outcome.stopped
+            self._outcome.failure = Failure.of(_ERRORS[stopped]()) if stopped else failure
+            self._changed.set()
+
+    def _ask(self) -> None:
+        for process in self._processes:
+            self._template.signal(process, ASK, whole_group=False)
+
+    async def _kill(self) -> None:
+        for process in self._processes:
+            self._template.signal(process, signal.SIGKILL, whole_group=True)
+        for process in self._processes:
+            await process.ended.wait()
+
+
+def _ignore(frame: StageReached | Progressed) -> None:
+    pass

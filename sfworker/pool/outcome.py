@@ -1,0 +1,46 @@
+"""How an execution went, as a value: what the mesh returns and the publisher turns into a result."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any
+
+from msgspec import Struct, field
+
+from sfworker.errors import Failure
+from sfworker.wire.frames import Staging
+
+
+class Stop(Enum):
+    """Why the daemon ends an execution before it has ended by itself."""
+
+    SOFT_TIME_LIMIT = "soft time limit"
+    TIME_LIMIT = "time limit"
+    CANCELLED = "cancelled"
+    LEASE_LOST = "lease lost"
+    DRAINED = "drained"
+
+
+class Timings(Struct):
+    """Seconds of the slowest party per phase; `ended` holds when each phase ended, in Unix seconds."""
+
+    cluster: float = 0.0
+    devices: float = 0.0
+    execution: float = 0.0
+    ended: dict[str, float] = field(default_factory=dict)
+
+
+class Outcome(Struct, kw_only=True):
+    """The end of one attempt's computation."""
+
+    result: Any = None
+    failure: Failure | None = None
+    """None: every party succeeded."""
+    stopped: Stop | None = None
+    """Set where the daemon ended it; then `failure` says so too."""
+    template_lost: bool = False
+    """The computation ended because the process it was forked from did."""
+    timings: Timings = field(default_factory=Timings)
+    devices: list[str] = field(default_factory=list)
+    peak_rss: dict[str, int] = field(default_factory=dict)
+    outputs: list[Staging] = field(default_factory=list)

@@ -1,0 +1,171 @@
+"""The pool: a template process, spare party processes ahead of demand, and a mesh per execution.
+
+    acquire spares --> Mesh.run --> outcome --> (the daemon publishes) --> dismiss, remove scratch, fork new spares
+
+A spare is a process that has been forked and waits for its Start frame; it serves one execution like any other. The
+template is replaced, with growing pauses, when it dies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shutil
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from itertools import count
+
+import anyio
+from anyio.abc import TaskGroup
+
+from sfworker.catalog.job import Job
+from sfworker.logs import ids, party_line
+from sfworker.pool.mesh import Limits, Listener, Mesh
+from sfworker.pool.outcome import Outcome, Stop
+from sfworker.pool.party_process import PartyProcess
+from sfworker.pool.starts import processes, starts
+from sfworker.pool.template import Template
+from sfworker.settings import Settings
+
+_log = logging.getLogger("sfworker.pool")
+LONGEST_PAUSE = 30.0
+STEADY_SECONDS = 60.0
+REFILL_DELAY = 0.05
+"""So that forking spares does not compete with the start of the execution that took them."""
+
+
+class Execution:
+    """A handle on one running computation."""
+
+    def __init__(self) -> None:
+        self._mesh: Mesh | None = None
+        self.stopped: Stop | None = None
+
+    def stop(self, reason: Stop) -> None:
+        """End the computation; before it has begun, it never will."""
+        self.stopped = self.stopped or reason
+        if self._mesh is not None:
+            self._mesh.stop(self.stopped)
+
+    def begun(self, mesh: Mesh) -> None:
+        self._mesh = mesh
+        if self.stopped is not None:
+            mesh.stop(self.stopped)
+
+
+class Pool:
+    """Use inside `open_pool`."""
+
+    def __init__(self, settings: Settings, directory: str, tasks: TaskGroup) -> None:
+        self._settings = settings
+        self._directory = directory
+        self._tasks = tasks
+        self._template = Template(settings, directory)
+        self._spares: deque[PartyProcess] = deque()
+        self._numbers = count(1)
+        self._changed = anyio.Event()
+        self.restarts = 0
+
+    @property
+    def is_ready(self) -> bool:
+        return self._template.ready.is_set() and not self._template.lost.is_set()
+
+    async def until_ready(self) -> None:
+        """Wait until executions can start."""
+        while not self.is_ready:
+            await self._changed.wait()
+
+    @asynccontextmanager
+    async def execute(self, job: Job, attempt: int, execution: Execution, listener: Listener) -> AsyncIterator[Outcome]:
+        """Run the job's computation; inside the block is its outcome, after it all that it used is let go."""
+        directory = f"{self._directory}/{next(self._numbers)}"
+        os.mkdir(directory, 0o700)
+        template = self._template
+        mesh = Mesh(template, [self._acquire() for _ in processes(job)], _line_logger(job))
+        try:
+            limits = Limits(
+                soft=job.envelope.options.soft_time_limit,
+                hard=job.envelope.options.time_limit,
+                grace=self._settings.cancel_grace_seconds,
+            )
+            execution.begun(mesh)
+            asyncio.get_running_loop().call_later(REFILL_DELAY, self._refill)
+            yield await mesh.run(starts(job, attempt, self._settings, directory), limits, listener)
+        finally:
+            self._tasks.start_soon(self._clean_up, mesh, directory)
+
+    async def run(self) -> None:
+        """Keep a template process running until cancelled."""
+        failures = 0
+        while True:
+            began = anyio.current_time()
+            await self._template.start()
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._prepare)
+                how = await self._template.wait()
+                tasks.cancel_scope.cancel()
+            _log.error("the template process %s; it is started again", how)
+            self._discard_spares()
+            failures = 1 if anyio.current_time() - began > STEADY_SECONDS else failures + 1
+            self.restarts += 1
+            await anyio.sleep(min(0.1 * 4 ** (failures - 1), LONGEST_PAUSE))
+            self._template = Template(self._settings, self._directory)
+
+    async def stop(self) -> None:
+        """End every process."""
+        await self._template.stop()
+        self._discard_spares()
+
+    async def _prepare(self) -> None:
+        await self._template.ready.wait()
+        self._refill()
+        self._changed.set()
+        self._changed = anyio.Event()
+
+    def _acquire(self) -> PartyProcess:
+        while self._spares:
+            spare = self._spares.popleft()
+            if not spare.ended.is_set():
+                return spare
+            spare.close()
+        return self._template.fork()
+
+    def _refill(self) -> None:
+        """Fork what is missing; the template does that while the executions that took the last ones compute."""
+        while len(self._spares) < self._settings.spare_processes and self.is_ready:
+            self._spares.append(self._template.fork())
+
+    def _discard_spares(self) -> None:
+        while self._spares:
+            self._spares.popleft().close()
+
+    async def _clean_up(self, mesh: Mesh, directory: str) -> None:
+        self._refill()
+        await mesh.dismiss()
+        await anyio.to_thread.run_sync(lambda: shutil.rmtree(directory, ignore_errors=True))
+
+
+def _line_logger(job: Job) -> Callable[[str, bytes], None]:
+    envelope = job.envelope
+
+    def log_line(party: str, line: bytes) -> None:
+        with ids(execution_id=envelope.execution_id, task_id=envelope.task_id, subtask_id=envelope.subtask_id):
+            party_line(line, party=party)
+
+    return log_line
+
+
+@asynccontextmanager
+async def open_pool(settings: Settings, directory: str) -> AsyncIterator[Pool]:
+    """A pool whose processes live in the block; the first is ready some seconds after it has begun."""
+    async with anyio.create_task_group() as tasks:
+        pool = Pool(settings, directory, tasks)
+        tasks.start_soon(pool.run)
+        try:
+            yield pool
+        finally:
+            tasks.cancel_scope.cancel()
+            with anyio.CancelScope(shield=True):
+                await pool.stop()

@@ -1,0 +1,56 @@
+"""From an accepted job to the Start frame of each process that runs it."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import msgspec
+
+from sfworker.catalog.job import Job
+from sfworker.settings import Settings
+from sfworker.wire.frames import Start
+
+
+def starts(job: Job, attempt: int, settings: Settings, directory: str) -> list[Start]:
+    """One frame per process, whose scratch directories and sockets lie in `directory` (made here, 0700)."""
+    return [_start(job, attempt, settings, directory, rank, party) for rank, party in enumerate(processes(job))]
+
+
+def processes(job: Job) -> list[str | None]:
+    """The party of each process that this host runs for the job; None for one that drives them all."""
+    if job.mode == "mesh":
+        return list(job.parties)
+    if job.mode == "cluster" and job.envelope.sf_init_config.cluster_config is not None:
+        return [job.envelope.sf_init_config.cluster_config.self_party]
+    return [None]
+
+
+def _start(job: Job, attempt: int, settings: Settings, directory: str, rank: int, party: str | None) -> Start:
+    scratch = f"{directory}/scratch-{rank}"
+    os.mkdir(scratch, 0o700)
+    envelope = job.envelope
+    roots = settings.roots_of(party) if party else [root for one in job.parties for root in settings.roots_of(one)]
+    return Start(
+        execution_id=envelope.execution_id,
+        task_id=envelope.task_id,
+        subtask_id=envelope.subtask_id,
+        attempt=attempt,
+        self_party=party,
+        parties=job.parties,
+        mode=job.mode,
+        address=job.address,
+        cluster_config=_plain(envelope.sf_init_config.cluster_config),
+        spu_config=_plain(envelope.spu_config),
+        heu_config=envelope.heu_config,
+        task_config=envelope.task_config,
+        mesh_dir=directory,
+        scratch_dir=scratch,
+        data_roots=roots,
+        log_level=settings.party_log_level,
+        job_modules=settings.jobs,
+    )
+
+
+def _plain(config: msgspec.Struct | None) -> dict[str, Any] | None:
+    return None if config is None else msgspec.to_builtins(config)

@@ -1,0 +1,52 @@
+"""Publishes how one attempt goes: every stage, in order, and progress a few times a second at most."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+import anyio
+
+from sfworker.wire.events import Stage
+from sfworker.wire.frames import Progressed, StageReached
+
+PROGRESS_PAUSE = 0.2
+Say = Callable[[Stage, float | None, str | None], Awaitable[None]]
+
+
+class ProgressReporter:
+    """`hear` may be called at any time and never waits; `run` says what was heard, until `close`."""
+
+    def __init__(self, say: Say) -> None:
+        self._say = say
+        self._stages: deque[Stage] = deque()
+        self._progress: Progressed | None = None
+        self._heard = anyio.Event()
+        self._closing = anyio.Event()
+
+    def hear(self, frame: StageReached | Progressed) -> None:
+        """Note a stage or, in place of the one before, the progress."""
+        if isinstance(frame, Progressed):
+            self._progress = frame
+        elif frame.stage != "executed":
+            self._stages.append(frame.stage)
+        self._heard.set()
+
+    def close(self) -> None:
+        """Let `run` end when it has said the stages that were heard."""
+        self._closing.set()
+        self._heard.set()
+
+    async def run(self) -> None:
+        while True:
+            await self._heard.wait()
+            self._heard = anyio.Event()
+            while self._stages:
+                await self._say(self._stages.popleft(), None, None)
+            if self._closing.is_set():
+                return
+            if self._progress is not None:
+                progress, self._progress = self._progress, None
+                await self._say("progress", progress.fraction, progress.message)
+                with anyio.move_on_after(PROGRESS_PAUSE):
+                    await self._closing.wait()

@@ -1,0 +1,109 @@
+"""Builds status events and results and hands them to the broker. Runs in the daemon.
+
+What ends or begins an attempt is sent until Redis has answered; what only says how it goes is sent once.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from functools import partial
+
+import msgspec
+from redis.exceptions import RedisError
+
+from sfworker.broker.broker import Attempt, Broker, Started
+from sfworker.broker.patience import patiently
+from sfworker.errors import Failure
+from sfworker.wire.events import JobResult, Stage, Status, StatusEvent, timestamp
+
+_log = logging.getLogger("sfworker.publish")
+_encode = msgspec.json.Encoder().encode
+_ATTEMPT = b'"attempt":0'
+"""Where `start.lua` puts the number. Inside a text, JSON would have escaped these quotes."""
+
+
+class StatusNotifier:
+    """One worker's voice. Methods that return bool say whether the attempt was still this worker's."""
+
+    def __init__(self, broker: Broker, worker_id: str) -> None:
+        self._broker = broker
+        self._worker_id = worker_id
+
+    async def started(self, attempt: Attempt, *, silently: bool = False) -> Started:
+        """Begin the attempt, with a RUNNING event unless `silently`."""
+        around = (b"", b"")
+        if not silently:
+            head, found, tail = _encode(self._event(attempt, 0, "RUNNING", "task_started")).partition(_ATTEMPT)
+            around = (head + found[:-1], tail)
+        return await patiently("the start of a job", partial(self._broker.start, attempt, around))
+
+    async def progressed(
+        self, attempt: Attempt, number: int, stage: Stage, progress: float | None = None, message: str | None = None
+    ) -> None:
+        """Say how it goes. Lost where Redis is away: the next one says more."""
+        event = _encode(self._event(attempt, number, "RUNNING", stage, progress=progress, message=message))
+        try:
+            await self._broker.progress(attempt, event)
+        except (RedisError, OSError) as error:
+            _log.debug("a progress event was not published (%s)", type(error).__name__)
+
+    async def succeeded(self, attempt: Attempt, number: int, result: JobResult) -> bool:
+        return await self._finish(attempt, self._event(attempt, number, "SUCCESS", "task_succeeded"), result)
+
+    async def cancelled(self, attempt: Attempt, number: int, result: JobResult) -> bool:
+        return await self._finish(attempt, self._event(attempt, number, "CANCELLED", "task_cancelled"), result)
+
+    async def failed(self, attempt: Attempt, number: int, failure: Failure, result: JobResult) -> bool:
+        """The execution failed for good."""
+        event = self._event(attempt, number, "FAILURE", "task_failed_final", failure=failure)
+        bury = partial(self._broker.bury, attempt, _encode(event), _encode(result))
+        return await patiently("a job's failure", bury)
+
+    async def retrying(
+        self, attempt: Attempt, number: int, failure: Failure, retry_count: int, delay_seconds: float
+    ) -> bool:
+        event = self._event(
+            attempt,
+            number,
+            "RETRY",
+            "task_retrying",
+            failure=failure,
+            retry_count=retry_count,
+            message=f"next attempt in {delay_seconds:.0f} s",
+        )
+        return await patiently("a job's retry", partial(self._broker.retry, attempt, _encode(event), delay_seconds))
+
+    async def _finish(self, attempt: Attempt, event: StatusEvent, result: JobResult) -> bool:
+        finish = partial(self._broker.finish, attempt, event.status, _encode(event), _encode(result))
+        return await patiently("a job's result", finish)
+
+    def _event(
+        self,
+        attempt: Attempt,
+        number: int,
+        status: Status,
+        stage: Stage,
+        *,
+        progress: float | None = None,
+        message: str | None = None,
+        failure: Failure | None = None,
+        retry_count: int | None = None,
+    ) -> StatusEvent:
+        return StatusEvent(
+            execution_id=attempt.execution_id,
+            task_id=attempt.task_id,
+            subtask_id=attempt.subtask_id,
+            status=status,
+            stage=stage,
+            timestamp=timestamp(time.time()),
+            worker_id=self._worker_id,
+            attempt=number,
+            progress=progress,
+            message=message,
+            retry_count=retry_count,
+            error=failure.error if failure else None,
+            error_type=failure.error_type if failure else None,
+            retryable=failure.retryable if failure else None,
+            message_id=None if attempt.execution_id else attempt.entry.entry_id,
+        )

@@ -176,8 +176,14 @@ def receive_exactly(sock: socket.socket, size: int) -> bytes | None:
 
 
 def receive_body(sock: socket.socket) -> bytes | None:
-    """The next frame's body from a blocking socket, or None at its end."""
+    """The next frame's body from a blocking socket, or None at its end.
+
+    Raises FrameError where the end comes within a frame.
+    """
     prefix = receive_exactly(sock, LENGTH_BYTES)
     if prefix is None:
         return None
-    return receive_exactly(sock, frame_length(prefix))
+    body = receive_exactly(sock, frame_length(prefix))
+    if body is None:
+        raise FrameError("the connection was closed in the middle of a frame")
+    return body

@@ -18,13 +18,14 @@ import json
 import logging
 import os
 import queue
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from datetime import datetime, timezone
 from logging.handlers import QueueHandler, QueueListener, WatchedFileHandler
 from types import MappingProxyType
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import unquote, unquote_plus, urlsplit
 
 from sfworker.settings import Settings
 from sfworker.wire.party_log import decode_line
@@ -146,8 +147,12 @@ class _Listener(QueueListener):
 
     def stop(self) -> None:
         # The base class waits for the thread for ever, and raises where the queue is full.
-        with contextlib.suppress(queue.Full):
+        try:
             self.queue.put(None, timeout=CLOSE_SECONDS / 2)  # type: ignore[attr-defined]
+        except queue.Full:
+            with contextlib.suppress(queue.Empty):
+                self.queue.get_nowait()
+            self.queue.put_nowait(None)
         if self._thread is not None:
             self._thread.join(CLOSE_SECONDS / 2)
             if self._thread.is_alive():
@@ -270,9 +275,9 @@ class _Renderer:
 def _secrets(redis_url: str) -> list[str]:
     """The password of a Redis URL in every spelling that a message may have, the longest first."""
     parts = urlsplit(redis_url)
-    given = [parts.password or "", *parse_qs(parts.query).get("password", [])]
-    spelled = {spelling for text in given for plain in (text, unquote(text)) for spelling in (plain, repr(plain)[1:-1])}
-    return sorted(spelled - {""}, key=len, reverse=True)
+    given = [parts.password or "", *re.findall(r"(?:^|&)password=([^&]*)", parts.query)]
+    plain = {spelling for text in given for spelling in (text, unquote(text), unquote_plus(text))}
+    return sorted((plain | {repr(text)[1:-1] for text in plain}) - {""}, key=len, reverse=True)
 
 
 _plain_formatter = logging.Formatter()

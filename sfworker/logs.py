@@ -151,7 +151,7 @@ class _Listener(QueueListener):
             self.queue.put(None, timeout=CLOSE_SECONDS / 2)  # type: ignore[attr-defined]
         except queue.Full:
             with contextlib.suppress(queue.Empty):
-                self.queue.get_nowait()
+                self.queue.get_nowait()  # type: ignore[attr-defined]
             self.queue.put_nowait(None)
         if self._thread is not None:
             self._thread.join(CLOSE_SECONDS / 2)

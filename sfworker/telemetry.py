@@ -31,6 +31,7 @@ worker's id). Only the attributes in `_ATTRIBUTES` are ever exported: no paramet
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 from collections.abc import Iterable, Mapping
@@ -291,7 +292,7 @@ def _span_exporter(name: str) -> Any:
     from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SpanExportResult
 
     if name == "console":
-        return ConsoleSpanExporter()
+        return ConsoleSpanExporter(out=sys.stdout)
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
     return type("PatientSpanExporter", (_Patient, OTLPSpanExporter), {"_failure": SpanExportResult.FAILURE})()
@@ -301,7 +302,7 @@ def _metric_exporter(name: str) -> Any:
     from opentelemetry.sdk.metrics.export import ConsoleMetricExporter, MetricExportResult
 
     if name == "console":
-        return ConsoleMetricExporter()
+        return ConsoleMetricExporter(out=sys.stdout)
     from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 
     return type("PatientMetricExporter", (_Patient, OTLPMetricExporter), {"_failure": MetricExportResult.FAILURE})()
@@ -312,4 +313,5 @@ def _exported(attributes: Mapping[str, str | int]) -> dict[str, str | int]:
 
 
 def _nanoseconds(seconds: float) -> int:
-    return int(seconds * 1e9)
+    # A float of Unix seconds is exact to the microsecond only.
+    return round(seconds * 1e6) * 1000

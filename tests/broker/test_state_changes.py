@@ -1,0 +1,322 @@
+"""What the scripts do to an execution's state, on a real server: one step each, and only for the owner."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from sfworker.broker.broker import Attempt, Broker, Lease, Started
+from sfworker.broker.entry import Entry
+from tests.broker.conftest import GROUP, OpenBroker
+
+EVENT = (b'{"attempt":', b',"status":"RUNNING"}')
+
+
+def attempt_at(entry: Entry, run: str = "run-1", execution_id: str | None = "e-1") -> Attempt:
+    return Attempt(entry, run, execution_id, "t", "s")
+
+
+async def append(redis: Any, stream: str = "sf:jobs", **fields: str) -> str:
+    entry_id: bytes = await redis.xadd(stream, fields or {"envelope": "{}"})
+    return entry_id.decode()
+
+
+async def take_one(broker: Broker) -> Entry:
+    [entry] = await broker.take([1])
+    return entry
+
+
+async def pending(redis: Any, stream: str = "sf:jobs") -> dict[str, int]:
+    """How many entries each consumer owns."""
+    found = await redis.xpending(stream, GROUP)
+    return {consumer["name"].decode(): consumer["pending"] for consumer in found["consumers"]}
+
+
+async def said(redis: Any) -> list[tuple[str, str, str]]:
+    """Kind, status and payload of what the results stream holds."""
+    entries = await redis.xrange("sf:results")
+    return [tuple(fields[name].decode() for name in (b"kind", b"status", b"payload")) for _, fields in entries]
+
+
+async def begun(redis: Any, broker: Broker, run: str = "run-1") -> Attempt:
+    """An attempt that was taken and started."""
+    await append(redis)
+    attempt = attempt_at(await take_one(broker), run)
+    assert (await broker.start(attempt, EVENT)).verdict == "run"
+    return attempt
+
+
+async def test_a_start_counts_and_says_so_on_the_stream_and_both_channels(redis: Any, new_broker: OpenBroker) -> None:
+    broker = await new_broker("a")
+    async with redis.pubsub() as listener:
+        await listener.subscribe("task_status", "task_status:e-1")
+        await begun(redis, broker)
+        messages = []
+        while len(messages) < 2:
+            message = await listener.get_message(ignore_subscribe_messages=True, timeout=5)
+            messages += [message] if message else []
+    event = '{"attempt":1,"status":"RUNNING"}'
+    assert {(m["channel"], m["data"].decode()) for m in messages} == {
+        (b"task_status", event),
+        (b"task_status:e-1", event),
+    }
+    assert await said(redis) == [("status", "RUNNING", event)]
+    [(_, fields)] = await redis.xrange("sf:results")
+    assert list(fields) == [b"kind", b"execution_id", b"task_id", b"subtask_id", b"status", b"payload"]
+
+
+async def test_a_start_whose_reply_was_lost_is_repeated_without_effect(redis: Any, new_broker: OpenBroker) -> None:
+    broker = await new_broker("a")
+    attempt = await begun(redis, broker)
+    assert await broker.start(attempt, EVENT) == Started("run", 1, 0, 0)
+    assert len(await said(redis)) == 1
+
+
+async def test_finishing_is_result_event_acknowledgement_and_deletion(redis: Any, new_broker: OpenBroker) -> None:
+    broker = await new_broker("a", result_ttl=50)
+    attempt = await begun(redis, broker)
+    assert await broker.finish(attempt, "SUCCESS", b'{"e":1}', b'{"r":1}')
+    assert await redis.get("sf:result:e-1") == b'{"r":1}'
+    assert 0 < await redis.ttl("sf:result:e-1") <= 50
+    assert (await said(redis))[1:] == [("result", "SUCCESS", '{"r":1}'), ("status", "SUCCESS", '{"e":1}')]
+    assert await redis.xlen("sf:jobs") == 0
+    assert await pending(redis) == {}
+
+
+async def test_finishing_twice_publishes_once(redis: Any, new_broker: OpenBroker) -> None:
+    broker = await new_broker("a")
+    attempt = await begun(redis, broker)
+    assert await broker.finish(attempt, "SUCCESS", b"{}", b"{}")
+    assert await broker.finish(attempt, "SUCCESS", b"{}", b"{}")  # the first reply was lost
+    assert len(await said(redis)) == 3
+
+
+@pytest.mark.parametrize("change", ["progress", "finish", "bury", "retry", "release", "renew"])
+async def test_nothing_is_changed_for_a_worker_that_lost_its_entry(
+    redis: Any, new_broker: OpenBroker, change: str
+) -> None:
+    paused, other = await new_broker("paused"), await new_broker("other")
+    attempt = await begun(redis, paused)
+    await redis.xclaim("sf:jobs", GROUP, "other", 0, [attempt.entry.entry_id])
+    assert (await other.start(attempt_at(attempt.entry, "run-2"), EVENT)).verdict == "run"
+    before = await said(redis), await redis.hgetall("sf:exec:e-1"), await pending(redis)
+    acts = {
+        "progress": lambda: paused.progress(attempt, b"{}"),
+        "finish": lambda: paused.finish(attempt, "SUCCESS", b"{}", b"{}"),
+        "bury": lambda: paused.bury(attempt, b"{}", b"{}"),
+        "retry": lambda: paused.retry(attempt, b"{}", 1.0),
+        "release": lambda: paused.release(attempt, "releases"),
+        "renew": lambda: paused.renew([attempt]),
+    }
+    assert await acts[change]() in (False, [Lease.LOST])
+    assert (await said(redis), await redis.hgetall("sf:exec:e-1"), await pending(redis)) == before
+    assert not await redis.exists("sf:result:e-1")
+
+
+async def test_the_same_execution_sent_twice_is_run_once(redis: Any, new_broker: OpenBroker) -> None:
+    broker = await new_broker("a")
+    attempt = await begun(redis, broker)
+    await append(redis)
+    assert (await broker.start(attempt_at(await take_one(broker), "run-2"), EVENT)).verdict == "duplicate"
+    assert await broker.finish(attempt, "SUCCESS", b"{}", b"{}")  # the first one is not disturbed
+    await append(redis)
+    assert (await broker.start(attempt_at(await take_one(broker), "run-3"), EVENT)).verdict == "duplicate"
+    assert len(await said(redis)) == 3
+    assert await redis.xlen("sf:jobs") == 0
+
+
+async def test_a_retry_waits_with_the_pending_entry_and_comes_back_when_due(redis: Any, new_broker: OpenBroker) -> None:
+    broker = await new_broker("a")
+    attempt = await begun(redis, broker)
+    assert await broker.retry(attempt, b'{"e":2}', 0.2)
+    assert await pending(redis) == {"@retry": 1}
+    assert (await said(redis))[1:] == [("status", "RETRY", '{"e":2}')]
+    assert await broker.take([1]) == []
+    assert await redis.zadd("sf:retries:secretflow", {f"sf:jobs {attempt.entry.entry_id}": 0}) == 0
+    again = await take_one(broker)
+    assert again == attempt.entry
+    assert await broker.start(attempt_at(again, "run-2"), EVENT) == Started("run", 2, 0, 0)
+
+
+async def test_a_retry_whose_due_time_was_lost_is_found_again(redis: Any, new_broker: OpenBroker) -> None:
+    broker = await new_broker("a")
+    attempt = await begun(redis, broker)
+    await broker.retry(attempt, b"{}", 3600)
+    assert await broker.tidy() == 0
+    await redis.delete("sf:retries:secretflow")
+    assert await broker.tidy() == 1
+    assert await take_one(broker) == attempt.entry
+
+
+async def test_a_buried_job_answers_and_stays_with_the_dead(redis: Any, new_broker: OpenBroker) -> None:
+    broker = await new_broker("a", retention=60)
+    attempt = await begun(redis, broker)
+    assert await broker.bury(attempt, b'{"e":1}', b'{"r":1}')
+    assert await broker.bury(attempt, b'{"e":1}', b'{"r":1}')  # the first reply was lost
+    assert await pending(redis) == {"@dead": 1}
+    assert (await said(redis))[1:] == [("result", "FAILURE", '{"r":1}'), ("status", "FAILURE", '{"e":1}')]
+    assert await redis.xlen("sf:jobs") == 1
+    await broker.tidy()
+    assert await redis.xlen("sf:jobs") == 1  # until its retention has passed
+    await redis.xclaim("sf:jobs", GROUP, "@dead", 0, [attempt.entry.entry_id], idle=61_000)
+    await broker.tidy()
+    assert await redis.xlen("sf:jobs") == 0
+
+
+async def test_an_answer_without_execution_id_is_given_under_the_entrys_id(redis: Any, new_broker: OpenBroker) -> None:
+    broker = await new_broker("a")
+    entry_id = await append(redis, envelope="garbage")
+    attempt = attempt_at(await take_one(broker), execution_id=None)
+    await broker.start(attempt, (b"", b""))
+    assert await broker.bury(attempt, b"{}", b"{}")
+    for _, fields in await redis.xrange("sf:results"):
+        assert fields[b"message_id"] == entry_id.encode()
+        assert b"execution_id" not in fields
+
+
+# --- leases
+
+
+async def test_what_a_silent_worker_left_is_swept_and_counts_as_a_crash(redis: Any, new_broker: OpenBroker) -> None:
+    dead, other = await new_broker("dead"), await new_broker("other", lease_seconds=1.0)
+    attempt = await begun(redis, dead)
+    assert await other.sweep(5) == []  # its lease has not run out
+    await redis.xclaim("sf:jobs", GROUP, "dead", 0, [attempt.entry.entry_id], idle=2000)
+    assert await other.sweep(0) == []  # no slot is free
+    assert await other.sweep(5) == [attempt.entry]
+    assert await other.start(attempt_at(attempt.entry, "run-2"), EVENT) == Started("run", 2, 1, 0)
+
+
+async def test_what_waits_or_is_dead_is_never_swept(redis: Any, new_broker: OpenBroker) -> None:
+    broker = await new_broker("a", lease_seconds=1.0)
+    for consumer in ("@retry", "@dead"):
+        await append(redis)
+        entry = await take_one(broker)
+        await redis.xclaim("sf:jobs", GROUP, consumer, 0, [entry.entry_id], idle=60_000)
+    assert await broker.sweep(10) == []
+
+
+async def test_renewing_keeps_a_job_of_any_length(redis: Any, new_broker: OpenBroker) -> None:
+    owner, other = await new_broker("owner"), await new_broker("other", lease_seconds=1.0)
+    attempt = await begun(redis, owner)
+    await redis.xclaim("sf:jobs", GROUP, "owner", 0, [attempt.entry.entry_id], idle=3_600_000)
+    assert await owner.renew([attempt]) == [Lease.HELD]
+    assert await other.sweep(5) == []
+
+
+async def test_a_job_that_takes_its_workers_down_is_poison(redis: Any, new_broker: OpenBroker) -> None:
+    broker = await new_broker("a", max_crashes=3)
+    await append(redis)
+    entry = await take_one(broker)
+    verdicts = [await broker.start(attempt_at(entry, f"run-{number}"), EVENT) for number in range(4)]
+    assert [started.verdict for started in verdicts] == ["run", "run", "run", "poison"]
+    assert verdicts[-1] == Started("poison", 3, 3, 0)
+    assert await broker.bury(attempt_at(entry, "run-3"), b"{}", b"{}")
+
+
+async def test_released_and_crashed_attempts_are_not_used_up(redis: Any, new_broker: OpenBroker) -> None:
+    broker = await new_broker("a")
+    attempt = await begun(redis, broker)
+    assert await broker.release(attempt, "releases")
+    assert await pending(redis) == {"@retry": 1}
+    started = await broker.start(attempt_at(await take_one(broker), "run-2"), EVENT)
+    assert started == Started("run", 2, 0, 1)
+    assert started.used_up == 1
+    assert len(await said(redis)) == 2  # only the two starts
+
+
+async def test_an_entry_that_was_not_started_is_given_back_uncounted(redis: Any, new_broker: OpenBroker) -> None:
+    broker = await new_broker("a")
+    await append(redis)
+    entry = await take_one(broker)
+    assert await broker.give_back(entry.stream, entry.entry_id)
+    assert await take_one(broker) == entry
+    assert await broker.start(attempt_at(entry), EVENT) == Started("run", 1, 0, 0)
+
+
+async def test_entries_whose_reading_reply_was_lost_are_still_ours(redis: Any, new_broker: OpenBroker) -> None:
+    broker = await new_broker("a")
+    await append(redis, envelope="{}", traceparent="00-1-2-01")
+    [entry] = await broker.wait()
+    assert await broker.owned() == [("sf:jobs", entry.entry_id)]
+    assert await broker.read_owned("sf:jobs", entry.entry_id) == entry
+    await redis.xdel("sf:jobs", entry.entry_id)
+    assert (await broker.read_owned("sf:jobs", entry.entry_id)).envelope is None
+
+
+# --- cancelling
+
+
+async def test_a_cancelled_job_is_started_only_to_be_answered(redis: Any, new_broker: OpenBroker) -> None:
+    broker = await new_broker("a")
+    await append(redis)
+    await redis.set("sf:cancel:e-1", "1")
+    attempt = attempt_at(await take_one(broker))
+    assert (await broker.start(attempt, EVENT)).verdict == "cancelled"
+    assert await said(redis) == []
+    assert await broker.finish(attempt, "CANCELLED", b"{}", b"{}")
+    assert not await redis.exists("sf:cancel:e-1")
+
+
+async def test_renewing_hears_of_a_cancellation(redis: Any, new_broker: OpenBroker) -> None:
+    broker = await new_broker("a")
+    attempt = await begun(redis, broker)
+    await redis.set("sf:cancel:e-1", "1")
+    assert await broker.renew([attempt]) == [Lease.TO_BE_CANCELLED]
+
+
+# --- taking
+
+
+async def test_slots_ask_first_where_they_are_told_and_then_by_rank(redis: Any, new_broker: OpenBroker) -> None:
+    broker = await new_broker("a")
+    for stream in ("sf:jobs:high", "sf:jobs:high", "sf:jobs", "sf:jobs:low"):
+        await append(redis, stream)
+    assert [entry.stream for entry in await broker.take([3, 1])] == ["sf:jobs:low", "sf:jobs:high"]
+    assert [entry.stream for entry in await broker.take([3, 3, 3, 3])] == ["sf:jobs:high", "sf:jobs"]
+    assert await broker.take([1]) == []
+
+
+async def test_no_more_is_taken_than_there_are_slots(redis: Any, new_broker: OpenBroker) -> None:
+    broker = await new_broker("a")
+    for _ in range(5):
+        await append(redis)
+    assert len(await broker.take([1, 1])) == 2
+    assert sum((await pending(redis)).values()) == 2
+
+
+async def test_two_groups_on_a_stream_delete_only_what_both_have_settled(redis: Any, new_broker: OpenBroker) -> None:
+    broker, other = await new_broker("a"), await new_broker("b", group="other")
+    attempt = await begun(redis, broker)
+    await broker.finish(attempt, "SUCCESS", b"{}", b"{}")
+    assert await redis.xlen("sf:jobs") == 1
+    [entry] = await other.take([1])
+    assert (await other.start(attempt_at(entry, "run-2"), EVENT)).verdict == "duplicate"
+    assert await redis.xlen("sf:jobs") == 0
+
+
+# --- the server
+
+
+async def test_scripts_are_loaded_again_after_a_server_forgot_them(redis: Any, new_broker: OpenBroker) -> None:
+    broker = await new_broker("a")
+    await redis.script_flush()
+    await begun(redis, broker)
+
+
+async def test_a_worker_that_leaves_takes_only_empty_consumers_with_it(redis: Any, new_broker: OpenBroker) -> None:
+    broker = await new_broker("a")
+    await begun(redis, broker)
+    await broker.heartbeat(b"{}")
+    await broker.leave()
+    assert await pending(redis) == {"a": 1}
+    assert not await redis.exists("sf:worker:a")
+    assert await redis.xinfo_consumers("sf:jobs:low", GROUP) == []
+
+
+async def test_events_are_json_whatever_the_attempt(redis: Any, new_broker: OpenBroker) -> None:
+    await begun(redis, await new_broker("a"))
+    [(_, _, payload)] = await said(redis)
+    assert json.loads(payload) == {"attempt": 1, "status": "RUNNING"}

@@ -10,7 +10,6 @@ import os
 import signal
 import subprocess
 import time
-from pathlib import Path
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
@@ -96,8 +95,3 @@ def _act(context: JobContext[ActParams], params: ActParams) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         case "succeed":
             pass
-
-
-def is_written(path: Path) -> bool:
-    """Whether the output of a job that succeeded is there, whole."""
-    return path.read_text() == "written\n"

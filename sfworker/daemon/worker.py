@@ -18,7 +18,7 @@ from anyio.abc import TaskGroup
 from redis.exceptions import RedisError, ResponseError
 
 from sfworker import __version__
-from sfworker.broker.broker import Attempt, Broker, open_broker
+from sfworker.broker.broker import BLOCK_SECONDS, Attempt, Broker, open_broker
 from sfworker.broker.connection import shown
 from sfworker.broker.entry import Entry
 from sfworker.broker.patience import patiently, pause
@@ -79,7 +79,7 @@ class Worker:
         self._ranks = RankOrder()
         self._draining = anyio.Event()
         self._hurry = anyio.Event()
-        self._taking_ended = anyio.Event()
+        self._taking = anyio.Lock()
 
     async def run(self) -> None:
         """Work until told to stop, and then until what runs has ended or was given back."""
@@ -112,14 +112,15 @@ class Worker:
 
     async def _take_jobs(self, begin: Callable[[Entry], Awaitable[None]]) -> None:
         failures = 0
-        while not self._draining.is_set():
-            await self._pool.until_ready()
+        while True:
             await self._running.until_free()
+            await self._pool.until_ready()
             try:
-                if failures:
-                    await self._recover(begin)
-                for entry in await self._next():
-                    await begin(entry)
+                async with self._taking:
+                    if failures:
+                        await self._recover(begin)
+                    for entry in await self._next():
+                        await begin(entry)
                 failures = 0
             except (RedisError, OSError) as error:
                 if isinstance(error, ResponseError) and "NOGROUP" in str(error):
@@ -128,7 +129,6 @@ class Worker:
                     _log.warning("Redis is away or refuses (%s); no jobs are taken", type(error).__name__)
                 await anyio.sleep(pause(failures))
                 failures += 1
-        self._taking_ended.set()
 
     async def _next(self) -> list[Entry]:
         """Jobs for free slots: those that are there, or the next to come within a second."""
@@ -182,6 +182,10 @@ class Worker:
                     self._draining.set()
 
     async def _drain(self) -> None:
+        """Returns when nothing runs here any more, or nothing more can be done for it."""
+        # A read that is under way may still bring a job; cut off, it would strand it until the lease has run out.
+        with anyio.move_on_after(2 * BLOCK_SECONDS):
+            await self._taking.acquire()
         async with anyio.create_task_group() as tasks:
 
             async def finish() -> None:
@@ -195,8 +199,6 @@ class Worker:
         self._running.stop_all(Stop.DRAINED)
         with anyio.move_on_after(GIVE_BACK_SECONDS) as overdue:
             await self._running.until_idle()
-            # A read that is under way may still bring a job; cut off, it would strand it until the lease has run out.
-            await self._taking_ended.wait()
         if overdue.cancelled_caught:
             _log.warning("Redis is away; what ran here will be taken over when its lease has run out")
 

@@ -144,7 +144,8 @@ class Mesh:
             if self._settled():
                 return
             if now >= hard_at:
-                self._outcome.stopped = self._outcome.stopped or Stop.TIME_LIMIT
+                if self._outcome.stopped in (None, Stop.SOFT_TIME_LIMIT):
+                    self._outcome.stopped = Stop.TIME_LIMIT
                 self._fail_as_stopped()
             elif now >= self._kill_at:
                 self._fail_as_stopped()

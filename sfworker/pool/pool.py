@@ -21,6 +21,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from sfworker.catalog.job import Job
+from sfworker.errors import Failure, PartyProcessLostError
 from sfworker.logs import ids, party_line
 from sfworker.pool.mesh import Limits, Listener, Mesh
 from sfworker.pool.outcome import Outcome, Stop
@@ -83,7 +84,13 @@ class Pool:
         directory = f"{self._directory}/{next(self._numbers)}"
         os.mkdir(directory, 0o700)
         template = self._template
-        mesh = Mesh(template, [self._acquire() for _ in processes(job)], _line_logger(job))
+        try:
+            mesh = Mesh(template, [self._acquire() for _ in processes(job)], _line_logger(job))
+        except OSError:  # it died since this job was taken
+            os.rmdir(directory)
+            failure = Failure.of(PartyProcessLostError("no process could be started for this job"))
+            yield Outcome(failure=failure, template_lost=True)
+            return
         try:
             limits = Limits(
                 soft=job.envelope.options.soft_time_limit,

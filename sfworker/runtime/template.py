@@ -147,7 +147,7 @@ def main() -> None:
     if arguments.start_method == "fork":
         import secretflow  # noqa: F401 - so that forked processes have it
 
-        from sfworker.runtime import cluster_initializer, device_manager  # noqa: F401
+        from sfworker.runtime import cluster_initializer, device_manager, party  # noqa: F401
         from sfworker.runtime.task_dispatcher import load_jobs
 
         load_jobs([module for module in arguments.jobs.split(",") if module])

@@ -1,0 +1,192 @@
+"""Workers that are killed, paused, stopped and cut off from Redis; each test has workers and a server of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.exceptions import ConnectionError as AwayError
+
+from sfworker.cli.embedded_redis import EmbeddedRedis
+from tests.running_worker import RunningWorker, envelope, kill, until
+
+LEASE = 1.5
+StartWorker = Callable[..., RunningWorker]
+
+
+@pytest.fixture
+def redis() -> Iterator[EmbeddedRedis]:
+    with EmbeddedRedis("--appendfsync", "always") as server:
+        yield server
+
+
+@pytest.fixture
+def start_worker(redis: EmbeddedRedis, tmp_path: Path) -> Iterator[StartWorker]:
+    """`start_worker("a")`: a worker with a short lease, stopped at the end."""
+    with ExitStack() as stack:
+
+        def start(name: str = "a", **settings: Any) -> RunningWorker:
+            directory = tmp_path / name
+            directory.mkdir()
+            values = {"lease_seconds": str(LEASE), "worker_hostname": name, **settings}
+            return stack.enter_context(RunningWorker(redis.url, directory, **values))
+
+        yield start
+
+
+def act(action: str, **parameters: Any) -> dict[str, Any]:
+    options = {"max_retries": 3, "retry_delay": 0}
+    return envelope({"task_type": "act_alone", "action": action, **parameters}, options=options)
+
+
+def results(worker: RunningWorker, execution_id: str) -> list[str]:
+    return [result["status"] for result in worker.said(execution_id, "result")]
+
+
+def nobody_owns_anything(worker: RunningWorker) -> bool:
+    return not any(consumer["pending"] for consumer in worker.redis.xinfo_consumers("sf:jobs", "secretflow"))
+
+
+def test_a_killed_workers_job_runs_on_another_and_is_answered_once(start_worker: StartWorker) -> None:
+    first = start_worker("first")
+    execution_id = first.send(act("hang", attempts=1))
+    first.until_said(execution_id, "task_started")
+    left = until(first.processes)
+    second = start_worker("second")
+    first.kill()
+    final = second.until_ended(execution_id)
+    assert (final["status"], final["attempt"]) == ("SUCCESS", 2)
+    assert final["worker_id"].startswith("second-")
+    assert results(second, execution_id) == ["success"]
+    assert nobody_owns_anything(second)
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in left))
+    until(lambda: not list(first.run_dir.iterdir()))
+
+
+def test_a_worker_that_is_killed_with_its_template_leaves_a_directory_to_the_next(start_worker: StartWorker) -> None:
+    first = start_worker("first")
+    template, processes = first.template(), first.processes()
+    os.kill(template, signal.SIGSTOP)  # so that it cannot tidy up
+    first.kill()
+    kill(template)
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in processes))
+    assert len(list(first.run_dir.iterdir())) == 1
+    second = start_worker("second", run_dir=str(first.run_dir))
+    assert len(list(first.run_dir.iterdir())) == 1
+    second.stop()
+    assert list(first.run_dir.iterdir()) == []
+
+
+def test_a_worker_that_was_paused_past_its_lease_publishes_nothing(start_worker: StartWorker) -> None:
+    paused, other = start_worker("paused"), None
+    execution_id = paused.send(act("report", seconds=3.0))
+    paused.until_said(execution_id, "task_started")
+    os.kill(paused.process.pid, signal.SIGSTOP)
+    try:
+        other = start_worker("other")
+        started = until(lambda: [e for e in other.said(execution_id) if e["worker_id"].startswith("other-")], 20)
+        assert started[0]["attempt"] == 2
+    finally:
+        os.kill(paused.process.pid, signal.SIGCONT)
+    final = other.until_ended(execution_id)
+    assert final["worker_id"].startswith("other-")
+    until(lambda: "lease was lost" in paused.log())
+    assert results(other, execution_id) == ["success"]
+    assert paused.run(act("succeed"))["status"] == "success"  # it goes on working
+
+
+@pytest.mark.parametrize("how", ["restarted", "killed"])
+def test_redis_goes_away_in_mid_job_and_comes_back(start_worker: StartWorker, redis: EmbeddedRedis, how: str) -> None:
+    worker = start_worker()
+    execution_id = worker.send(act("report", seconds=1.0))
+    worker.until_said(execution_id, "task_started")
+    redis.stop(5.0 if how == "restarted" else 0.0)
+    time.sleep(1.5)  # the job ends meanwhile: its outcome has to be kept
+    redis.start()
+    assert _patiently(lambda: worker.until_ended(execution_id))["status"] == "SUCCESS"
+    assert results(worker, execution_id) == ["success"]
+    assert worker.run(act("succeed"))["status"] == "success"
+    assert nobody_owns_anything(worker)
+
+
+def test_the_group_is_made_again_after_flushall_and_reads_from_the_start(start_worker: StartWorker) -> None:
+    worker = start_worker()
+    worker.redis.flushall()
+    assert worker.run(act("succeed"))["status"] == "success"
+    assert "the consumer group is gone" in worker.log()
+
+
+def test_a_template_that_dies_is_replaced_and_its_job_runs_again(start_worker: StartWorker) -> None:
+    worker = start_worker()
+    execution_id = worker.send(act("hang", attempts=1))
+    worker.until_said(execution_id, "task_started")
+    kill(worker.template())
+    final = worker.until_ended(execution_id)
+    assert (final["status"], final["attempt"]) == ("SUCCESS", 2)
+    assert "RETRY" not in [event["status"] for event in worker.said(execution_id)]  # no attempt is used up
+    worker.until_clean()
+
+
+def test_sigterm_lets_running_jobs_finish_and_takes_no_more(start_worker: StartWorker) -> None:
+    worker = start_worker(drain_timeout="20")
+    execution_id = worker.send(act("report", seconds=1.5))
+    worker.until_said(execution_id, "task_started")
+    worker.process.terminate()
+    until(lambda: "no new jobs" in worker.log())
+    late = worker.send(act("succeed"))
+    assert worker.process.wait(20) == 0
+    assert results(worker, execution_id) == ["success"]
+    assert worker.said(late) == []
+    assert [c["name"] for c in worker.redis.xinfo_consumers("sf:jobs", "secretflow")] in ([], [b"@retry"])
+    assert worker.redis.keys("sf:worker:*") == []
+    assert list(worker.run_dir.iterdir()) == []
+    worker.start()
+    assert worker.until_ended(late)["status"] == "SUCCESS"
+
+
+def test_what_does_not_finish_in_time_is_given_to_others_without_using_up_an_attempt(
+    start_worker: StartWorker,
+) -> None:
+    worker, other = start_worker("first", drain_timeout="0.5"), start_worker("second", drain_timeout="30")
+    other.process.send_signal(signal.SIGSTOP)
+    job = act("hang", attempts=1)
+    job["options"]["max_retries"] = 0
+    execution_id = worker.send(job)
+    worker.until_said(execution_id, "task_started")
+    other.process.send_signal(signal.SIGCONT)
+    worker.process.terminate()
+    assert worker.process.wait(20) == 0
+    final = other.until_ended(execution_id, 5.0)
+    assert (final["status"], final["attempt"]) == ("SUCCESS", 2)
+    assert results(other, execution_id) == ["success"]
+
+
+def test_a_second_signal_does_not_wait(start_worker: StartWorker) -> None:
+    worker = start_worker(drain_timeout="600")
+    execution_id = worker.send(act("hang"))
+    worker.until_said(execution_id, "task_started")
+    worker.process.terminate()
+    until(lambda: "no new jobs" in worker.log())
+    worker.process.terminate()
+    assert worker.process.wait(10) == 0
+    assert worker.redis.xpending("sf:jobs", "secretflow")["consumers"] == [{"name": b"@retry", "pending": 1}]
+
+
+def _patiently(look: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """`look`, again while Redis is loading its file."""
+
+    def once() -> dict[str, Any] | None:
+        try:
+            return look()
+        except AwayError:
+            return None
+
+    found = until(once)
+    assert found is not None
+    return found

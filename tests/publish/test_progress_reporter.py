@@ -1,0 +1,49 @@
+"""Stages are all said, in order; progress as often as anybody can use it."""
+
+from __future__ import annotations
+
+import anyio
+import pytest
+
+from sfworker.publish import progress_reporter
+from sfworker.publish.progress_reporter import ProgressReporter
+from sfworker.wire.events import Stage
+from sfworker.wire.frames import Progressed, StageReached
+
+Said = list[tuple[Stage, float | None, str | None]]
+
+
+def reporter_into(said: Said) -> ProgressReporter:
+    async def say(stage: Stage, progress: float | None, message: str | None) -> None:
+        said.append((stage, progress, message))
+
+    return ProgressReporter(say)
+
+
+async def test_stages_are_said_even_where_the_job_has_ended_meanwhile() -> None:
+    said: Said = []
+    reporter = reporter_into(said)
+    reporter.hear(StageReached("cluster_ready", 0.1))
+    reporter.hear(StageReached("devices_ready", 0.1))
+    reporter.hear(StageReached("executed", 0.1))
+    reporter.close()
+    with anyio.fail_after(5):
+        await reporter.run()
+    assert said == [("cluster_ready", None, None), ("devices_ready", None, None)]
+
+
+async def test_of_much_progress_the_latest_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress_reporter, "PROGRESS_PAUSE", 0.05)
+    said: Said = []
+    reporter = reporter_into(said)
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(reporter.run)
+            for step in range(100):
+                reporter.hear(Progressed(step / 100, f"step {step}"))
+                await anyio.sleep(0.001)
+            while said[-1] != ("progress", 0.99, "step 99"):  # noqa: ASYNC110 - a bounded poll
+                await anyio.sleep(0.01)
+            reporter.close()
+    assert len(said) < 50
+    assert said == sorted(said)

@@ -1,0 +1,162 @@
+"""Settings: the command line over the environment over the TOML file over defaults; every error names its variable."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from sfworker.errors import SettingsError
+from sfworker.settings import Settings, load, variable
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """A TOML file that sets three things."""
+    path = tmp_path / "sfworker.toml"
+    path.write_text('prefix = "toml"\nconcurrency = 3\nlog_level = "ERROR"\n')
+    return path
+
+
+class TestOrder:
+    def test_defaults(self) -> None:
+        settings = load({})
+        assert settings.redis_url == "redis://localhost:6379/0"
+        assert settings.prefix == "sf"
+        assert settings.party_list() == ["alice", "bob"]
+        assert settings.result_ttl == 86_400
+        assert settings.data_roots == [os.getcwd()]
+        assert settings == Settings()
+
+    def test_file_over_defaults(self, config: Path) -> None:
+        settings = load({"SFWORKER_CONFIG": str(config)})
+        assert (settings.prefix, settings.concurrency, settings.log_level) == ("toml", 3, "ERROR")
+        assert settings.lease_seconds == 15.0
+
+    def test_environment_over_file(self, config: Path) -> None:
+        settings = load({"SFWORKER_CONFIG": str(config), "SFWORKER_CONCURRENCY": "4", "LOG_LEVEL": "debug"})
+        assert (settings.prefix, settings.concurrency, settings.log_level) == ("toml", 4, "DEBUG")
+
+    def test_command_line_over_environment(self, config: Path) -> None:
+        environ = {"SFWORKER_CONFIG": str(config), "SFWORKER_CONCURRENCY": "4", "SFWORKER_PREFIX": "env"}
+        settings = load(environ, concurrency=5, prefix=None)
+        assert (settings.prefix, settings.concurrency) == ("env", 5)
+
+    def test_an_empty_variable_is_not_set(self, config: Path) -> None:
+        settings = load({"SFWORKER_CONFIG": str(config), "SFWORKER_PREFIX": "", "LOG_LEVEL": ""})
+        assert (settings.prefix, settings.log_level) == ("toml", "ERROR")
+
+    def test_no_other_variable_counts(self) -> None:
+        assert load({"CONCURRENCY": "9", "SFWORKER_LOG_LEVEL": "ERROR", "SFWORKER_TYPO": "1"}) == Settings()
+
+
+class TestVariables:
+    @pytest.mark.parametrize(
+        ("name", "field"),
+        [
+            ("REDIS_URL", "redis_url"),
+            ("SECRETFLOW_PARTIES", "parties"),
+            ("SECRETFLOW_ADDRESS", "address"),
+            ("LOG_LEVEL", "log_level"),
+            ("LOG_FILE", "log_file"),
+            ("WORKER_HOSTNAME", "worker_hostname"),
+            ("SFWORKER_PREFIX", "prefix"),
+            ("SFWORKER_DATA_ROOTS", "data_roots"),
+        ],
+    )
+    def test_names_are_the_contract(self, name: str, field: str) -> None:
+        assert variable(field) == name
+
+    @pytest.mark.parametrize(
+        ("name", "text", "field", "value"),
+        [
+            ("REDIS_URL", "unix:///run/redis.sock", "redis_url", "unix:///run/redis.sock"),
+            ("LOG_LEVEL", "warning", "log_level", "WARNING"),
+            ("SFWORKER_PARTY_LOG_LEVEL", "info", "party_log_level", "INFO"),
+            ("SFWORKER_LEASE_SECONDS", "2.5", "lease_seconds", 2.5),
+            ("SFWORKER_LEASE_SECONDS", "3", "lease_seconds", 3.0),
+            ("SFWORKER_ALLOW_INSECURE_PROTOCOLS", "true", "allow_insecure_protocols", True),
+            ("SFWORKER_ALLOW_INSECURE_PROTOCOLS", "0", "allow_insecure_protocols", False),
+            ("SFWORKER_JOBS", "mine, yours.jobs,", "jobs", ["mine", "yours.jobs"]),
+            ("SFWORKER_START_METHOD", "spawn", "start_method", "spawn"),
+            ("SFWORKER_DATA_ROOTS", "/a:/b", "data_roots", ["/a", "/b"]),
+            ("SFWORKER_DATA_ROOTS", '["/a"]', "data_roots", ["/a"]),
+            (
+                "SFWORKER_DATA_ROOTS",
+                ' {"alice": "/a", "bob": ["/b", "/c"]}',
+                "data_roots",
+                {"alice": "/a", "bob": ["/b", "/c"]},
+            ),
+        ],
+    )
+    def test_forms(self, name: str, text: str, field: str, value: Any) -> None:
+        assert getattr(load({name: text}), field) == value
+
+    def test_every_setting_has_a_description(self) -> None:
+        properties = msgspec.json.schema(Settings)["$defs"]["Settings"]["properties"]
+        assert [name for name, schema in properties.items() if not schema.get("description")] == []
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("name", "text"),
+        [
+            ("SFWORKER_CONCURRENCY", "x"),
+            ("SFWORKER_CONCURRENCY", "0"),
+            ("SFWORKER_CONCURRENCY", "1.5"),
+            ("SFWORKER_LEASE_SECONDS", "15s"),
+            ("SFWORKER_LEASE_SECONDS", "inf"),
+            ("SFWORKER_DRAIN_TIMEOUT", "nan"),
+            ("SFWORKER_DRAIN_TIMEOUT", "-1"),
+            ("SFWORKER_START_METHOD", "thread"),
+            ("SFWORKER_ALLOW_INSECURE_PROTOCOLS", "maybe"),
+            ("SFWORKER_MAX_ENVELOPE_BYTES", "1"),
+            ("SFWORKER_DATA_ROOTS", "[1]"),
+            ("SFWORKER_DATA_ROOTS", "{bad"),
+            ("SFWORKER_DATA_ROOTS", '{"alice": {}}'),
+            ("SFWORKER_PARTY_LOG_LEVEL", "loud"),
+            ("LOG_LEVEL", "loud"),
+            ("SFWORKER_CONFIG", "/nowhere/sfworker.toml"),
+        ],
+    )
+    def test_name_the_variable(self, name: str, text: str) -> None:
+        with pytest.raises(SettingsError, match=f"^{name}: "):
+            load({name: text})
+
+    @pytest.mark.parametrize(
+        ("content", "start"),
+        [
+            ("concurrency = 0", "SFWORKER_CONCURRENCY: "),
+            ('redis_url = ["a"]', "REDIS_URL: "),
+            ("jobs = [1]", "SFWORKER_JOBS: "),
+            ("concurency = 2", "settings: .*`concurency`"),
+            ("concurrency = ", "SFWORKER_CONFIG: "),
+        ],
+    )
+    def test_of_the_file(self, tmp_path: Path, content: str, start: str) -> None:
+        path = tmp_path / "sfworker.toml"
+        path.write_text(content)
+        with pytest.raises(SettingsError, match=f"^{start}"):
+            load({"SFWORKER_CONFIG": str(path)})
+
+    def test_of_the_command_line(self) -> None:
+        with pytest.raises(SettingsError, match=r"^SFWORKER_CONCURRENCY: "):
+            load({}, concurrency=0)
+
+
+class TestDerived:
+    def test_roots_of_a_party(self) -> None:
+        shared = Settings(data_roots=["/a", "/b"])
+        assert shared.roots_of("alice") == shared.roots_of("bob") == ["/a", "/b"]
+        own = Settings(data_roots={"alice": "/a", "bob": ["/b", "/c"]})
+        assert [own.roots_of(party) for party in ("alice", "bob", "carol")] == [["/a"], ["/b", "/c"], []]
+
+    def test_parties(self) -> None:
+        assert Settings(parties=" alice , bob,,carol").party_list() == ["alice", "bob", "carol"]
+
+    def test_hostname(self) -> None:
+        assert Settings(worker_hostname="here").hostname() == "here"
+        assert Settings().hostname()

@@ -16,7 +16,7 @@ import anyio
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from sfworker.broker.connection import connect
+from sfworker.broker.connection import COMMAND_SECONDS, connect
 from sfworker.broker.entry import Entry, entry_from
 from sfworker.broker.keys import DEAD_CONSUMER, RETRY_CONSUMER, STATUS_CHANNEL, Keys, status_channel
 from sfworker.broker.scripts import Scripts
@@ -69,11 +69,14 @@ class Lease(IntEnum):
 class Broker:
     """One worker's view of one consumer group. Use inside `open_broker`."""
 
-    def __init__(self, redis: Redis, reader: Redis, settings: Settings, group: str, worker_id: str) -> None:
+    def __init__(
+        self, redis: Redis, reader: Redis, carrier: Redis, settings: Settings, group: str, worker_id: str
+    ) -> None:
         self.keys = Keys(settings.prefix)
         self._redis = redis
         self._reader = reader
-        self._scripts = Scripts(redis)
+        # A renewal that gets no answer has to be tried again within the lease.
+        self._scripts = Scripts(carrier, min(COMMAND_SECONDS, settings.lease_seconds / 3))
         self._settings = settings
         self._group = group
         self._worker = worker_id
@@ -241,13 +244,18 @@ class Broker:
 @asynccontextmanager
 async def open_broker(settings: Settings, group: str, worker_id: str) -> AsyncIterator[Broker]:
     """A broker that carries calls inside the block. Redis need not be there yet."""
-    # A blocking read needs a connection of its own, whose time-out is longer than the wait.
-    async with connect(settings.redis_url) as redis, connect(settings.redis_url, socket_timeout=60.0) as reader:
-        broker = Broker(redis, reader, settings, group, worker_id)
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(broker.run)
-            yield broker
-            tasks.cancel_scope.cancel()
+    url = settings.redis_url
+    async with (
+        connect(url) as redis,
+        # A blocking read needs a connection of its own, whose time-out is longer than the wait.
+        connect(url, socket_timeout=60.0) as reader,
+        connect(url, socket_timeout=None) as carrier,
+        anyio.create_task_group() as tasks,
+    ):
+        broker = Broker(redis, reader, carrier, settings, group, worker_id)
+        tasks.start_soon(broker.run)
+        yield broker
+        tasks.cancel_scope.cancel()
 
 
 def _entries(parcels: Iterable[list[bytes]]) -> list[Entry]:

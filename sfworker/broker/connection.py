@@ -12,7 +12,7 @@ CONNECT_SECONDS = 5.0
 COMMAND_SECONDS = 10.0
 
 
-def connect(url: str, *, max_connections: int = 16, socket_timeout: float = COMMAND_SECONDS) -> Redis:
+def connect(url: str, *, max_connections: int = 16, socket_timeout: float | None = COMMAND_SECONDS) -> Redis:
     """A client for `url`. A blocking read needs one of its own, with `socket_timeout` above its BLOCK."""
     return Redis.from_url(  # type: ignore[no-any-return, unused-ignore]
         url,

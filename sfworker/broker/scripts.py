@@ -13,8 +13,11 @@ from importlib.resources import files
 from typing import Any
 
 import anyio
+import hiredis
 from redis.asyncio import Redis
-from redis.exceptions import NoScriptError, RedisError
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import TimeoutError as AnswerTimeoutError
 
 NAMES = ("start", "progress", "finish", "retry", "bury", "release", "take", "sweep", "renew", "tidy")
 LARGEST_BATCH = 256
@@ -41,10 +44,15 @@ class _Call:
 
 
 class Scripts:
-    """`await scripts.call("finish", keys, arguments)` while `run` is running."""
+    """`await scripts.call("finish", keys, arguments)` while `run` is running.
 
-    def __init__(self, redis: Redis) -> None:
-        self._redis = redis
+    `redis` is a client of its own, without a time-out on its socket: a round trip as a whole has one.
+    """
+
+    def __init__(self, redis: Redis, timeout: float) -> None:
+        # Held all the time: a pool would look, before each use, whether something unexpected has arrived on it.
+        self._connection: AbstractConnection = redis.connection_pool.make_connection()  # type: ignore[no-untyped-call]
+        self._timeout = timeout
         self._scripts = {name: _read(name) for name in NAMES}
         self._queued: list[_Call] = []
         self._wake = anyio.Event()
@@ -58,21 +66,22 @@ class Scripts:
 
     async def run(self) -> None:
         """Carry calls to Redis until cancelled."""
-        while True:
-            await self._wake.wait()
-            self._wake = anyio.Event()
-            while self._queued:
-                batch, self._queued = self._queued[:LARGEST_BATCH], self._queued[LARGEST_BATCH:]
-                await self._carry([call for call in batch if not call.reply.done()])
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake = anyio.Event()
+                while self._queued:
+                    batch, self._queued = self._queued[:LARGEST_BATCH], self._queued[LARGEST_BATCH:]
+                    await self._carry([call for call in batch if not call.reply.done()])
+        finally:
+            await self._connection.disconnect(nowait=True)
 
     async def _carry(self, batch: list[_Call]) -> None:
         try:
-            replies = await self._send(batch)
-            missing = [call for call, reply in zip(batch, replies, strict=True) if isinstance(reply, NoScriptError)]
-            if missing:  # a server that was restarted, or another one; those calls have not run
-                await self._load()
-                again = dict(zip(map(id, missing), await self._send(missing), strict=True))
-                replies = [again.get(id(call), reply) for call, reply in zip(batch, replies, strict=True)]
+            with anyio.fail_after(self._timeout):
+                replies = await self._replies(batch)
+        except TimeoutError:
+            replies = [AnswerTimeoutError("no answer in time")] * len(batch)
         except (RedisError, OSError) as error:
             replies = [error] * len(batch)
         for call, reply in zip(batch, replies, strict=True):
@@ -83,13 +92,31 @@ class Scripts:
             else:
                 call.reply.set_result(reply)
 
-    async def _send(self, batch: list[_Call]) -> list[Any]:
-        pipeline = self._redis.pipeline(transaction=False)
-        for call in batch:
-            script = self._scripts[call.name]
-            pipeline.execute_command("EVALSHA", script.sha, len(call.keys), *call.keys, *call.arguments)
-        return list(await pipeline.execute(raise_on_error=False))
+    async def _replies(self, batch: list[_Call]) -> list[Any]:
+        replies = await self._send([self._command(call) for call in batch])
+        missing = [n for n, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+        if missing:  # a server that was restarted, or another one; those calls have not run
+            await self._send([("SCRIPT", "LOAD", script.source) for script in self._scripts.values()])
+            again = await self._send([self._command(batch[n]) for n in missing])
+            for n, reply in zip(missing, again, strict=True):
+                replies[n] = reply
+        return replies
 
-    async def _load(self) -> None:
-        for script in self._scripts.values():
-            await self._redis.script_load(script.source)
+    def _command(self, call: _Call) -> tuple[Any, ...]:
+        return ("EVALSHA", self._scripts[call.name].sha, len(call.keys), *call.keys, *call.arguments)
+
+    async def _send(self, commands: list[tuple[Any, ...]]) -> list[Any]:
+        """Each command's reply, or the error that the server answered with. Raises where the connection is lost.
+
+        A connection that was lost is made again by the next call.
+        """
+        # redis-py's own packing, in Python, takes longer than the rest of a state change.
+        connection = self._connection
+        await connection.send_packed_command([b"".join(map(hiredis.pack_command, commands))], check_health=False)
+        replies: list[Any] = []
+        for _ in commands:
+            try:
+                replies.append(await connection.read_response())
+            except ResponseError as error:
+                replies.append(error)
+        return replies

@@ -109,9 +109,8 @@ class _Run:
         if job is None:
             return
         _log.info("attempt %d of a %s job begins", number, job.task_type.name)
-        reporter = ProgressReporter(partial(self._notifier.progressed, self._attempt, number))
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(reporter.run)
+            reporter = ProgressReporter(partial(self._notifier.progressed, self._attempt, number), tasks)
             try:
                 async with self._pool.execute(job, number, execution, reporter.hear) as outcome:
                     reporter.close()

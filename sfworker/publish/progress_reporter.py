@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 
 import anyio
+from anyio.abc import TaskGroup
 
 from sfworker.wire.events import Stage
 from sfworker.wire.frames import Progressed, StageReached
@@ -15,10 +16,12 @@ Say = Callable[[Stage, float | None, str | None], Awaitable[None]]
 
 
 class ProgressReporter:
-    """`hear` may be called at any time and never waits; `run` says what was heard, until `close`."""
+    """`hear` may be called at any time and never waits; what was heard is said by a task, until `close`."""
 
-    def __init__(self, say: Say) -> None:
+    def __init__(self, say: Say, tasks: TaskGroup) -> None:
         self._say = say
+        self._tasks = tasks
+        self._is_running = False
         self._stages: deque[Stage] = deque()
         self._progress: Progressed | None = None
         self._heard = anyio.Event()
@@ -30,14 +33,19 @@ class ProgressReporter:
             self._progress = frame
         elif frame.stage != "executed":
             self._stages.append(frame.stage)
+        else:
+            return
         self._heard.set()
+        if not self._is_running:  # jobs that have nothing to say need no task
+            self._is_running = True
+            self._tasks.start_soon(self._run)
 
     def close(self) -> None:
-        """Let `run` end when it has said the stages that were heard."""
+        """Let the task end when it has said the stages that were heard."""
         self._closing.set()
         self._heard.set()
 
-    async def run(self) -> None:
+    async def _run(self) -> None:
         while True:
             await self._heard.wait()
             self._heard = anyio.Event()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import anyio
 import pytest
+from anyio.abc import TaskGroup
 
 from sfworker.publish import progress_reporter
 from sfworker.publish.progress_reporter import ProgressReporter
@@ -13,32 +14,39 @@ from sfworker.wire.frames import Progressed, StageReached
 Said = list[tuple[Stage, float | None, str | None]]
 
 
-def reporter_into(said: Said) -> ProgressReporter:
+def reporter_into(said: Said, tasks: TaskGroup) -> ProgressReporter:
     async def say(stage: Stage, progress: float | None, message: str | None) -> None:
         said.append((stage, progress, message))
 
-    return ProgressReporter(say)
+    return ProgressReporter(say, tasks)
 
 
 async def test_stages_are_said_even_where_the_job_has_ended_meanwhile() -> None:
     said: Said = []
-    reporter = reporter_into(said)
-    reporter.hear(StageReached("cluster_ready", 0.1))
-    reporter.hear(StageReached("devices_ready", 0.1))
-    reporter.hear(StageReached("executed", 0.1))
-    reporter.close()
     with anyio.fail_after(5):
-        await reporter.run()
+        async with anyio.create_task_group() as tasks:
+            reporter = reporter_into(said, tasks)
+            reporter.hear(StageReached("cluster_ready", 0.1))
+            reporter.hear(StageReached("devices_ready", 0.1))
+            reporter.hear(StageReached("executed", 0.1))
+            reporter.close()
     assert said == [("cluster_ready", None, None), ("devices_ready", None, None)]
+
+
+async def test_a_job_that_says_nothing_ends_without_a_word() -> None:
+    said: Said = []
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            reporter_into(said, tasks).close()
+    assert said == []
 
 
 async def test_of_much_progress_the_latest_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress_reporter, "PROGRESS_PAUSE", 0.05)
     said: Said = []
-    reporter = reporter_into(said)
     with anyio.fail_after(5):
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(reporter.run)
+            reporter = reporter_into(said, tasks)
             for step in range(100):
                 reporter.hear(Progressed(step / 100, f"step {step}"))
                 await anyio.sleep(0.001)

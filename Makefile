@@ -23,7 +23,7 @@ lint: setup
 
 ## make bench   the figures, as a table
 bench: setup
-	@.venv/bin/python -m bench $(ARGS)
+	@.venv/bin/python -m tests.bench $(ARGS)
 
 ## make lock    requirements.lock from pyproject.toml; ARGS=--upgrade takes the newest versions
 lock:

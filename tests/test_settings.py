@@ -160,3 +160,9 @@ class TestDerived:
     def test_hostname(self) -> None:
         assert Settings(worker_hostname="here").hostname() == "here"
         assert Settings().hostname()
+
+
+def test_a_file_that_is_no_text(config: Path) -> None:
+    config.write_bytes(b"\xff\xfe")
+    with pytest.raises(SettingsError, match="SFWORKER_CONFIG"):
+        load({"SFWORKER_CONFIG": str(config)})

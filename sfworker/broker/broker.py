@@ -19,6 +19,7 @@ from redis.exceptions import ResponseError
 from sfworker.broker.connection import COMMAND_SECONDS, connect
 from sfworker.broker.entry import Entry, entry_from
 from sfworker.broker.keys import DEAD_CONSUMER, RETRY_CONSUMER, STATUS_CHANNEL, Keys, status_channel
+from sfworker.broker.pipe import Pipe
 from sfworker.broker.scripts import Scripts
 from sfworker.settings import Settings
 
@@ -69,21 +70,23 @@ class Lease(IntEnum):
 class Broker:
     """One worker's view of one consumer group. Use inside `open_broker`."""
 
-    def __init__(
-        self, redis: Redis, reader: Redis, carrier: Redis, settings: Settings, group: str, worker_id: str
-    ) -> None:
+    def __init__(self, redis: Redis, pipes: Redis, settings: Settings, group: str, worker_id: str) -> None:
         self.keys = Keys(settings.prefix)
         self._redis = redis
-        self._reader = reader
+        # A blocking read needs a connection of its own.
+        self._reader = Pipe(pipes)
         # A renewal that gets no answer has to be tried again within the lease.
-        self._scripts = Scripts(carrier, min(COMMAND_SECONDS, settings.lease_seconds / 3))
+        self._scripts = Scripts(Pipe(pipes), min(COMMAND_SECONDS, settings.lease_seconds / 3))
         self._settings = settings
         self._group = group
         self._worker = worker_id
 
     async def run(self) -> None:
         """Carry script calls until cancelled; nothing is sent without it."""
-        await self._scripts.run()
+        try:
+            await self._scripts.run()
+        finally:
+            await self._reader.close()
 
     async def ensure_groups(self) -> None:
         """Create the consumer group where it is missing, reading from the start so that nothing is passed over."""
@@ -103,15 +106,13 @@ class Broker:
 
     async def wait(self) -> list[Entry]:
         """The next new job, waiting up to a second. Where several streams got one in the same moment, one of each."""
-        streams: dict[Any, Any] = dict.fromkeys(self.keys.job_streams(), ">")
-        reply = await self._reader.xreadgroup(
-            self._group, self._worker, streams, count=1, block=int(BLOCK_SECONDS * 1000)
-        )
-        return [
-            Entry(stream.decode(), entry_id.decode(), fields.get(b"envelope", b""), _text(fields.get(b"traceparent")))
-            for stream, entries in reply
-            for entry_id, fields in entries
-        ]
+        streams = self.keys.job_streams()
+        read = ("XREADGROUP", "GROUP", self._group, self._worker, "COUNT", 1, "BLOCK", _ms(BLOCK_SECONDS))
+        new = [">"] * len(streams)
+        [reply] = await self._reader.send([(*read, "STREAMS", *streams, *new)], BLOCK_SECONDS + COMMAND_SECONDS)
+        if isinstance(reply, ResponseError):
+            raise reply
+        return [_entry(stream, content) for stream, entries in reply or () for content in entries]
 
     async def sweep(self, slots: int) -> list[Entry]:
         """Jobs that silent workers left, at most `slots`."""
@@ -136,7 +137,7 @@ class Broker:
         found = await self._redis.xrange(stream, entry_id, entry_id)
         if not found:
             return Entry(stream, entry_id, None)
-        fields = found[0][1]
+        [(_, fields)] = found
         return Entry(stream, entry_id, fields.get(b"envelope", b""), _text(fields.get(b"traceparent")))
 
     # --- state changes
@@ -203,7 +204,7 @@ class Broker:
     @asynccontextmanager
     async def cancellations(self) -> AsyncIterator[AsyncIterator[str]]:
         """Execution ids that the web side wants cancelled, as they are said."""
-        async with self._reader.pubsub() as pubsub:
+        async with self._redis.pubsub() as pubsub:
             await pubsub.subscribe(self.keys.control)
 
             async def ids() -> AsyncIterator[str]:
@@ -247,12 +248,10 @@ async def open_broker(settings: Settings, group: str, worker_id: str) -> AsyncIt
     url = settings.redis_url
     async with (
         connect(url) as redis,
-        # A blocking read needs a connection of its own, whose time-out is longer than the wait.
-        connect(url, socket_timeout=60.0) as reader,
-        connect(url, socket_timeout=None) as carrier,
+        connect(url, socket_timeout=None) as pipes,
         anyio.create_task_group() as tasks,
     ):
-        broker = Broker(redis, reader, carrier, settings, group, worker_id)
+        broker = Broker(redis, pipes, settings, group, worker_id)
         tasks.start_soon(broker.run)
         yield broker
         tasks.cancel_scope.cancel()
@@ -260,6 +259,13 @@ async def open_broker(settings: Settings, group: str, worker_id: str) -> AsyncIt
 
 def _entries(parcels: Iterable[list[bytes]]) -> list[Entry]:
     return [entry_from(parcel) for parcel in parcels]
+
+
+def _entry(stream: bytes, content: list[Any]) -> Entry:
+    """From an entry as XREADGROUP gives it: its id, and names and values of its fields in turn."""
+    entry_id, flat = content
+    fields = dict(zip(flat[::2], flat[1::2], strict=True))
+    return Entry(stream.decode(), entry_id.decode(), fields.get(b"envelope", b""), _text(fields.get(b"traceparent")))
 
 
 def _ms(seconds: float) -> int:

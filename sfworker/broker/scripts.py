@@ -13,11 +13,9 @@ from importlib.resources import files
 from typing import Any
 
 import anyio
-import hiredis
-from redis.asyncio import Redis
-from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import NoScriptError, RedisError, ResponseError
-from redis.exceptions import TimeoutError as AnswerTimeoutError
+from redis.exceptions import NoScriptError, RedisError
+
+from sfworker.broker.pipe import Command, Pipe
 
 NAMES = ("start", "progress", "finish", "retry", "bury", "release", "take", "sweep", "renew", "tidy")
 LARGEST_BATCH = 256
@@ -44,14 +42,10 @@ class _Call:
 
 
 class Scripts:
-    """`await scripts.call("finish", keys, arguments)` while `run` is running.
+    """`await scripts.call("finish", keys, arguments)` while `run` is running. `timeout` in seconds per round trip."""
 
-    `redis` is a client of its own, without a time-out on its socket: a round trip as a whole has one.
-    """
-
-    def __init__(self, redis: Redis, timeout: float) -> None:
-        # Held all the time: a pool would look, before each use, whether something unexpected has arrived on it.
-        self._connection: AbstractConnection = redis.connection_pool.make_connection()  # type: ignore[no-untyped-call]
+    def __init__(self, pipe: Pipe, timeout: float) -> None:
+        self._pipe = pipe
         self._timeout = timeout
         self._scripts = {name: _read(name) for name in NAMES}
         self._queued: list[_Call] = []
@@ -74,14 +68,11 @@ class Scripts:
                     batch, self._queued = self._queued[:LARGEST_BATCH], self._queued[LARGEST_BATCH:]
                     await self._carry([call for call in batch if not call.reply.done()])
         finally:
-            await self._connection.disconnect(nowait=True)
+            await self._pipe.close()
 
     async def _carry(self, batch: list[_Call]) -> None:
         try:
-            with anyio.fail_after(self._timeout):
-                replies = await self._replies(batch)
-        except TimeoutError:
-            replies = [AnswerTimeoutError("no answer in time")] * len(batch)
+            replies = await self._replies(batch)
         except (RedisError, OSError) as error:
             replies = [error] * len(batch)
         for call, reply in zip(batch, replies, strict=True):
@@ -93,30 +84,14 @@ class Scripts:
                 call.reply.set_result(reply)
 
     async def _replies(self, batch: list[_Call]) -> list[Any]:
-        replies = await self._send([self._command(call) for call in batch])
+        replies = await self._pipe.send([self._command(call) for call in batch], self._timeout)
         missing = [n for n, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
         if missing:  # a server that was restarted, or another one; those calls have not run
-            await self._send([("SCRIPT", "LOAD", script.source) for script in self._scripts.values()])
-            again = await self._send([self._command(batch[n]) for n in missing])
+            await self._pipe.send([("SCRIPT", "LOAD", it.source) for it in self._scripts.values()], self._timeout)
+            again = await self._pipe.send([self._command(batch[n]) for n in missing], self._timeout)
             for n, reply in zip(missing, again, strict=True):
                 replies[n] = reply
         return replies
 
-    def _command(self, call: _Call) -> tuple[Any, ...]:
+    def _command(self, call: _Call) -> Command:
         return ("EVALSHA", self._scripts[call.name].sha, len(call.keys), *call.keys, *call.arguments)
-
-    async def _send(self, commands: list[tuple[Any, ...]]) -> list[Any]:
-        """Each command's reply, or the error that the server answered with. Raises where the connection is lost.
-
-        A connection that was lost is made again by the next call.
-        """
-        # redis-py's own packing, in Python, takes longer than the rest of a state change.
-        connection = self._connection
-        await connection.send_packed_command([b"".join(map(hiredis.pack_command, commands))], check_health=False)
-        replies: list[Any] = []
-        for _ in commands:
-            try:
-                replies.append(await connection.read_response())
-            except ResponseError as error:
-                replies.append(error)
-        return replies

@@ -111,13 +111,10 @@ class _Run:
         _log.info("attempt %d of a %s job begins", number, job.task_type.name)
         async with anyio.create_task_group() as tasks:
             reporter = ProgressReporter(partial(self._notifier.progressed, self._attempt, number), tasks)
-            try:
-                async with self._pool.execute(job, number, execution, reporter.hear) as outcome:
-                    reporter.close()
-                    self._trace_outcome(outcome)
-                    await self._answer(job, outcome)
-            finally:
-                reporter.close()
+            async with self._pool.execute(job, number, execution, reporter.hear) as outcome:
+                await reporter.close()
+                self._trace_outcome(outcome)
+                await self._answer(job, outcome)
 
     async def bury(self, failure: Failure, outcome: Outcome) -> None:
         """Answer with a failure that no further attempt follows."""
@@ -239,6 +236,7 @@ class _Run:
             "task_id": attempt.task_id or "",
             "subtask_id": attempt.subtask_id or "",
             "attempt": self._started.attempt,
+            "worker_id": self._worker_id,
             "stream": entry.stream,
             "message_id": entry.entry_id,
             "task_type": self._job.task_type.name if self._job else "",

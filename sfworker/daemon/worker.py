@@ -6,6 +6,7 @@ this worker -> template and party processes end
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import secrets
@@ -107,6 +108,8 @@ class Worker:
             await self._begin(entry, jobs)
 
         standing.start_soon(self._leases.take_over, begin)
+        gc.collect()
+        gc.freeze()  # what is here now stays: a collection that walks through it would delay a job by milliseconds
         _log.info("ready, %d at a time", self._running.capacity)
         await self._take_jobs(begin)
 

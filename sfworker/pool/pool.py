@@ -21,12 +21,12 @@ import anyio
 from anyio.abc import TaskGroup
 
 from sfworker.catalog.job import Job
-from sfworker.errors import Failure, PartyProcessLostError
+from sfworker.errors import Failure, TaskExecutionError
 from sfworker.logs import ids, party_line
 from sfworker.pool.mesh import Limits, Listener, Mesh
 from sfworker.pool.outcome import Outcome, Stop
 from sfworker.pool.party_process import PartyProcess
-from sfworker.pool.starts import processes, starts
+from sfworker.pool.starts import starts
 from sfworker.pool.template import Template
 from sfworker.settings import Settings
 
@@ -82,14 +82,16 @@ class Pool:
     async def execute(self, job: Job, attempt: int, execution: Execution, listener: Listener) -> AsyncIterator[Outcome]:
         """Run the job's computation; inside the block is its outcome, after it all that it used is let go."""
         directory = f"{self._directory}/{next(self._numbers)}"
-        os.mkdir(directory, 0o700)
         template = self._template
         try:
-            mesh = Mesh(template, [self._acquire() for _ in processes(job)], _line_logger(job))
-        except OSError:  # it died since this job was taken
-            os.rmdir(directory)
-            failure = Failure.of(PartyProcessLostError("no process could be started for this job"))
-            yield Outcome(failure=failure, template_lost=True)
+            os.mkdir(directory, 0o700)
+            frames = starts(job, attempt, self._settings, directory)
+            mesh = Mesh(template, [self._acquire() for _ in frames], _line_logger(job))
+        except OSError as error:  # the disk is full, or the template has died since this job was taken
+            shutil.rmtree(directory, ignore_errors=True)
+            reason = os.strerror(error.errno) if error.errno else type(error).__name__
+            failure = Failure.of(TaskExecutionError(f"the worker could not start a process for this job ({reason})"))
+            yield Outcome(failure=failure, template_lost=template.lost.is_set())
             return
         try:
             limits = Limits(
@@ -99,7 +101,7 @@ class Pool:
             )
             execution.begun(mesh)
             asyncio.get_running_loop().call_later(REFILL_DELAY, self._refill)
-            yield await mesh.run(starts(job, attempt, self._settings, directory), limits, listener)
+            yield await mesh.run(frames, limits, listener)
         finally:
             self._tasks.start_soon(self._clean_up, mesh, directory)
 

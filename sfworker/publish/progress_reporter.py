@@ -26,6 +26,7 @@ class ProgressReporter:
         self._progress: Progressed | None = None
         self._heard = anyio.Event()
         self._closing = anyio.Event()
+        self._done = anyio.Event()
 
     def hear(self, frame: StageReached | Progressed) -> None:
         """Note a stage or, in place of the one before, the progress."""
@@ -40,10 +41,12 @@ class ProgressReporter:
             self._is_running = True
             self._tasks.start_soon(self._run)
 
-    def close(self) -> None:
-        """Let the task end when it has said the stages that were heard."""
+    async def close(self) -> None:
+        """Returns when every stage that was heard has been said; progress that was not is left out."""
         self._closing.set()
         self._heard.set()
+        if self._is_running:
+            await self._done.wait()
 
     async def _run(self) -> None:
         while True:
@@ -52,9 +55,11 @@ class ProgressReporter:
             while self._stages:
                 await self._say(self._stages.popleft(), None, None)
             if self._closing.is_set():
+                self._done.set()
                 return
             if self._progress is not None:
                 progress, self._progress = self._progress, None
                 await self._say("progress", progress.fraction, progress.message)
                 with anyio.move_on_after(PROGRESS_PAUSE):
                     await self._closing.wait()
+                self._heard.set()

@@ -32,7 +32,7 @@ async def new_broker(redis_url: str) -> AsyncIterator[OpenBroker]:
 
         async def open_one(worker_id: str, group: str = GROUP, **settings: Any) -> Broker:
             # Not `open_broker`: pytest sets up and tears down in different tasks, which its task group forbids.
-            clients = [await stack.enter_async_context(connect(redis_url)) for _ in range(3)]
+            clients = [await stack.enter_async_context(connect(redis_url)) for _ in range(2)]
             broker = Broker(*clients, Settings(redis_url=redis_url, **settings), group, worker_id)
             carriers.append(asyncio.create_task(broker.run()))
             await broker.ensure_groups()

@@ -115,7 +115,7 @@ def test_a_party_process_that_is_killed_ends_the_job_at_once(worker: RunningWork
     job = act("hang", at=party)
     execution_id = worker.send(job)
     worker.until_said(execution_id, "devices_ready")
-    victims = until(lambda: _parties_with_children(worker))
+    victims = until(worker.parties_with_children)
     began = time.monotonic()
     kill(victims[0])
     final = worker.until_ended(execution_id)
@@ -123,14 +123,6 @@ def test_a_party_process_that_is_killed_ends_the_job_at_once(worker: RunningWork
     assert final["error_type"] == "PartyProcessLostError"
     assert final["error"].startswith(f"the process of {party} was killed by signal 9 (SIGKILL)")
     assert final["retryable"] is True
-
-
-def _parties_with_children(worker: RunningWorker) -> list[int]:
-    """Party processes that have started a process themselves."""
-    from tests.running_worker import _parent
-
-    template = worker.template()
-    return [parent for pid in worker.processes() if _parent(parent := _parent(pid)) == template]
 
 
 @pytest.mark.parametrize(("action", "said"), [("exit", "exit code 3"), ("kill", "signal 9 (SIGKILL)")])

@@ -29,7 +29,8 @@ async def test_stages_are_said_even_where_the_job_has_ended_meanwhile() -> None:
             reporter.hear(StageReached("cluster_ready", 0.1))
             reporter.hear(StageReached("devices_ready", 0.1))
             reporter.hear(StageReached("executed", 0.1))
-            reporter.close()
+            await reporter.close()
+            assert len(said) == 2  # not after the answer
     assert said == [("cluster_ready", None, None), ("devices_ready", None, None)]
 
 
@@ -37,7 +38,7 @@ async def test_a_job_that_says_nothing_ends_without_a_word() -> None:
     said: Said = []
     with anyio.fail_after(5):
         async with anyio.create_task_group() as tasks:
-            reporter_into(said, tasks).close()
+            await reporter_into(said, tasks).close()
     assert said == []
 
 
@@ -52,6 +53,6 @@ async def test_of_much_progress_the_latest_is_said(monkeypatch: pytest.MonkeyPat
                 await anyio.sleep(0.001)
             while said[-1] != ("progress", 0.99, "step 99"):  # noqa: ASYNC110 - a bounded poll
                 await anyio.sleep(0.01)
-            reporter.close()
+            await reporter.close()
     assert len(said) < 50
     assert said == sorted(said)

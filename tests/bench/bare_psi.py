@@ -1,0 +1,108 @@
+"""PSI without sfworker, to compare with; prints the seconds of each repetition as JSON.
+
+    python -m tests.bench.bare_psi ray  REPETITIONS ALICE.csv BOB.csv     sf.init(address="local"), psi, sf.shutdown
+    python -m tests.bench.bare_psi mesh REPETITIONS ALICE.csv BOB.csv     two forked processes over Unix sockets
+
+`mesh` is the shortest script that does what a mesh does: it forks, joins, intersects and reports, no more. Both
+count from the start of a session to the known result, SecretFlow being imported already.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+PARTIES = ("alice", "bob")
+RUNTIME = {"protocol": "SEMI2K", "field": "FM128", "fxp_fraction_bits": 40}
+
+
+def psi_arguments(inputs: dict[str, str], directory: str) -> dict[str, Any]:
+    return {
+        "keys": {party: ["id"] for party in PARTIES},
+        "input_path": inputs,
+        "output_path": {party: f"{directory}/out-{party}.csv" for party in PARTIES},
+        "receiver": "alice",
+        "table_keys_duplicated": False,
+        "protocol": "PROTOCOL_RR22",
+    }
+
+
+def on_ray(inputs: dict[str, str], directory: str) -> float:
+    import secretflow as sf
+
+    began = time.perf_counter()
+    sf.init(list(PARTIES), address="local", log_to_driver=False)
+    spu = sf.SPU(sf.utils.testing.cluster_def(list(PARTIES), RUNTIME))
+    spu.psi(**psi_arguments(inputs, directory))
+    sf.shutdown()
+    return time.perf_counter() - began
+
+
+def on_mesh(inputs: dict[str, str], directory: str) -> float:
+    began = time.perf_counter()
+    ends = []
+    for party in PARTIES:
+        read, write = os.pipe()
+        if os.fork() == 0:
+            _party(party, inputs, directory)
+            os.write(write, b"1")
+            os._exit(0)
+        os.close(write)
+        ends.append(read)
+    for end in ends:
+        if os.read(end, 1) != b"1":
+            raise SystemExit("a party failed")
+    seconds = time.perf_counter() - began
+    for end in ends:
+        os.close(end)
+        os.wait()
+    return seconds
+
+
+def _party(party: str, inputs: dict[str, str], directory: str) -> None:
+    import secretflow as sf
+
+    from sfworker.runtime import device_manager
+    from sfworker.runtime.fed_proxy import UnixSocketProxy, use_proxy
+
+    use_proxy(UnixSocketProxy)
+    device_manager._shorten_link_retries()
+    fed = {name: {"address": f"unix:{directory}/{name}.sock"} for name in PARTIES}
+    sf.init(
+        cluster_config={"parties": fed, "self_party": party}, ray_mode=False, job_name="bare", logging_level="error"
+    )
+    nodes = [{"party": name, "address": f"unix:{directory}/spu-{name}.sock"} for name in PARTIES]
+    link = {"connect_retry_times": 200, "connect_retry_interval_ms": 10}
+    sf.SPU({"nodes": nodes, "runtime_config": RUNTIME}, link_desc=link).psi(**psi_arguments(inputs, directory))
+
+
+def main(how: str, repetitions: int, alice: str, bob: str) -> None:
+    import secretflow  # noqa: F401
+
+    from sfworker.runtime.preload import preload
+
+    warnings.simplefilter("ignore")
+    preload()
+    run: Callable[[dict[str, str], str], float] = {"ray": on_ray, "mesh": on_mesh}[how]
+    seconds = []
+    for _ in range(repetitions):
+        with tempfile.TemporaryDirectory() as directory:
+            inputs = {}
+            for party, path in zip(PARTIES, (alice, bob), strict=True):
+                inputs[party] = f"{directory}/{party}.csv"  # upstream leaves a file beside its input
+                os.symlink(path, inputs[party])
+            os.environ["TMPDIR"] = tempfile.tempdir = directory
+            seconds.append(run(inputs, directory))
+            tempfile.tempdir = None
+            del os.environ["TMPDIR"]
+    print("SECONDS", json.dumps(seconds))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4])

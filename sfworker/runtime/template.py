@@ -120,8 +120,8 @@ class Template:
                 return
             pid = ended.si_pid
             if pid in self._children:
-                # What it started itself (PSI runs `sort`) must not outlive it. Until the child is reaped its number, and
-                # so the group's, cannot be anybody else's.
+                # What it started itself (PSI runs `sort`) must not outlive it. Until the child is reaped its number,
+                # and so the group's, cannot be anybody else's.
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(pid, signal.SIGKILL)
             _, status = os.waitpid(pid, 0)
@@ -145,9 +145,7 @@ def main() -> None:
     # It is right in general. Here no thread of JAX has ever run: nothing is computed before the fork.
     warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
     if arguments.start_method == "fork":
-        import secretflow  # noqa: F401 - so that forked processes have it
-
-        from sfworker.runtime import cluster_initializer, device_manager, party  # noqa: F401
+        from sfworker.runtime import cluster_initializer, device_manager, party  # noqa: F401 - so that forks have them
         from sfworker.runtime.task_dispatcher import load_jobs
 
         load_jobs([module for module in arguments.jobs.split(",") if module])

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -46,39 +47,40 @@ def on_ray(inputs: dict[str, str], directory: str) -> float:
 
 def on_mesh(inputs: dict[str, str], directory: str) -> float:
     began = time.perf_counter()
-    ends = []
+    ends = {}
     for party in PARTIES:
         read, write = os.pipe()
-        if os.fork() == 0:
+        if (pid := os.fork()) == 0:
             _party(party, inputs, directory)
             os.write(write, b"1")
-            os._exit(0)
+            signal.pause()  # the other party may still need what this one has sent
         os.close(write)
-        ends.append(read)
-    for end in ends:
+        ends[pid] = read
+    for end in ends.values():
         if os.read(end, 1) != b"1":
             raise SystemExit("a party failed")
     seconds = time.perf_counter() - began
-    for end in ends:
+    for pid, end in ends.items():
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
         os.close(end)
-        os.wait()
     return seconds
 
 
 def _party(party: str, inputs: dict[str, str], directory: str) -> None:
     import secretflow as sf
 
-    from sfworker.runtime import device_manager
     from sfworker.runtime.fed_proxy import UnixSocketProxy, use_proxy
+    from sfworker.runtime.spu_runtime import use_short_link_retries
 
     use_proxy(UnixSocketProxy)
-    device_manager._shorten_link_retries()
+    use_short_link_retries()
     fed = {name: {"address": f"unix:{directory}/{name}.sock"} for name in PARTIES}
     sf.init(
         cluster_config={"parties": fed, "self_party": party}, ray_mode=False, job_name="bare", logging_level="error"
     )
     nodes = [{"party": name, "address": f"unix:{directory}/spu-{name}.sock"} for name in PARTIES]
-    link = {"connect_retry_times": 200, "connect_retry_interval_ms": 10}
+    link = {"connect_retry_times": 200, "connect_retry_interval_ms": 10, "brpc_channel_connection_type": "pooled"}
     sf.SPU({"nodes": nodes, "runtime_config": RUNTIME}, link_desc=link).psi(**psi_arguments(inputs, directory))
 
 

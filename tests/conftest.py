@@ -1,13 +1,18 @@
-"""A real Redis server for whoever needs one; it starts once per test run and is emptied for each test."""
+"""A real Redis server and a real worker for whoever needs one; each starts once per test run.
+
+`redis_url` is a server that is emptied for each test; `worker` has a server of its own, which nobody empties.
+"""
 
 from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from sfworker.cli.embedded_redis import EmbeddedRedis, server_binary
+from tests.running_worker import RunningWorker, envelope
 
 
 @pytest.fixture(scope="session")
@@ -23,3 +28,35 @@ def redis_url(redis_server: EmbeddedRedis) -> str:
     cli = server_binary().with_name("redis-cli")
     subprocess.run([cli, "-s", redis_server.socket_path, "flushall"], check=True, stdout=subprocess.DEVNULL)
     return redis_server.url
+
+
+@pytest.fixture(scope="session")
+def own_redis() -> Iterator[EmbeddedRedis]:
+    """A server that no other test empties."""
+    with EmbeddedRedis("--appendfsync", "no") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def shared_worker(own_redis: EmbeddedRedis, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningWorker]:
+    directory = tmp_path_factory.mktemp("worker")
+    with RunningWorker(own_redis.url, directory, concurrency="2", cancel_grace_seconds="0.5") as worker:
+        yield worker
+
+
+@pytest.fixture
+def worker(shared_worker: RunningWorker) -> Iterator[RunningWorker]:
+    """The shared worker; after each test it serves the next job, and nothing of the test is left over."""
+    daemon = shared_worker.process.pid
+    yield shared_worker
+    assert shared_worker.process.pid == daemon
+    assert shared_worker.run(envelope({"task_type": "hello"}))["status"] == "success"
+    shared_worker.until_clean()
+
+
+@pytest.fixture
+def data(shared_worker: RunningWorker, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh directory inside the shared worker's data root."""
+    made = shared_worker.log_file.parent / tmp_path_factory.mktemp("data").name
+    made.mkdir()
+    return made

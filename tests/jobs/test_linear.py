@@ -1,0 +1,253 @@
+"""`ss_lr` and `ss_lr_predict` on real SecretFlow (SEMI2K, CHEETAH), compared with scikit-learn on the same rows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.datasets import load_breast_cancer, load_diabetes
+from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.metrics import r2_score, roc_auc_score
+from sklearn.preprocessing import StandardScaler
+
+from tests.running_worker import RunningWorker, envelope
+
+SEMI2K = {"protocol": "SEMI2K", "field": "FM128", "fxp_fraction_bits": 40}
+AUC_TOLERANCE = 0.01
+R2_TOLERANCE = 0.01
+PREDICTION_TOLERANCE = 1e-3
+
+
+def spu(**runtime_config: Any) -> dict[str, Any]:
+    return {"cluster_def": {"runtime_config": {**SEMI2K, **runtime_config}}}
+
+
+def write_halves(data: Path, x: Any, y: Any) -> None:
+    """The first half of the columns and the label at alice, the rest at bob; each with ids."""
+    names = [f"f{number}" for number in range(x.shape[1])]
+    frame = pd.DataFrame(x, columns=names)
+    middle, ids = x.shape[1] // 2, [f"{number:05d}" for number in range(len(y))]
+    frame[names[:middle]].assign(id=ids, y=y).to_csv(data / "alice.csv", index=False)
+    frame[names[middle:]].assign(id=ids).to_csv(data / "bob.csv", index=False)
+
+
+def train(data: Path, **parameters: Any) -> dict[str, Any]:
+    task = {
+        "task_type": "ss_lr",
+        "input_paths": {party: str(data / f"{party}.csv") for party in ("alice", "bob")},
+        "keys": {"alice": ["id"], "bob": ["id"]},
+        "label": {"party": "alice", "column": "y"},
+        "model_path": {party: str(data / f"model-{party}") for party in ("alice", "bob")},
+        "epochs": 10,
+        "learning_rate": 0.3,
+        "batch_size": 64,
+        **parameters,
+    }
+    return envelope(task, spu_config=spu())
+
+
+def predict(data: Path, runtime_config: dict[str, Any] | None = None, **parameters: Any) -> dict[str, Any]:
+    task = {
+        "task_type": "ss_lr_predict",
+        "input_paths": {party: str(data / f"{party}.csv") for party in ("alice", "bob")},
+        "keys": {"alice": ["id"], "bob": ["id"]},
+        "model_path": {party: str(data / f"model-{party}") for party in ("alice", "bob")},
+        "receiver": "alice",
+        "output_paths": {"alice": str(data / "predicted.csv")},
+        **parameters,
+    }
+    return envelope(task, spu_config=spu(**(runtime_config or {})))
+
+
+def succeed(worker: RunningWorker, job: dict[str, Any]) -> Any:
+    result = worker.run(job)
+    assert result["status"] == "success", result
+    return result["result"]
+
+
+@pytest.fixture
+def breast_cancer(data: Path) -> tuple[Any, Any]:
+    x, y = load_breast_cancer(return_X_y=True)
+    write_halves(data, x, y)
+    return x, y
+
+
+def test_a_logistic_regression_is_as_good_as_scikit_learns(
+    worker: RunningWorker, data: Path, breast_cancer: tuple[Any, Any]
+) -> None:
+    x, y = breast_cancer
+    job = train(data)
+    answer = succeed(worker, job)
+    assert answer["rows"] == len(y)
+    assert answer["features"] == {"alice": 15, "bob": 15}
+    assert answer["epochs"] == 10
+    progress = [event for event in worker.said(job["execution_id"]) if event["stage"] == "progress"]
+    assert progress[-1]["message"].endswith("of 10")
+    assert succeed(worker, predict(data, saved_columns=["y"]))["rows"] == len(y)
+    predicted = pd.read_csv(data / "predicted.csv", dtype={"id": str})
+    assert list(predicted.columns) == ["id", "y", "pred"]
+    assert list(predicted["id"]) == [f"{number:05d}" for number in range(len(y))]
+    scaled = StandardScaler().fit_transform(x)
+    plain = LogisticRegression(max_iter=1000).fit(scaled, y).predict_proba(scaled)[:, 1]
+    assert abs(roc_auc_score(y, predicted["pred"]) - roc_auc_score(y, plain)) < AUC_TOLERANCE
+
+
+def test_predictions_of_a_saved_model_are_the_same_whoever_receives_them(
+    worker: RunningWorker, data: Path, breast_cancer: tuple[Any, Any]
+) -> None:
+    succeed(worker, train(data, epochs=2))
+    once = predict(data)
+    succeed(worker, once)
+    first = pd.read_csv(data / "predicted.csv")["pred"]
+    succeed(worker, predict(data, receiver="bob", output_paths={"bob": str(data / "at-bob.parquet")}))
+    again = pd.read_parquet(data / "at-bob.parquet")["pred"]
+    assert np.abs(first - again).max() < PREDICTION_TOLERANCE
+    assert first.between(-0.01, 1.01).all()
+
+
+def test_a_linear_regression_is_as_good_as_scikit_learns_in_units_of_the_label(
+    worker: RunningWorker, data: Path
+) -> None:
+    x, y = load_diabetes(return_X_y=True)
+    write_halves(data, x, y)
+    succeed(worker, train(data, regression="linear", epochs=40, learning_rate=0.1))
+    succeed(worker, predict(data))
+    predicted = pd.read_csv(data / "predicted.csv")["pred"]
+    plain = LinearRegression().fit(x, y).predict(x)
+    assert abs(r2_score(y, predicted) - r2_score(y, plain)) < R2_TOLERANCE
+    assert np.corrcoef(predicted, plain)[0, 1] > 0.99
+
+
+def test_features_can_be_chosen_and_a_party_may_have_none(worker: RunningWorker, data: Path) -> None:
+    x, y = load_breast_cancer(return_X_y=True)
+    write_halves(data, x, y)
+    answer = succeed(worker, train(data, features={"bob": ["f15", "f20"]}, epochs=2))
+    assert answer["features"] == {"alice": 0, "bob": 2}
+    succeed(worker, predict(data))
+    assert roc_auc_score(y, pd.read_csv(data / "predicted.csv")["pred"]) > 0.9
+
+
+def test_chinese_columns_parquet_and_a_constant_column(worker: RunningWorker, data: Path) -> None:
+    x, y = load_breast_cancer(return_X_y=True)
+    ids = [f"客户{number}" for number in range(len(y))]
+    pd.DataFrame({"编号": ids, "半径": x[:, 0], "常数": 1.0, "标签": y}).to_parquet(data / "alice.parquet")
+    pd.DataFrame({"编号": ids, "纹理": x[:, 1]}).to_parquet(data / "bob.parquet")
+    inputs = {party: str(data / f"{party}.parquet") for party in ("alice", "bob")}
+    keys = {"alice": ["编号"], "bob": ["编号"]}
+    succeed(worker, train(data, input_paths=inputs, keys=keys, label={"party": "alice", "column": "标签"}))
+    succeed(worker, predict(data, input_paths=inputs, keys=keys, saved_columns=["标签"], pred_name="预测"))
+    predicted = pd.read_csv(data / "predicted.csv")
+    assert list(predicted.columns) == ["编号", "标签", "预测"]
+    assert list(predicted["编号"]) == ids
+    assert roc_auc_score(predicted["标签"], predicted["预测"]) > 0.9
+
+
+def test_training_stops_early_where_it_is_told_to(
+    worker: RunningWorker, data: Path, breast_cancer: tuple[Any, Any]
+) -> None:
+    assert succeed(worker, train(data, epochs=50, eps=0.2))["epochs"] < 50
+
+
+def test_a_model_replaces_a_model_and_nothing_else(
+    worker: RunningWorker, data: Path, breast_cancer: tuple[Any, Any]
+) -> None:
+    first = succeed(worker, train(data, epochs=1))["model_id"]
+    assert succeed(worker, train(data, epochs=1))["model_id"] != first
+    assert sorted(path.name for path in (data / "model-bob").iterdir()) == ["manifest.json", "share.msgpack"]
+    (data / "model-bob" / "manifest.json").unlink()
+    result = worker.run(train(data, epochs=1))
+    assert (result["status"], result["error_type"]) == ("failure", "ResultSaveError")
+    assert "task_config.model_path.bob" in result["error"]
+
+
+def test_each_manifest_holds_its_own_partys_columns_only(
+    worker: RunningWorker, data: Path, breast_cancer: tuple[Any, Any]
+) -> None:
+    succeed(worker, train(data, epochs=1))
+    alice, bob = [json.loads((data / f"model-{party}" / "manifest.json").read_text()) for party in ("alice", "bob")]
+    assert alice["model_id"] == bob["model_id"]
+    assert alice["features"] == [f"f{number}" for number in range(15)]
+    assert bob["features"] == [f"f{number}" for number in range(15, 30)]
+    assert not set(map(str, alice["means"])) & set(map(str, bob["means"]))
+
+
+# --- models that do not fit
+
+
+@pytest.mark.parametrize(
+    ("runtime_config", "said"),
+    [
+        ({"fxp_fraction_bits": 30}, "fxp_fraction_bits is 40, this job's is 30"),
+        ({"field": "FM64", "fxp_fraction_bits": 18}, "field is FM128, this job's is FM64"),
+        ({"protocol": "CHEETAH"}, "protocol is SEMI2K, this job's is CHEETAH"),
+    ],
+)
+def test_shares_of_another_arithmetic_are_refused(
+    worker: RunningWorker, trained: Path, runtime_config: dict[str, Any], said: str
+) -> None:
+    refused(worker, predict(trained, runtime_config), said)
+
+
+def test_other_models_are_refused(worker: RunningWorker, trained: Path) -> None:
+    paths = {party: str(trained / f"other-{party}") for party in ("alice", "bob")}
+    succeed(worker, train(trained, epochs=1, model_path=paths))
+    mixed = {"alice": str(trained / "model-alice"), "bob": paths["bob"]}
+    refused(worker, predict(trained, model_path=mixed), "different models")
+    swapped = {"alice": str(trained / "model-bob"), "bob": str(trained / "model-alice")}
+    refused(worker, predict(trained, model_path=swapped), "party is")
+
+
+def test_a_missing_feature_is_refused(worker: RunningWorker, trained: Path) -> None:
+    pd.read_csv(trained / "bob.csv").drop(columns="f20").to_csv(trained / "fewer.csv", index=False)
+    inputs = {"alice": str(trained / "alice.csv"), "bob": str(trained / "fewer.csv")}
+    refused(worker, predict(trained, input_paths=inputs), "'f20'")
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "share.msgpack"])
+def test_a_damaged_model_is_refused(worker: RunningWorker, trained: Path, name: str) -> None:
+    (trained / "model-bob" / name).write_bytes(b"\x80\x04c__builtin__\nexec\n")  # a pickle that would run code
+    refused(worker, predict(trained), "task_config.model_path.bob")
+
+
+def test_a_model_that_is_not_there(worker: RunningWorker, trained: Path) -> None:
+    paths = {"alice": str(trained / "model-alice"), "bob": str(trained / "nothing")}
+    result = worker.run(predict(trained, model_path=paths))
+    assert result["error_type"] == "InputDataError"
+    assert "task_config.model_path.bob" in result["error"]
+
+
+def refused(worker: RunningWorker, job: dict[str, Any], said: str) -> None:
+    result = worker.run(job)
+    assert (result["status"], result["error_type"]) == ("failure", "ModelMismatchError"), result
+    assert said in result["error"]
+
+
+@pytest.fixture
+def trained(worker: RunningWorker, data: Path, breast_cancer: tuple[Any, Any]) -> Path:
+    succeed(worker, train(data, epochs=1))
+    return data
+
+
+# --- labels
+
+
+@pytest.mark.parametrize(("labels", "said"), [([1.0, 2.0], "0 and 1"), ([1.0, 1.0], "same label")])
+def test_labels_that_no_logistic_regression_can_use(
+    worker: RunningWorker, data: Path, labels: list[float], said: str
+) -> None:
+    x, y = load_breast_cancer(return_X_y=True)
+    write_halves(data, x, np.array([labels[number % 2] for number in range(len(y))]))
+    result = worker.run(train(data))
+    assert result["error_type"] == "InputDataError"
+    assert said in result["error"]
+
+
+def test_fewer_rows_than_features(worker: RunningWorker, data: Path) -> None:
+    x, y = load_breast_cancer(return_X_y=True)
+    write_halves(data, x[:20], y[:20])
+    result = worker.run(train(data))
+    assert (result["error_type"], "not more rows than features" in result["error"]) == ("InputDataError", True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Annotated, Any, Literal
@@ -51,6 +51,13 @@ class TaskParams(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
                         f"task_config.{name}: names a party that is not in sf_init_config.parties "
                         f"({', '.join(parties)})"
                     )
+
+
+def require_parties(field: str, given: Mapping[str, object], parties: Iterable[str]) -> None:
+    """Raises ParameterValidationError where `given` lacks one of `parties`."""
+    for party in parties:
+        if party not in given:
+            raise ParameterValidationError(f"task_config.{field}.{party}: required and missing")
 
 
 @dataclass(frozen=True, kw_only=True)

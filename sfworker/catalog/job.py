@@ -10,7 +10,7 @@ from sfworker.errors import ExpiredError, ParameterValidationError
 from sfworker.settings import Settings
 from sfworker.wire.envelope import Envelope, SpuConfig, decode_envelope, expired
 
-Mode = Literal["none", "mesh", "cluster", "ray"]
+Mode = Literal["none", "mesh", "cluster"]
 # How many parties each protocol computes with: fewest and most. REF2K keeps no secrets at all.
 _PROTOCOLS = {"REF2K": (2, 16), "SEMI2K": (2, 16), "ABY3": (3, 3), "CHEETAH": (2, 2)}
 _INSECURE = {"REF2K"}
@@ -26,8 +26,7 @@ class Job:
     task_type: TaskType
     parties: list[str]
     mode: Mode
-    """What joins the parties: nothing, a mesh on this host, a cluster of machines, or Ray."""
-    address: str
+    """What joins the parties: nothing, a mesh on this host, or a cluster of machines."""
 
 
 def accept(data: bytes, settings: Settings, now: float) -> Job:
@@ -41,19 +40,12 @@ def accept(data: bytes, settings: Settings, now: float) -> Job:
         raise ExpiredError("options.expires_at: had passed before a worker was free; send the job again")
     parties = _parties(envelope, settings)
     task_type, _ = validate(envelope.task_config, parties)
-    address = envelope.sf_init_config.address or settings.address
     for device in sorted(task_type.devices):
         if getattr(envelope, f"{device}_config") is None:
             raise ParameterValidationError(f"{device}_config: required by task type {task_type.name}")
     if envelope.spu_config is not None:
         _check_spu(envelope.spu_config, parties, settings)
-    return Job(
-        envelope=envelope,
-        task_type=task_type,
-        parties=parties,
-        mode=_mode(envelope, task_type, address),
-        address=address,
-    )
+    return Job(envelope=envelope, task_type=task_type, parties=parties, mode=_mode(envelope, task_type, settings))
 
 
 def _parties(envelope: Envelope, settings: Settings) -> list[str]:
@@ -71,12 +63,18 @@ def _parties(envelope: Envelope, settings: Settings) -> list[str]:
     return parties
 
 
-def _mode(envelope: Envelope, task_type: TaskType, address: str) -> Mode:
+def _mode(envelope: Envelope, task_type: TaskType, settings: Settings) -> Mode:
+    config = envelope.sf_init_config
     if not task_type.session:
         return "none"
-    if envelope.sf_init_config.cluster_config is not None:
+    if config.cluster_config is not None:
         return "cluster"
-    return "mesh" if address == "local" and envelope.sf_init_config.engine == "mesh" else "ray"
+    if config.engine == "ray" or (config.address or settings.address) != "local":
+        # Ray leaves processes behind that nothing here could end, and takes 20 times as long.
+        raise ParameterValidationError(
+            "sf_init_config: sessions on Ray are not offered; use address `local` without `engine`, or `cluster_config`"
+        )
+    return "mesh"
 
 
 def _check_spu(config: SpuConfig, parties: list[str], settings: Settings) -> None:

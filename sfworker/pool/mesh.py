@@ -95,7 +95,7 @@ class Mesh:
         The parties' processes are still there after a success, waiting to be dismissed, and dead after a failure.
         """
         self._limits, self._listener = limits, listener
-        self._names = [start.self_party or "all parties" for start in starts]
+        self._names = [start.self_party or "worker" for start in starts]
         began = anyio.current_time()
         for rank, process in enumerate(self._processes):
             process.assign(

@@ -39,7 +39,6 @@ def _start(job: Job, attempt: int, settings: Settings, directory: str, rank: int
         self_party=party,
         parties=job.parties,
         mode=job.mode,
-        address=job.address,
         cluster_config=_plain(envelope.sf_init_config.cluster_config),
         spu_config=_plain(envelope.spu_config),
         heu_config=envelope.heu_config,

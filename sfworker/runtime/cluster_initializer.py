@@ -1,4 +1,4 @@
-"""Joins this process to its session: a mesh on this host, a cluster of machines, or Ray. Runs in the party process."""
+"""Joins this process to its session: a mesh on this host or a cluster of machines. Runs in the party process."""
 
 from __future__ import annotations
 
@@ -27,9 +27,7 @@ class ClusterInitializer:
     def initialize_cluster(self, start: Start) -> None:
         """Start the session. Raises ClusterInitializationError."""
         try:
-            if start.mode == "ray":
-                self._join_ray(start)
-            elif start.mode == "cluster":
+            if start.mode == "cluster":
                 self._join_cluster(start)
             else:
                 self._join_mesh(start)
@@ -56,7 +54,12 @@ class ClusterInitializer:
     def _join_cluster(self, start: Start) -> None:
         use_proxy(ListeningGrpcProxy)
         self._graceful = True
-        self._init(start, start.cluster_config or {})
+        config = start.cluster_config or {}
+        parties = {
+            party: {"address": one["address"], "listen_addr": one.get("listen_addr") or one["address"]}
+            for party, one in config["parties"].items()
+        }
+        self._init(start, {"parties": parties, "self_party": start.self_party})
 
     def _init(self, start: Start, cluster_config: dict[str, Any]) -> None:
         secretflow.init(
@@ -64,12 +67,6 @@ class ClusterInitializer:
             ray_mode=False,
             job_name=self._execution_id,
             logging_level=start.log_level.lower(),
-        )
-
-    def _join_ray(self, start: Start) -> None:
-        self._graceful = True
-        secretflow.init(
-            parties=start.parties, address=start.address, log_to_driver=True, logging_level=start.log_level.lower()
         )
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from sfworker.catalog import TaskParams
-from sfworker.runtime.data_roots import DataRoots
+from sfworker.runtime.data_roots import DataRoots, saving
 from sfworker.wire.frames import Progressed, Staging
 
 P = TypeVar("P", bound=TaskParams)
@@ -23,7 +24,8 @@ T = TypeVar("T")
 class JobContext(Generic[P]):
     """One execution, seen from one process.
 
-    `self_party` is the party of this process, or None where one process drives all of them (Ray).
+    `self_party` is the party of this process, or None where the job joins nobody.
+    `attempt` is 1 for the first run of the execution.
     `devices` holds a PYU per party name and, where configured, `spu` and `heu`.
     """
 
@@ -35,6 +37,7 @@ class JobContext(Generic[P]):
         self_party: str | None,
         devices: dict[str, Any],
         execution_id: str,
+        attempt: int,
         scratch: Path,
         roots: DataRoots,
         send: Callable[[Progressed | Staging], None],
@@ -43,12 +46,12 @@ class JobContext(Generic[P]):
         self.parties = parties
         self.self_party = self_party
         self.devices = devices
+        self.attempt = attempt
         self.scratch = scratch
         self.log = logging.getLogger("sfworker.job")
         self._roots = roots
         self._send = send
-        # The same for every attempt, so that a later attempt overwrites what a killed one left.
-        self._mark = hashlib.sha256(execution_id.encode()).hexdigest()[:12]
+        self.execution_id = execution_id
 
     @property
     def spu(self) -> Any:
@@ -73,6 +76,18 @@ class JobContext(Generic[P]):
         value = function(*args) if self.is_local(party) else None
         return self.pyu(party)(_held)(_Box(value))
 
+    def value_at(self, party: str, value: Any) -> Any:
+        """The plain value of a device object that lives at `party`, in that party's process; None in others.
+
+        Unlike `reveal` it sends nothing to anybody.
+        """
+        if not self.is_local(party):
+            return None
+        import secretflow.distributed as sfd
+
+        held = getattr(value, "data", value)
+        return sfd.get(held) if self.self_party is None else held.get_object()
+
     def reveal(self, value: Any) -> Any:
         """The plain value, at *every* party. Each use is a disclosure that the task's catalogue entry lists."""
         import secretflow
@@ -92,13 +107,34 @@ class JobContext(Generic[P]):
         return self._roots.input_directory(f"task_config.{field}.{party}", path)
 
     def output(self, party: str, field: str, path: str) -> Path:
-        """Where to write an output (file or directory) of a local party.
+        """Where to write an output file of a local party; it exists already, empty.
 
         It is a name beside the target with the target's ending; the daemon renames it into place once every party has
         succeeded. Raises ParameterValidationError or ResultSaveError.
         """
-        target = self._roots.output(f"task_config.{field}.{party}", path)
-        staged = target.with_name(f".{self._mark}.partial.{target.name}"[-255:])
+        where = f"task_config.{field}.{party}"
+        staged = self._stage(self._roots.output_file(where, path))
+        with saving(where):
+            staged.touch()
+        return staged
+
+    def output_directory(self, party: str, field: str, path: str, holds: str) -> Path:
+        """As `output`, for a directory.
+
+        One that exists is replaced only if it is empty or has a file named `holds`, which shows that it is a former
+        output of this kind and nothing else of the party's.
+        """
+        where = f"task_config.{field}.{party}"
+        staged = self._stage(self._roots.output_directory(where, path, holds))
+        with saving(where):
+            shutil.rmtree(staged, ignore_errors=True)
+            staged.mkdir()
+        return staged
+
+    def _stage(self, target: Path) -> Path:
+        # The same name for every attempt, so that a later one overwrites what a killed one left.
+        mark = hashlib.sha256(f"{self.execution_id}\0{target}".encode()).hexdigest()[:16]
+        staged = target.with_name(f".{mark}.partial{target.suffix}")
         self._send(Staging(str(staged), str(target)))
         return staged
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from sfworker.errors import InputDataError, ParameterValidationError, ResultSaveError
@@ -48,13 +50,28 @@ class DataRoots:
             raise InputDataError(f"{field}: no such directory at this party; train and save the model there first")
         return found
 
-    def output(self, field: str, path: str) -> Path:
-        """The real path of an output inside the roots; its directory is made if missing.
+    def output_file(self, field: str, path: str) -> Path:
+        """The real path of an output file inside the roots; its directory is made if missing.
 
         Raises ParameterValidationError for a path that is not allowed, ResultSaveError where it cannot be written.
         """
+        target = self._output(field, path)
+        if target.is_dir():
+            raise ResultSaveError(f"{field}: is a directory; name a file")
+        return target
+
+    def output_directory(self, field: str, path: str, holds: str) -> Path:
+        """As `output_file`, for a directory, which must be new, empty, or have a file named `holds`."""
+        target = self._output(field, path)
+        if target.exists() and not target.is_dir():
+            raise ResultSaveError(f"{field}: is a file; name a directory")
+        if target.is_dir() and not (target / holds).is_file() and any(target.iterdir()):
+            raise ResultSaveError(f"{field}: is a directory with other files in it; name a new one")
+        return target
+
+    def _output(self, field: str, path: str) -> Path:
         target = self._resolve(field, path)
-        if target in self._roots:
+        if any(root.is_relative_to(target) for root in self._roots):
             raise ParameterValidationError(f"{field}: is a data root itself; name a file or directory inside it")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -81,6 +98,15 @@ class DataRoots:
                 f"{field}: lies outside the data roots; move the file there or add its directory to SFWORKER_DATA_ROOTS"
             )
         return found
+
+
+@contextmanager
+def saving(field: str) -> Iterator[None]:
+    """Turns an OSError of writing an output into a ResultSaveError that names the field."""
+    try:
+        yield
+    except OSError as error:
+        raise ResultSaveError(f"{field}: cannot be written ({_reason(error)})") from None
 
 
 def _reason(error: OSError) -> str:

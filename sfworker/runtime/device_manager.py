@@ -6,18 +6,20 @@ from typing import Any
 
 import secretflow
 import spu
-from secretflow.device.device import spu as spu_module
 
 from sfworker.errors import DeviceInitializationError
+from sfworker.runtime.spu_runtime import use_party_runtime, use_short_link_retries
 from sfworker.wire.frames import Start
 
 # The daemon owns every deadline and ends a mesh whose peer died, so the link must not give up on a peer that is
 # merely slow (reading 10 million rows, say): its own limit is two minutes.
+# A "single" connection that failed because its peer was not listening yet is looked at again every 100 ms only.
 _LOCAL_LINK = {
     "recv_timeout_ms": 7 * 86_400_000,
     "http_timeout_ms": 600_000,
-    "connect_retry_times": 6000,
-    "connect_retry_interval_ms": 10,
+    "connect_retry_times": 30_000,
+    "connect_retry_interval_ms": 2,
+    "brpc_channel_connection_type": "pooled",
 }
 _LOG_LEVELS = {"DEBUG": "DEBUG", "INFO": "INFO", "WARNING": "WARN", "ERROR": "ERROR", "CRITICAL": "ERROR"}
 
@@ -42,12 +44,14 @@ class DeviceManager:
 
     def _make(self, field: str, make: Any, start: Start) -> Any:
         try:
-            return make(start)
+            device = make(start)
+            _wait_for_own_part(device, start.self_party)
         except Exception as error:  # the config is passed through, and upstream raises every kind of exception for it
             raise DeviceInitializationError(
                 f"{field}: the device could not be made from it ({type(error).__name__}); "
                 f"check it against SecretFlow's documentation"
             ) from error
+        return device
 
     def _spu(self, start: Start) -> Any:
         config = start.spu_config or {}
@@ -61,7 +65,8 @@ class DeviceManager:
                 if party in named
             ]
             link = _LOCAL_LINK | link
-            _shorten_link_retries()
+            use_short_link_retries()
+        use_party_runtime()
         options = spu.logging.LogOptions()
         options.log_level = getattr(spu.logging.LogLevel, _LOG_LEVELS[start.log_level])
         return secretflow.SPU(cluster_def, link_desc=link or None, log_options=options)
@@ -71,17 +76,15 @@ class DeviceManager:
         return secretflow.HEU(start.heu_config, runtime.get("field", "FM128"))
 
 
-def _shorten_link_retries() -> None:
-    """Make the SPU link retry every few milliseconds.
+def _wait_for_own_part(device: Any, party: str | None) -> None:
+    """Raise what went wrong with this party's part of a device, which is made in another thread.
 
-    It waits 1 s, then 3 s, for a peer whose socket is not there yet, and no `link_desc` key changes that.
+    Nothing is sent.
     """
-    stock_fill = spu_module._fill_link_desc_attrs
+    parts = device.actors if hasattr(device, "actors") else {p: device.get_participant(p) for p in _heu_parties(device)}
+    if party in parts:
+        parts[party]._cls_fed_obj.get_object()
 
-    def fill(link_desc: Any, tls_opts: Any, desc: Any) -> None:
-        stock_fill(link_desc, tls_opts, desc)
-        retry = desc.retry_opts
-        retry.retry_interval_ms, retry.retry_interval_incr_ms = 10, 10
-        retry.max_retry, retry.max_retry_interval_ms = 600, 100
 
-    spu_module._fill_link_desc_attrs = fill
+def _heu_parties(heu: Any) -> list[str]:
+    return [*heu.evaluator_names(), heu.sk_keeper_name()]

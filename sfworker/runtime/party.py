@@ -85,6 +85,7 @@ def _execute(start: Start, send: Callable[[Struct], None]) -> tuple[Succeeded, C
         self_party=start.self_party,
         devices=devices,
         execution_id=start.execution_id,
+        attempt=start.attempt,
         scratch=scratch,
         roots=DataRoots(start.data_roots),
         send=send,

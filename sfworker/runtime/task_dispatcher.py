@@ -12,6 +12,7 @@ from msgspec import Struct
 from sfworker import catalog
 from sfworker.errors import TaskTypeNotFoundError
 from sfworker.runtime.context import JobContext
+from sfworker.runtime.preload import preload
 
 JobFunction = Callable[[JobContext[Any]], Struct | None]
 _F = TypeVar("_F", bound=JobFunction)
@@ -47,7 +48,8 @@ class TaskDispatcher:
 
 
 def load_jobs(modules: list[str]) -> None:
-    """Import the catalogue, every module of `sfworker.jobs`, and `modules`."""
+    """Import the catalogue, every module of `sfworker.jobs`, `modules`, and what SecretFlow would import only later."""
+    preload()
     catalog.load_modules(modules)
     package = importlib.import_module("sfworker.jobs")
     for module in pkgutil.walk_packages(package.__path__, "sfworker.jobs."):

@@ -67,10 +67,12 @@ class SfInitConfig(Struct, frozen=True, kw_only=True):
     ] = None
     address: Annotated[
         str | None,
-        Meta(description="`local`: every party on this host; else a Ray cluster. Default: SECRETFLOW_ADDRESS."),
+        Meta(description="`local`: every party on this host, the only one offered. Default: SECRETFLOW_ADDRESS."),
     ] = None
     cluster_config: ClusterConfig | None = None
-    engine: Annotated[Literal["mesh", "ray"], Meta(description="What joins the parties of `address: local`.")] = "mesh"
+    engine: Annotated[
+        Literal["mesh", "ray"], Meta(description="What joins the parties of `address: local`; `ray` is refused.")
+    ] = "mesh"
 
 
 class SpuNode(Struct, frozen=True, kw_only=True, omit_defaults=True):

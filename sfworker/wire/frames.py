@@ -31,11 +31,9 @@ class Start(Struct, frozen=True, tag=True, kw_only=True):
     subtask_id: str
     attempt: int
     self_party: str | None
-    """This process's party; None where one process drives all parties (Ray)."""
+    """This process's party; None where the job joins nobody."""
     parties: list[str]
-    mode: Literal["none", "mesh", "cluster", "ray"]
-    address: str
-    """Ray address in mode `ray`."""
+    mode: Literal["none", "mesh", "cluster"]
     cluster_config: dict[str, Any] | None
     spu_config: dict[str, Any] | None
     heu_config: dict[str, Any] | None

@@ -76,7 +76,6 @@ class TestRoundTrip:
             self_party=party,
             parties=["alice", "bob"],
             mode="mesh",
-            address="",
             cluster_config=None,
             spu_config=None,
             heu_config=None,

@@ -24,7 +24,7 @@ import msgspec
 from msgspec import Struct
 
 from sfworker import catalog
-from sfworker.errors import SecretFlowTaskError, TaskExecutionError
+from sfworker.errors import PeerFailedError, SecretFlowTaskError, TaskExecutionError
 from sfworker.runtime import party_logging
 from sfworker.runtime.context import JobContext
 from sfworker.runtime.data_roots import DataRoots
@@ -118,6 +118,9 @@ def _failure(error: BaseException) -> Failed:
     if isinstance(cause, SecretFlowTaskError):
         log.info("ended with %s", cause.error_type)
         return Failed(str(cause), cause.error_type, cause.retryable, echo, _peak_rss())
+    if echo:
+        peer = PeerFailedError()
+        return Failed(str(peer), peer.error_type, peer.retryable, echo, _peak_rss())
     where = party_logging.place(cause.__traceback__)
     log.warning("ended with %s at %s", type(cause).__name__, where)
     sentence = f"{type(cause).__name__} at {where}; its text is withheld because it may quote data"

@@ -58,7 +58,6 @@ def psi(context: JobContext[PsiParams]) -> PsiResult | None:
             protocol=PROTOCOLS[params.protocol],
             ecdh_curve=params.ecdh_curve,
             broadcast_result=params.broadcast_result,
-            progress=context.progress if context.self_party == params.receiver else None,
         )
         for party, actor in context.spu.actors.items()
     }

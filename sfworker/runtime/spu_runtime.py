@@ -1,17 +1,14 @@
 """One party's side of an SPU, with a private set intersection that tells all it knows. Runs in party processes.
 
-`SPURuntime.psi` drops half of the report and the progress, and `spu.psi` reveals each party's report to every party.
+`SPURuntime.psi` drops half of the report, and `spu.psi` reveals each party's report to every party.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from secretflow.device.device import spu as spu_module
 from spu import libspu, psi
-
-_PROGRESS_MILLISECONDS = 500
 
 
 class PartyRuntime(spu_module.SPURuntime):  # type: ignore[misc]
@@ -28,7 +25,6 @@ class PartyRuntime(spu_module.SPURuntime):  # type: ignore[misc]
         protocol: str,
         ecdh_curve: str,
         broadcast_result: bool,
-        progress: Callable[[float], None] | None,
     ) -> dict[str, int]:
         """Intersect with the other party; returns this party's own counts.
 
@@ -46,8 +42,8 @@ class PartyRuntime(spu_module.SPURuntime):  # type: ignore[misc]
             output_params=psi.OutputParams(path=output_path, csv_null_rep=""),
             join_conf=psi.ResultJoinConfig(type=psi.ResultJoinType.JOIN_TYPE_INNER_JOIN, left_side_rank=rank),
         )
-        hook = None if progress is None else lambda data: progress(data.percentage / 100)
-        report = psi.psi_execute(config, self.link, psi.ProgressParams(hook=hook, interval_ms=_PROGRESS_MILLISECONDS))
+        # It takes a progress hook too, which these protocols never call.
+        report = psi.psi_execute(config, self.link)
         return {
             "intersection_count": report.intersection_count,
             "intersection_unique_count": report.intersection_unique_count,

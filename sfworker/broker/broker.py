@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Literal
 
-import anyio
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
@@ -68,25 +67,24 @@ class Lease(IntEnum):
 
 
 class Broker:
-    """One worker's view of one consumer group. Use inside `open_broker`."""
+    """One worker's view of one consumer group; `open_broker` makes one."""
 
     def __init__(self, redis: Redis, pipes: Redis, settings: Settings, group: str, worker_id: str) -> None:
         self.keys = Keys(settings.prefix)
         self._redis = redis
         # A blocking read needs a connection of its own.
         self._reader = Pipe(pipes)
+        self._carrier = Pipe(pipes)
         # A renewal that gets no answer has to be tried again within the lease.
-        self._scripts = Scripts(Pipe(pipes), min(COMMAND_SECONDS, settings.lease_seconds / 3))
+        self._scripts = Scripts(self._carrier, min(COMMAND_SECONDS, settings.lease_seconds / 3))
         self._settings = settings
         self._group = group
         self._worker = worker_id
 
-    async def run(self) -> None:
-        """Carry script calls until cancelled; nothing is sent without it."""
-        try:
-            await self._scripts.run()
-        finally:
-            await self._reader.close()
+    async def close(self) -> None:
+        """Close the connections that are held all the time."""
+        await self._reader.close()
+        await self._carrier.close()
 
     async def ensure_groups(self) -> None:
         """Create the consumer group where it is missing, reading from the start so that nothing is passed over."""
@@ -244,17 +242,13 @@ class Broker:
 
 @asynccontextmanager
 async def open_broker(settings: Settings, group: str, worker_id: str) -> AsyncIterator[Broker]:
-    """A broker that carries calls inside the block. Redis need not be there yet."""
-    url = settings.redis_url
-    async with (
-        connect(url) as redis,
-        connect(url, socket_timeout=None) as pipes,
-        anyio.create_task_group() as tasks,
-    ):
+    """A broker for the block. Redis need not be there yet."""
+    async with connect(settings.redis_url) as redis, connect(settings.redis_url, socket_timeout=None) as pipes:
         broker = Broker(redis, pipes, settings, group, worker_id)
-        tasks.start_soon(broker.run)
-        yield broker
-        tasks.cancel_scope.cancel()
+        try:
+            yield broker
+        finally:
+            await broker.close()
 
 
 def _entries(parcels: Iterable[list[bytes]]) -> list[Entry]:

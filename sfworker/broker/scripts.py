@@ -7,8 +7,8 @@ trips are what limits a worker. Calls wait for nothing: whatever is queued when 
 from __future__ import annotations
 
 import hashlib
-from asyncio import Future, get_running_loop
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
@@ -33,55 +33,51 @@ def _read(name: str) -> _Script:
     return _Script(source, hashlib.sha1(source.encode()).hexdigest())  # noqa: S324 - the id that Redis gives a script
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Call:
     name: str
     keys: tuple[str, ...]
     arguments: tuple[Any, ...]
-    reply: Future[Any] = field(default_factory=lambda: get_running_loop().create_future())
+    answered: bool = False
+    reply: Any = None
 
 
 class Scripts:
-    """`await scripts.call("finish", keys, arguments)` while `run` is running. `timeout` in seconds per round trip."""
+    """`await scripts.call("finish", keys, arguments)`; `timeout` in seconds per round trip."""
 
     def __init__(self, pipe: Pipe, timeout: float) -> None:
         self._pipe = pipe
         self._timeout = timeout
         self._scripts = {name: _read(name) for name in NAMES}
         self._queued: list[_Call] = []
-        self._wake = anyio.Event()
+        self._trip = anyio.Lock(fast_acquire=True)
 
     async def call(self, name: str, keys: tuple[str, ...], *arguments: Any) -> Any:
         """The script's reply. Raises RedisError; after a lost connection the script may have run or not."""
         call = _Call(name, keys, arguments)
         self._queued.append(call)
-        self._wake.set()
-        return await call.reply
-
-    async def run(self) -> None:
-        """Carry calls to Redis until cancelled."""
         try:
-            while True:
-                await self._wake.wait()
-                self._wake = anyio.Event()
-                while self._queued:
-                    batch, self._queued = self._queued[:LARGEST_BATCH], self._queued[LARGEST_BATCH:]
-                    await self._carry([call for call in batch if not call.reply.done()])
+            async with self._trip:
+                if not call.answered:  # else somebody who had the trip before took this call along
+                    with anyio.CancelScope(shield=True):  # others' calls are on board; the time-out bounds it
+                        await self._carry()
         finally:
-            await self._pipe.close()
+            if call in self._queued:  # cancelled before its trip
+                self._queued.remove(call)
+        if isinstance(call.reply, Exception):
+            raise call.reply
+        return call.reply
 
-    async def _carry(self, batch: list[_Call]) -> None:
+    async def _carry(self) -> None:
+        """One trip with what is queued."""
+        batch, self._queued = self._queued[:LARGEST_BATCH], self._queued[LARGEST_BATCH:]
+        replies: Sequence[Any]
         try:
             replies = await self._replies(batch)
         except (RedisError, OSError) as error:
             replies = [error] * len(batch)
         for call, reply in zip(batch, replies, strict=True):
-            if call.reply.done():  # cancelled by whoever called
-                continue
-            if isinstance(reply, Exception):
-                call.reply.set_exception(reply)
-            else:
-                call.reply.set_result(reply)
+            call.answered, call.reply = True, reply
 
     async def _replies(self, batch: list[_Call]) -> list[Any]:
         replies = await self._pipe.send([self._command(call) for call in batch], self._timeout)

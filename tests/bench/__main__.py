@@ -102,7 +102,7 @@ def latency(figures: Figures) -> None:
 
 def rates(figures: Figures) -> None:
     """Jobs per second with a fresh process each, and without any; memory; idle processor use."""
-    with worker(concurrency="2", log_level="WARNING") as running:
+    with worker(concurrency="2") as running:
         time.sleep(2)
         daemon, template = running.process.pid, running.template()
         before, idle_from, idle = rss(daemon), time.perf_counter(), cpu(daemon) + cpu(template)

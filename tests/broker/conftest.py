@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from typing import Any
@@ -10,8 +9,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from sfworker.broker.broker import Broker
-from sfworker.broker.connection import connect
+from sfworker.broker.broker import Broker, open_broker
 from sfworker.settings import Settings
 
 GROUP = "secretflow"
@@ -27,18 +25,12 @@ async def redis(redis_url: str) -> AsyncIterator[Any]:
 @pytest.fixture
 async def new_broker(redis_url: str) -> AsyncIterator[OpenBroker]:
     """`await new_broker("worker-a", lease_seconds=1.0)`: as many as a test needs."""
-    carriers: list[asyncio.Task[None]] = []
     async with AsyncExitStack() as stack:
 
         async def open_one(worker_id: str, group: str = GROUP, **settings: Any) -> Broker:
-            # Not `open_broker`: pytest sets up and tears down in different tasks, which its task group forbids.
-            clients = [await stack.enter_async_context(connect(redis_url)) for _ in range(2)]
-            broker = Broker(*clients, Settings(redis_url=redis_url, **settings), group, worker_id)
-            carriers.append(asyncio.create_task(broker.run()))
+            values = Settings(redis_url=redis_url, **settings)
+            broker = await stack.enter_async_context(open_broker(values, group, worker_id))
             await broker.ensure_groups()
             return broker
 
         yield open_one
-        for carrier in carriers:
-            carrier.cancel()
-        await asyncio.wait(carriers)

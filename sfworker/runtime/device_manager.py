@@ -8,7 +8,7 @@ import secretflow
 import spu
 
 from sfworker.errors import DeviceInitializationError
-from sfworker.runtime.spu_runtime import use_party_runtime, use_short_link_retries
+from sfworker.runtime.spu_runtime import use_compiled_again, use_party_runtime, use_short_link_retries
 from sfworker.wire.frames import Start
 
 # The daemon owns every deadline and ends a mesh whose peer died, so the link must not give up on a peer that is
@@ -67,6 +67,7 @@ class DeviceManager:
             link = _LOCAL_LINK | link
             use_short_link_retries()
         use_party_runtime()
+        use_compiled_again()
         options = spu.logging.LogOptions()
         options.log_level = getattr(spu.logging.LogLevel, _LOG_LEVELS[start.log_level])
         return secretflow.SPU(cluster_def, link_desc=link or None, log_options=options)

@@ -5,10 +5,17 @@
 
 from __future__ import annotations
 
+import copy
+import functools
+from enum import Enum
 from typing import Any
 
+import jax
 from secretflow.device.device import spu as spu_module
 from spu import libspu, psi
+
+# Static arguments that are known by what they print as.
+_PLAIN = (Enum, str, int, float, type(None))
 
 
 class PartyRuntime(spu_module.SPURuntime):  # type: ignore[misc]
@@ -66,6 +73,44 @@ class PartyRuntime(spu_module.SPURuntime):  # type: ignore[misc]
 def use_party_runtime() -> None:
     """Make SecretFlow's SPU of this process use `PartyRuntime`; the name it looks up is the one place to replace."""
     spu_module.SPURuntime = PartyRuntime
+
+
+def use_compiled_again() -> None:
+    """Make the SPU compile a program once, not each time it is called: an epoch is one program of all its batches.
+
+    Call once per process. What a program does is decided by its code, its static arguments, and the shapes, types and
+    visibilities of the others; a function that carries more (a closure, say) is compiled each time as before.
+    """
+    stock_compile = spu_module._spu_compile
+    compiled: dict[Any, Any] = {}
+
+    def compile_once(function: Any, options: Any, name: str, *arguments: Any, **named: Any) -> Any:
+        program = _program(function)
+        if program is None:
+            return stock_compile(function, options, name, *arguments, **named)
+        leaves, tree = jax.tree_util.tree_flatten((arguments, named))
+        key = (program, name, options, tree, tuple((leaf.shape, str(leaf.dtype), leaf.vtype) for leaf in leaves))
+        if key not in compiled:
+            compiled[key] = stock_compile(function, options, name, *arguments, **named)
+        executable, shape = compiled[key]
+        return copy.deepcopy(executable), shape  # running it writes names of variables into it
+
+    spu_module._spu_compile = compile_once
+
+
+def _program(function: Any) -> Any:
+    """What identifies the code and static arguments of a function, or None where that is not all there is to it."""
+    static: dict[str, Any] = {}
+    if isinstance(function, functools.partial):
+        if function.args:
+            return None
+        function, static = function.func, function.keywords
+    if getattr(function, "__closure__", True) or function.__kwdefaults__:
+        return None
+    values = [*(function.__defaults__ or ()), *static.values()]
+    if not all(isinstance(value, _PLAIN) for value in values):
+        return None
+    return function.__code__, tuple(static), tuple((type(value), repr(value)) for value in values)
 
 
 def use_short_link_retries() -> None:

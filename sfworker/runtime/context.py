@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from sfworker.catalog import TaskParams
+from sfworker.errors import ParameterValidationError
 from sfworker.runtime.data_roots import DataRoots, saving
 from sfworker.wire.frames import Progressed, Staging
 
@@ -113,7 +114,7 @@ class JobContext(Generic[P]):
         succeeded. Raises ParameterValidationError or ResultSaveError.
         """
         where = f"task_config.{field}.{party}"
-        staged = self._stage(self._roots.output_file(where, path))
+        staged = self._stage(where, self._roots.output_file(where, path))
         with saving(where):
             staged.touch()
         return staged
@@ -125,15 +126,22 @@ class JobContext(Generic[P]):
         output of this kind and nothing else of the party's.
         """
         where = f"task_config.{field}.{party}"
-        staged = self._stage(self._roots.output_directory(where, path, holds))
+        staged = self._stage(where, self._roots.output_directory(where, path, holds))
         with saving(where):
             shutil.rmtree(staged, ignore_errors=True)
             staged.mkdir()
         return staged
 
-    def _stage(self, target: Path) -> Path:
+    def _stage(self, where: str, target: Path) -> Path:
         # The same name for every attempt, so that a later one overwrites what a killed one left.
         mark = hashlib.sha256(f"{self.execution_id}\0{target}".encode()).hexdigest()[:16]
+        try:
+            # Beside the scratch directories of all parties of this attempt: parties may share a data root.
+            (self.scratch.parent / f"output-{mark}").touch(exist_ok=False)
+        except FileExistsError:
+            raise ParameterValidationError(
+                f"{where}: another output of this job has the same path; name one of its own"
+            ) from None
         staged = target.with_name(f".{mark}.partial{target.suffix}")
         self._send(Staging(str(staged), str(target)))
         return staged

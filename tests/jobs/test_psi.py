@@ -156,6 +156,29 @@ def test_files_of_another_system(worker: RunningWorker, data: Path) -> None:
     assert pd.read_csv(data / "out-bob.csv", dtype=str).to_dict("records") == [{"id": "002", "w": "5"}]
 
 
+def test_cells_that_look_like_something_stay_as_they_are(worker: RunningWorker, data: Path) -> None:
+    cells = ["NA", "NULL", "0.10", "1e5", "true", " a "]
+    ids = ["1", "01", "1.0", "1e0", "NA", "null"]
+    frames = {
+        "alice": pd.DataFrame({"id": ids, "x": cells}),
+        "bob": pd.DataFrame({"y": cells, "id": ids[::-1]}),
+    }
+    count, found = intersect(worker, data, frames)
+    assert_is_merge(frames, found, count)
+
+
+def test_two_outputs_at_one_path(worker: RunningWorker, data: Path) -> None:
+    """Parties may share a data root; neither output is to replace the other."""
+    for party, frame in some(10).items():
+        frame.to_csv(data / f"{party}.csv", index=False)
+    before = sorted(data.iterdir())
+    result = worker.run(psi(data, output_paths=dict.fromkeys(PARTIES, str(data / "out.csv"))))
+    assert result["error_type"] == "ParameterValidationError"
+    assert result["error"].startswith("task_config.output_paths.")
+    assert "same path" in result["error"]
+    assert sorted(data.iterdir()) == before
+
+
 def test_parquet_in_and_out(worker: RunningWorker, data: Path) -> None:
     frames = some(100)
     for party, frame in frames.items():

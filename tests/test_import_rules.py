@@ -70,3 +70,9 @@ def test_light_commands_import_neither(command: list[str]) -> None:
     )
     run = subprocess.run([sys.executable, "-c", program, *command], capture_output=True, text=True, check=True)
     assert set(run.stdout.partition("LOADED ")[2].split()) & (SECRETFLOW | REDIS) == set()
+
+
+def test_a_task_type_in_one_file_loads_nothing_heavy_into_the_daemon() -> None:
+    """Parameters and function may stand in one file: what it needs of the runtime is light."""
+    loaded = imported_with(["tests.acting_job"])
+    assert loaded & (SECRETFLOW | REDIS | {"numpy", "pandas", "pyarrow"}) == set()

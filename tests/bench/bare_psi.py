@@ -29,7 +29,7 @@ def psi_arguments(inputs: dict[str, str], directory: str) -> dict[str, Any]:
         "input_path": inputs,
         "output_path": {party: f"{directory}/out-{party}.csv" for party in PARTIES},
         "receiver": "alice",
-        "table_keys_duplicated": False,
+        "table_keys_duplicated": dict.fromkeys(PARTIES, True),
         "protocol": "PROTOCOL_RR22",
     }
 
@@ -56,14 +56,14 @@ def on_mesh(inputs: dict[str, str], directory: str) -> float:
             signal.pause()  # the other party may still need what this one has sent
         os.close(write)
         ends[pid] = read
-    for end in ends.values():
-        if os.read(end, 1) != b"1":
-            raise SystemExit("a party failed")
+    both = [os.read(end, 1) == b"1" for end in ends.values()]
     seconds = time.perf_counter() - began
     for pid, end in ends.items():
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         os.close(end)
+    if not all(both):
+        raise SystemExit("a party failed")
     return seconds
 
 
@@ -100,7 +100,9 @@ def main(how: str, repetitions: int, alice: str, bob: str) -> None:
                 inputs[party] = f"{directory}/{party}.csv"  # upstream leaves a file beside its input
                 os.symlink(path, inputs[party])
             os.environ["TMPDIR"] = tempfile.tempdir = directory
+            os.chdir(directory)  # upstream writes its log there
             seconds.append(run(inputs, directory))
+            os.chdir("/")
             tempfile.tempdir = None
             del os.environ["TMPDIR"]
     print("SECONDS", json.dumps(seconds))

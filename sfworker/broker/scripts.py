@@ -13,7 +13,7 @@ from importlib.resources import files
 from typing import Any
 
 import anyio
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError
 
 from sfworker.broker.pipe import Command, Pipe
 
@@ -58,7 +58,7 @@ class Scripts:
         self._queued.append(call)
         try:
             async with self._trip:
-                if not call.answered:  # else somebody who had the trip before took this call along
+                while not call.answered:  # else somebody who had the trip before took this call along
                     with anyio.CancelScope(shield=True):  # others' calls are on board; the time-out bounds it
                         await self._carry()
         finally:
@@ -74,7 +74,7 @@ class Scripts:
         replies: Sequence[Any]
         try:
             replies = await self._replies(batch)
-        except (RedisError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, each call on board has to hear of it
             replies = [error] * len(batch)
         for call, reply in zip(batch, replies, strict=True):
             call.answered, call.reply = True, reply

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import anyio
 import pytest
 
 from sfworker.broker.broker import Attempt, Broker, Lease, Started
 from sfworker.broker.entry import Entry
+from sfworker.broker.scripts import LARGEST_BATCH
 from tests.broker.conftest import GROUP, OpenBroker
 
 EVENT = (b'{"attempt":', b',"status":"RUNNING"}')
@@ -320,3 +322,39 @@ async def test_events_are_json_whatever_the_attempt(redis: Any, new_broker: Open
     await begun(redis, await new_broker("a"))
     [(_, _, payload)] = await said(redis)
     assert json.loads(payload) == {"attempt": 1, "status": "RUNNING"}
+
+
+async def test_calls_share_trips_and_each_gets_its_own_reply(redis: Any, new_broker: OpenBroker) -> None:
+    broker = await new_broker("a")
+    for _ in range(2 * LARGEST_BATCH + 50):
+        await append(redis)
+    entries = await broker.take([1] * (2 * LARGEST_BATCH + 50))
+    verdicts: dict[str, str] = {}
+
+    async def start(entry: Entry) -> None:
+        attempt = attempt_at(entry, f"run-{entry.entry_id}", f"e-{entry.entry_id}")
+        verdicts[entry.entry_id] = (await broker.start(attempt, EVENT)).verdict
+
+    with anyio.fail_after(30):
+        async with anyio.create_task_group() as tasks:
+            for entry in entries:
+                tasks.start_soon(start, entry)
+    assert set(verdicts) == {entry.entry_id for entry in entries}
+    assert set(verdicts.values()) == {"run"}
+    assert len(await said(redis)) == len(entries)
+
+
+async def test_a_call_that_is_given_up_does_not_take_others_with_it(redis: Any, new_broker: OpenBroker) -> None:
+    broker = await new_broker("a")
+    await append(redis)
+    attempt = attempt_at(await take_one(broker))
+    with anyio.move_on_after(0):
+        await broker.progress(attempt, b"{}")
+    assert (await broker.start(attempt, EVENT)).verdict == "run"
+
+
+async def test_what_cannot_be_sent_is_an_error_and_later_calls_go_on(redis: Any, new_broker: OpenBroker) -> None:
+    broker = await new_broker("a")
+    with pytest.raises(TypeError):
+        await broker.progress(Attempt(Entry("sf:jobs", "1-1", b""), "run", "e", None, None), object())  # type: ignore[arg-type]
+    await begun(redis, broker)

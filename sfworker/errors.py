@@ -28,6 +28,10 @@ class EnvelopeError(SecretFlowTaskError):
     """The stream entry is not a job envelope."""
 
 
+class JobLostError(SecretFlowTaskError):
+    """The job's entry was deleted from the stream before it could run; send it again and do not trim job streams."""
+
+
 class ParameterValidationError(SecretFlowTaskError):
     """A parameter of the job is missing, unknown or out of its bounds."""
 

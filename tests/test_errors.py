@@ -27,6 +27,7 @@ RETRYABLE = {
     "SoftTimeLimitExceededError": False,
     "TimeLimitExceededError": False,
     "CrashLoopError": False,
+    "JobLostError": False,
     "JobCancelledError": False,
     "SettingsError": False,
     "BrokerError": False,

@@ -26,6 +26,7 @@ from sfworker.errors import (
     EnvelopeError,
     Failure,
     JobCancelledError,
+    JobLostError,
     ResultSaveError,
     SecretFlowTaskError,
 )
@@ -84,6 +85,9 @@ class TaskExecutor:
 
     def _accept(self, attempt: Attempt) -> Job:
         envelope = attempt.entry.envelope
+        if envelope is None:
+            _log.error("the payload of this entry was deleted before it was run: that job is lost")
+            raise JobLostError
         if not envelope:
             raise EnvelopeError("envelope: the stream entry has no such field; append the job as `envelope`, in JSON")
         return accept(envelope, self._services.settings, time.time())

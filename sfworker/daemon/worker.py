@@ -145,9 +145,6 @@ class Worker:
                 await begin(await self._broker.read_owned(stream, entry_id))
 
     async def _begin(self, entry: Entry, jobs: TaskGroup) -> None:
-        if entry.envelope is None:
-            _log.error("the payload of entry %s was deleted before it was run: that job is lost", entry.entry_id)
-            return
         if self._running.holds(entry.entry_id, entry.stream):
             return
         if self._running.free <= 0 or self._draining.is_set():

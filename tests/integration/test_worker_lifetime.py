@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis import Redis
 from redis.exceptions import ConnectionError as AwayError
 
 from sfworker.cli.embedded_redis import EmbeddedRedis
@@ -120,6 +121,17 @@ def test_the_group_is_made_again_after_flushall_and_reads_from_the_start(start_w
     worker.redis.flushall()
     assert worker.run(act("succeed"))["status"] == "success"
     assert "the consumer group is gone" in worker.log()
+
+
+def test_a_job_whose_payload_was_deleted_is_reported_as_lost(start_worker: StartWorker, redis: EmbeddedRedis) -> None:
+    with Redis.from_url(redis.url) as client:
+        client.xgroup_create("sf:jobs", "secretflow", id="0", mkstream=True)
+        entry_id: Any = client.xadd("sf:jobs", {"envelope": "{}"})
+        client.xreadgroup("secretflow", "a worker that died", {"sf:jobs": ">"})
+        client.xdel("sf:jobs", entry_id)
+    worker = start_worker()
+    final = worker.until_ended(entry_id.decode())
+    assert (final["error_type"], final["message_id"]) == ("JobLostError", entry_id.decode())
 
 
 def test_a_template_that_dies_is_replaced_and_its_job_runs_again(start_worker: StartWorker) -> None:

@@ -153,10 +153,14 @@ class RunningWorker:
         """Process id of the template."""
         return until(lambda: next((pid for pid in self.processes() if _parent(pid) == self.process.pid), 0))
 
+    def parties(self) -> set[int]:
+        """The template's own children."""
+        template = self.template()
+        return {pid for pid in self.processes() if _parent(pid) == template}
+
     def parties_with_children(self) -> list[int]:
         """Party processes that have started a process themselves."""
-        template = self.template()
-        return [parent for pid in self.processes() if _parent(parent := _parent(pid)) == template]
+        return [parent for pid in self.processes() if (parent := _parent(pid)) in self.parties()]
 
     def executions_on_disk(self) -> list[Path]:
         """Directories of executions under the run directory."""

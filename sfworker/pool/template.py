@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
@@ -150,6 +151,11 @@ class Template:
         asyncio.get_running_loop().remove_reader(self._control)
         self._control.close()
         for process in [*self._forking.values(), *self._running.values()]:
+            if process.pid is not None:
+                # The party process dies with the template, but what it started itself does not. As long as one of its
+                # group lives, the group's number is nobody else's.
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(process.pid, SIGKILL)
             process.has_ended(None)
         self._forking.clear()
         self._running.clear()

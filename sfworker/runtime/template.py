@@ -23,6 +23,8 @@ import time
 import warnings
 from typing import NoReturn
 
+from msgspec import Struct
+
 from sfworker.wire.frames import Exited, Fork, Forked, Ready, decode_template_command, encode_body
 
 _PR_SET_PDEATHSIG = 1
@@ -45,7 +47,7 @@ class Template:
         wake_write.setblocking(False)
         signal.set_wakeup_fd(wake_write.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda signum, frame: None)
-        self._control.send(encode_body(Ready(import_seconds)))
+        self._say(Ready(import_seconds))
         while True:
             readable, _, _ = select.select([self._control, wake_read], [], [])
             if wake_read in readable:
@@ -79,7 +81,7 @@ class Template:
         except OSError:  # no memory or no process left: that job fails, not every job that runs here
             os.close(frames)
             os.close(log)
-            self._control.send(encode_body(Forked(number, 0)))
+            self._say(Forked(number, 0))
             return
         if pid == 0:
             self._become_party(parent, frames, log)
@@ -89,7 +91,7 @@ class Template:
         with contextlib.suppress(PermissionError):  # a child that runs another program already (spawn) has done it
             os.setpgid(pid, pid)
         self._children.add(pid)
-        self._control.send(encode_body(Forked(number, pid)))
+        self._say(Forked(number, pid))
 
     def _become_party(self, parent: int, frames: int, log: int) -> NoReturn:
         try:
@@ -99,6 +101,7 @@ class Template:
                 os._exit(1)
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # else whatever a job starts would ignore it, too
             self._control.close()
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             os.dup2(log, 1)
@@ -112,6 +115,11 @@ class Template:
             serve(socket.socket(fileno=frames))
         finally:  # never back into the template's loop
             os._exit(1)
+
+    def _say(self, frame: Struct) -> None:
+        # A daemon that has just died cannot hear it; that the socket is closed is noticed, and acted on, in `run`.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self._control.send(encode_body(frame))
 
     def _reap(self) -> None:
         while self._children:
@@ -127,7 +135,7 @@ class Template:
             _, status = os.waitpid(pid, 0)
             if pid in self._children:
                 self._children.remove(pid)
-                self._control.send(encode_body(Exited(pid, os.waitstatus_to_exitcode(status))))
+                self._say(Exited(pid, os.waitstatus_to_exitcode(status)))
 
 
 def main() -> None:

@@ -58,7 +58,8 @@ def test_a_killed_workers_job_runs_on_another_and_is_answered_once(start_worker:
     first = start_worker("first")
     execution_id = first.send(act("hang", attempts=1))
     first.until_said(execution_id, "task_started")
-    left = until(first.processes)
+    until(first.parties_with_children)
+    left = first.processes()
     second = start_worker("second")
     first.kill()
     final = second.until_ended(execution_id)
@@ -138,9 +139,12 @@ def test_a_template_that_dies_is_replaced_and_its_job_runs_again(start_worker: S
     worker = start_worker()
     execution_id = worker.send(act("hang", attempts=1))
     worker.until_said(execution_id, "task_started")
+    until(worker.parties_with_children)
+    started_by_the_job = worker.processes() - worker.parties() - {worker.template()}
     kill(worker.template())
     final = worker.until_ended(execution_id)
     assert (final["status"], final["attempt"]) == ("SUCCESS", 2)
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in started_by_the_job))
     assert "RETRY" not in [event["status"] for event in worker.said(execution_id)]  # no attempt is used up
     worker.until_clean()
 

@@ -97,6 +97,7 @@ def latency(figures: Figures) -> None:
 def rates(figures: Figures) -> None:
     """Jobs per second with a fresh process each, and without any; memory; idle processor use."""
     with worker(concurrency="2") as running:
+        rate(running.redis, 200)  # threads, pools and caches are made once
         time.sleep(2)
         daemon, template = running.process.pid, running.template()
         before, idle_from, idle = rss(daemon), time.perf_counter(), cpu(daemon) + cpu(template)

@@ -157,4 +157,4 @@ def join_rows(own: pa.ChunkedArray, found: pa.ChunkedArray, *, left: bool) -> np
 def _joined(keys: pa.Table) -> pa.ChunkedArray:
     if keys.num_columns == 1:
         return keys.column(0)
-    return pc.binary_join_element_wise(*keys.columns, "\x1f")
+    return pc.binary_join_element_wise(*keys.columns, tables.SEPARATOR)

@@ -26,12 +26,15 @@ from sfworker.runtime.data_roots import saving
 Matrix: TypeAlias = npt.NDArray[np.float64]
 PARQUET = ".parquet"
 ESCAPE = "\x1b"
+SEPARATOR = "\x1f"
+"""Stands in no key of `plain_keys`, so several of them can be joined by it."""
 _BOM = b"\xef\xbb\xbf"
 _MISSING_SPELLINGS = ["", "NULL", "null", "NA", "N/A", "NaN", "nan"]
 
 __all__ = [
     "ESCAPE",
     "PARQUET",
+    "SEPARATOR",
     "Matrix",
     "has_duplicates",
     "header",
@@ -116,10 +119,11 @@ def is_plain(path: Path) -> bool:
     """Whether a CSV file has one row on each line and cells that a shell tool can split at commas."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         first_line = content[: content.find(b"\n") + 1]
-        if first_line.startswith(_BOM) or first_line.count(b'"') % 2 or not first_line:
+        if not first_line.strip() or first_line.startswith(_BOM) or first_line.count(b'"') % 2:
             return False
         quoted = content.find(b'"', len(first_line)) >= 0
-        return not quoted and all(content.find(mark) < 0 for mark in (b"\r", b"\n\n", ESCAPE.encode()))
+        marks = (b"\r", b"\n\n", ESCAPE.encode(), SEPARATOR.encode())
+        return not quoted and all(content.find(mark) < 0 for mark in marks)
 
 
 def rows_of_plain_csv(path: Path) -> int:
@@ -129,7 +133,7 @@ def rows_of_plain_csv(path: Path) -> int:
 
 
 def plain_keys(table: pa.Table, columns: Sequence[str]) -> pa.Table:
-    """Key columns as text without a character that has a meaning in CSV; equal where the keys are equal.
+    """Key columns as text without SEPARATOR or what has a meaning in CSV; equal where the keys are equal.
 
     A key of a file that `is_plain` stays as it is, so the two can be compared.
     """
@@ -192,7 +196,7 @@ def _write_unquoted(path: Path, table: pa.Table) -> bool:
 
 def _plain_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
     values = pc.fill_null(column.cast(pa.string()), "")
-    special = pc.match_substring_regex(values, f'[,"\r\n{ESCAPE}]')
+    special = pc.match_substring_regex(values, f'[,"\r\n{ESCAPE}{SEPARATOR}]')
     if not pc.any(special).as_py():
         return values
     return pa.chunked_array(

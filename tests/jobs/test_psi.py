@@ -91,6 +91,16 @@ def test_every_protocol_finds_the_merge(
 
 
 @pytest.mark.parametrize("receiver", PARTIES)
+@pytest.mark.parametrize("at", PARTIES)
+def test_keys_that_are_duplicated_at_one_party(worker: RunningWorker, data: Path, at: str, receiver: str) -> None:
+    frames = some(60)
+    frames[at] = pd.concat([frames[at], frames[at].assign(**{f"of_{at}": -1})], ignore_index=True)
+    count, found = intersect(worker, data, frames, receiver=receiver)
+    assert count == 60
+    assert_is_merge(frames, found, count)
+
+
+@pytest.mark.parametrize("receiver", PARTIES)
 def test_keys_that_are_duplicated_at_both_parties(worker: RunningWorker, data: Path, receiver: str) -> None:
     chance = np.random.default_rng(3)
     frames = {
@@ -110,6 +120,19 @@ def test_several_key_columns_of_different_names(worker: RunningWorker, data: Pat
     count, found = intersect(worker, data, frames, keys=keys)
     assert_is_merge(frames, found, count, keys)
     assert count == 2
+
+
+def test_several_key_columns_are_not_run_together(worker: RunningWorker, data: Path) -> None:
+    """Rows that differ only in where one key column ends and the next begins."""
+    cells = [["x,1", "y"], ["x", "1,y"], ["x\x1f", "y"], ["x", "\x1fy"], ["x", "y"]]
+    frames = {
+        "alice": pd.DataFrame(cells, columns=["a", "b"]).assign(v=range(5)),
+        "bob": pd.DataFrame(cells[1:], columns=["c", "d"]).assign(w=range(4)),
+    }
+    keys = {"alice": ["a", "b"], "bob": ["c", "d"]}
+    count, found = intersect(worker, data, frames, keys=keys)
+    assert count == 4
+    assert_is_merge(frames, found, count, keys)
 
 
 def test_the_receiver_alone(worker: RunningWorker, data: Path) -> None:
@@ -154,6 +177,27 @@ def test_files_of_another_system(worker: RunningWorker, data: Path) -> None:
     assert result["result"]["intersection_count"] == 1
     assert pd.read_csv(data / "out-alice.csv", dtype=str).to_dict("records") == [{"id": "002", "v": "2"}]
     assert pd.read_csv(data / "out-bob.csv", dtype=str).to_dict("records") == [{"id": "002", "w": "5"}]
+
+
+@pytest.mark.parametrize("alice", ["\nid,v\n1,a\n2,b\n", "id,v\n1,a\n\n2,b\n", "id,v\n1,a\n2,b\n\n", "id,v\n1,a\n2,b"])
+def test_blank_lines_and_a_last_line_without_an_end(worker: RunningWorker, data: Path, alice: str) -> None:
+    (data / "alice.csv").write_text(alice)
+    (data / "bob.csv").write_text("id,w\n2,5\n3,6\n")
+    result = worker.run(psi(data))
+    assert result["status"] == "success", result
+    assert pd.read_csv(data / "out-alice.csv", dtype=str).to_dict("records") == [{"id": "2", "v": "b"}]
+    assert pd.read_csv(data / "out-bob.csv", dtype=str).to_dict("records") == [{"id": "2", "w": "5"}]
+
+
+@pytest.mark.parametrize("row", ["4711", "4711,b,c"])
+def test_a_row_of_another_length(worker: RunningWorker, data: Path, row: str) -> None:
+    (data / "alice.csv").write_text(f"id,v\n1,a\n{row}\n")
+    (data / "bob.csv").write_text("id,w\n1,5\n")
+    result = worker.run(psi(data))
+    assert result["error_type"] == "InputDataError"
+    assert result["error"].startswith("task_config.input_paths.alice: row 2 has")
+    assert "4711" not in result["error"]
+    assert {path.name for path in data.iterdir()} == {"alice.csv", "bob.csv"}
 
 
 def test_cells_that_look_like_something_stay_as_they_are(worker: RunningWorker, data: Path) -> None:

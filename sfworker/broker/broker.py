@@ -161,6 +161,12 @@ class Broker:
         more = (event, result, self._settings.result_ttl, DEAD_CONSUMER, self._settings.retention)
         return bool(await self._scripts.call("bury", keys, *self._arguments(attempt), *more))
 
+    async def lost(self, attempt: Attempt, event: bytes, result: bytes) -> bool:
+        """Answer an entry whose payload is gone. False where another worker has done so."""
+        keys = (*self._keys(attempt), self.keys.result(attempt.known_as))
+        more = (event, result, self._settings.result_ttl)
+        return bool(await self._scripts.call("lost", keys, *self._arguments(attempt), *more))
+
     async def retry(self, attempt: Attempt, event: bytes, delay_seconds: float) -> bool:
         keys = (*self._keys(attempt), self.keys.retries(self._group))
         more = (event, _ms(delay_seconds), RETRY_CONSUMER)
@@ -188,11 +194,9 @@ class Broker:
         await self._redis.set(self.keys.worker(self._worker), content, px=_ms(self._settings.lease_seconds))
 
     async def leave(self) -> None:
-        """Remove this worker's heartbeat, and its consumers: they own nothing any more."""
-        await self._redis.delete(self.keys.worker(self._worker))
-        for stream in self.keys.job_streams():
-            if not await self._redis.xpending_range(stream, self._group, "-", "+", 1, self._worker):
-                await self._redis.xgroup_delconsumer(stream, self._group, self._worker)
+        """Remove this worker's heartbeat, and its consumers where they own nothing any more."""
+        keys = (self.keys.worker(self._worker), *self.keys.job_streams())
+        await self._scripts.call("leave", keys, self._group, self._worker)
 
     async def tidy(self) -> int:
         keys = (self.keys.retries(self._group), *self.keys.job_streams())

@@ -17,7 +17,7 @@ from redis.exceptions import NoScriptError
 
 from sfworker.broker.pipe import Command, Pipe
 
-NAMES = ("start", "progress", "finish", "retry", "bury", "release", "take", "sweep", "renew", "tidy")
+NAMES = ("start", "progress", "finish", "retry", "bury", "release", "take", "sweep", "renew", "tidy", "leave", "lost")
 LARGEST_BATCH = 256
 
 

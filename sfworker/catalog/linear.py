@@ -132,6 +132,7 @@ SS_LR = register(
         devices=frozenset({"spu"}),
         disclosures=(
             SHAPES,
+            "every party learns the model's id, which is random",
             "with eps > 0 every party learns after each epoch whether the training has converged",
             "the model stays shared: no party learns weights, labels or another party's columns",
         ),

@@ -40,11 +40,11 @@ class Leases:
         """Renew the lease of every running attempt at a third of its length; end those that were lost or cancelled."""
         await self._regularly(self._settings.lease_seconds / 3, self._renew)
 
-    async def take_over(self, begin: Callable[[Entry], Awaitable[None]]) -> None:
-        """`begin` what silent workers left, as far as there are free slots."""
+    async def take_over(self, begin: Callable[[Entry], Awaitable[None]], is_ready: Callable[[], bool]) -> None:
+        """`begin` what silent workers left, as far as there are free slots and executions can start."""
 
         async def sweep() -> None:
-            if self._running.free > 0:
+            if self._running.free > 0 and is_ready():
                 for entry in await self._broker.sweep(self._running.free):
                     await begin(entry)
 
@@ -70,24 +70,25 @@ class Leases:
         await self._regularly(1.0, listen)
 
     async def _renew(self) -> None:
-        heartbeat = WorkerOverview(
-            worker_id=self._worker_id,
-            started_at=self._started_at,
-            concurrency=self._running.capacity,
-            running=len(self._running.attempts),
-            free=max(self._running.free, 0),
-            executions=[attempt.execution_id for attempt in self._running.attempts],
-        )
-        await self._broker.heartbeat(msgspec.json.encode(heartbeat))
+        # First, and the heartbeat within a bound: nothing may use up the time that a lease has.
         attempts = self._running.attempts
-        if not attempts:
-            return
-        for attempt, lease in zip(attempts, await self._broker.renew(attempts), strict=True):
+        leases = await self._broker.renew(attempts) if attempts else []
+        for attempt, lease in zip(attempts, leases, strict=True):
             if lease is Lease.LOST:
                 self._telemetry.count("lease_lost")
                 self._running.stop_attempt(attempt, Stop.LEASE_LOST)
             elif lease is Lease.TO_BE_CANCELLED:
                 self._running.stop_attempt(attempt, Stop.CANCELLED)
+        heartbeat = WorkerOverview(
+            worker_id=self._worker_id,
+            started_at=self._started_at,
+            concurrency=self._running.capacity,
+            running=len(attempts),
+            free=max(self._running.free, 0),
+            executions=[attempt.execution_id for attempt in attempts],
+        )
+        with anyio.fail_after(self._settings.lease_seconds / 3):
+            await self._broker.heartbeat(msgspec.json.encode(heartbeat))
 
     async def _regularly(self, seconds: float, action: Callable[[], Awaitable[None]]) -> None:
         away = False

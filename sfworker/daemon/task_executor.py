@@ -40,6 +40,7 @@ from sfworker.telemetry import ExecutionTrace, Telemetry
 from sfworker.wire.events import JobResult, PerformanceMetrics, TaskMetadata, timestamp
 
 _log = logging.getLogger("sfworker.executor")
+_NOT_STARTED = Started("lost", 0, 0, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +63,9 @@ class TaskExecutor:
 
     async def execute(self, attempt: Attempt, execution: Execution) -> None:
         """Bring the attempt to its end. Stopping `execution` ends it early."""
+        if attempt.entry.envelope is None:
+            await _Run(self._services, attempt, _NOT_STARTED, None).report_loss()
+            return
         job: Job | None = None
         refusal: Failure | None = None
         try:
@@ -85,9 +89,6 @@ class TaskExecutor:
 
     def _accept(self, attempt: Attempt) -> Job:
         envelope = attempt.entry.envelope
-        if envelope is None:
-            _log.error("the payload of this entry was deleted before it was run: that job is lost")
-            raise JobLostError
         if not envelope:
             raise EnvelopeError("envelope: the stream entry has no such field; append the job as `envelope`, in JSON")
         return accept(envelope, self._services.settings, time.time())
@@ -120,6 +121,13 @@ class _Run:
                 self._trace_outcome(outcome)
                 await self._answer(job, outcome)
 
+    async def report_loss(self) -> None:
+        """Answer for a job of which only the entry's id is left."""
+        failure = Failure.of(JobLostError())
+        if await self._notifier.lost(self._attempt, failure, self._result("failure", Outcome(), failure)):
+            _log.error("the payload of this entry was deleted before it was run: that job is lost")
+            self._end("failure", Outcome(), failure.error_type)
+
     async def bury(self, failure: Failure, outcome: Outcome) -> None:
         """Answer with a failure that no further attempt follows."""
         result = self._result("failure", outcome, failure)
@@ -141,7 +149,7 @@ class _Run:
         outputs.discard(outcome.outputs)
         if outcome.stopped is Stop.LEASE_LOST:
             _log.warning("the lease was lost; the computation was ended and nothing is published")
-        elif outcome.stopped is Stop.DRAINED:
+        elif outcome.stopped is Stop.DRAINED or outcome.never_ran:
             await self._release("releases")
         elif outcome.stopped is Stop.CANCELLED:
             await self.cancel(outcome)

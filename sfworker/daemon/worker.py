@@ -107,7 +107,7 @@ class Worker:
         async def begin(entry: Entry) -> None:
             await self._begin(entry, jobs)
 
-        standing.start_soon(self._leases.take_over, begin)
+        standing.start_soon(self._leases.take_over, begin, lambda: self._pool.is_ready)
         gc.collect()
         gc.freeze()  # what is here now stays: a collection that walks through it would delay a job by milliseconds
         _log.info("ready, %d at a time", self._running.capacity)

@@ -11,6 +11,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 
+import msgspec
 from msgspec import Struct
 
 from sfworker.wire.frames import LENGTH_BYTES, FrameError, encode_frame, frame_length
@@ -69,7 +70,7 @@ class FrameChannel:
         try:
             for body in self._splitter.feed(data):
                 self._on_body(body)
-        except FrameError:
+        except (FrameError, msgspec.DecodeError):  # what it says cannot be understood: as good as gone
             data = b""
         if not data:
             self._loop.remove_reader(self._sock)

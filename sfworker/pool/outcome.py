@@ -40,6 +40,8 @@ class Outcome(Struct, kw_only=True):
     """Set where the daemon ended it; then `failure` says so too."""
     template_lost: bool = False
     """The computation ended because the process it was forked from did."""
+    never_ran: bool = False
+    """The template was gone before a process could be made for it."""
     timings: Timings = field(default_factory=Timings)
     devices: list[str] = field(default_factory=list)
     peak_rss: dict[str, int] = field(default_factory=dict)

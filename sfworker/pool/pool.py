@@ -86,12 +86,12 @@ class Pool:
         try:
             os.mkdir(directory, 0o700)
             frames = starts(job, attempt, self._settings, directory)
-            mesh = Mesh(template, [self._acquire() for _ in frames], _line_logger(job))
+            mesh = Mesh(template, self._acquire_all(len(frames)), _line_logger(job))
         except OSError as error:  # the disk is full, or the template has died since this job was taken
             shutil.rmtree(directory, ignore_errors=True)
             reason = os.strerror(error.errno) if error.errno else type(error).__name__
             failure = Failure.of(TaskExecutionError(f"the worker could not start a process for this job ({reason})"))
-            yield Outcome(failure=failure, template_lost=template.lost.is_set())
+            yield Outcome(failure=failure, never_ran=template.lost.is_set())
             return
         try:
             limits = Limits(
@@ -119,7 +119,7 @@ class Pool:
             self._discard_spares()
             failures = 1 if anyio.current_time() - began > STEADY_SECONDS else failures + 1
             self.restarts += 1
-            await anyio.sleep(min(0.1 * 4 ** (failures - 1), LONGEST_PAUSE))
+            await anyio.sleep(min(0.1 * 4 ** min(failures - 1, 8), LONGEST_PAUSE))
             self._template = Template(self._settings, self._directory)
 
     async def stop(self) -> None:
@@ -133,6 +133,18 @@ class Pool:
         self._changed.set()
         self._changed = anyio.Event()
 
+    def _acquire_all(self, count: int) -> list[PartyProcess]:
+        """Raises OSError, having let go what was acquired before."""
+        acquired: list[PartyProcess] = []
+        try:
+            while len(acquired) < count:
+                acquired.append(self._acquire())
+        except OSError:
+            for process in acquired:
+                process.close()
+            raise
+        return acquired
+
     def _acquire(self) -> PartyProcess:
         while self._spares:
             spare = self._spares.popleft()
@@ -143,8 +155,11 @@ class Pool:
 
     def _refill(self) -> None:
         """Fork what is missing; the template does that while the executions that took the last ones compute."""
-        while len(self._spares) < self._settings.spare_processes and self.is_ready:
-            self._spares.append(self._template.fork())
+        try:
+            while len(self._spares) < self._settings.spare_processes and self.is_ready:
+                self._spares.append(self._template.fork())
+        except OSError as error:  # spares are only for speed; a job that finds none asks for its own
+            _log.warning("no spare process could be made (%s)", type(error).__name__)
 
     def _discard_spares(self) -> None:
         while self._spares:

@@ -15,9 +15,10 @@ from typing import Any, Generic, TypeVar
 
 from sfworker.catalog import TaskParams
 from sfworker.errors import ParameterValidationError
-from sfworker.runtime.data_roots import DataRoots, saving
+from sfworker.runtime.data_roots import DataRoots, remove, saving
 from sfworker.wire.frames import Progressed, Staging
 
+KNOWN_ATTEMPTS = 1000
 P = TypeVar("P", bound=TaskParams)
 T = TypeVar("T")
 
@@ -97,7 +98,7 @@ class JobContext(Generic[P]):
 
     def progress(self, fraction: float, message: str | None = None) -> None:
         """Tell the web side how far the job is (0 to 1). Messages are published: no data in them."""
-        self._send(Progressed(min(max(fraction, 0.0), 1.0), message))
+        self._send(Progressed(min(max(float(fraction), 0.0), 1.0), None if message is None else str(message)))
 
     def input_file(self, party: str, field: str, path: str) -> Path:
         """A checked input file of a local party. Raises ParameterValidationError or InputDataError."""
@@ -133,7 +134,6 @@ class JobContext(Generic[P]):
         return staged
 
     def _stage(self, where: str, target: Path) -> Path:
-        # The same name for every attempt, so that a later one overwrites what a killed one left.
         mark = hashlib.sha256(f"{self.execution_id}\0{target}".encode()).hexdigest()[:16]
         try:
             # Beside the scratch directories of all parties of this attempt: parties may share a data root.
@@ -142,9 +142,17 @@ class JobContext(Generic[P]):
             raise ParameterValidationError(
                 f"{where}: another output of this job has the same path; name one of its own"
             ) from None
-        staged = target.with_name(f".{mark}.partial{target.suffix}")
+        # A name per attempt: one that was cut off from Redis may still be writing, and discards its own when it hears
+        # of it. What earlier attempts left, killed or not, is of no use any more.
+        for former in range(max(1, self.attempt - KNOWN_ATTEMPTS), self.attempt):
+            remove(_staged(target, mark, former))
+        staged = _staged(target, mark, self.attempt)
         self._send(Staging(str(staged), str(target)))
         return staged
+
+
+def _staged(target: Path, mark: str, attempt: int) -> Path:
+    return target.with_name(f".{mark}-{attempt}.partial{target.suffix}")
 
 
 class _Box:

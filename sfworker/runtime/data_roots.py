@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sfworker.errors import InputDataError, ParameterValidationError, ResultSaveError
@@ -111,3 +112,12 @@ def saving(field: str) -> Iterator[None]:
 
 def _reason(error: OSError) -> str:
     return os.strerror(error.errno) if error.errno else type(error).__name__
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a directory with all in it, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()

@@ -10,7 +10,7 @@ Nothing is pickled: a model directory may be written by others who can write to 
 
 from __future__ import annotations
 
-import hashlib
+import secrets
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -66,11 +66,6 @@ class Own:
     deviations: list[float]
 
 
-def model_id(execution_id: str, attempt: int) -> str:
-    """The same at every party without a word between them."""
-    return hashlib.sha256(f"{execution_id}\0{attempt}".encode()).hexdigest()[:16]
-
-
 def save(
     context: JobContext[Any],
     weights: SPUObject,
@@ -81,9 +76,10 @@ def save(
     label: ColumnRef,
     options: dict[str, str],
 ) -> str:
-    """Write each party's part into its staged directory; returns the model's id. Reveals nothing but the shape."""
+    """Write each party's part into its staged directory; returns the model's id. Reveals that id and the shape."""
     meta = sfd.get(weights.meta)
-    identity = model_id(context.execution_id, context.attempt)
+    # Drawn by one party: on machines of their own, parties may count attempts differently.
+    identity: str = context.reveal(context.at(context.parties[0], secrets.token_hex, 8))
     shares = [
         actor.export_share.remote(name)
         for actor, name in zip(context.spu.actors.values(), weights.shares_name, strict=True)

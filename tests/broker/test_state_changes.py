@@ -358,3 +358,41 @@ async def test_what_cannot_be_sent_is_an_error_and_later_calls_go_on(redis: Any,
     with pytest.raises(TypeError):
         await broker.progress(Attempt(Entry("sf:jobs", "1-1", b""), "run", "e", None, None), object())  # type: ignore[arg-type]
     await begun(redis, broker)
+
+
+async def test_leaving_keeps_a_job_that_arrives_meanwhile(redis: Any, new_broker: OpenBroker) -> None:
+    """The reading reply may be lost, but then the entry is still pending, and is swept by others."""
+    leaving, other = await new_broker("leaving"), await new_broker("other", lease_seconds=1.0)
+    await append(redis)
+    await take_one(leaving)
+    await leaving.leave()
+    assert await pending(redis) == {"leaving": 1}
+    await redis.xclaim("sf:jobs", GROUP, "leaving", 0, [(await redis.xrange("sf:jobs"))[0][0]], idle=2000)
+    assert len(await other.sweep(1)) == 1
+
+
+async def test_a_deleted_payload_is_answered_once_and_may_be_sent_again(redis: Any, new_broker: OpenBroker) -> None:
+    dead, other = await new_broker("dead"), await new_broker("other", lease_seconds=1.0)
+    attempt = await begun(redis, dead)
+    await redis.xclaim("sf:jobs", GROUP, "dead", 0, [attempt.entry.entry_id], idle=2000)
+    await redis.xdel("sf:jobs", attempt.entry.entry_id)
+    [found] = await other.sweep(5)
+    assert found == Entry("sf:jobs", attempt.entry.entry_id, None)
+    lost = attempt_at(found, "run-2", None)
+    assert await other.lost(lost, b"{}", b"{}") is True
+    assert await other.lost(lost, b"{}", b"{}") is False
+    assert await pending(redis) == {}
+    assert not await dead.finish(attempt, "SUCCESS", b"{}", b"{}")
+    await append(redis)
+    again = attempt_at(await take_one(other), "run-3")
+    assert await other.start(again, EVENT) == Started("run", 1, 0, 0)
+    assert await other.finish(again, "SUCCESS", b"{}", b"{}")
+
+
+async def test_a_repeated_start_keeps_its_verdict(redis: Any, new_broker: OpenBroker) -> None:
+    broker = await new_broker("a", max_crashes=1)
+    await append(redis)
+    entry = await take_one(broker)
+    await broker.start(attempt_at(entry, "run-1"), EVENT)
+    for _ in range(2):
+        assert (await broker.start(attempt_at(entry, "run-2"), EVENT)).verdict == "poison"

@@ -90,3 +90,14 @@ async def test_lines_are_cut_at_newlines_and_endless_ones_anyway() -> None:
     assert lines[:2] == [b"one", b"two"]
     assert b"".join(lines[2:]) == b"x" * 100_000 + b"last"
     channel.close()
+
+
+async def test_what_cannot_be_understood_ends_the_channel() -> None:
+    ours, theirs = socket.socketpair()
+    ended = anyio.Event()
+    channel = FrameChannel(ours, lambda body: decode_party_frame(body) and None, ended.set)
+    theirs.sendall(encode_frame(Progressed(0.5, 7)))  # type: ignore[arg-type]
+    with anyio.fail_after(5):
+        await ended.wait()
+    channel.close()
+    theirs.close()

@@ -35,9 +35,17 @@ local function tell(status, event)
   redis.call('PUBLISH', ARGV[11], event)
 end
 
--- Give the pending entry to another consumer, keeping its delivery count.
+-- Whether the payload is still in the stream, under the pending entry.
+local function present(stream, entry)
+  return #redis.call('XRANGE', stream, entry, entry) > 0
+end
+
+-- Give the pending entry to another consumer, keeping its delivery count. One whose payload was deleted stays where it is:
+-- from 7.0 on a claim would remove it, and nobody would ever hear of that job.
 local function hand_over(stream, group, entry, consumer)
+  if not present(stream, entry) then return false end
   redis.call('XCLAIM', stream, group, consumer, 0, entry, 'JUSTID')
+  return true
 end
 
 -- Whether the stream entry id `a` is not after `b`.
@@ -77,9 +85,9 @@ local function parcel(stream, entry)
   return {stream, entry[1], envelope, traceparent}
 end
 
--- Claim a pending entry. A payload that was deleted under it makes a parcel without envelope: {stream, id}.
+-- Claim a pending entry. One whose payload was deleted is not claimed: it makes a parcel without envelope, {stream, id}.
 local function claim(stream, group, consumer, min_idle, entry)
+  if not present(stream, entry) then return {stream, entry} end
   local claimed = redis.call('XCLAIM', stream, group, consumer, min_idle, entry)[1]
-  if claimed then return parcel(stream, claimed) end
-  return {stream, entry}
+  return claimed and parcel(stream, claimed)
 end

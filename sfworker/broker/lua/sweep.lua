@@ -19,7 +19,8 @@ for _, stream in ipairs(KEYS) do
       local abandoned =
         redis.call('XPENDING', stream, ARGV[1], 'IDLE', ARGV[3], '-', '+', slots - #taken, consumer.name)
       for _, pending in ipairs(abandoned) do
-        taken[#taken + 1] = claim(stream, ARGV[1], ARGV[2], ARGV[3], pending[1])
+        local claimed = claim(stream, ARGV[1], ARGV[2], ARGV[3], pending[1])
+        if claimed then taken[#taken + 1] = claimed end
       end
     end
   end

@@ -8,7 +8,8 @@ for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now_ms(), '
   local stream, entry = string.match(member, '^(.*) (%S+)$')
   redis.call('ZREM', KEYS[1], member)
   if owner(stream, group, entry) == ARGV[3] then
-    taken[#taken + 1] = claim(stream, group, worker, 0, entry)
+    local claimed = claim(stream, group, worker, 0, entry)
+    if claimed then taken[#taken + 1] = claimed end
   end
 end
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -210,14 +211,18 @@ def test_outputs_appear_whole_and_only_on_success(worker: RunningWorker, data: P
     assert {path.name: path.read_text() for path in data.iterdir()} == {"a.txt": "written\n", "b.txt": "written\n"}
 
 
-def test_urgent_jobs_overtake(worker: RunningWorker) -> None:
+def test_urgent_jobs_overtake_and_the_others_get_their_share(worker: RunningWorker) -> None:
+    """Whichever turn it is: any ten slots in a row are seven, two and one."""
     blockers = [worker.send(act("report", alone=True, seconds=1.0)) for _ in range(2)]
     for blocker in blockers:
         worker.until_said(blocker, "task_started")
-    low = worker.send(act("succeed", alone=True), "sf:jobs:low")
-    normal = worker.send(act("succeed", alone=True))
-    high = worker.send(act("succeed", alone=True), "sf:jobs:high")
-    started = {sent: worker.until_said(sent, "task_started")["timestamp"] for sent in (low, normal, high)}
-    assert started[high] <= min(started.values())
-    for sent in (*blockers, low, normal, high):
-        worker.until_ended(sent)
+    queued = {"sf:jobs:low": 3, "sf:jobs": 4, "sf:jobs:high": 8}  # the least urgent are sent first
+    sent = {worker.send(act("succeed", alone=True), stream): stream for stream in queued for _ in range(queued[stream])}
+    for execution_id in (*blockers, *sent):
+        worker.until_ended(execution_id)
+    started = [
+        sent[execution_id]
+        for _, fields in worker.redis.xrange("sf:results")
+        if (execution_id := fields.get(b"execution_id", b"").decode()) in sent and b"task_started" in fields[b"payload"]
+    ]
+    assert Counter(started[:10]) == {"sf:jobs:high": 7, "sf:jobs": 2, "sf:jobs:low": 1}

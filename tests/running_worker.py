@@ -146,7 +146,7 @@ class RunningWorker:
     # --- what is left over
 
     def processes(self) -> set[int]:
-        """Every process that descends from the daemon, or has its run directory open as working directory."""
+        """Every process that descends from the daemon."""
         return {pid for pid in _all_processes() if self.process.pid in _ancestors(pid)}
 
     def template(self) -> int:

@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from sfworker.broker.connection import COMMAND_SECONDS, connect
-from sfworker.broker.entry import Entry, entry_from
+from sfworker.broker.entry import Entry, entry_from_fields, entry_from_parcel
 from sfworker.broker.keys import DEAD_CONSUMER, RETRY_CONSUMER, STATUS_CHANNEL, Keys, status_channel
 from sfworker.broker.pipe import Pipe
 from sfworker.broker.scripts import Scripts
@@ -110,7 +110,11 @@ class Broker:
         [reply] = await self._reader.send([(*read, "STREAMS", *streams, *new)], BLOCK_SECONDS + COMMAND_SECONDS)
         if isinstance(reply, ResponseError):
             raise reply
-        return [_entry(stream, content) for stream, entries in reply or () for content in entries]
+        return [
+            entry_from_fields(stream.decode(), entry_id.decode(), _paired(flat))
+            for stream, entries in reply or ()
+            for entry_id, flat in entries
+        ]
 
     async def sweep(self, slots: int) -> list[Entry]:
         """Jobs that silent workers left, at most `slots`."""
@@ -133,10 +137,7 @@ class Broker:
     async def read_owned(self, stream: str, entry_id: str) -> Entry:
         """The content of a pending entry of this worker."""
         found = await self._redis.xrange(stream, entry_id, entry_id)
-        if not found:
-            return Entry(stream, entry_id, None)
-        [(_, fields)] = found
-        return Entry(stream, entry_id, fields.get(b"envelope", b""), _text(fields.get(b"traceparent")))
+        return entry_from_fields(stream, entry_id, found[0][1] if found else None)
 
     # --- state changes
 
@@ -256,19 +257,13 @@ async def open_broker(settings: Settings, group: str, worker_id: str) -> AsyncIt
 
 
 def _entries(parcels: Iterable[list[bytes]]) -> list[Entry]:
-    return [entry_from(parcel) for parcel in parcels]
+    return [entry_from_parcel(parcel) for parcel in parcels]
 
 
-def _entry(stream: bytes, content: list[Any]) -> Entry:
-    """From an entry as XREADGROUP gives it: its id, and names and values of its fields in turn."""
-    entry_id, flat = content
-    fields = dict(zip(flat[::2], flat[1::2], strict=True))
-    return Entry(stream.decode(), entry_id.decode(), fields.get(b"envelope", b""), _text(fields.get(b"traceparent")))
+def _paired(flat: Sequence[bytes]) -> dict[bytes, bytes]:
+    """Fields of an entry as the server sends them: names and values in turn."""
+    return dict(zip(flat[::2], flat[1::2], strict=True))
 
 
 def _ms(seconds: float) -> int:
     return int(seconds * 1000)
-
-
-def _text(value: bytes | None) -> str | None:
-    return value.decode(errors="replace") if value else None

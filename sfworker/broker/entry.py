@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -20,10 +21,16 @@ class Entry:
         return int(self.entry_id.partition("-")[0]) / 1000
 
 
-def entry_from(parcel: list[bytes]) -> Entry:
-    """An entry from the reply of a script (see `parcel` in `lua/prelude.lua`)."""
+def entry_from_parcel(parcel: list[bytes]) -> Entry:
+    """From the reply of a script (see `parcel` in `lua/prelude.lua`)."""
     stream, entry_id, *content = parcel
-    if not content:
-        return Entry(stream.decode(), entry_id.decode(), None)
-    envelope, traceparent = content
-    return Entry(stream.decode(), entry_id.decode(), envelope, traceparent.decode(errors="replace") or None)
+    fields = dict(zip((b"envelope", b"traceparent"), content, strict=True)) if content else None
+    return entry_from_fields(stream.decode(), entry_id.decode(), fields)
+
+
+def entry_from_fields(stream: str, entry_id: str, fields: Mapping[bytes, bytes] | None) -> Entry:
+    """From the fields of a stream entry; None where they were deleted."""
+    if fields is None:
+        return Entry(stream, entry_id, None)
+    traceparent = fields.get(b"traceparent", b"").decode(errors="replace")
+    return Entry(stream, entry_id, fields.get(b"envelope", b""), traceparent or None)

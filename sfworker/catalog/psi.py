@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from sfworker.catalog.base import PartyColumns, PartyPaths, TaskParams, TaskType, register
+from sfworker.catalog.base import PartyColumns, PartyPaths, TaskParams, TaskType, register, require_parties
 from sfworker.errors import ParameterValidationError
 from sfworker.wire.envelope import PartyName
 
@@ -66,11 +66,9 @@ class PsiParams(TaskParams, tag="psi", frozen=True, kw_only=True):
         super().check(parties)
         if len(parties) != 2:
             raise ParameterValidationError("sf_init_config.parties: psi joins exactly two parties; name two")
-        needed = {"keys": parties, "input_paths": parties, "output_paths": self.readers(parties)}
-        for name, holders in needed.items():
-            for party in holders:
-                if party not in getattr(self, name):
-                    raise ParameterValidationError(f"task_config.{name}.{party}: required and missing")
+        require_parties("keys", self.keys, parties)
+        require_parties("input_paths", self.input_paths, parties)
+        require_parties("output_paths", self.output_paths, self.readers(parties))
         if len({len(self.keys[party]) for party in parties}) != 1:
             raise ParameterValidationError("task_config.keys: both parties need the same number of key columns")
         for party in parties:

@@ -30,11 +30,10 @@ def ss_lr(context: JobContext[SsLrParams]) -> SsLrResult | None:
     own: dict[str, models.Own] = {}
     prepared: dict[str, Matrix] = {}
     label = scale = None
-    for party in context.parties:
-        if context.is_local(party):
-            own[party], prepared[party] = _prepare(context, party)
-        if party == params.label.party and context.is_local(party):
-            label, scale = _label(context)
+    for party in filter(context.is_local, context.parties):
+        own[party], prepared[party], values = _prepare(context, party)
+        if values is not None:
+            label, scale = _label(params, values)
     shapes = _shapes(context, prepared)
     rows = shapes[params.label.party][0]
     x = _columns(context, prepared, shapes)
@@ -116,34 +115,36 @@ def ss_lr_predict(context: JobContext[SsLrPredictParams]) -> SsLrPredictResult |
     return SsLrPredictResult(rows=rows, output_paths={receiver: params.output_paths[receiver]})
 
 
-def _prepare(context: JobContext[SsLrParams], party: str) -> tuple[models.Own, Matrix]:
-    """A local party's features, scaled. Raises InputDataError naming field, column and row."""
+def _prepare(context: JobContext[SsLrParams], party: str) -> tuple[models.Own, Matrix, Matrix | None]:
+    """A local party's features, scaled, and the label where it is this party's, from one reading of the file.
+
+    Raises InputDataError naming field, column and row.
+    """
     params, field = context.params, f"task_config.input_paths.{party}"
     path = context.input_file(party, "input_paths", params.input_paths[party])
     names = tables.header(field, path)
     keys = params.keys.get(party, [])
     tables.require_columns(f"task_config.keys.{party}", names, keys)
-    left_out = {*keys, *([params.label.column] if party == params.label.party else [])}
+    label = [params.label.column] if party == params.label.party else []
+    left_out = {*keys, *label}
     if params.features is None:
         features = [name for name in names if name not in left_out]
     else:
         features = params.features.get(party, [])
         tables.require_columns(f"task_config.features.{party}", names, features)
-    matrix = tables.numbers(field, path, features)
+    tables.require_columns("task_config.label.column", names, label)
+    table = tables.numbers(field, path, [*features, *label])
+    matrix = table[:, : len(features)]
     means, deviations = np.zeros(len(features)), np.ones(len(features))
     if params.standardize and len(matrix):
         means, deviations = matrix.mean(axis=0), matrix.std(axis=0)
         deviations[deviations == 0] = 1.0  # a constant column says nothing and must not divide by zero
-    return models.Own(features, means.tolist(), deviations.tolist()), (matrix - means) / deviations
+    own = models.Own(features, means.tolist(), deviations.tolist())
+    return own, (matrix - means) / deviations, table[:, len(features) :] if label else None
 
 
-def _label(context: JobContext[SsLrParams]) -> tuple[Matrix, Matrix]:
+def _label(params: SsLrParams, values: Matrix) -> tuple[Matrix, Matrix]:
     """The label as the training needs it, and its scale (deviation, mean). Raises InputDataError."""
-    params, party = context.params, context.params.label.party
-    field = f"task_config.input_paths.{party}"
-    path = context.input_file(party, "input_paths", params.input_paths[party])
-    tables.require_columns("task_config.label.column", tables.header(field, path), [params.label.column])
-    values = tables.numbers(field, path, [params.label.column])
     if params.regression == "linear":
         mean, deviation = float(values.mean()), float(values.std()) or 1.0
         return (values - mean) / deviation, np.array([deviation, mean])

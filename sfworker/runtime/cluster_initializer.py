@@ -20,8 +20,7 @@ class SessionBrokenError(Exception):
 class ClusterInitializer:
     """One session of SecretFlow, for one execution."""
 
-    def __init__(self, execution_id: str) -> None:
-        self._execution_id = execution_id
+    def __init__(self) -> None:
         self._graceful = False
 
     def initialize_cluster(self, start: Start) -> None:
@@ -65,7 +64,7 @@ class ClusterInitializer:
         secretflow.init(
             cluster_config=cluster_config,
             ray_mode=False,
-            job_name=self._execution_id,
+            job_name=start.execution_id,
             logging_level=start.log_level.lower(),
         )
 

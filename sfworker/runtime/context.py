@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -85,10 +84,7 @@ class JobContext(Generic[P]):
         """
         if not self.is_local(party):
             return None
-        import secretflow.distributed as sfd
-
-        held = getattr(value, "data", value)
-        return sfd.get(held) if self.self_party is None else held.get_object()
+        return getattr(value, "data", value).get_object()
 
     def reveal(self, value: Any) -> Any:
         """The plain value, at *every* party. Each use is a disclosure that the task's catalogue entry lists."""
@@ -129,7 +125,6 @@ class JobContext(Generic[P]):
         where = f"task_config.{field}.{party}"
         staged = self._stage(where, self._roots.output_directory(where, path, holds))
         with saving(where):
-            shutil.rmtree(staged, ignore_errors=True)
             staged.mkdir()
         return staged
 
@@ -143,9 +138,9 @@ class JobContext(Generic[P]):
                 f"{where}: another output of this job has the same path; name one of its own"
             ) from None
         # A name per attempt: one that was cut off from Redis may still be writing, and discards its own when it hears
-        # of it. What earlier attempts left, killed or not, is of no use any more.
-        for former in range(max(1, self.attempt - KNOWN_ATTEMPTS), self.attempt):
-            remove(_staged(target, mark, former))
+        # of it. What earlier attempts left (or one of this number, before Redis lost count) is of no use any more.
+        for number in range(max(1, self.attempt - KNOWN_ATTEMPTS), self.attempt + 1):
+            remove(_staged(target, mark, number))
         staged = _staged(target, mark, self.attempt)
         self._send(Staging(str(staged), str(target)))
         return staged

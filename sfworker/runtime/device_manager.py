@@ -27,9 +27,6 @@ _LOG_LEVELS = {"DEBUG": "DEBUG", "INFO": "INFO", "WARNING": "WARN", "ERROR": "ER
 class DeviceManager:
     """Makes the devices that a job uses."""
 
-    def __init__(self, execution_id: str) -> None:
-        self._execution_id = execution_id
-
     def initialize_devices(self, start: Start) -> dict[str, Any]:
         """A PYU under each party's name, and `spu` and `heu` where configured.
 

@@ -101,12 +101,12 @@ def _join(start: Start, send: Callable[[Struct], None]) -> tuple[dict[str, Any],
     from sfworker.runtime.device_manager import DeviceManager
 
     began = time.monotonic()
-    cluster = ClusterInitializer(start.execution_id)
+    cluster = ClusterInitializer()
     cluster.initialize_cluster(start)
     party_logging.install(start.log_level)
     send(StageReached("cluster_ready", time.monotonic() - began))
     began = time.monotonic()
-    devices = DeviceManager(start.execution_id).initialize_devices(start)
+    devices = DeviceManager().initialize_devices(start)
     send(StageReached("devices_ready", time.monotonic() - began, sorted(devices)))
     return devices, cluster.shutdown_cluster
 

@@ -4,9 +4,7 @@
 --        16 seconds the record is kept
 --   Reply 1, or 0 where the attempt is no longer this worker's: then nothing was changed.
 if not held() then return already('dead') and 1 or 0 end
-redis.call('SET', KEYS[4], ARGV[13], 'EX', ARGV[14])
-say('result', 'FAILURE', ARGV[13])
-tell('FAILURE', ARGV[12])
+answer('FAILURE', ARGV[12], ARGV[13], ARGV[14])
 if not hand_over(KEYS[1], ARGV[1], ARGV[3], ARGV[15]) then settle(KEYS[1], ARGV[1], ARGV[3]) end
 redis.call('HSET', KEYS[2], 'state', 'dead')
 redis.call('EXPIRE', KEYS[2], ARGV[16])

@@ -4,9 +4,7 @@
 --        16 seconds the record is kept
 --   Reply 1, or 0 where the attempt is no longer this worker's: then nothing was changed.
 if not held() then return already('done') and 1 or 0 end
-redis.call('SET', KEYS[4], ARGV[14], 'EX', ARGV[15])
-say('result', ARGV[12], ARGV[14])
-tell(ARGV[12], ARGV[13])
+answer(ARGV[12], ARGV[13], ARGV[14], ARGV[15])
 settle(KEYS[1], ARGV[1], ARGV[3])
 redis.call('HSET', KEYS[2], 'state', 'done')
 redis.call('EXPIRE', KEYS[2], ARGV[16])

@@ -2,14 +2,9 @@
 -- would otherwise make it an owner in between, and the entry would go with it.
 --   KEYS 1 heartbeat   2.. job streams
 --   ARGV 1 group   2 worker
---   Reply on how many streams it still owns something.
 redis.call('DEL', KEYS[1])
-local left = 0
 for i = 2, #KEYS do
-  if #redis.call('XPENDING', KEYS[i], ARGV[1], '-', '+', 1, ARGV[2]) > 0 then
-    left = left + 1
-  else
+  if #redis.call('XPENDING', KEYS[i], ARGV[1], '-', '+', 1, ARGV[2]) == 0 then
     redis.call('XGROUP', 'DELCONSUMER', KEYS[i], ARGV[1], ARGV[2])
   end
 end
-return left

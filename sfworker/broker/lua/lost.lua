@@ -3,7 +3,5 @@
 --   ARGV 1-11 as in the prelude (run and record are not looked at)   12 event   13 result   14 seconds the result is kept
 --   Reply 1, or 0 where the payload is there or the entry was settled: then nothing was changed.
 if present(KEYS[1], ARGV[3]) or redis.call('XACK', KEYS[1], ARGV[1], ARGV[3]) == 0 then return 0 end
-redis.call('SET', KEYS[4], ARGV[13], 'EX', ARGV[14])
-say('result', 'FAILURE', ARGV[13])
-tell('FAILURE', ARGV[12])
+answer('FAILURE', ARGV[12], ARGV[13], ARGV[14])
 return 1

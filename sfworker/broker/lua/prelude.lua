@@ -35,6 +35,13 @@ local function tell(status, event)
   redis.call('PUBLISH', ARGV[11], event)
 end
 
+-- The final answer: the result at its key, in KEYS 4, and on the results stream, and its event.
+local function answer(status, event, result, seconds_kept)
+  redis.call('SET', KEYS[4], result, 'EX', seconds_kept)
+  say('result', status, result)
+  tell(status, event)
+end
+
 -- Whether the payload is still in the stream, under the pending entry.
 local function present(stream, entry)
   return #redis.call('XRANGE', stream, entry, entry) > 0

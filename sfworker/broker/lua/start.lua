@@ -11,29 +11,22 @@
 local stream, record, group, entry, run = KEYS[1], KEYS[2], ARGV[1], ARGV[3], ARGV[4]
 if owner(stream, group, entry) ~= ARGV[2] then return {'lost', 0, 0, 0} end
 
-local known = redis.call('HMGET', record, 'place', 'run', 'state', 'attempt', 'crashes', 'releases', 'stream', 'entry')
-local state, attempt, crashes = known[3], tonumber(known[4]) or 0, tonumber(known[5]) or 0
-local releases = tonumber(known[6]) or 0
-local place = group .. ' ' .. stream .. ' ' .. entry
-local limit = tonumber(ARGV[14])
-local repeated = known[2] == run -- the reply to the first call was lost
+local known = redis.call('HMGET', record, 'run', 'state', 'attempt', 'crashes', 'releases', 'group', 'stream', 'entry')
+local state, attempt, crashes = known[2], tonumber(known[3]) or 0, tonumber(known[4]) or 0
+local releases, limit = tonumber(known[5]) or 0, tonumber(ARGV[14])
+local repeated = known[1] == run -- the reply to the first call was lost
 
-if not repeated and state == 'done' then
-  settle(stream, group, entry)
-  return {'duplicate', 0, 0, 0}
-end
-if not repeated and known[1] and known[1] ~= place then
-  if state == 'dead' or present(known[7], known[8]) then
+if not repeated then
+  local elsewhere = known[8] and not (known[6] == group and known[7] == stream and known[8] == entry)
+  if state == 'done' or (elsewhere and (state == 'dead' or present(known[7], known[8]))) then
     settle(stream, group, entry)
     return {'duplicate', 0, 0, 0}
   end
-  state, attempt, crashes, releases = false, 0, 0, 0 -- the first one was deleted from its stream: this one is the job now
-end
-
-if not repeated then
+  -- Where the first one was deleted from its stream, this one is the job now.
+  if elsewhere then state, attempt, crashes, releases = false, 0, 0, 0 end
   if state == 'running' then crashes = crashes + 1 end
   if crashes < limit then attempt = attempt + 1 end
-  redis.call('HSET', record, 'place', place, 'stream', stream, 'entry', entry, 'run', run, 'worker', ARGV[2],
+  redis.call('HSET', record, 'group', group, 'stream', stream, 'entry', entry, 'run', run, 'worker', ARGV[2],
     'state', 'running', 'attempt', attempt, 'crashes', crashes, 'releases', releases)
 end
 if crashes >= limit then return {'poison', attempt, crashes, releases} end

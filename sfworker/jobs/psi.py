@@ -101,7 +101,7 @@ def _side(context: JobContext[PsiParams], party: str) -> _Side:
     if party in params.readers(context.parties):
         output = context.output(party, "output_paths", params.output_paths[party])
     given = context.scratch / f"psi-input-{party}.csv"
-    if source.suffix == tables.PARQUET or not tables.is_plain(source):
+    if tables.is_columnar(source) or not tables.is_plain(source):
         plain = tables.plain_keys(tables.text(field, source, keys), keys)
         tables.write(field, given, plain)
         given_keys = list(plain.column_names)
@@ -109,7 +109,7 @@ def _side(context: JobContext[PsiParams], party: str) -> _Side:
         given.symlink_to(source)
         given_keys = keys
     found = context.scratch / f"psi-output-{party}.csv"
-    if output is not None and given_keys is keys and output.suffix != tables.PARQUET:
+    if output is not None and given_keys is keys and not tables.is_columnar(output):
         found = output
     return _Side(field, source, keys, given, given_keys, found, output)
 

@@ -1,4 +1,4 @@
-"""Reads and writes a party's own tables, CSV or Parquet by the file's ending. Runs in the party process.
+"""Reads and writes a party's own tables, CSV, Parquet or ORC by the file's ending. Runs in the party process.
 
 In comes a checked path and the field of the envelope that named it; errors name that field, and where it helps a column
 and a row (counted from 1 after the header), never a value or a path.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import mmap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -18,26 +18,31 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv as pa_csv
-from pyarrow import parquet
+from pyarrow import orc, parquet
 
 from sfworker.errors import InputDataError
 from sfworker.runtime.data_roots import saving
 
 Matrix: TypeAlias = npt.NDArray[np.float64]
-PARQUET = ".parquet"
+PARQUET, ORC = ".parquet", ".orc"
 ESCAPE = "\x1b"
 SEPARATOR = "\x1f"
 """Stands in no key of `plain_keys`, so several of them can be joined by it."""
 _BOM = b"\xef\xbb\xbf"
 _MISSING_SPELLINGS = ["", "NULL", "null", "NA", "N/A", "NaN", "nan"]
 
+TYPES = {"int": pa.int64(), "float": pa.float64(), "str": pa.string(), "bool": pa.bool_()}
+"""Names of column types in an envelope, and what `typed` returns for each."""
+_LEADING_ZERO = r"^[+-]?0[0-9]"
+
 __all__ = [
     "ESCAPE",
-    "PARQUET",
     "SEPARATOR",
+    "TYPES",
     "Matrix",
     "has_duplicates",
     "header",
+    "is_columnar",
     "is_plain",
     "numbers",
     "plain_keys",
@@ -45,9 +50,15 @@ __all__ = [
     "rows_of_plain_csv",
     "saving",
     "text",
+    "typed",
     "whole",
     "write",
 ]
+
+
+def is_columnar(path: Path) -> bool:
+    """Whether the file's ending says that it knows its columns' types."""
+    return path.suffix in {PARQUET, ORC}
 
 
 def header(field: str, path: Path) -> list[str]:
@@ -56,9 +67,13 @@ def header(field: str, path: Path) -> list[str]:
     Raises InputDataError.
     """
     if path.suffix == PARQUET:
-        with _parquet_errors(field):
+        with _format_errors(field, "a Parquet"):
             file = parquet.ParquetFile(path)
         names, rows = list(file.schema_arrow.names), file.metadata.num_rows
+    elif path.suffix == ORC:
+        with _format_errors(field, "an ORC"):
+            stripes = orc.ORCFile(path)
+        names, rows = list(stripes.schema.names), stripes.nrows
     else:
         names, rows = _csv_header(field, path)
     if rows == 0:
@@ -104,6 +119,22 @@ def text(field: str, path: Path, columns: Sequence[str]) -> pa.Table:
     return _read(field, path, list(columns), pa.string())
 
 
+def typed(field: str, path: Path, columns: Sequence[str], types: Mapping[str, str] | None = None) -> pa.Table:
+    """`columns` with the type that their cells have, or that `types` names: int64, double, string or bool.
+
+    An empty cell is a missing value (null) in every type. A column of a CSV file that holds numbers with leading zeros
+    is text, and so are dates. Raises InputDataError naming column and row of a cell that is not of the type asked for.
+    """
+    asked = dict(types or {})
+    if is_columnar(path):
+        table = _read_columnar(field, path, list(columns))
+    else:
+        table = _infer(field, path, list(columns), asked)
+    return pa.table(
+        {name: _as_type(field, name, table.column(name), TYPES.get(asked.get(name, ""))) for name in columns}
+    )
+
+
 def has_duplicates(field: str, path: Path, columns: Sequence[str]) -> bool:
     """Whether two rows agree in all of `columns`."""
     table = text(field, path, columns)
@@ -145,6 +176,8 @@ def write(field: str, path: Path, table: pa.Table) -> None:
     with saving(field):
         if path.suffix == PARQUET:
             parquet.write_table(table, path)
+        elif path.suffix == ORC:
+            orc.write_table(table, path)
         elif not _write_unquoted(path, table):
             pa_csv.write_csv(table, path, pa_csv.WriteOptions(quoting_style="needed"))
 
@@ -165,9 +198,8 @@ def _csv_header(field: str, path: Path) -> tuple[list[str], int]:
 
 def _read(field: str, path: Path, columns: list[str], csv_type: pa.DataType) -> pa.Table:
     """`columns` only; those of a CSV file come as `csv_type`, or as text where that fails."""
-    if path.suffix == PARQUET:
-        with _parquet_errors(field):
-            return parquet.read_table(path, columns=columns)
+    if is_columnar(path):
+        return _read_columnar(field, path, columns)
     types = [csv_type, pa.string()] if csv_type != pa.string() else [csv_type]
     for type_ in types:
         convert = pa_csv.ConvertOptions(
@@ -181,6 +213,81 @@ def _read(field: str, path: Path, columns: list[str], csv_type: pa.DataType) -> 
         except pa.ArrowInvalid:
             continue
     raise InputDataError(f"{field}: {_ragged_row(path)}")
+
+
+def _read_columnar(field: str, path: Path, columns: list[str]) -> pa.Table:
+    if path.suffix == ORC:
+        with _format_errors(field, "an ORC"):
+            return orc.read_table(path, columns=columns)
+    with _format_errors(field, "a Parquet"):
+        return parquet.read_table(path, columns=columns)
+
+
+def _infer(field: str, path: Path, columns: list[str], asked: Mapping[str, str]) -> pa.Table:
+    """Columns of a CSV file as Arrow infers them, with what it would spoil, and what was asked for, as text."""
+    convert = pa_csv.ConvertOptions(
+        include_columns=columns,
+        column_types=dict.fromkeys(asked, pa.string()),
+        null_values=_MISSING_SPELLINGS,
+        strings_can_be_null=True,
+    )
+    try:
+        table = pa_csv.read_csv(path, convert_options=convert)
+    except pa.ArrowInvalid:
+        raise InputDataError(f"{field}: {_ragged_row(path)}") from None
+    kept = {pa.float64(), pa.string(), pa.bool_(), pa.null()}
+    doubtful = [name for name in columns if table.column(name).type not in kept]
+    if not doubtful:
+        return table
+    convert.include_columns, convert.column_types = doubtful, dict.fromkeys(doubtful, pa.string())
+    spelled = pa_csv.read_csv(path, convert_options=convert)
+    for name in doubtful:
+        cells = spelled.column(name)
+        is_number = pa.types.is_integer(table.column(name).type)
+        if not is_number or pc.any(pc.match_substring_regex(cells, _LEADING_ZERO)).as_py():
+            table = table.set_column(table.column_names.index(name), name, cells)
+    return table
+
+
+def _as_type(field: str, name: str, column: pa.ChunkedArray, wanted: pa.DataType | None) -> pa.ChunkedArray:
+    """Raises InputDataError naming the row of the first cell that is not of the type `wanted`."""
+    if wanted is None:
+        wanted = _plain_type(column.type)
+    try:
+        return column.cast(wanted)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        row = _first_unlike(column, wanted)
+        where = f" in row {row}" if row else ""
+        kind = next(spelling for spelling, type_ in TYPES.items() if type_ == wanted)
+        raise InputDataError(
+            f"{field}: column {name!r} holds no {kind}{where}; correct the file or name another type"
+        ) from None
+
+
+def _plain_type(found: pa.DataType) -> pa.DataType:
+    if pa.types.is_integer(found):
+        return pa.int64()
+    if pa.types.is_boolean(found):
+        return pa.bool_()
+    if pa.types.is_floating(found) or pa.types.is_decimal(found) or pa.types.is_null(found):
+        return pa.float64()
+    return pa.string()
+
+
+def _first_unlike(column: pa.ChunkedArray, wanted: pa.DataType) -> int | None:
+    """Row of the first cell that cannot be cast, found by halving; None where no cell can."""
+    low, high = 0, len(column)
+    while high - low > 1:
+        middle = (low + high) // 2
+        try:
+            column.slice(low, middle - low).cast(wanted)
+        except pa.ArrowInvalid:
+            high = middle
+        except pa.ArrowNotImplementedError:
+            return None
+        else:
+            low = middle
+    return low + 1
 
 
 def _write_unquoted(path: Path, table: pa.Table) -> bool:
@@ -255,8 +362,8 @@ def _first(mask: pa.ChunkedArray) -> int:
 
 
 @contextmanager
-def _parquet_errors(field: str) -> Iterator[None]:
+def _format_errors(field: str, kind: str) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError):
-        raise InputDataError(f"{field}: cannot be read as a Parquet file; check what was delivered") from None
+        raise InputDataError(f"{field}: cannot be read as {kind} file; check what was delivered") from None

@@ -93,3 +93,61 @@ def refuses(look: object, said: str, tmp_path: Path) -> None:
     assert said in text
     assert "4711" not in text
     assert "secret-name" not in text
+
+
+TYPED = "id,zip,day,f,yes,none,名\n1,01234,2020-01-01,1.5,true,,甲\n2,00001,2020-01-02,,false,,\n"
+
+
+def test_types_are_inferred_and_an_empty_cell_is_a_missing_value(tmp_path: Path) -> None:
+    path = file(tmp_path, TYPED)
+    found = tables.typed(FIELD, path, tables.header(FIELD, path))
+    assert found.to_pydict() == {
+        "id": [1, 2],
+        "zip": ["01234", "00001"],
+        "day": ["2020-01-01", "2020-01-02"],
+        "f": [1.5, None],
+        "yes": [True, False],
+        "none": [None, None],
+        "名": ["甲", None],
+    }
+    assert found.schema.field("none").type == pa.float64()
+
+
+def test_types_can_be_named(tmp_path: Path) -> None:
+    found = tables.typed(FIELD, file(tmp_path, TYPED), ["zip", "id"], {"zip": "int", "id": "str"})
+    assert found.to_pydict() == {"zip": [1234, 1], "id": ["1", "2"]}
+
+
+@pytest.mark.parametrize(
+    ("types", "said"),
+    [
+        ({"v": "int"}, ["'v'", "no int", "row 3"]),
+        ({"v": "float"}, ["'v'", "no float", "row 3"]),
+        ({"w": "int"}, ["'w'", "no int", "row 2"]),
+        ({"b": "float"}, ["'b'", "no float", "row 1"]),
+    ],
+)
+@pytest.mark.parametrize("ending", [".csv", ".parquet", ".orc"])
+def test_cells_that_are_not_of_the_type_named(
+    tmp_path: Path, types: dict[str, str], said: list[str], ending: str
+) -> None:
+    path = (tmp_path / "secret-name").with_suffix(ending)
+    tables.write(FIELD, path, pa.table({"v": ["1", "2", "4711x"], "w": [1.0, 2.5, 3.0], "b": ["a", "b", "c"]}))
+    for part in said:
+        refuses(lambda: tables.typed(FIELD, path, ["v", "w", "b"], types), part, tmp_path)
+
+
+@pytest.mark.parametrize("ending", [".csv", ".parquet", ".orc"])
+def test_what_is_written_is_what_is_read(tmp_path: Path, ending: str) -> None:
+    path = (tmp_path / "table").with_suffix(ending)
+    table = pa.table({"id": ["01", "02"], "v": [1.5, None], "n": [1, None], "名": ["a,b", '"']})
+    tables.write(FIELD, path, table)
+    assert tables.header(FIELD, path) == table.column_names
+    assert tables.typed(FIELD, path, table.column_names).to_pydict() == table.to_pydict()
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".orc"])
+def test_files_that_are_not_what_their_ending_says(tmp_path: Path, ending: str) -> None:
+    path = (tmp_path / "secret-name").with_suffix(ending)
+    path.write_bytes(b"id\n4711\n")
+    refuses(lambda: tables.header(FIELD, path), "cannot be read", tmp_path)

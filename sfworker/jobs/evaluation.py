@@ -11,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sfworker.catalog.evaluation import BiclassificationEvalParams, BiclassificationEvalResult, Bucket
-from sfworker.errors import InputDataError
-from sfworker.runtime import tables
+from sfworker.runtime import labels, tables
 from sfworker.runtime.context import JobContext
 from sfworker.runtime.task_dispatcher import TaskDispatcher
 
@@ -30,13 +29,8 @@ def biclassification_eval(context: JobContext[BiclassificationEvalParams]) -> Bi
     names = tables.header(field, path)
     tables.require_columns("task_config.label.column", names, [params.label.column])
     tables.require_columns("task_config.prediction.column", names, [params.prediction.column])
-    label = tables.numbers(field, path, [params.label.column])[:, 0]
+    label = labels.binary(tables.numbers(field, path, [params.label.column])[:, 0], "an evaluation")
     score = tables.numbers(field, path, [params.prediction.column])[:, 0]
-    distinct = set(np.unique(label).tolist())
-    if not distinct <= {0.0, 1.0}:
-        raise InputDataError("task_config.label: holds something else than 0 and 1; recode the column")
-    if len(distinct) == 1:
-        raise InputDataError("task_config.label: every row has the same label; an evaluation needs rows of both")
     return evaluate(label, score, params.bucket_count, params.threshold)
 
 

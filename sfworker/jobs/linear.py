@@ -11,13 +11,12 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
-from secretflow.data import FedNdarray, PartitionWay
 from secretflow.ml.linear import LinearModel, RegType, SSRegression
 from secretflow.utils.sigmoid import SigType
 
 from sfworker.catalog.linear import SsLrParams, SsLrPredictParams, SsLrPredictResult, SsLrResult
-from sfworker.errors import InputDataError, ModelMismatchError
-from sfworker.runtime import models, tables
+from sfworker.errors import ModelMismatchError
+from sfworker.runtime import aligned, labels, models, tables
 from sfworker.runtime.context import JobContext
 from sfworker.runtime.tables import Matrix
 from sfworker.runtime.task_dispatcher import TaskDispatcher
@@ -34,10 +33,10 @@ def ss_lr(context: JobContext[SsLrParams]) -> SsLrResult | None:
         own[party], prepared[party], values = _prepare(context, party)
         if values is not None:
             label, scale = _label(params, values)
-    shapes = _shapes(context, prepared)
-    rows = shapes[params.label.party][0]
-    x = _columns(context, prepared, shapes)
-    y = _column(context, params.label.party, label)
+    shape = aligned.shape(context, prepared)
+    aligned.require_more_rows_than_features(shape)
+    x = aligned.columns(context, prepared, shape)
+    y = aligned.column(context, params.label.party, label)
     model = SSRegression(context.spu)
     ended = 0
 
@@ -52,7 +51,7 @@ def ss_lr(context: JobContext[SsLrParams]) -> SsLrResult | None:
         y,
         epochs=params.epochs,
         learning_rate=params.learning_rate,
-        batch_size=min(params.batch_size, rows),
+        batch_size=min(params.batch_size, shape.rows),
         sig_type=params.sig_type,
         reg_type=params.regression,
         penalty="None" if params.penalty == "none" else params.penalty,
@@ -62,7 +61,7 @@ def ss_lr(context: JobContext[SsLrParams]) -> SsLrResult | None:
     )
     weights = model.save_model().weights
     if params.regression == "linear":
-        weights = context.spu(_in_units_of_the_label)(weights, context.at(params.label.party, _single, scale))
+        weights = context.spu(_in_units_of_the_label)(weights, aligned.held(context, params.label.party, scale))
     identity = models.save(
         context,
         weights,
@@ -78,8 +77,8 @@ def ss_lr(context: JobContext[SsLrParams]) -> SsLrResult | None:
         model_id=identity,
         model_path=params.model_path,
         regression=params.regression,
-        rows=rows,
-        features={party: columns for party, (_, columns) in shapes.items()},
+        rows=shape.rows,
+        features=shape.features,
         # An epoch that ends the training early is not reported.
         epochs=ended if ended == params.epochs else ended + 1,
     )
@@ -100,47 +99,29 @@ def ss_lr_predict(context: JobContext[SsLrPredictParams]) -> SsLrPredictResult |
             beside = _beside(context)
             output = context.output(party, "output_paths", params.output_paths[party])
     weights = models.load(context, found)
-    shapes = _shapes(context, prepared)
-    rows = shapes[receiver][0]
+    shape = aligned.shape(context, prepared)
     options = context.reveal(context.at(context.parties[0], _options, found.get(context.parties[0])))
     model = SSRegression(context.spu)
     model.load_model(LinearModel(weights, RegType(options["regression"]), SigType(options["sig_type"])))
-    columns = _columns(context, prepared, shapes)
-    predicted = model.predict(columns, min(params.batch_size, rows), to_pyu=context.pyu(receiver))
+    columns = aligned.columns(context, prepared, shape)
+    predicted = model.predict(columns, min(params.batch_size, shape.rows), to_pyu=context.pyu(receiver))
     scores = context.value_at(receiver, predicted.partitions[context.pyu(receiver)])
     if beside is None or output is None:
         return None
     table = beside.append_column(params.pred_name, pa.array(np.asarray(scores, dtype=np.float64).ravel()))
     tables.write(f"task_config.output_paths.{receiver}", output, table)
-    return SsLrPredictResult(rows=rows, output_paths={receiver: params.output_paths[receiver]})
+    return SsLrPredictResult(rows=shape.rows, output_paths={receiver: params.output_paths[receiver]})
 
 
 def _prepare(context: JobContext[SsLrParams], party: str) -> tuple[models.Own, Matrix, Matrix | None]:
-    """A local party's features, scaled, and the label where it is this party's, from one reading of the file.
-
-    Raises InputDataError naming field, column and row.
-    """
-    params, field = context.params, f"task_config.input_paths.{party}"
-    path = context.input_file(party, "input_paths", params.input_paths[party])
-    names = tables.header(field, path)
-    keys = params.keys.get(party, [])
-    tables.require_columns(f"task_config.keys.{party}", names, keys)
-    label = [params.label.column] if party == params.label.party else []
-    left_out = {*keys, *label}
-    if params.features is None:
-        features = [name for name in names if name not in left_out]
-    else:
-        features = params.features.get(party, [])
-        tables.require_columns(f"task_config.features.{party}", names, features)
-    tables.require_columns("task_config.label.column", names, label)
-    table = tables.numbers(field, path, [*features, *label])
-    matrix = table[:, : len(features)]
-    means, deviations = np.zeros(len(features)), np.ones(len(features))
-    if params.standardize and len(matrix):
-        means, deviations = matrix.mean(axis=0), matrix.std(axis=0)
+    """A local party's features, scaled, and the label where it is this party's. Raises InputDataError."""
+    part = aligned.read(context, party, label=context.params.label)
+    means, deviations = np.zeros(len(part.features)), np.ones(len(part.features))
+    if context.params.standardize:
+        means, deviations = part.matrix.mean(axis=0), part.matrix.std(axis=0)
         deviations[deviations == 0] = 1.0  # a constant column says nothing and must not divide by zero
-    own = models.Own(features, means.tolist(), deviations.tolist())
-    return own, (matrix - means) / deviations, table[:, len(features) :] if label else None
+    own = models.Own(part.features, means.tolist(), deviations.tolist())
+    return own, (part.matrix - means) / deviations, part.others.get("label")
 
 
 def _label(params: SsLrParams, values: Matrix) -> tuple[Matrix, Matrix]:
@@ -148,12 +129,7 @@ def _label(params: SsLrParams, values: Matrix) -> tuple[Matrix, Matrix]:
     if params.regression == "linear":
         mean, deviation = float(values.mean()), float(values.std()) or 1.0
         return (values - mean) / deviation, np.array([deviation, mean])
-    distinct = set(np.unique(values).tolist())
-    if not distinct <= {0.0, 1.0}:
-        raise InputDataError("task_config.label: a logistic regression needs a label of 0 and 1; recode the column")
-    if len(distinct) == 1:
-        raise InputDataError("task_config.label: every row has the same label; a model needs rows of both")
-    return values, np.array([1.0, 0.0])
+    return labels.binary(values, "a logistic regression"), np.array([1.0, 0.0])
 
 
 def _apply(context: JobContext[SsLrPredictParams], party: str, manifest: models.Manifest) -> Matrix:
@@ -183,45 +159,6 @@ def _beside(context: JobContext[SsLrPredictParams]) -> pa.Table:
 
 def _options(found: tuple[Path, models.Manifest] | None) -> dict[str, str] | None:
     return None if found is None else found[1].options
-
-
-def _shapes(context: JobContext[Any], prepared: dict[str, Matrix]) -> dict[str, tuple[int, int]]:
-    """Rows and columns of each party, known to all. Raises InputDataError where they do not fit together."""
-    shapes = {party: context.at(party, np.shape, prepared.get(party)) for party in context.parties}
-    known = dict(zip(shapes, map(tuple, context.reveal(list(shapes.values()))), strict=True))
-    rows = {shape[0] for shape in known.values()}
-    if len(rows) > 1:
-        raise InputDataError(
-            "task_config.input_paths: the parties' files have different numbers of rows; align them with psi first"
-        )
-    columns = sum(shape[1] for shape in known.values())
-    if columns == 0:
-        raise InputDataError("task_config.features: no party has a feature column; name some")
-    if isinstance(context.params, SsLrParams) and rows.pop() <= columns:
-        raise InputDataError(
-            "task_config.input_paths: there are not more rows than features; add rows or name fewer features"
-        )
-    return known
-
-
-def _columns(context: JobContext[Any], prepared: dict[str, Matrix], shapes: dict[str, tuple[int, int]]) -> FedNdarray:
-    """The parties' features beside each other; parties without any are left out."""
-    partitions = {
-        context.pyu(party): context.at(party, _single, prepared.get(party))
-        for party in context.parties
-        if shapes[party][1]
-    }
-    return FedNdarray(partitions, PartitionWay.VERTICAL)
-
-
-def _column(context: JobContext[Any], party: str, values: Matrix | None) -> FedNdarray:
-    held = context.at(party, _single, values)
-    return FedNdarray({context.pyu(party): held}, PartitionWay.VERTICAL)
-
-
-def _single(values: Matrix | None) -> Any:
-    """What the training computes with; the SPU encodes it with fewer bits than that anyway."""
-    return None if values is None else values.astype(np.float32)
 
 
 def _in_units_of_the_label(weights: Any, scale: Any) -> Any:

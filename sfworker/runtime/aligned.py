@@ -1,0 +1,126 @@
+"""Numeric columns of several parties whose rows belong together by position. Runs in party processes.
+
+Each party reads and checks its own file; the others learn its shape, and what a device computes from the columns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from secretflow.data import FedNdarray, PartitionWay
+
+from sfworker.catalog import ColumnRef
+from sfworker.errors import InputDataError
+from sfworker.runtime import tables
+from sfworker.runtime.context import JobContext
+from sfworker.runtime.tables import Matrix
+
+
+@dataclass(frozen=True)
+class Part:
+    """One local party's columns."""
+
+    features: list[str]
+    matrix: Matrix
+    """The features, shape (rows, features)."""
+    others: dict[str, Matrix]
+    """Those of the columns asked for by name (label, weight) that are this party's, each of shape (rows, 1)."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What every party knows of the columns."""
+
+    rows: int
+    features: dict[str, int]
+    """Number of feature columns by party, in the order of the parties."""
+
+    @property
+    def columns(self) -> int:
+        return sum(self.features.values())
+
+
+def read(context: JobContext[Any], party: str, **others: ColumnRef | None) -> Part:
+    """A local party's columns as `input_paths`, `keys` and `features` of the parameters say, from one reading.
+
+    `others` are columns that are no features, by the parameter that names them: `label=params.label`.
+    Raises InputDataError naming field, column and row.
+    """
+    params, field = context.params, f"task_config.input_paths.{party}"
+    path = context.input_file(party, "input_paths", params.input_paths[party])
+    names = tables.header(field, path)
+    keys = params.keys.get(party, [])
+    tables.require_columns(f"task_config.keys.{party}", names, keys)
+    own = {name: ref.column for name, ref in others.items() if ref is not None and ref.party == party}
+    left_out = {*keys, *own.values()}
+    if params.features is None:
+        features = [name for name in names if name not in left_out]
+    else:
+        features = params.features.get(party, [])
+        tables.require_columns(f"task_config.features.{party}", names, features)
+    for name, column in own.items():
+        tables.require_columns(f"task_config.{name}.column", names, [column])
+    table = tables.numbers(field, path, [*features, *own.values()])
+    beside = {name: table[:, [len(features) + index]] for index, name in enumerate(own)}
+    return Part(features, table[:, : len(features)], beside)
+
+
+def shape(context: JobContext[Any], matrices: dict[str, Matrix]) -> Shape:
+    """Rows and columns of the parties. Reveals each local party's to all.
+
+    Raises InputDataError where the files do not fit together or no party has a feature.
+    """
+    held = [context.at(party, np.shape, matrices.get(party)) for party in context.parties]
+    known = context.reveal(held)
+    if len({rows for rows, _ in known}) > 1:
+        raise InputDataError(
+            "task_config.input_paths: the parties' files have different numbers of rows; align them with psi first"
+        )
+    found = Shape(known[0][0], {party: columns for party, (_, columns) in zip(context.parties, known, strict=True)})
+    if found.columns == 0:
+        raise InputDataError("task_config.features: no party has a feature column; name some")
+    return found
+
+
+def require_more_rows_than_features(found: Shape) -> None:
+    """Raises InputDataError: with fewer rows a model would fit, and its figures would tell, every single one."""
+    if found.rows <= found.columns:
+        raise InputDataError(
+            "task_config.input_paths: there are not more rows than features; add rows or name fewer features"
+        )
+
+
+def columns(
+    context: JobContext[Any], matrices: dict[str, Matrix], found: Shape, dtype: npt.DTypeLike = np.float32
+) -> FedNdarray:
+    """The parties' features beside each other; parties without any are left out.
+
+    Training computes with float32: the SPU encodes fewer bits than that anyway.
+    """
+    return FedNdarray(
+        {
+            context.pyu(party): held(context, party, matrices.get(party), dtype)
+            for party in context.parties
+            if found.features[party]
+        },
+        PartitionWay.VERTICAL,
+    )
+
+
+def column(
+    context: JobContext[Any], party: str, values: Matrix | None, dtype: npt.DTypeLike = np.float32
+) -> FedNdarray:
+    """One party's column, such as the label."""
+    return FedNdarray({context.pyu(party): held(context, party, values, dtype)}, PartitionWay.VERTICAL)
+
+
+def held(context: JobContext[Any], party: str, values: Matrix | None, dtype: npt.DTypeLike = np.float32) -> Any:
+    """`values` at `party`, as a device object; other parties have None."""
+    return context.at(party, _as, values, dtype)
+
+
+def _as(values: Matrix | None, dtype: npt.DTypeLike) -> Any:
+    return None if values is None else values.astype(dtype)

@@ -10,12 +10,15 @@ import hashlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from sfworker.catalog import TaskParams
 from sfworker.errors import ParameterValidationError
 from sfworker.runtime.data_roots import DataRoots, remove, saving
 from sfworker.wire.frames import Progressed, Staging
+
+if TYPE_CHECKING:
+    from sfworker.runtime.device_manager import DeviceManager
 
 KNOWN_ATTEMPTS = 1000
 P = TypeVar("P", bound=TaskParams)
@@ -42,6 +45,7 @@ class JobContext(Generic[P]):
         scratch: Path,
         roots: DataRoots,
         send: Callable[[Progressed | Staging], None],
+        device_manager: DeviceManager | None = None,
     ) -> None:
         self.params = params
         self.parties = parties
@@ -52,6 +56,7 @@ class JobContext(Generic[P]):
         self.log = logging.getLogger("sfworker.job")
         self._roots = roots
         self._send = send
+        self._device_manager = device_manager
         self.execution_id = execution_id
 
     @property
@@ -64,6 +69,12 @@ class JobContext(Generic[P]):
 
     def pyu(self, party: str) -> Any:
         return self.devices[party]
+
+    @property
+    def device_manager(self) -> DeviceManager:
+        """Makes devices beside those that the envelope configures; jobs that join nobody have none."""
+        assert self._device_manager is not None  # noqa: S101
+        return self._device_manager
 
     def is_local(self, party: str) -> bool:
         """Whether this process computes for `party`."""
@@ -127,6 +138,13 @@ class JobContext(Generic[P]):
         with saving(where):
             staged.mkdir()
         return staged
+
+    def lasting_file(self, party: str, field: str, path: str) -> Path:
+        """Where to write a file of a local party in place: what is written stays, however the execution ends.
+
+        Raises ParameterValidationError or ResultSaveError.
+        """
+        return self._roots.output_file(f"task_config.{field}.{party}", path)
 
     def _stage(self, where: str, target: Path) -> Path:
         mark = hashlib.sha256(f"{self.execution_id}\0{target}".encode()).hexdigest()[:16]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import msgspec
 import secretflow
 import spu
 
-from sfworker.errors import DeviceInitializationError
+from sfworker.errors import DeviceInitializationError, ParameterValidationError
 from sfworker.runtime.spu_runtime import use_compiled_again, use_party_runtime, use_short_link_retries
 from sfworker.wire.frames import Start
 
@@ -25,24 +28,66 @@ _LOG_LEVELS = {"DEBUG": "DEBUG", "INFO": "INFO", "WARNING": "WARN", "ERROR": "ER
 
 
 class DeviceManager:
-    """Makes the devices that a job uses."""
+    """Makes the devices that a job uses: those of the envelope, and variants of them that a job asks for."""
 
-    def initialize_devices(self, start: Start) -> dict[str, Any]:
+    def __init__(self, start: Start) -> None:
+        self._start = start
+        self._spus: dict[str, Any] = {}
+        use_party_runtime()
+        use_compiled_again()
+        if start.mode == "mesh":
+            use_short_link_retries()
+
+    def initialize_devices(self) -> dict[str, Any]:
         """A PYU under each party's name, and `spu` and `heu` where configured.
 
         Raises DeviceInitializationError naming the part of the envelope that the device was made from.
         """
-        devices: dict[str, Any] = {party: secretflow.PYU(party) for party in start.parties}
-        if start.spu_config is not None:
-            devices["spu"] = self._make("spu_config", self._spu, start)
-        if start.heu_config is not None:
-            devices["heu"] = self._make("heu_config", self._heu, start)
+        devices: dict[str, Any] = {party: secretflow.PYU(party) for party in self._start.parties}
+        if self._start.spu_config is not None:
+            devices["spu"] = self.spu({})
+        if self._start.heu_config is not None:
+            devices["heu"] = self._make("heu_config", self._heu)
         return devices
 
-    def _make(self, field: str, make: Any, start: Start) -> Any:
+    def spu(self, changes: dict[str, Any]) -> Any:
+        """The envelope's SPU with `changes` to its runtime_config; always the same one for the same configuration.
+
+        Raises ParameterValidationError where the envelope has none, or none with that configuration can be made.
+        """
+        if self._start.spu_config is None:
+            raise ParameterValidationError("spu_config: required here and missing; add it to the envelope")
+        configured = self._start.spu_config["cluster_def"]["runtime_config"]
+        runtime_config = {**configured, **changes}
+        key = msgspec.json.encode(runtime_config, order="deterministic").decode()
+        if key not in self._spus:
+            if self._spus and self._start.mode != "mesh":  # its addresses are taken
+                needed = ", ".join(f"{name}: {value}" for name, value in changes.items())
+                raise ParameterValidationError(
+                    f"spu_config.cluster_def.runtime_config: has to be as this computation needs it ({needed})"
+                )
+            self._spus[key] = self._make("spu_config", partial(self._spu, runtime_config, len(self._spus)))
+        return self._spus[key]
+
+    def heu(self, sk_keeper: str, evaluators: list[str], field_type: Any, fxp_fraction_bits: int) -> Any:
+        """A HEU with the envelope's scheme and key size, for other parties.
+
+        Raises ParameterValidationError where the envelope has none.
+        """
+        if self._start.heu_config is None:
+            raise ParameterValidationError("heu_config: required here and missing; add it to the envelope")
+        config = {
+            "mode": self._start.heu_config.get("mode", "PHEU"),
+            "he_parameters": self._start.heu_config["he_parameters"],
+            "sk_keeper": {"party": sk_keeper},
+            "evaluators": [{"party": party} for party in evaluators],
+        }
+        return self._make("heu_config", partial(secretflow.HEU, config, field_type, fxp_fraction_bits))
+
+    def _make(self, field: str, make: Callable[[], Any]) -> Any:
         try:
-            device = make(start)
-            _wait_for_own_part(device, start.self_party)
+            device = make()
+            _wait_for_own_part(device, self._start.self_party)
         except Exception as error:  # the config is passed through, and upstream raises every kind of exception for it
             raise DeviceInitializationError(
                 f"{field}: the device could not be made from it ({type(error).__name__}); "
@@ -50,28 +95,26 @@ class DeviceManager:
             ) from error
         return device
 
-    def _spu(self, start: Start) -> Any:
+    def _spu(self, runtime_config: dict[str, Any], number: int) -> Any:
+        start = self._start
         config = start.spu_config or {}
-        cluster_def = dict(config["cluster_def"])
+        cluster_def = {**config["cluster_def"], "runtime_config": runtime_config}
         link = dict(config.get("link_desc") or {})
         if start.mode == "mesh":
             named = {node["party"] for node in cluster_def.get("nodes") or []} or set(start.parties)
             cluster_def["nodes"] = [
-                {"party": party, "address": f"unix:{start.mesh_dir}/spu-{rank}.sock"}
+                {"party": party, "address": f"unix:{start.mesh_dir}/spu-{number}-{rank}.sock"}
                 for rank, party in enumerate(start.parties)
                 if party in named
             ]
             link = _LOCAL_LINK | link
-            use_short_link_retries()
-        use_party_runtime()
-        use_compiled_again()
         options = spu.logging.LogOptions()
         options.log_level = getattr(spu.logging.LogLevel, _LOG_LEVELS[start.log_level])
         return secretflow.SPU(cluster_def, link_desc=link or None, log_options=options)
 
-    def _heu(self, start: Start) -> Any:
-        runtime = ((start.spu_config or {}).get("cluster_def") or {}).get("runtime_config") or {}
-        return secretflow.HEU(start.heu_config, runtime.get("field", "FM128"))
+    def _heu(self) -> Any:
+        runtime = ((self._start.spu_config or {}).get("cluster_def") or {}).get("runtime_config") or {}
+        return secretflow.HEU(self._start.heu_config, runtime.get("field", "FM128"))
 
 
 def _wait_for_own_part(device: Any, party: str | None) -> None:

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 from msgspec import Struct
@@ -30,6 +30,9 @@ from sfworker.runtime.context import JobContext
 from sfworker.runtime.data_roots import DataRoots
 from sfworker.runtime.task_dispatcher import TaskDispatcher
 from sfworker.wire.frames import Failed, StageReached, Start, Succeeded, decode_start, encode_frame, receive_body
+
+if TYPE_CHECKING:
+    from sfworker.runtime.device_manager import DeviceManager
 
 STOP_SIGNAL = signal.SIGUSR1
 """The daemon's request to stop: an exception on the main thread, so that the job can clean up."""
@@ -75,9 +78,10 @@ def _execute(start: Start, send: Callable[[Struct], None]) -> tuple[Succeeded, C
     task_type, params = catalog.validate(start.task_config, start.parties)
 
     devices: dict[str, Any] = {}
+    manager: DeviceManager | None = None
     finish: Callable[[], None] = _nothing
     if start.mode != "none":
-        devices, finish = _join(start, send)
+        devices, manager, finish = _join(start, send)
     began = time.monotonic()
     context: JobContext[Any] = JobContext(
         params=params,
@@ -89,6 +93,7 @@ def _execute(start: Start, send: Callable[[Struct], None]) -> tuple[Succeeded, C
         scratch=scratch,
         roots=DataRoots(start.data_roots),
         send=send,
+        device_manager=manager,
     )
     result = TaskDispatcher.dispatch(task_type.name, context)
     encoded = None if result is None else msgspec.to_builtins(result)
@@ -96,7 +101,7 @@ def _execute(start: Start, send: Callable[[Struct], None]) -> tuple[Succeeded, C
     return Succeeded(encoded, _peak_rss()), finish
 
 
-def _join(start: Start, send: Callable[[Struct], None]) -> tuple[dict[str, Any], Callable[[], None]]:
+def _join(start: Start, send: Callable[[Struct], None]) -> tuple[dict[str, Any], DeviceManager, Callable[[], None]]:
     from sfworker.runtime.cluster_initializer import ClusterInitializer
     from sfworker.runtime.device_manager import DeviceManager
 
@@ -106,9 +111,10 @@ def _join(start: Start, send: Callable[[Struct], None]) -> tuple[dict[str, Any],
     party_logging.install(start.log_level)
     send(StageReached("cluster_ready", time.monotonic() - began))
     began = time.monotonic()
-    devices = DeviceManager().initialize_devices(start)
+    manager = DeviceManager(start)
+    devices = manager.initialize_devices()
     send(StageReached("devices_ready", time.monotonic() - began, sorted(devices)))
-    return devices, cluster.shutdown_cluster
+    return devices, manager, cluster.shutdown_cluster
 
 
 def _failure(error: BaseException) -> Failed:

@@ -19,7 +19,7 @@ ColumnName = Annotated[str, Meta(min_length=1, max_length=1024, description="Nam
 Path = Annotated[str, Meta(min_length=1, max_length=4096, description="A path inside the party's data roots.")]
 PartyPaths = dict[PartyName, Path]
 PartyColumns = dict[PartyName, Annotated[list[ColumnName], Meta(min_length=1)]]
-BUILT_IN = ("basic", "psi", "linear", "evaluation")
+BUILT_IN = ("basic", "psi", "linear", "evaluation", "preprocessing")
 ENTRY_POINTS = "sfworker.jobs"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import Annotated, Any, Literal
 
@@ -19,7 +19,7 @@ ColumnName = Annotated[str, Meta(min_length=1, max_length=1024, description="Nam
 Path = Annotated[str, Meta(min_length=1, max_length=4096, description="A path inside the party's data roots.")]
 PartyPaths = dict[PartyName, Path]
 PartyColumns = dict[PartyName, Annotated[list[ColumnName], Meta(min_length=1)]]
-BUILT_IN = ("basic", "psi", "linear", "evaluation", "preprocessing")
+BUILT_IN = ("basic", "psi", "linear", "evaluation", "component", "preprocessing", "statistics", "rows")
 ENTRY_POINTS = "sfworker.jobs"
 
 
@@ -72,6 +72,8 @@ class TaskType:
     """Whether the job needs the parties joined; without, it runs in one process that joins nobody."""
     devices: frozenset[Literal["spu", "heu"]] = frozenset()
     """Devices beside the parties' own (PYU) that the envelope has to configure."""
+    spu_defaults: Mapping[str, Any] = field(default_factory=dict)
+    """What the SPU's runtime_config holds for this task type where the envelope says nothing else."""
     disclosures: tuple[str, ...] = ()
     """What is revealed, and to whom."""
 

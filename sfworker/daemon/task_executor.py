@@ -234,6 +234,7 @@ class _Run:
             error=failure.error if failure else msgspec.UNSET,
             error_type=failure.error_type if failure else msgspec.UNSET,
             message_id=msgspec.UNSET if attempt.execution_id else attempt.entry.entry_id,
+            disclosures=list(self._job.task_type.disclosures) if self._job else msgspec.UNSET,
         )
 
     @property
@@ -265,6 +266,8 @@ class _Run:
                 begun = ended
 
     def _end(self, outcome_name: str, outcome: Outcome, error_type: str | None) -> None:
+        if outcome_name != "retry":
+            outputs.remove(outcome.kept)
         seconds = {"queue": self._queue_seconds, "total": time.time() - self._began}
         timings = outcome.timings
         measured = {"cluster": timings.cluster, "devices": timings.devices, "execution": timings.execution}

@@ -1,51 +1,58 @@
-"""`ss_lr` and `ss_lr_predict`: SecretFlow's SSRegression on columns that each party prepares alone.
+"""`ss_lr`, `ss_glm` and their predictions: SecretFlow's SSRegression and SSGLM on columns that parties prepare alone.
 
 Runs in party processes. Rows of the parties belong together by their position.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-import pyarrow as pa
-from secretflow.ml.linear import LinearModel, RegType, SSRegression
+from secretflow.data import FedNdarray, PartitionWay
+from secretflow.ml.linear import SSGLM, LinearModel, RegType, SSRegression
+from secretflow.ml.linear.ss_glm import model as glm_model
+from secretflow.ml.linear.ss_glm.core import get_link
+from secretflow.ml.linear.ss_glm.core.link import LinkLogit
 from secretflow.utils.sigmoid import SigType
 
-from sfworker.catalog.linear import SsLrParams, SsLrPredictParams, SsLrPredictResult, SsLrResult
-from sfworker.errors import ModelMismatchError
-from sfworker.runtime import aligned, labels, models, tables
+from sfworker.catalog import ColumnRef
+from sfworker.catalog.linear import (
+    SsGlmParams,
+    SsGlmPredictParams,
+    SsGlmResult,
+    SsLrParams,
+    SsLrPredictParams,
+    SsLrResult,
+)
+from sfworker.catalog.training import PredictResult
+from sfworker.errors import InputDataError, ParameterValidationError
+from sfworker.runtime import aligned, labels, models
+from sfworker.runtime.checkpoints import Checkpoints
 from sfworker.runtime.context import JobContext
+from sfworker.runtime.predictions import Inputs, predict
 from sfworker.runtime.tables import Matrix
 from sfworker.runtime.task_dispatcher import TaskDispatcher
+
+PREDICTED_CELLS = 1_000_000
+"""Cells of the features that `ss_glm_predict` computes with at a time; SecretFlow's program grows with them."""
+
+WORST_CONDITION = 1e8
+"""Of a matrix that `ss_glm` inverts: beyond it the last of 40 fraction bits decides."""
 
 
 @TaskDispatcher.register_task("ss_lr")
 def ss_lr(context: JobContext[SsLrParams]) -> SsLrResult | None:
     """Train. Every party learns the shapes and, with `eps`, when it converged; the weights stay shared."""
     params = context.params
-    own: dict[str, models.Own] = {}
-    prepared: dict[str, Matrix] = {}
+    prepared = _Prepared(context, params)
     label = scale = None
-    for party in filter(context.is_local, context.parties):
-        own[party], prepared[party], values = _prepare(context, party)
-        if values is not None:
-            label, scale = _label(params, values)
-    shape = aligned.shape(context, prepared)
-    aligned.require_more_rows_than_features(shape)
-    x = aligned.columns(context, prepared, shape)
+    if (values := prepared.others.get("label")) is not None:
+        label, scale = _label(params, values)
+    x, shape = prepared.columns(np.float32)
     y = aligned.column(context, params.label.party, label)
+    epochs = _Epochs(context, params)
     model = SSRegression(context.spu)
-    ended = 0
-
-    def after_epoch(epoch: int, _: Any) -> None:
-        nonlocal ended
-        ended = epoch + 1
-        if context.is_local(context.parties[0]):
-            context.progress(ended / params.epochs, f"epoch {ended} of {params.epochs}")
-
     model.fit(
         x,
         y,
@@ -57,17 +64,18 @@ def ss_lr(context: JobContext[SsLrParams]) -> SsLrResult | None:
         penalty="None" if params.penalty == "none" else params.penalty,
         l2_norm=params.l2_norm,
         eps=params.eps,
-        epoch_callback=after_epoch,
+        epoch_callback=epochs.ended,
+        recovery_checkpoint=epochs.resumed,
     )
     weights = model.save_model().weights
     if params.regression == "linear":
         weights = context.spu(_in_units_of_the_label)(weights, aligned.held(context, params.label.party, scale))
     identity = models.save(
         context,
-        weights,
+        [weights],
         task_type="ss_lr",
         paths=params.model_path,
-        own=own,
+        own=prepared.own,
         label=params.label,
         options={"regression": params.regression, "sig_type": params.sig_type},
     )
@@ -79,49 +87,194 @@ def ss_lr(context: JobContext[SsLrParams]) -> SsLrResult | None:
         regression=params.regression,
         rows=shape.rows,
         features=shape.features,
-        # An epoch that ends the training early is not reported.
-        epochs=ended if ended == params.epochs else ended + 1,
+        epochs=epochs.run,
     )
 
 
 @TaskDispatcher.register_task("ss_lr_predict")
-def ss_lr_predict(context: JobContext[SsLrPredictParams]) -> SsLrPredictResult | None:
-    """Predict. Only the receiver learns predictions; every party learns the shapes and the model's id."""
-    params, receiver = context.params, context.params.receiver
-    found: dict[str, tuple[Path, models.Manifest]] = {}
-    prepared: dict[str, Matrix] = {}
-    beside = output = None
-    for party in context.parties:
-        if context.is_local(party):
-            found[party] = models.read_manifest(context, party, params.model_path[party], "ss_lr")
-            prepared[party] = _apply(context, party, found[party][1])
-        if party == receiver and context.is_local(party):
-            beside = _beside(context)
-            output = context.output(party, "output_paths", params.output_paths[party])
-    weights = models.load(context, found)
-    shape = aligned.shape(context, prepared)
-    options = context.reveal(context.at(context.parties[0], _options, found.get(context.parties[0])))
-    model = SSRegression(context.spu)
-    model.load_model(LinearModel(weights, RegType(options["regression"]), SigType(options["sig_type"])))
-    columns = aligned.columns(context, prepared, shape)
-    predicted = model.predict(columns, min(params.batch_size, shape.rows), to_pyu=context.pyu(receiver))
-    scores = context.value_at(receiver, predicted.partitions[context.pyu(receiver)])
-    if beside is None or output is None:
+def ss_lr_predict(context: JobContext[SsLrPredictParams]) -> PredictResult | None:
+    """Predict. Only the receiver learns predictions."""
+
+    def apply(inputs: Inputs) -> FedNdarray:
+        (weights,), options = inputs.objects, inputs.options
+        model = SSRegression(context.spu)
+        model.load_model(LinearModel(weights, RegType(options["regression"]), SigType(options["sig_type"])))
+        batch_size = min(context.params.batch_size, inputs.shape.rows)
+        return model.predict(inputs.columns, batch_size, to_pyu=context.pyu(context.params.receiver))
+
+    return predict(context, "ss_lr", apply)
+
+
+@TaskDispatcher.register_task("ss_glm")
+def ss_glm(context: JobContext[SsGlmParams]) -> SsGlmResult | None:
+    """Train. With IRLS the label's party learns the features' weighted cross products; the weights stay shared."""
+    params = context.params
+    _require_exact_arithmetic(context)
+    prepared = _Prepared(context, params, offset=params.offset, weight=params.weight)
+    label = scale = None
+    if (values := prepared.others.get("label")) is not None:
+        label, scale = _glm_label(params, values)
+    if (weight := prepared.others.get("weight")) is not None and (weight <= 0).any():
+        raise InputDataError("task_config.weight: holds a weight that is not above 0; remove such rows")
+    x, shape = prepared.columns(np.float64)
+    settings: dict[str, Any] = {
+        "x": x,
+        "y": aligned.column(context, params.label.party, label, np.float64),
+        "offset": prepared.column(params.offset, "offset"),
+        "weight": prepared.column(params.weight, "weight"),
+        "epochs": params.epochs,
+        "link": params.resolved_link,
+        "dist": params.distribution,
+        "tweedie_power": params.tweedie_power,
+        "l2_lambda": params.l2_lambda or None,
+        # Any other way to stop early would tell the label's party predictions, and all parties a figure of them.
+        "stopping_metric": "weight",
+        "stopping_tolerance": params.eps,
+    }
+    epochs = _Epochs(context, params)
+    settings |= {"epoch_callback": epochs.ended, "recovery_checkpoint": epochs.resumed}
+    model = _Glm(context.spu)
+    if params.optimizer == "IRLS":
+        model.fit_irls(**settings)
+    else:
+        model.fit_sgd(learning_rate=params.learning_rate, batch_size=min(params.batch_size, shape.rows), **settings)
+    identity = models.save(
+        context,
+        [model.spu_w, aligned.held(context, params.label.party, scale, np.float64).to(context.spu)],
+        task_type="ss_glm",
+        paths=params.model_path,
+        own=prepared.own,
+        label=params.label,
+        options={"link": params.resolved_link, "offset": params.offset is not None},
+    )
+    if not context.is_local(context.parties[0]):
         return None
-    table = beside.append_column(params.pred_name, pa.array(np.asarray(scores, dtype=np.float64).ravel()))
-    tables.write(f"task_config.output_paths.{receiver}", output, table)
-    return SsLrPredictResult(rows=shape.rows, output_paths={receiver: params.output_paths[receiver]})
+    return SsGlmResult(
+        model_id=identity,
+        model_path=params.model_path,
+        distribution=params.distribution,
+        link=params.resolved_link,
+        rows=shape.rows,
+        features=shape.features,
+        epochs=epochs.run,
+    )
 
 
-def _prepare(context: JobContext[SsLrParams], party: str) -> tuple[models.Own, Matrix, Matrix | None]:
-    """A local party's features, scaled, and the label where it is this party's. Raises InputDataError."""
-    part = aligned.read(context, party, label=context.params.label)
-    means, deviations = np.zeros(len(part.features)), np.ones(len(part.features))
-    if context.params.standardize:
-        means, deviations = part.matrix.mean(axis=0), part.matrix.std(axis=0)
-        deviations[deviations == 0] = 1.0  # a constant column says nothing and must not divide by zero
-    own = models.Own(part.features, means.tolist(), deviations.tolist())
-    return own, (part.matrix - means) / deviations, part.others.get("label")
+@TaskDispatcher.register_task("ss_glm_predict")
+def ss_glm_predict(context: JobContext[SsGlmPredictParams]) -> PredictResult | None:
+    """Predict the label's mean. Only the receiver learns predictions."""
+    offset = context.params.offset
+
+    def apply(inputs: Inputs) -> FedNdarray:
+        weights, scale = inputs.objects
+        if inputs.options["offset"] != (offset is not None):
+            asks = "was trained with an offset; name the column" if inputs.options["offset"] else "has no offset"
+            raise ParameterValidationError(f"task_config.offset: the model {asks}")
+        model = SSGLM(context.spu)
+        model.spu_w, model.link, model.y_scale = weights, _link(inputs.options["link"]), 1.0
+        predicted = model.predict(inputs.columns, o=inputs.offset, infeed_batch_size_limit=PREDICTED_CELLS)
+        receiver = context.pyu(context.params.receiver)
+        scaled = context.spu(jnp.multiply)(predicted, scale).to(receiver)
+        return FedNdarray({receiver: scaled}, PartitionWay.VERTICAL)
+
+    return predict(context, "ss_glm", apply, np.float64, offset)
+
+
+class _Logit(LinkLogit):  # type: ignore[misc]
+    """With the true sigmoid; SecretFlow's link approximates it by a root, which is 0.1 off in places."""
+
+    def response(self, eta: Any) -> Any:
+        upper = 1 / (1 + jnp.exp(-jnp.abs(eta)))  # the exponential of a large number would overflow
+        return jnp.where(eta > 0, upper, 1 - upper)
+
+
+class _Glm(SSGLM):  # type: ignore[misc]
+    """SecretFlow's, with our link, and an early end that works: its own asks for a metric's best weights."""
+
+    def _pre_check(self, *args: Any) -> None:
+        super()._pre_check(*args)
+        self.link: Any = _link(self.link.link_type().value)
+
+    def _check_early_stop(self, *args: Any) -> bool:
+        self.best_spu_w = self.spu_w
+        return self.old_w is not None and super()._check_early_stop(*args)
+
+
+def _link(name: str) -> Any:
+    return _Logit() if name == "Logit" else get_link(name)
+
+
+def _inverse(matrix: Any, l2_lambda: float | None) -> Any:
+    """At the label's party: of the features' weighted cross products. Raises InputDataError where there is none."""
+    matrix = np.asarray(matrix, dtype=np.float64)
+    penalty = np.full(len(matrix), l2_lambda or 0.0)
+    penalty[-1] = 0.0
+    matrix = matrix + np.diag(penalty)
+    if not np.isfinite(matrix).all() or np.linalg.cond(matrix) > WORST_CONDITION:
+        raise InputDataError(
+            "task_config.features: some columns follow from others, so that the model's matrix is singular; "
+            "leave columns out (vif finds them) or set l2_lambda"
+        )
+    return np.linalg.inv(matrix)
+
+
+glm_model.J_inv = _inverse  # SecretFlow's own answers a singular matrix with a traceback, or with a senseless model
+
+
+class _Prepared:
+    """The local parties' columns, read and scaled."""
+
+    def __init__(self, context: JobContext[Any], params: SsLrParams | SsGlmParams, **others: ColumnRef | None) -> None:
+        """Raises InputDataError."""
+        self._context = context
+        self.own: dict[str, models.Own] = {}
+        self.others: dict[str, Matrix] = {}
+        self._matrices: dict[str, Matrix] = {}
+        for party in filter(context.is_local, context.parties):
+            part = aligned.read(context, party, label=params.label, **others)
+            means, deviations = np.zeros(len(part.features)), np.ones(len(part.features))
+            if params.standardize:
+                means, deviations = part.matrix.mean(axis=0), part.matrix.std(axis=0)
+                deviations[deviations == 0] = 1.0  # a constant column says nothing and must not divide by zero
+            self.own[party] = models.Own(part.features, means.tolist(), deviations.tolist())
+            self.others |= part.others
+            self._matrices[party] = (part.matrix - means) / deviations
+
+    def columns(self, dtype: type[np.floating[Any]]) -> tuple[FedNdarray, aligned.Shape]:
+        """The features of all parties. Reveals the shapes; raises InputDataError where they do not fit together."""
+        shape = aligned.shape(self._context, self._matrices)
+        aligned.require_more_rows_than_features(shape)
+        return aligned.columns(self._context, self._matrices, shape, dtype), shape
+
+    def column(self, ref: ColumnRef | None, name: str) -> FedNdarray | None:
+        """A column beside the features, if it was named."""
+        if ref is None:
+            return None
+        return aligned.column(self._context, ref.party, self.others.get(name), np.float64)
+
+
+class _Epochs:
+    """Progress and checkpoints of a training by epochs."""
+
+    def __init__(self, context: JobContext[Any], params: SsLrParams | SsGlmParams) -> None:
+        self._context, self._epochs = context, params.epochs
+        self._checkpoints = Checkpoints(context, params.model_path)
+        found = self._checkpoints.latest()
+        self._reported = 0 if found is None else found[0] + 1
+        self.resumed = None if found is None else (found[1], found[2])
+        """What SecretFlow goes on from, where an earlier attempt was cut off."""
+
+    def ended(self, epoch: int, state: tuple[dict[str, Any], list[Any]]) -> None:
+        self._reported = epoch + 1
+        if self._reported < self._epochs:
+            self._checkpoints.keep(epoch, *state)
+        if self._context.is_local(self._context.parties[0]):
+            self._context.progress(self._reported / self._epochs, f"epoch {self._reported} of {self._epochs}")
+
+    @property
+    def run(self) -> int:
+        """Epochs that were run; one that ends the training early is not reported."""
+        return min(self._reported + 1, self._epochs)
 
 
 def _label(params: SsLrParams, values: Matrix) -> tuple[Matrix, Matrix]:
@@ -132,33 +285,32 @@ def _label(params: SsLrParams, values: Matrix) -> tuple[Matrix, Matrix]:
     return labels.binary(values, "a logistic regression"), np.array([1.0, 0.0])
 
 
-def _apply(context: JobContext[SsLrPredictParams], party: str, manifest: models.Manifest) -> Matrix:
-    """A local party's features as in training. Raises ModelMismatchError where the file lacks one."""
-    field = f"task_config.input_paths.{party}"
-    path = context.input_file(party, "input_paths", context.params.input_paths[party])
-    names = tables.header(field, path)
-    for feature in manifest.features:
-        if feature not in names:
-            raise ModelMismatchError(f"{field}: lacks column {feature!r}, which the model was trained with")
-    matrix = tables.numbers(field, path, manifest.features)
-    scaled: Matrix = (matrix - np.array(manifest.means)) / np.array(manifest.deviations)
-    return scaled
+def _glm_label(params: SsGlmParams, values: Matrix) -> tuple[Matrix, Matrix]:
+    """The label as the training needs it, and what to multiply predictions by. Raises InputDataError.
+
+    SecretFlow would divide a label above 2 by half its maximum and tell every party that; so it gets none above 2.
+    """
+    if params.distribution == "Bernoulli":
+        return labels.binary(values, "a Bernoulli distribution"), np.array([1.0])
+    normal = params.distribution == "Tweedie" and params.tweedie_power == 0
+    positive = params.distribution == "Gamma" or (params.distribution == "Tweedie" and params.tweedie_power == 2)
+    if not normal and (values.min() < 0 or (positive and values.min() == 0)):
+        wanted = "above 0" if positive else "0 or above"
+        raise InputDataError(f"task_config.label: this distribution needs labels {wanted}; choose another one")
+    scale = float(np.abs(values).max()) / 2
+    if scale == 0:
+        raise InputDataError("task_config.label: every row has the same label; a model needs different ones")
+    return values / scale, np.array([scale])
 
 
-def _beside(context: JobContext[SsLrPredictParams]) -> pa.Table:
-    """The receiver's columns that are written beside the predictions."""
-    params, party = context.params, context.params.receiver
-    field = f"task_config.input_paths.{party}"
-    path = context.input_file(party, "input_paths", params.input_paths[party])
-    names, keys = tables.header(field, path), params.keys.get(party, [])
-    tables.require_columns(f"task_config.keys.{party}", names, keys)
-    tables.require_columns("task_config.saved_columns", names, params.saved_columns)
-    columns = [*keys, *params.saved_columns]
-    return tables.text(field, path, columns) if columns else pa.table({})
-
-
-def _options(found: tuple[Path, models.Manifest] | None) -> dict[str, str] | None:
-    return None if found is None else found[1].options
+def _require_exact_arithmetic(context: JobContext[Any]) -> None:
+    """Raises ParameterValidationError: with fewer bits the model's matrices overflow or lose all that they say."""
+    runtime = context.spu.conf
+    if str(runtime.field).rpartition(".")[2] != "FM128" or runtime.fxp_fraction_bits < 30:
+        raise ParameterValidationError(
+            "spu_config.cluster_def.runtime_config: a generalised linear model needs field FM128 and "
+            "fxp_fraction_bits of 30 or more; 40 is right for most data"
+        )
 
 
 def _in_units_of_the_label(weights: Any, scale: Any) -> Any:

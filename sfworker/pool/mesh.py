@@ -35,6 +35,7 @@ from sfworker.pool.party_process import PartyProcess
 from sfworker.pool.template import Template
 from sfworker.wire.frames import (
     Failed,
+    Keeping,
     PartyFrame,
     Progressed,
     StageReached,
@@ -167,6 +168,8 @@ class Mesh:
                 self._listener(frame)
             case Staging():
                 self._outcome.outputs.append(frame)
+            case Keeping():
+                self._outcome.kept.append(frame.path)
             case Succeeded():
                 self._note_end(rank, frame.peak_rss_bytes)
                 if self._outcome.result is None:

@@ -46,3 +46,5 @@ class Outcome(Struct, kw_only=True):
     devices: list[str] = field(default_factory=list)
     peak_rss: dict[str, int] = field(default_factory=dict)
     outputs: list[Staging] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+    """Directories that are of use to a next attempt only."""

@@ -29,9 +29,14 @@ def commit(outputs: Iterable[Staging]) -> None:
 
 def discard(outputs: Iterable[Staging]) -> None:
     """Remove what a failed execution has written."""
-    for output in outputs:
+    remove(output.staged for output in outputs)
+
+
+def remove(paths: Iterable[str]) -> None:
+    """Remove files and directories that are no longer of use, where they are there."""
+    for path in paths:
         with suppress(FileNotFoundError, NotADirectoryError):
-            if os.path.isdir(output.staged):
-                shutil.rmtree(output.staged, ignore_errors=True)
+            if os.path.isdir(path):
+                shutil.rmtree(path, ignore_errors=True)
             else:
-                os.unlink(output.staged)
+                os.unlink(path)

@@ -40,7 +40,7 @@ def _start(job: Job, attempt: int, settings: Settings, directory: str, rank: int
         parties=job.parties,
         mode=job.mode,
         cluster_config=_plain(envelope.sf_init_config.cluster_config),
-        spu_config=_plain(envelope.spu_config),
+        spu_config=_spu_config(job),
         heu_config=envelope.heu_config,
         task_config=envelope.task_config,
         mesh_dir=directory,
@@ -49,6 +49,15 @@ def _start(job: Job, attempt: int, settings: Settings, directory: str, rank: int
         log_level=settings.party_log_level,
         job_modules=settings.jobs,
     )
+
+
+def _spu_config(job: Job) -> dict[str, Any] | None:
+    """The envelope's, with the task type's defaults."""
+    config = _plain(job.envelope.spu_config)
+    if config is not None:
+        cluster_def = config["cluster_def"]
+        cluster_def["runtime_config"] = {**job.task_type.spu_defaults, **cluster_def["runtime_config"]}
+    return config
 
 
 def _plain(config: msgspec.Struct | None) -> dict[str, Any] | None:

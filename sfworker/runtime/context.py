@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from sfworker.catalog import TaskParams
 from sfworker.errors import ParameterValidationError
 from sfworker.runtime.data_roots import DataRoots, remove, saving
-from sfworker.wire.frames import Progressed, Staging
+from sfworker.wire.frames import Keeping, Progressed, Staging
 
 if TYPE_CHECKING:
     from sfworker.runtime.device_manager import DeviceManager
@@ -44,7 +45,7 @@ class JobContext(Generic[P]):
         attempt: int,
         scratch: Path,
         roots: DataRoots,
-        send: Callable[[Progressed | Staging], None],
+        send: Callable[[Progressed | Staging | Keeping], None],
         device_manager: DeviceManager | None = None,
     ) -> None:
         self.params = params
@@ -138,6 +139,21 @@ class JobContext(Generic[P]):
         with saving(where):
             staged.mkdir()
         return staged
+
+    def kept_directory(self, party: str, field: str, path: str, basis: bytes) -> Path:
+        """A directory beside the output directory `path` that outlives a failed attempt of this execution.
+
+        A later attempt with the same `basis` gets the same one. The daemon removes it with the execution's answer.
+        Raises ParameterValidationError or ResultSaveError.
+        """
+        where = f"task_config.{field}.{party}"
+        target = self._roots.new_path(where, path)
+        mark = hashlib.sha256(b"\0".join([self.execution_id.encode(), os.fsencode(target), basis])).hexdigest()[:16]
+        kept = target.with_name(f".{mark}.checkpoint")
+        with saving(where):
+            kept.mkdir(mode=0o700, exist_ok=True)
+        self._send(Keeping(str(kept)))
+        return kept
 
     def lasting_file(self, party: str, field: str, path: str) -> Path:
         """Where to write a file of a local party in place: what is written stays, however the execution ends.

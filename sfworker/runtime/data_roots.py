@@ -56,21 +56,25 @@ class DataRoots:
 
         Raises ParameterValidationError for a path that is not allowed, ResultSaveError where it cannot be written.
         """
-        target = self._output(field, path)
+        target = self.new_path(field, path)
         if target.is_dir():
             raise ResultSaveError(f"{field}: is a directory; name a file")
         return target
 
     def output_directory(self, field: str, path: str, holds: str) -> Path:
         """As `output_file`, for a directory, which must be new, empty, or have a file named `holds`."""
-        target = self._output(field, path)
+        target = self.new_path(field, path)
         if target.exists() and not target.is_dir():
             raise ResultSaveError(f"{field}: is a file; name a directory")
         if target.is_dir() and not (target / holds).is_file() and any(target.iterdir()):
             raise ResultSaveError(f"{field}: is a directory with other files in it; name a new one")
         return target
 
-    def _output(self, field: str, path: str) -> Path:
+    def new_path(self, field: str, path: str) -> Path:
+        """The real path of what is to be written inside the roots; its directory is made if missing.
+
+        Raises ParameterValidationError for a path that is not allowed, ResultSaveError where it cannot be written.
+        """
         target = self._resolve(field, path)
         if any(root.is_relative_to(target) for root in self._roots):
             raise ParameterValidationError(f"{field}: is a data root itself; name a file or directory inside it")

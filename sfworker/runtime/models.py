@@ -1,15 +1,17 @@
-"""Saves and loads models: a directory per party with a manifest and that party's share. Runs in party processes.
+"""Saves and loads models: a directory per party with a manifest and that party's part. Runs in party processes.
 
 | file | what |
 |---|---|
 | manifest.json | what the model is and was trained with; the party's own features and their scaling |
-| share.msgpack | the party's share of the weights; alone it says nothing about them |
+| part.msgpack | the party's shares, and what the party alone holds; its shares alone say nothing |
 
-Nothing is pickled: a model directory may be written by others who can write to the party's data root.
+A model directory may be written by others who can write to the party's data root, so what is in it is read as what
+peers send is: nothing but a few harmless types can be made from it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -17,20 +19,17 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
-import secretflow.distributed as sfd
-import spu
 from msgspec import Struct
-from secretflow.device import SPUObject
-from secretflow.device.device.spu import SPUValueMeta
 
 from sfworker.catalog import ColumnRef
 from sfworker.errors import ModelMismatchError
+from sfworker.runtime import device_objects
 from sfworker.runtime.context import JobContext
 from sfworker.runtime.data_roots import saving
+from sfworker.runtime.device_objects import Description, Part
 
-MANIFEST, SHARE = "manifest.json", "share.msgpack"
-FORMAT = 1
+MANIFEST, PART = "manifest.json", "part.msgpack"
+FORMAT = 2
 
 
 class Manifest(Struct, frozen=True, kw_only=True):
@@ -40,19 +39,19 @@ class Manifest(Struct, frozen=True, kw_only=True):
     model_id: str
     party: str
     parties: list[str]
-    protocol: str
-    field: str
-    fxp_fraction_bits: int
-    shape: list[int]
-    dtype: str
+    protocol: str | None
+    field: str | None
+    fxp_fraction_bits: int | None
+    """What shares mean depends on these three; None where the session has no SPU."""
     features: list[str]
     """This party's own, in order."""
     means: list[float]
     deviations: list[float]
     """Scaling of this party's own features; 0 and 1 where it did none."""
     label: ColumnRef
-    options: dict[str, str]
-    """What else the task type needs to apply the model."""
+    options: dict[str, Any]
+    """What else the task type needs to apply the model, the same at every party."""
+    objects: list[Description]
     secretflow: str
     format: int = FORMAT
 
@@ -66,51 +65,75 @@ class Own:
     deviations: list[float]
 
 
+@dataclass(frozen=True)
+class Found:
+    """One local party's part of a saved model."""
+
+    directory: Path
+    manifest: Manifest
+
+
 def save(
     context: JobContext[Any],
-    weights: SPUObject,
+    objects: list[Any],
     *,
     task_type: str,
     paths: dict[str, str],
     own: dict[str, Own],
     label: ColumnRef,
-    options: dict[str, str],
+    options: dict[str, Any],
 ) -> str:
-    """Write each party's part into its staged directory; returns the model's id. Reveals that id and the shape."""
-    meta = sfd.get(weights.meta)
+    """Write each party's part of `objects` (on the SPU or at a party) into its staged directory.
+
+    Returns the model's id. Every party learns that id, which is random.
+    """
     # Drawn by one party: on machines of their own, parties may count attempts differently.
     identity: str = context.reveal(context.at(context.parties[0], secrets.token_hex, 8))
-    shares = [
-        actor.export_share.remote(name)
-        for actor, name in zip(context.spu.actors.values(), weights.shares_name, strict=True)
-    ]
-    for party, share in zip(context.spu.actors, shares, strict=True):
-        if not context.is_local(party):
-            continue
+    descriptions, parts = device_objects.take_apart(context, objects)
+    for party, part in parts.items():
         directory = context.output_directory(party, "model_path", paths[party], holds=MANIFEST)
         manifest = Manifest(
             task_type=task_type,
             model_id=identity,
             party=party,
             parties=context.parties,
-            **_arithmetic(context),
-            shape=list(meta.shape),
-            dtype=np.dtype(meta.dtype).name,
+            **device_objects.arithmetic(context),
             features=own[party].features,
             means=own[party].means,
             deviations=own[party].deviations,
             label=label,
             options=options,
+            objects=descriptions,
             secretflow=version("secretflow"),
         )
         with saving(f"task_config.model_path.{party}"):
             (directory / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest)))
-            (directory / SHARE).write_bytes(msgspec.msgpack.encode(context.value_at(party, share)))
+            (directory / PART).write_bytes(msgspec.msgpack.encode(part))
     return identity
 
 
-def read_manifest(context: JobContext[Any], party: str, path: str, task_type: str) -> tuple[Path, Manifest]:
-    """The party's directory and manifest. Raises ModelMismatchError, saying which, where it does not fit this job."""
+def find(context: JobContext[Any], paths: dict[str, str], task_type: str) -> dict[str, Found]:
+    """The local parties' parts. Raises ModelMismatchError, saying which, where one does not fit this job."""
+    return {
+        party: _find(context, party, paths[party], task_type) for party in context.parties if context.is_local(party)
+    }
+
+
+def load(context: JobContext[Any], found: dict[str, Found]) -> tuple[list[Any], dict[str, Any]]:
+    """The objects, where and as they were, and the options; call `find` before.
+
+    Raises ModelMismatchError where the parties' parts are of different models. Every party learns the model's id.
+    """
+    described = [context.at(party, _described, found.get(party)) for party in context.parties]
+    first, *others = context.reveal(described)
+    if any(other != first for other in others):
+        raise ModelMismatchError("task_config.model_path: the parties' directories hold parts of different models")
+    parts = {party: _read_part(party, each.directory) for party, each in found.items()}
+    manifest = next(iter(found.values())).manifest
+    return device_objects.put_together(context, manifest.objects, parts), manifest.options
+
+
+def _find(context: JobContext[Any], party: str, path: str, task_type: str) -> Found:
     field = f"task_config.model_path.{party}"
     directory = context.input_directory(party, "model_path", path)
     try:
@@ -118,62 +141,31 @@ def read_manifest(context: JobContext[Any], party: str, path: str, task_type: st
     except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         raise ModelMismatchError(f"{field}: holds no model of this version; train it again") from None
     expected = {"task_type": task_type, "party": party, "parties": context.parties, "format": FORMAT}
-    for name, here in {**expected, **_arithmetic(context)}.items():
+    for name, here in {**expected, **device_objects.arithmetic(context)}.items():
         there = getattr(manifest, name)
         if there != here:
             raise ModelMismatchError(
                 f"{field}: the model's {name} is {_shown(there)}, this job's is {_shown(here)}; "
                 f"use what it was trained with, or train again"
             )
-    return directory, manifest
+    return Found(directory, manifest)
 
 
-def load(context: JobContext[Any], found: dict[str, tuple[Path, Manifest]]) -> SPUObject:
-    """The weights, shared as they were, from each local party's directory.
-
-    Raises ModelMismatchError where the parties' parts are of different models. Reveals the model's id and shape.
-    """
-    described = [context.at(party, _described, found.get(party)) for party in context.parties]
-    first, *others = context.reveal(described)
-    if any(other != first for other in others):
-        raise ModelMismatchError("task_config.model_path: the parties' directories hold parts of different models")
-    *shape, dtype = first[1:]
-    shares = []
-    for party, actor in context.spu.actors.items():
-        description, chunks = _read_share(party, found[party][0]) if party in found else (b"", [])
-        shares.append(actor.import_share.remote(description, chunks))
-    runtime = context.spu.conf
-    meta = SPUValueMeta(
-        shape=tuple(shape),
-        dtype=np.dtype(dtype),
-        vtype=spu.Visibility.VIS_SECRET,
-        protocol=runtime.protocol,
-        field=runtime.field,
-        fxp_fraction_bits=runtime.fxp_fraction_bits,
-    )
-    return SPUObject(context.spu, meta, shares)
+def _described(found: Found | None) -> list[str] | None:
+    """What all parts of one model have in common."""
+    if found is None:
+        return None
+    common = msgspec.json.encode([found.manifest.options, found.manifest.objects], order="sorted")
+    return [found.manifest.model_id, hashlib.sha256(common).hexdigest()]
 
 
-def _described(found: tuple[Path, Manifest] | None) -> list[Any] | None:
-    return None if found is None else [found[1].model_id, *found[1].shape, found[1].dtype]
-
-
-def _read_share(party: str, directory: Path) -> tuple[bytes, list[bytes]]:
-    field = f"task_config.model_path.{party}"
+def _read_part(party: str, directory: Path) -> Part:
     try:
-        return msgspec.msgpack.decode((directory / SHARE).read_bytes(), type=tuple[bytes, list[bytes]])
+        return msgspec.msgpack.decode((directory / PART).read_bytes(), type=Part)
     except (OSError, msgspec.DecodeError):
-        raise ModelMismatchError(f"{field}: the party's share cannot be read; train again") from None
-
-
-def _arithmetic(context: JobContext[Any]) -> dict[str, Any]:
-    """What shares mean depends on: they cannot be read with any other protocol, ring or fixed point."""
-    runtime = context.spu.conf
-    return {
-        "protocol": str(runtime.protocol).rpartition(".")[2],
-        "field": str(runtime.field).rpartition(".")[2],
-        "fxp_fraction_bits": int(runtime.fxp_fraction_bits),
-    }
+        raise ModelMismatchError(
+            f"task_config.model_path.{party}: the party's part cannot be read; train again"
+        ) from None
 
 
 def _shown(value: Any) -> str:

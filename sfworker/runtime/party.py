@@ -58,15 +58,25 @@ def serve(connection: socket.socket) -> NoReturn:
     finish: Callable[[], None] = _nothing
     outcome: Succeeded | Failed
     try:
-        outcome, finish = _execute(start, send)
-    except BaseException as error:  # noqa: BLE001 - whatever it was is reported, and the process ends
+        try:
+            outcome, finish = _execute(start, send)
+        except BaseException as error:  # noqa: BLE001 - whatever it was is reported, and the process ends
+            _ignore_signals()
+            outcome = _failure(error)
+    except BaseException as error:  # noqa: BLE001 - a signal that came just before they were ignored
+        _ignore_signals()
         outcome = _failure(error)
-    signal.signal(STOP_SIGNAL, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _ignore_signals()
     send(outcome)
     receive_body(connection)
     finish()
     os._exit(0)
+
+
+def _ignore_signals() -> None:
+    """SecretFlow's threads and the daemon interrupt the job with them, and nothing else."""
+    signal.signal(STOP_SIGNAL, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _execute(start: Start, send: Callable[[Struct], None]) -> tuple[Succeeded, Callable[[], None]]:

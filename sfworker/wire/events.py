@@ -83,3 +83,7 @@ class JobResult(Struct, frozen=True, kw_only=True):
     error: str | msgspec.UnsetType | None = msgspec.UNSET
     error_type: str | msgspec.UnsetType | None = msgspec.UNSET
     message_id: str | msgspec.UnsetType = msgspec.UNSET
+    disclosures: Annotated[
+        list[str] | msgspec.UnsetType,
+        Meta(description="What the task type reveals, and to whom, in the words of its catalogue entry."),
+    ] = msgspec.UNSET

@@ -6,7 +6,7 @@
     +----------------+---------------------------+
 
 The daemon writes one `Start` to a party process and closes the socket when the process may go. The party process
-writes any number of `StageReached`, `Progressed` and `Staging`, then exactly one `Succeeded` or `Failed`.
+writes any number of `StageReached`, `Progressed`, `Staging` and `Keeping`, then exactly one `Succeeded` or `Failed`.
 """
 
 from __future__ import annotations
@@ -69,6 +69,12 @@ class Staging(Struct, frozen=True, tag=True):
     target: str
 
 
+class Keeping(Struct, frozen=True, tag=True):
+    """What the next attempt may go on from is kept in the directory `path`; the daemon removes it with the answer."""
+
+    path: str
+
+
 class Succeeded(Struct, frozen=True, tag=True):
     """The party's side is done. `result` is None where another party holds it."""
 
@@ -86,7 +92,7 @@ class Failed(Struct, frozen=True, tag=True):
     peak_rss_bytes: int
 
 
-PartyFrame = StageReached | Progressed | Staging | Succeeded | Failed
+PartyFrame = StageReached | Progressed | Staging | Keeping | Succeeded | Failed
 
 
 class Fork(Struct, frozen=True, tag=True):

@@ -157,7 +157,7 @@ def test_a_model_replaces_a_model_and_nothing_else(
 ) -> None:
     first = succeed(worker, train(data, epochs=1))["model_id"]
     assert succeed(worker, train(data, epochs=1))["model_id"] != first
-    assert sorted(path.name for path in (data / "model-bob").iterdir()) == ["manifest.json", "share.msgpack"]
+    assert sorted(path.name for path in (data / "model-bob").iterdir()) == ["manifest.json", "part.msgpack"]
     (data / "model-bob" / "manifest.json").unlink()
     result = worker.run(train(data, epochs=1))
     assert (result["status"], result["error_type"]) == ("failure", "ResultSaveError")
@@ -207,7 +207,7 @@ def test_a_missing_feature_is_refused(worker: RunningWorker, trained: Path) -> N
     refused(worker, predict(trained, input_paths=inputs), "'f20'")
 
 
-@pytest.mark.parametrize("name", ["manifest.json", "share.msgpack"])
+@pytest.mark.parametrize("name", ["manifest.json", "part.msgpack"])
 def test_a_damaged_model_is_refused(worker: RunningWorker, trained: Path, name: str) -> None:
     (trained / "model-bob" / name).write_bytes(b"\x80\x04c__builtin__\nexec\n")  # a pickle that would run code
     refused(worker, predict(trained), "task_config.model_path.bob")

@@ -1,0 +1,84 @@
+"""A training that is cut off goes on from its last checkpoint; from outside, with a party process that is killed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.datasets import load_breast_cancer
+
+from tests.jobs import test_glm, test_linear
+from tests.running_worker import RunningWorker, kill, until
+
+
+@pytest.fixture(autouse=True)
+def files(data: Path) -> None:
+    x, y = load_breast_cancer(return_X_y=True)
+    test_linear.write_halves(data, x[:, :6], y)
+
+
+def lr(data: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    return test_linear.train(data, epochs=20, batch_size=32), test_linear.predict(data)
+
+
+def glm(data: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    return test_glm.train(data, distribution="Bernoulli", epochs=15), test_glm.predict(data)
+
+
+@pytest.mark.parametrize(("training", "party"), [(lr, 0), (glm, 1)])
+def test_a_training_whose_party_is_killed_goes_on(worker: RunningWorker, data: Path, training: Any, party: int) -> None:
+    job, prediction = training(data)
+    job["options"] |= {"max_retries": 1, "retry_delay": 0}
+    sent = worker.send(job)
+    worker.until_said(sent, "progress")
+    kill(process_of(worker, party))
+    worker.until_ended(sent)
+    events = worker.said(sent)
+    assert [event["status"] for event in events if event["stage"] != "progress"] == (
+        ["RUNNING"] * 3 + ["RETRY"] + ["RUNNING"] * 3 + ["SUCCESS"]
+    )
+    first, second = [[event for event in events if event["attempt"] == attempt] for attempt in (1, 2)]
+    assert progress(second)[0] > progress(first)[-1]
+    assert worker.said(sent, "result")[0]["result"]["epochs"] == job["task_config"]["epochs"]
+    assert predictions(worker, prediction, data) == pytest.approx(undisturbed(worker, training, data), abs=1e-3)
+    assert not list(data.glob(".*"))
+
+
+@pytest.mark.parametrize("ending", ["cancelled", "failed"])
+def test_nothing_is_kept_of_a_training_that_ends(worker: RunningWorker, data: Path, ending: str) -> None:
+    job, _ = lr(data)
+    sent = worker.send(job)
+    worker.until_said(sent, "progress")
+    assert list(data.glob(".*.checkpoint"))
+    if ending == "cancelled":
+        worker.redis.publish("sf:control", sent)
+        worker.redis.set(f"sf:cancel:{sent}", 1)
+    else:
+        kill(process_of(worker, 0))
+    worker.until_ended(sent)
+    until(lambda: not list(data.glob(".*")))
+
+
+def process_of(worker: RunningWorker, rank: int) -> int:
+    """The process of the party at `rank` of the one job that runs."""
+    return next(pid for pid in worker.parties() if os.readlink(f"/proc/{pid}/cwd").endswith(f"/scratch-{rank}"))
+
+
+def progress(events: list[dict[str, Any]]) -> list[float]:
+    return [event["progress"] for event in events if event["stage"] == "progress"]
+
+
+def predictions(worker: RunningWorker, job: dict[str, Any], data: Path) -> Any:
+    assert worker.run(job)["status"] == "success"
+    return np.asarray(pd.read_csv(data / "predicted.csv")["pred"])
+
+
+def undisturbed(worker: RunningWorker, training: Any, data: Path) -> Any:
+    """Predictions of the same training, run in one go."""
+    job, prediction = training(data)
+    assert worker.run(job)["status"] == "success"
+    return predictions(worker, prediction, data)

@@ -24,7 +24,8 @@ from sfworker.catalog.base import (
 from sfworker.errors import ParameterValidationError
 from sfworker.wire.envelope import PartyName
 
-Value: TypeAlias = bool | int | float | str
+Integer = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+Value: TypeAlias = bool | Integer | float | str
 ColumnType = Literal["int", "float", "str", "bool"]
 ColumnTypes = Annotated[
     dict[PartyName, dict[ColumnName, ColumnType]],

@@ -1,4 +1,4 @@
-"""`psi`: which rows do two parties have in common? Runs in the daemon and in party processes."""
+"""`psi` and `unbalanced_psi`: which rows do parties have in common? Runs in the daemon and in party processes."""
 
 from __future__ import annotations
 
@@ -11,15 +11,18 @@ from sfworker.catalog.base import PartyColumns, PartyPaths, TaskParams, TaskType
 from sfworker.errors import ParameterValidationError
 from sfworker.wire.envelope import PartyName
 
+THREE_PARTIES = "PROTOCOL_ECDH_3PC"
 PROTOCOLS = {
     "PROTOCOL_RR22": "PROTOCOL_RR22",
     "PROTOCOL_KKRT": "PROTOCOL_KKRT",
     "PROTOCOL_ECDH": "PROTOCOL_ECDH",
+    THREE_PARTIES: THREE_PARTIES,
     # As SecretFlow spelled them before 1.0, which is what older web sides send.
     "RR22_FAST_PSI_2PC": "PROTOCOL_RR22",
     "RR22_LOWCOMM_PSI_2PC": "PROTOCOL_RR22",
     "KKRT_PSI_2PC": "PROTOCOL_KKRT",
     "ECDH_PSI_2PC": "PROTOCOL_ECDH",
+    "ECDH_PSI_3PC": THREE_PARTIES,
 }
 """Accepted names of protocols, and SecretFlow's name of each today."""
 
@@ -27,36 +30,37 @@ ProtocolName = Literal[
     "PROTOCOL_RR22",
     "PROTOCOL_KKRT",
     "PROTOCOL_ECDH",
+    "PROTOCOL_ECDH_3PC",
     "RR22_FAST_PSI_2PC",
     "RR22_LOWCOMM_PSI_2PC",
     "KKRT_PSI_2PC",
     "ECDH_PSI_2PC",
+    "ECDH_PSI_3PC",
 ]
 
 
-class PsiParams(TaskParams, tag="psi", frozen=True, kw_only=True):
-    """Finds the rows of two parties whose keys are equal as text, and writes each party's own columns of them.
-
-    The two files have the same number of rows in the same order, sorted by key: row n of one belongs to row n of the
-    other. A key that one party has a times and the other b times makes a * b rows, as in a database's inner join.
-    """
+class JoinParams(TaskParams, frozen=True, kw_only=True):
+    """What set intersections share."""
 
     keys: Annotated[PartyColumns, Meta(description="Key columns of each party; the n-th ones are compared.")]
-    input_paths: Annotated[PartyPaths, Meta(description="CSV or Parquet file of each party, with a header.")]
+    input_paths: Annotated[PartyPaths, Meta(description="CSV, Parquet or ORC file of each party, with a header.")]
     output_paths: Annotated[
         PartyPaths,
         Meta(description="File to write at each party; without `broadcast_result` only the receiver's is written."),
     ]
     receiver: Annotated[PartyName, Meta(description="The party that learns the result.")]
-    protocol: Annotated[
-        ProtocolName, Meta(description="RR22 is the fastest; ECDH sends least. Older names are accepted.")
-    ] = "PROTOCOL_RR22"
-    ecdh_curve: Annotated[
-        Literal["CURVE_25519", "CURVE_FOURQ", "CURVE_SM2", "CURVE_SECP256K1"],
-        Meta(description="Elliptic curve of PROTOCOL_ECDH; other protocols ignore it."),
-    ] = "CURVE_FOURQ"
+    join_type: Annotated[
+        Literal["inner", "left", "full", "difference"],
+        Meta(
+            description="Rows to write: those with a match (inner), also the left side's without (left), also both "
+            "sides' without (full), or only those without (difference)."
+        ),
+    ] = "inner"
+    left_side: Annotated[
+        PartyName | None, Meta(description="The left side of the join, whose rows come first. Default: the receiver.")
+    ] = None
     broadcast_result: Annotated[
-        bool, Meta(description="Whether the other party gets its rows of the intersection too, aligned.")
+        bool, Meta(description="Whether the other parties get their rows of the result too, aligned.")
     ] = True
     table_keys_duplicated: Annotated[
         bool, Meta(description="Whether a key may occur more than once in a file. If false, one that does is an error.")
@@ -64,13 +68,13 @@ class PsiParams(TaskParams, tag="psi", frozen=True, kw_only=True):
 
     def check(self, parties: list[str]) -> None:
         super().check(parties)
-        if len(parties) != 2:
-            raise ParameterValidationError("sf_init_config.parties: psi joins exactly two parties; name two")
+        if self.left_side is not None:
+            require_taking_part("left_side", self.left_side, parties)
         require_parties("keys", self.keys, parties)
         require_parties("input_paths", self.input_paths, parties)
         require_parties("output_paths", self.output_paths, self.readers(parties))
         if len({len(self.keys[party]) for party in parties}) != 1:
-            raise ParameterValidationError("task_config.keys: both parties need the same number of key columns")
+            raise ParameterValidationError("task_config.keys: the parties need the same number of key columns")
         for party in parties:
             if len(set(self.keys[party])) != len(self.keys[party]):
                 raise ParameterValidationError(f"task_config.keys.{party}: names a column twice")
@@ -81,33 +85,141 @@ class PsiParams(TaskParams, tag="psi", frozen=True, kw_only=True):
                 )
 
     def readers(self, parties: list[str]) -> list[str]:
-        """The parties that get the intersection."""
+        """The parties that get their rows of the result."""
         return [party for party in parties if self.broadcast_result or party == self.receiver]
 
+    def left_first(self, parties: list[str]) -> list[str]:
+        """The parties, the left side of the join first."""
+        left = self.left_side or self.receiver
+        return [left, *(party for party in parties if party != left)]
 
-class PsiResult(Struct, frozen=True, kw_only=True):
-    """What `psi` answers."""
+
+def require_taking_part(field: str, party: str, parties: list[str]) -> None:
+    """Raises ParameterValidationError where `party`, which `field` names, is not one of `parties`."""
+    if party not in parties:
+        raise ParameterValidationError(
+            f"task_config.{field}: names a party that is not in sf_init_config.parties ({', '.join(parties)})"
+        )
+
+
+class PsiParams(JoinParams, tag="psi", frozen=True, kw_only=True):
+    """Finds the rows of the parties whose keys are equal as text, and writes each party's own columns of them.
+
+    The files have the same number of rows in the same order: row n of one belongs to row n of the others. First come
+    the rows with a match, by key: one that a party has a times and the other b times makes a * b rows, as in a
+    database's join. Then, as `join_type` asks for, the left side's rows without a match and the other side's, each in
+    the order of its file; beside them the other party has a row of empty cells. Three parties have the inner join only.
+    """
+
+    protocol: Annotated[
+        ProtocolName,
+        Meta(
+            description="Of two parties: RR22 is the fastest, ECDH sends least. Of three: PROTOCOL_ECDH_3PC. "
+            "Older names are accepted."
+        ),
+    ] = "PROTOCOL_RR22"
+    ecdh_curve: Annotated[
+        Literal["CURVE_25519", "CURVE_FOURQ", "CURVE_SM2", "CURVE_SECP256K1"],
+        Meta(description="Elliptic curve of the ECDH protocols; others ignore it."),
+    ] = "CURVE_FOURQ"
+
+    def check(self, parties: list[str]) -> None:
+        if len(parties) not in {2, 3}:
+            raise ParameterValidationError("sf_init_config.parties: psi joins two or three parties; name as many")
+        super().check(parties)
+        if len(parties) == 2 and self.of_three:
+            raise ParameterValidationError(
+                "task_config.protocol: PROTOCOL_ECDH_3PC joins exactly three parties; two take PROTOCOL_RR22"
+            )
+        if len(parties) == 3 and not self.of_three:
+            raise ParameterValidationError(
+                "task_config.protocol: joins exactly two parties; three take PROTOCOL_ECDH_3PC"
+            )
+        if self.of_three and self.join_type != "inner":
+            raise ParameterValidationError("task_config.join_type: three parties have the inner join only")
+        if self.of_three and self.table_keys_duplicated and not self.broadcast_result:
+            raise ParameterValidationError(
+                "task_config.table_keys_duplicated: of three parties only those that get the result can say how often "
+                "a key occurs; set it to false, or broadcast_result to true"
+            )
+
+    @property
+    def of_three(self) -> bool:
+        """Whether the protocol is one of three parties."""
+        return PROTOCOLS[self.protocol] == THREE_PARTIES
+
+
+class UnbalancedPsiParams(JoinParams, tag="unbalanced_psi", frozen=True, kw_only=True):
+    """As `psi` of two parties, where the server's file is many times as long as the client's.
+
+    The server sends each of its keys once, encrypted; what is expensive is done for the client's keys alone.
+    """
+
+    server: Annotated[PartyName, Meta(description="The party with the large file; the other one is the client.")]
+
+    def check(self, parties: list[str]) -> None:
+        if len(parties) != 2:
+            raise ParameterValidationError("sf_init_config.parties: unbalanced_psi joins exactly two parties; name two")
+        super().check(parties)
+        require_taking_part("server", self.server, parties)
+
+
+class JoinResult(Struct, frozen=True, kw_only=True):
+    """What a set intersection answers."""
 
     intersection_count: int
-    """Rows in each output file."""
+    """Rows of the inner join."""
+    row_count: int
+    """Rows in each output file; another number only where `join_type` is not `inner`."""
     output_paths: dict[str, str]
     """The files that were written, as the envelope spelled them."""
-    protocol: str
     parties: list[str]
 
 
+class PsiResult(JoinResult, frozen=True, kw_only=True):
+    """What `psi` answers."""
+
+    protocol: str
+
+
+_READERS = (
+    "the receiver learns which of its rows are in the intersection and how often each of their keys occurs at the "
+    "others",
+    "with broadcast_result (default) the other parties learn the same about their rows",
+    "with join_type left, full or difference, who gets the result learns how many of the other's rows in it have no "
+    "match",
+    "readers of the result learn the number of rows in the intersection and in the output files",
+)
 PSI = register(
     TaskType(
         name="psi",
-        summary="Finds the rows that two parties have in common (private set intersection)",
+        summary="Joins the rows of two or three parties by their keys (private set intersection)",
         params=PsiParams,
         result=PsiResult,
         devices=frozenset({"spu"}),
         disclosures=(
-            "each party learns how many keys the other's file has, nothing about keys outside the intersection",
-            "the receiver learns which of its rows are in the intersection and how often each key occurs at the other",
-            "with broadcast_result (default) the other party learns the same about its rows",
-            "readers of the result learn the number of rows in the intersection",
+            "each party learns how many keys and rows the others' files have and, of two parties, how many keys occur "
+            "twice there, three times and so on; nothing else about keys outside the intersection",
+            "with PROTOCOL_ECDH_3PC the receiver and the party after it by name learn how many keys the two other than "
+            "the receiver have in common",
+            *_READERS,
+        ),
+    )
+)
+UNBALANCED_PSI = register(
+    TaskType(
+        name="unbalanced_psi",
+        summary="Joins a small file with another party's large one (unbalanced private set intersection)",
+        params=UnbalancedPsiParams,
+        result=JoinResult,
+        devices=frozenset({"spu"}),
+        disclosures=(
+            "the client learns how many keys the server's file has and how often keys occur there, without knowing "
+            "which",
+            "the server learns how many keys the client's file has and, where it gets the result, how often keys occur "
+            "there",
+            "the client learns how many keys are in the intersection even where only the server gets the result",
+            *_READERS,
         ),
     )
 )

@@ -1,26 +1,33 @@
-"""`psi`: private set intersection of two parties' files. Runs in both parties' processes.
+"""`psi` and `unbalanced_psi`: private set intersection of parties' files. Runs in the parties' processes.
 
 SecretFlow's own PSI reads and writes the files. It sorts lines with a shell tool that knows nothing of quotes, pairs
-rows wrongly where a key is duplicated at both parties, and leaves a file beside its input. So it gets a link to the
-input where that is a plain CSV file, or a file of the keys alone; and where its output may be wrong or is not what was
-asked for, each party builds its own output from the sequence of keys in it.
+rows wrongly where a key is duplicated at both parties, leaves a file beside its input, and takes only unique keys of
+three parties. So it gets a link to the input where that is a plain CSV file, or a file of the keys alone; and where its
+output may be wrong or is not what was asked for, each party builds its own output from the sequence of keys in it.
 """
 
 from __future__ import annotations
 
+import math
+import secrets
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sfworker.catalog.psi import PROTOCOLS, PsiParams, PsiResult
+from sfworker.catalog.psi import PROTOCOLS, JoinParams, JoinResult, PsiParams, PsiResult, UnbalancedPsiParams
 from sfworker.errors import InputDataError, TaskExecutionError
 from sfworker.runtime import tables
 from sfworker.runtime.context import JobContext
 from sfworker.runtime.task_dispatcher import TaskDispatcher
+
+Numbers: TypeAlias = npt.NDArray[np.int64]
+_ABSENT = -1
 
 
 @dataclass(frozen=True)
@@ -37,58 +44,81 @@ class _Side:
     output: Path | None
     """None where this party gets nothing."""
 
-    @property
-    def written(self) -> str:
-        """What SecretFlow is told of its output."""
-        return "" if self.output is None else str(self.found)
+    def files(self) -> dict[str, Any]:
+        """As the actors' methods take them."""
+        return {"keys": self.given_keys, "input_path": str(self.given), "output_path": str(self.found)}
+
+
+_NO_FILES: dict[str, Any] = {"keys": [], "input_path": "", "output_path": ""}
 
 
 @TaskDispatcher.register_task("psi")
 def psi(context: JobContext[PsiParams]) -> PsiResult | None:
-    """Intersect. Nothing is revealed beyond what the protocol itself shows; the receiver holds the result."""
+    """Intersect. What parties tell each other beyond the protocol are counts; the receiver holds the result."""
     params = context.params
-    sides = {party: _side(context, party) for party in context.parties if context.is_local(party)}
-    reports = {
-        party: actor.intersect.remote(
+    protocol = PROTOCOLS[params.protocol]
+    sides = _sides(context, distinct=params.of_three)
+    reports = _intersect(
+        context,
+        sides,
+        lambda actor, party, files: actor.intersect.remote(
+            **files,
             receiver=params.receiver,
-            keys=sides[party].given_keys if party in sides else [],
-            keys_unique=not params.table_keys_duplicated,
-            input_path=str(sides[party].given) if party in sides else "",
-            output_path=sides[party].written if party in sides else "",
-            protocol=PROTOCOLS[params.protocol],
+            left_side=params.left_first(context.parties)[0],
+            protocol=protocol,
             ecdh_curve=params.ecdh_curve,
             broadcast_result=params.broadcast_result,
-        )
-        for party, actor in context.spu.actors.items()
-    }
-    rows = {}
-    for party, side in sides.items():
-        try:
-            report = context.value_at(party, reports[party])
-        except Exception:
-            tables.whole(side.field, side.source)  # says which row is broken, where that is the reason
-            raise
-        if side.output is not None:
-            pairs_are_right = (
-                party == params.receiver or report["intersection_count"] == report["intersection_unique_count"]
-            )
-            if side.found == side.output and pairs_are_right:
-                rows[party] = tables.rows_of_plain_csv(side.output)
-            else:
-                rows[party] = _build_output(context, party, side, side.output)
+        ),
+    )
+    written = _join_three(context, sides) if params.of_three else _join_two(context, sides, reports)
     if params.receiver not in sides:
         return None
-    return PsiResult(
-        intersection_count=rows[params.receiver],
-        output_paths={party: params.output_paths[party] for party in params.readers(context.parties)},
-        protocol=PROTOCOLS[params.protocol],
-        parties=context.parties,
+    return PsiResult(**_answer(context, written), protocol=protocol)
+
+
+@TaskDispatcher.register_task("unbalanced_psi")
+def unbalanced_psi(context: JobContext[UnbalancedPsiParams]) -> JoinResult | None:
+    """As `psi` of two parties; the server's keys go to the client and stay in the scratch directory."""
+    params = context.params
+    sides = _sides(context, distinct=False)
+    reports = _intersect(
+        context,
+        sides,
+        lambda actor, party, files: actor.intersect_unbalanced.remote(
+            **files,
+            server=params.server,
+            left_side=params.left_first(context.parties)[0],
+            cache_path=str(context.scratch / f"psi-cache-{party}"),
+            readers=params.readers(context.parties),
+        ),
     )
+    written = _join_two(context, sides, reports)
+    return JoinResult(**_answer(context, written)) if params.receiver in sides else None
 
 
-def _side(context: JobContext[PsiParams], party: str) -> _Side:
+def _answer(context: JobContext[Any], written: dict[str, tuple[int, int]]) -> dict[str, Any]:
+    intersection_count, row_count = written[context.params.receiver]
+    return {
+        "intersection_count": intersection_count,
+        "row_count": row_count,
+        "output_paths": {
+            party: context.params.output_paths[party] for party in context.params.readers(context.parties)
+        },
+        "parties": context.parties,
+    }
+
+
+def _sides(context: JobContext[Any], *, distinct: bool) -> dict[str, _Side]:
+    """The local parties' sides. With `distinct` SecretFlow gets each key once."""
+    sides = {party: _side(context, party, distinct) for party in context.parties if context.is_local(party)}
+    _progress(context, 0.1, "inputs prepared")
+    return sides
+
+
+def _side(context: JobContext[Any], party: str, distinct: bool) -> _Side:
     """Check the party's files and prepare what SecretFlow reads. Raises ParameterValidationError or InputDataError."""
-    params, field = context.params, f"task_config.input_paths.{party}"
+    params: JoinParams = context.params
+    field = f"task_config.input_paths.{party}"
     source = context.input_file(party, "input_paths", params.input_paths[party])
     keys = params.keys[party]
     tables.require_columns(f"task_config.keys.{party}", tables.header(field, source), keys)
@@ -101,60 +131,228 @@ def _side(context: JobContext[PsiParams], party: str) -> _Side:
     if party in params.readers(context.parties):
         output = context.output(party, "output_paths", params.output_paths[party])
     given = context.scratch / f"psi-input-{party}.csv"
-    if tables.is_columnar(source) or not tables.is_plain(source):
+    if distinct or tables.is_columnar(source) or not tables.is_plain(source):
         plain = tables.plain_keys(tables.text(field, source, keys), keys)
-        tables.write(field, given, plain)
         given_keys = list(plain.column_names)
+        _write_keys(field, given, _distinct(plain) if distinct else plain)
     else:
         given.symlink_to(source)
         given_keys = keys
     found = context.scratch / f"psi-output-{party}.csv"
-    if output is not None and given_keys is keys and not tables.is_columnar(output):
+    as_it_is = given_keys is keys and params.join_type == "inner"
+    if output is not None and as_it_is and not tables.is_columnar(output):
         found = output
     return _Side(field, source, keys, given, given_keys, found, output)
 
 
-def _build_output(context: JobContext[PsiParams], party: str, side: _Side, output: Path) -> int:
-    """Write the party's rows in the order of the keys that were found; returns their number."""
-    field = f"task_config.output_paths.{party}"
-    own = tables.whole(side.field, side.source)
-    joined = tables.text(field, side.found, side.given_keys)
-    rows = join_rows(
-        _joined(tables.plain_keys(own, side.source_keys)),
-        _joined(tables.plain_keys(joined, side.given_keys) if side.given_keys is side.source_keys else joined),
-        left=party == context.params.receiver,
-    )
-    tables.write(field, output, own.take(pa.array(rows)))
-    return len(rows)
+def _distinct(keys: pa.Table) -> pa.Table:
+    """Each key once, and one that nobody else has.
 
-
-def join_rows(own: pa.ChunkedArray, found: pa.ChunkedArray, *, left: bool) -> npt.NDArray[np.int64]:
-    """Which of a party's own rows stands at each row of the join.
-
-    `own` holds the key of each own row, `found` the key of each row of the join, equal ones together: a * b of them for
-    a key that the left side has a times and the right side b times. Both sides see the same order of pairs: (first left
-    row, first right row), (first left row, second right row) and so on.
+    The protocol of three parties begins with a digest of each file's keys, by which others could try a guess at all of
+    them; with a random one among them they cannot.
     """
-    encoded = own.combine_chunks().dictionary_encode()
-    codes = encoded.indices.to_numpy(zero_copy_only=False)
-    at = pc.index_in(found, value_set=encoded.dictionary).to_numpy()
-    if not len(at):
-        return np.empty(0, dtype=np.int64)
-    by_key = np.argsort(codes, kind="stable")
-    counts = np.bincount(codes)
-    first_of_key = np.cumsum(counts) - counts
-    run_starts = np.flatnonzero(np.concatenate(([True], at[1:] != at[:-1])))
-    run_lengths = np.diff(np.append(run_starts, len(at)))
-    offset = np.arange(len(at)) - np.repeat(run_starts, run_lengths)
-    own_count = counts[at]
-    other_count = np.repeat(run_lengths, run_lengths) // own_count
-    if (own_count * other_count != np.repeat(run_lengths, run_lengths)).any():
-        raise TaskExecutionError("psi: the intersection does not fit the party's input; was it changed meanwhile?")
-    rank = offset // other_count if left else offset % own_count
-    return np.asarray(by_key[first_of_key[at] + rank], dtype=np.int64)
+    names = keys.column_names
+    unknown = pa.table({name: [secrets.token_hex(16)] for name in names})
+    return pa.concat_tables([keys.group_by(names).aggregate([]).select(names), unknown])
+
+
+def _write_keys(field: str, path: Path, keys: pa.Table) -> None:
+    """Write what `plain_keys` made without quotes, by which lines would be sorted in another order than without.
+
+    They need none beside another column: a single empty cell would be an empty line.
+    """
+    tables.write(field, path, keys.append_column("", pa.nulls(keys.num_rows, pa.string())))
+
+
+def _intersect(
+    context: JobContext[Any], sides: dict[str, _Side], start: Callable[[Any, str, dict[str, Any]], Any]
+) -> dict[str, dict[str, int]]:
+    """Run the protocol in every party's process; the local parties' reports."""
+    started = {
+        party: start(actor, party, sides[party].files() if party in sides else _NO_FILES)
+        for party, actor in context.spu.actors.items()
+    }
+    reports = {}
+    for party, side in sides.items():
+        try:
+            reports[party] = context.value_at(party, started[party])
+        except Exception:
+            tables.whole(side.field, side.source)  # says which row is broken, where that is the reason
+            raise
+    _progress(context, 0.7, "intersected")
+    return reports
+
+
+def _join_two(
+    context: JobContext[Any], sides: dict[str, _Side], reports: dict[str, dict[str, int]]
+) -> dict[str, tuple[int, int]]:
+    """Write the local readers' outputs; for each the rows of the inner join, and of what it wrote."""
+    params: JoinParams = context.params
+    left, right = params.left_first(context.parties)
+    unmatched = {"inner": [], "left": [left]}.get(params.join_type, [left, right])
+    others_rows = _others_rows(context, sides, unmatched)
+    written = {}
+    for party, output in _outputs(sides).items():
+        report = reports[party]
+        pairs_are_right = party == left or report["intersection_count"] == report["intersection_unique_count"]
+        if sides[party].found == output and pairs_are_right:
+            written[party] = (tables.rows_of_plain_csv(output),) * 2
+            continue
+        table, own = _own(sides[party])
+        at, times = own.runs(_found_keys(sides[party]))
+        joined = own.join(at, after=times) if party == left else own.join(at, before=times)
+        parts = [] if params.join_type == "difference" else [joined]
+        for owner in unmatched:
+            is_own = owner == party
+            parts.append(own.without(at) if is_own else np.full(others_rows[party] - times.sum(), _ABSENT))
+        written[party] = len(joined), _write(context, party, output, table, np.concatenate(parts))
+    return written
+
+
+def _others_rows(context: JobContext[Any], sides: dict[str, _Side], unmatched: list[str]) -> dict[str, int]:
+    """For each local reader how many rows the other party has, where the reader's output needs to know."""
+    told = {}
+    for reader in context.params.readers(context.parties):
+        others = [party for party in unmatched if party != reader]
+        rows = {party: _rows(sides[party]) for party in others if party in sides}
+        told[reader] = _tell(context, reader, others, rows)
+    return {reader: sum(rows.values()) for reader, rows in told.items()}
+
+
+def _join_three(context: JobContext[Any], sides: dict[str, _Side]) -> dict[str, tuple[int, int]]:
+    """As `_join_two`. Who gets the result tells the others how often it has each of the common keys."""
+    params: JoinParams = context.params
+    order = params.left_first(context.parties)
+    readers = params.readers(context.parties)
+    outputs = _outputs(sides)
+    own = {party: _own(sides[party]) for party in outputs}
+    common = {}
+    for party, (_, rows) in own.items():
+        keys = _found_keys(sides[party])
+        common[party] = rows.index(keys.take(pc.sort_indices(keys)))
+    counts = {party: _compact(rows.counts[common[party]]) for party, (_, rows) in own.items()}
+    written = {}
+    for reader in readers:
+        others = [party for party in readers if party != reader] if params.table_keys_duplicated else []
+        told = _tell(context, reader, others, counts)
+        if reader in outputs:
+            table, rows = own[reader]
+            place = order.index(reader)
+            joined = rows.join(
+                common[reader], before=_product(told, order[:place]), after=_product(told, order[place + 1 :])
+            )
+            written[reader] = len(joined), _write(context, reader, outputs[reader], table, joined)
+    return written
+
+
+class OwnRows:
+    """A party's own rows by key; `keys` holds the key of each row."""
+
+    def __init__(self, keys: pa.ChunkedArray) -> None:
+        encoded = keys.combine_chunks().dictionary_encode()
+        self._keys = encoded.dictionary
+        self._codes = encoded.indices.to_numpy(zero_copy_only=False)
+        self.counts: Numbers = np.bincount(self._codes)
+        """How many rows each key has; a key is known by its place in here."""
+
+    def index(self, keys: pa.ChunkedArray) -> Numbers:
+        """The places of `keys`. Raises TaskExecutionError where one is not among the own."""
+        at = pc.index_in(keys, value_set=self._keys)
+        if at.null_count:
+            raise TaskExecutionError(_UNFIT)
+        return np.asarray(at.to_numpy(), dtype=np.int64)
+
+    def runs(self, joined: pa.ChunkedArray) -> tuple[Numbers, Numbers]:
+        """The keys of an inner join, equal ones together, and how many rows the other side has of each."""
+        at = self.index(joined)
+        starts = np.flatnonzero(np.diff(at, prepend=-1))
+        lengths = np.diff(starts, append=len(at))
+        at = at[starts]
+        times, rest = np.divmod(lengths, self.counts[at])
+        if rest.any():
+            raise TaskExecutionError(_UNFIT)
+        return at, times
+
+    def join(self, at: Numbers, before: Numbers | int = 1, after: Numbers | int = 1) -> Numbers:
+        """Which own row stands at each row of the inner join.
+
+        For each key there are `before` times own times `after` rows, counted as digits are: the last side's rows change
+        with every row of the join, those of the one before it when the last side is through with its own.
+        """
+        own = self.counts[at]
+        rows = before * own * after
+        offset = np.arange(rows.sum()) - np.repeat(np.cumsum(rows) - rows, rows)
+        rank = offset // np.repeat(np.broadcast_to(after, own.shape), rows) % np.repeat(own, rows)
+        by_key = np.argsort(self._codes, kind="stable")
+        first_of_key = np.cumsum(self.counts) - self.counts
+        return np.asarray(by_key[np.repeat(first_of_key[at], rows) + rank], dtype=np.int64)
+
+    def without(self, at: Numbers) -> Numbers:
+        """Rows whose key is not among `at`."""
+        is_left = np.ones(len(self.counts), dtype=np.bool_)
+        is_left[at] = False
+        return np.flatnonzero(is_left[self._codes])
+
+
+_UNFIT = "psi: the intersection does not fit the party's input; was it changed meanwhile?"
+
+
+def _outputs(sides: dict[str, _Side]) -> dict[str, Path]:
+    return {party: side.output for party, side in sides.items() if side.output is not None}
+
+
+def _own(side: _Side) -> tuple[pa.Table, OwnRows]:
+    """The party's input, and its rows by key."""
+    table = tables.whole(side.field, side.source)
+    return table, OwnRows(_joined(tables.plain_keys(table, side.source_keys)))
+
+
+def _tell(context: JobContext[Any], reader: str, parties: Iterable[str], values: dict[str, Any]) -> dict[str, Any]:
+    """What each of `parties` has in `values`, at `reader`, the only one to learn it; nothing in other processes."""
+    pyu = context.pyu(reader)
+    told = {party: pyu(_same)(context.at(party, values.get, party).to(pyu)) for party in parties}
+    if not context.is_local(reader):
+        return {}
+    return {party: context.value_at(reader, value) for party, value in told.items()}
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _rows(side: _Side) -> int:
+    return int(tables.text(side.field, side.source, side.source_keys).num_rows)
+
+
+def _found_keys(side: _Side) -> pa.ChunkedArray:
+    """The keys in what SecretFlow has written, one for each row."""
+    found = tables.text(side.field, side.found, side.given_keys)
+    return _joined(tables.plain_keys(found, side.given_keys) if side.given_keys is side.source_keys else found)
 
 
 def _joined(keys: pa.Table) -> pa.ChunkedArray:
     if keys.num_columns == 1:
         return keys.column(0)
     return pc.binary_join_element_wise(*keys.columns, tables.SEPARATOR)
+
+
+def _compact(counts: Numbers) -> npt.NDArray[Any]:
+    """The same numbers in as few bytes as they need."""
+    return counts.astype(np.min_scalar_type(counts.max(initial=0)))
+
+
+def _product(counts: dict[str, npt.NDArray[Any]], parties: list[str]) -> Numbers | int:
+    return math.prod(counts[party].astype(np.int64) for party in parties if party in counts)
+
+
+def _write(context: JobContext[Any], party: str, output: Path, table: pa.Table, rows: Numbers) -> int:
+    """Write the rows, empty ones for _ABSENT; returns their number."""
+    tables.write(f"task_config.output_paths.{party}", output, table.take(pa.array(rows, mask=rows == _ABSENT)))
+    _progress(context, 0.9, "outputs written")
+    return len(rows)
+
+
+def _progress(context: JobContext[Any], fraction: float, message: str) -> None:
+    """The same from every party; one of them says it."""
+    if context.is_local(context.parties[0]):
+        context.progress(fraction, message)

@@ -25,36 +25,72 @@ class PartyRuntime(spu_module.SPURuntime):  # type: ignore[misc]
         self,
         *,
         receiver: str,
+        left_side: str,
         keys: list[str],
-        keys_unique: bool,
         input_path: str,
         output_path: str,
         protocol: str,
         ecdh_curve: str,
         broadcast_result: bool,
     ) -> dict[str, int]:
-        """Intersect with the other party; returns this party's own counts.
+        """Inner join of the files with the other parties'; returns this party's own counts.
 
-        The receiver is the left side of the join: it repeats each of its rows for each of the other's rows of that key.
+        The left side repeats each of its rows for each of the other's rows of that key.
         """
-        rank = [node["party"] for node in self.cluster_def["nodes"]].index(receiver)
         config = psi.PsiExecuteConfig(
             protocol_conf=psi.PsiProtocolConfig(
                 protocol=psi.parse_protocol(protocol),
-                receiver_rank=rank,
+                receiver_rank=self._rank(receiver),
                 broadcast_result=broadcast_result,
                 ecdh_params=psi.EcdhParams(curve=psi.parse_curve_type(ecdh_curve)),
             ),
-            input_params=psi.InputParams(path=input_path, selected_keys=keys, keys_unique=keys_unique),
+            # Said to be unique, keys would be sorted by the file's first column, which may be another one.
+            input_params=psi.InputParams(path=input_path, selected_keys=keys, keys_unique=False),
             output_params=psi.OutputParams(path=output_path, csv_null_rep=""),
-            join_conf=psi.ResultJoinConfig(type=psi.ResultJoinType.JOIN_TYPE_INNER_JOIN, left_side_rank=rank),
+            join_conf=self._inner_join(left_side),
         )
-        # It takes a progress hook too, which these protocols never call.
-        report = psi.psi_execute(config, self.link)
-        return {
-            "intersection_count": report.intersection_count,
-            "intersection_unique_count": report.intersection_unique_count,
-        }
+        self._meet()
+        # It takes a progress hook too, which the protocols of two parties never call.
+        return _counts(psi.psi_execute(config, self.link))
+
+    def intersect_unbalanced(
+        self,
+        *,
+        server: str,
+        left_side: str,
+        keys: list[str],
+        input_path: str,
+        output_path: str,
+        cache_path: str,
+        readers: list[str],
+    ) -> dict[str, int]:
+        """As `intersect`, where the server's file is far larger; `cache_path` is a new directory for what it sends."""
+        config = psi.UbPsiExecuteConfig(
+            mode=psi.UbPsiMode.MODE_FULL,
+            role=psi.UbPsiRole.ROLE_SERVER if self.party == server else psi.UbPsiRole.ROLE_CLIENT,
+            server_receive_result=server in readers,
+            client_receive_result=any(party != server for party in readers),
+            cache_path=cache_path,
+            input_params=psi.InputParams(path=input_path, selected_keys=keys),
+            output_params=psi.OutputParams(path=output_path, csv_null_rep=""),
+            join_conf=self._inner_join(left_side),
+        )
+        self._meet()
+        return _counts(psi.ub_psi_execute(config, self.link))
+
+    def _inner_join(self, left_side: str) -> Any:
+        return psi.ResultJoinConfig(type=psi.ResultJoinType.JOIN_TYPE_INNER_JOIN, left_side_rank=self._rank(left_side))
+
+    def _rank(self, party: str) -> int:
+        return [node["party"] for node in self.cluster_def["nodes"]].index(party)
+
+    def _meet(self) -> None:
+        """Wait until every party is here.
+
+        An intersection says hello to its peers as the start of the link did; where a peer is still waiting for the
+        first hello, the second takes its place, and who waits for two waits for ever.
+        """
+        self.link.barrier()
 
     def export_share(self, name: str) -> tuple[bytes, list[bytes]]:
         """This party's share of a value, as its description and its chunks."""
@@ -68,6 +104,13 @@ class PartyRuntime(spu_module.SPURuntime):  # type: ignore[misc]
         name: str = self.get_new_share_name()
         self.runtime.set_var(name, share)
         return name
+
+
+def _counts(report: Any) -> dict[str, int]:
+    return {
+        "intersection_count": report.intersection_count,
+        "intersection_unique_count": report.intersection_unique_count,
+    }
 
 
 def use_party_runtime() -> None:

@@ -179,7 +179,7 @@ def write(field: str, path: Path, table: pa.Table) -> None:
         elif path.suffix == ORC:
             orc.write_table(table, path)
         elif not _write_unquoted(path, table):
-            pa_csv.write_csv(table, path, pa_csv.WriteOptions(quoting_style="needed"))
+            pa_csv.write_csv(_without_empty_lines(table), path, pa_csv.WriteOptions(quoting_style="needed"))
 
 
 def _csv_header(field: str, path: Path) -> tuple[list[str], int]:
@@ -299,6 +299,13 @@ def _write_unquoted(path: Path, table: pa.Table) -> bool:
     except pa.ArrowInvalid:
         return False
     return True
+
+
+def _without_empty_lines(table: pa.Table) -> pa.Table:
+    """A missing cell that is alone in its row becomes an empty text, which is quoted."""
+    if table.num_columns != 1 or not table.column(0).null_count:
+        return table
+    return pa.table([pc.fill_null(table.column(0).cast(pa.string()), "")], names=table.column_names)
 
 
 def _plain_text(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -18,6 +18,7 @@ PSI: dict[str, Any] = {
     "output_paths": {"alice": "out.csv", "bob": "out.csv"},
     "receiver": "alice",
 }
+UNBALANCED = PSI | {"task_type": "unbalanced_psi", "server": "bob"}
 LR: dict[str, Any] = {
     "task_type": "ss_lr",
     "input_paths": {"alice": "a.csv", "bob": "b.csv"},
@@ -44,7 +45,7 @@ def _loaded() -> None:
     catalog.load_modules([])
 
 
-@pytest.mark.parametrize("task", [PSI, LR, PREDICT, EVAL], ids=lambda task: str(task["task_type"]))
+@pytest.mark.parametrize("task", [PSI, UNBALANCED, LR, PREDICT, EVAL], ids=lambda task: str(task["task_type"]))
 def test_what_is_needed_is_enough(task: dict[str, Any]) -> None:
     task_type, params = catalog.validate(task, PARTIES)
     assert task_type.name == task["task_type"]
@@ -64,11 +65,15 @@ def test_every_accepted_protocol_has_a_name_of_today() -> None:
         (PSI, {"ecdh_curve": "CURVE_X"}, "task_config.ecdh_curve: "),
         (PSI, {"keys": {"alice": ["id"]}}, "task_config.keys.bob: required"),
         (PSI, {"keys": {"alice": [], "bob": ["uid"]}}, "task_config.keys"),
-        (PSI, {"keys": {"alice": ["id"], "bob": ["uid", "y"]}}, "task_config.keys: both parties need the same"),
+        (PSI, {"keys": {"alice": ["id"], "bob": ["uid", "y"]}}, "task_config.keys: the parties need the same"),
+        (PSI, {"join_type": "right"}, "task_config.join_type: "),
+        (PSI, {"left_side": "carol"}, "task_config.left_side: "),
         (PSI, {"keys": {"alice": ["i", "i"], "bob": ["u", "y"]}}, "task_config.keys.alice: names a column twice"),
         (PSI, {"receiver": "carol"}, "task_config.receiver: "),
         (PSI, {"output_paths": {"alice": "out.csv"}}, "task_config.output_paths.bob: required"),
         (PSI, {"output_paths": {"alice": "./a.csv", "bob": "c.csv"}}, "task_config.output_paths.alice: is the party's"),
+        (UNBALANCED, {"server": "carol"}, "task_config.server: "),
+        (UNBALANCED, {"protocol": "PROTOCOL_ECDH"}, "task_config.protocol: "),
         (LR, {"label": {"party": "carol", "column": "y"}}, "task_config.label.party: "),
         (LR, {"label": {"party": "alice"}}, "task_config.label.column: required"),
         (LR, {"model_path": {"alice": "m"}}, "task_config.model_path.bob: required"),
@@ -91,9 +96,28 @@ def test_what_cannot_work_is_refused(task: dict[str, Any], parameters: dict[str,
     assert str(refused.value).startswith(said)
 
 
-def test_psi_is_between_two() -> None:
-    with pytest.raises(ParameterValidationError, match=r"sf_init_config\.parties: psi joins exactly two"):
-        catalog.validate(PSI, [*PARTIES, "carol"])
+@pytest.mark.parametrize(
+    ("parties", "parameters", "said"),
+    [
+        (["alice"], {}, "sf_init_config.parties: psi joins two or three"),
+        ([*PARTIES, "carol", "dave"], {}, "sf_init_config.parties: psi joins two or three"),
+        ([*PARTIES, "carol"], {}, "task_config.protocol: joins exactly two parties; three take PROTOCOL_ECDH_3PC"),
+        (PARTIES, {"protocol": "ECDH_PSI_3PC"}, "task_config.protocol: PROTOCOL_ECDH_3PC joins exactly three"),
+        ([*PARTIES, "carol"], {"protocol": "PROTOCOL_ECDH_3PC", "join_type": "left"}, "task_config.join_type: three"),
+        (
+            [*PARTIES, "carol"],
+            {"protocol": "PROTOCOL_ECDH_3PC", "broadcast_result": False},
+            "task_config.table_keys_duplicated: of three parties",
+        ),
+    ],
+)
+def test_psi_is_between_two_or_three(parties: list[str], parameters: dict[str, Any], said: str) -> None:
+    carols = {"keys": ["id"], "input_paths": "c.csv", "output_paths": "out-c.csv"}
+    if "carol" in parties:
+        parameters = {name: PSI[name] | {"carol": value} for name, value in carols.items()} | parameters
+    with pytest.raises(ParameterValidationError) as refused:
+        catalog.validate(PSI | parameters, parties)
+    assert str(refused.value).startswith(said)
 
 
 @pytest.mark.parametrize("broadcast", [True, False])

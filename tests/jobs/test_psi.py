@@ -28,17 +28,25 @@ def psi(data: Path, ending: str = "csv", **parameters: Any) -> dict[str, Any]:
     return envelope(task, spu_config=SPU)
 
 
-def intersect(worker: RunningWorker, data: Path, frames: Frames, **parameters: Any) -> tuple[int, Frames]:
-    """Write the frames as CSV, run `psi`, and return the count and what was written, all as text."""
+def run(worker: RunningWorker, data: Path, frames: Frames, job: dict[str, Any]) -> tuple[dict[str, Any], Frames]:
+    """Write the frames as CSV, run the job, and return its result and what was written, all as text."""
     for party, frame in frames.items():
         frame.to_csv(data / f"{party}.csv", index=False)
     before = {path.name for path in data.iterdir()}
-    result = worker.run(psi(data, **parameters))
-    assert result["status"] == "success", result
+    ended = worker.run(job)
+    assert ended["status"] == "success", ended
+    result = ended["result"]
     written = {path.name for path in data.iterdir()} - before
-    assert written <= {"out-alice.csv", "out-bob.csv"}  # nothing is left beside the inputs
+    assert written == {f"out-{party}.csv" for party in result["output_paths"]}  # nothing is left beside the inputs
     outputs = {name[4:-4]: pd.read_csv(data / name, dtype=str, keep_default_na=False) for name in written}
-    return result["result"]["intersection_count"], outputs
+    assert {len(output) for output in outputs.values()} == {result["row_count"]}
+    return result, outputs
+
+
+def intersect(worker: RunningWorker, data: Path, frames: Frames, **parameters: Any) -> tuple[int, Frames]:
+    """As `run` for `psi`; returns the count and what was written."""
+    result, outputs = run(worker, data, frames, psi(data, **parameters))
+    return result["intersection_count"], outputs
 
 
 def assert_is_merge(frames: Frames, found: Frames, count: int, keys: dict[str, list[str]] | None = None) -> None:
@@ -120,6 +128,26 @@ def test_several_key_columns_of_different_names(worker: RunningWorker, data: Pat
     count, found = intersect(worker, data, frames, keys=keys)
     assert_is_merge(frames, found, count, keys)
     assert count == 2
+
+
+def test_keys_that_begin_with_each_other(worker: RunningWorker, data: Path) -> None:
+    """One file goes to SecretFlow as it is, of the other the keys alone; both have to be sorted alike."""
+    ids = ["a", "a b", "ab", "a!", "a#", "b", "a "]
+    frames = {
+        "alice": pd.DataFrame({"id": [*ids, "c"], "x": range(8)}),
+        "bob": pd.DataFrame({"id": [*ids[::-1], 'quoted"'], "y": range(8)}),
+    }
+    count, found = intersect(worker, data, frames)
+    assert count == 7
+    assert_is_merge(frames, found, count)
+
+
+@pytest.mark.parametrize("duplicated", [True, False])
+def test_a_key_that_is_not_the_first_column(worker: RunningWorker, data: Path, duplicated: bool) -> None:
+    frames = some(100)
+    frames["bob"] = frames["bob"][["of_bob", "id"]]
+    count, found = intersect(worker, data, frames, table_keys_duplicated=duplicated)
+    assert_is_merge(frames, found, count)
 
 
 def test_several_key_columns_are_not_run_together(worker: RunningWorker, data: Path) -> None:

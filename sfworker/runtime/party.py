@@ -129,7 +129,7 @@ def _join(start: Start, send: Callable[[Struct], None]) -> tuple[dict[str, Any],
 
 def _failure(error: BaseException) -> Failed:
     """The outcome frame of an exception; text is kept only from our own errors, others may quote data."""
-    cause, echo = _cause(error)
+    cause, echo = first_cause(error)
     log = logging.getLogger("sfworker.party")
     if isinstance(cause, SecretFlowTaskError):
         log.info("ended with %s", cause.error_type)
@@ -143,7 +143,7 @@ def _failure(error: BaseException) -> Failed:
     return Failed(sentence, TaskExecutionError.__name__, TaskExecutionError.retryable, echo, _peak_rss())
 
 
-def _cause(error: BaseException) -> tuple[BaseException, bool]:
+def first_cause(error: BaseException) -> tuple[BaseException, bool]:
     """The first cause behind `error`, and whether that is only an echo of what happened elsewhere."""
     fed = sys.modules.get("secretflow.distributed.fed.global_context")
     context = fed.get_global_context(assert_none=False) if fed else None

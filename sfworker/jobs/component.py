@@ -1,0 +1,83 @@
+"""`component`: a component of SecretFlow, in this session. Runs in every party's process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from secretflow_spec.v1 import report_pb2  # type: ignore[import-untyped]
+from secretflow_spec.v1.component_pb2 import Attribute  # type: ignore[import-untyped]
+from secretflow_spec.v1.data_pb2 import DistData  # type: ignore[import-untyped]
+
+from sfworker.catalog.component import ComponentParams, ComponentResult, Report, ReportTable
+from sfworker.runtime import component_params, components
+from sfworker.runtime.context import JobContext
+from sfworker.runtime.task_dispatcher import TaskDispatcher
+
+WHERE = "task_config.node_eval_param"
+_ZEROS: dict[str, Any] = {"float": 0.0, "int": 0, "bool": False, "str": ""}
+
+
+@TaskDispatcher.register_task("component")
+def component(context: JobContext[ComponentParams]) -> ComponentResult:
+    """Evaluate the component. What it reveals is its own affair."""
+    node = context.params.node()
+    definition = component_params.definition_of(node.component, WHERE)
+    param = component_params.message(node, WHERE)
+    component_params.check(context.parties, definition, param, WHERE)
+    outputs = components.evaluate(context, definition, param, WHERE)
+    return ComponentResult(
+        component=node.component,
+        outputs=[components.as_json(output) for output in outputs],
+        reports=[report_of(output) for output in outputs if output.meta.Is(report_pb2.Report.DESCRIPTOR)],
+    )
+
+
+def report_of(data: DistData) -> Report:
+    """The report in `data`, as plain tables."""
+    report = report_pb2.Report()
+    data.meta.Unpack(report)
+    tables = [table for tab in report.tabs for table in _tables(tab.divs, [tab.name])]
+    return Report(name=report.name or data.name, tables=tables)
+
+
+def _tables(divs: Iterable[report_pb2.Div], names: list[str]) -> Iterator[ReportTable]:
+    for div in divs:
+        within = [*names, div.name]
+        for child in div.children:
+            if child.type == "table":
+                yield _table(child.table, within)
+            elif child.type == "descriptions":
+                yield _descriptions(child.descriptions, within)
+            else:
+                yield from _tables([child.div], within)
+
+
+def _table(table: report_pb2.Table, names: list[str]) -> ReportTable:
+    types = [header.type for header in table.headers]
+    return ReportTable(
+        name=_joined([*names, table.name]),
+        columns=[header.name for header in table.headers],
+        index=[row.name for row in table.rows],
+        rows=[[_plain(item, kind) for item, kind in zip(row.items, types, strict=True)] for row in table.rows],
+    )
+
+
+def _descriptions(descriptions: report_pb2.Descriptions, names: list[str]) -> ReportTable:
+    return ReportTable(
+        name=_joined([*names, descriptions.name]),
+        columns=["name", "value"],
+        index=[str(number) for number in range(len(descriptions.items))],
+        rows=[[item.name, _plain(item.value, item.type)] for item in descriptions.items],
+    )
+
+
+def _joined(names: list[str]) -> str:
+    return "/".join(dict.fromkeys(name for name in names if name))
+
+
+def _plain(value: Attribute, kind: str) -> Any:
+    """The value; protocol buffers do not say in which field a zero was put, so `kind` does."""
+    for descriptor, content in value.ListFields():
+        return list(content) if descriptor.label == descriptor.LABEL_REPEATED else content
+    return _ZEROS.get(kind.lower().removeprefix("at_"))

@@ -22,8 +22,8 @@ from sfworker.errors import ParameterValidationError
 
 Comparator = Literal["==", "!=", "<", "<=", ">", ">=", "in", "between", "is_null", "not_null"]
 Seed = Annotated[
-    int | None,
-    Meta(ge=0, le=2**32 - 1, description="Seed of the choice. Default: drawn by one party, which tells no other."),
+    Annotated[int, Meta(ge=0, le=2**32 - 1)] | None,
+    Meta(description="Seed of the choice. Default: drawn by one party, which tells no other."),
 ]
 
 
@@ -108,9 +108,13 @@ class SampleParams(CopyParams, tag="sample", frozen=True, kw_only=True):
     With a `random_state` they are those of pandas: `DataFrame.sample`, with `stratify` `DataFrameGroupBy.sample`.
     """
 
-    n: Annotated[int | None, Meta(ge=1, description="Rows to choose; with `stratify` of each of its values.")] = None
+    n: Annotated[
+        Annotated[int, Meta(ge=1, le=2**32 - 1)] | None,
+        Meta(description="Rows to choose; with `stratify` of each of its values."),
+    ] = None
     frac: Annotated[
-        float | None, Meta(gt=0, le=1000, description="Rows to choose, as a share of all; above 1 with `replace`.")
+        Annotated[float, Meta(gt=0, le=1000)] | None,
+        Meta(description="Rows to choose, as a share of all; above 1 with `replace`."),
     ] = None
     replace: Annotated[bool, Meta(description="Whether a row can be chosen more than once.")] = False
     random_state: Seed = None
@@ -139,7 +143,8 @@ class TrainTestSplitParams(TableParams, tag="train_test_split", frozen=True, kw_
     test_paths: Annotated[PartyPaths, Meta(description="File of each party for the rows to test with.")]
     train_size: Annotated[float, Meta(gt=0, lt=1, description="Share of the rows to train with, rounded down.")] = 0.75
     test_size: Annotated[
-        float | None, Meta(gt=0, lt=1, description="Share of the rows to test with, rounded up. Default: the others.")
+        Annotated[float, Meta(gt=0, lt=1)] | None,
+        Meta(description="Share of the rows to test with, rounded up. Default: the others."),
     ] = None
     shuffle: Annotated[bool, Meta(description="Whether rows are mixed; if not, the first ones are to train with.")] = (
         True

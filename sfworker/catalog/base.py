@@ -19,7 +19,18 @@ ColumnName = Annotated[str, Meta(min_length=1, max_length=1024, description="Nam
 Path = Annotated[str, Meta(min_length=1, max_length=4096, description="A path inside the party's data roots.")]
 PartyPaths = dict[PartyName, Path]
 PartyColumns = dict[PartyName, Annotated[list[ColumnName], Meta(min_length=1)]]
-BUILT_IN = ("basic", "psi", "linear", "evaluation", "component", "preprocessing", "statistics", "rows")
+BUILT_IN = (
+    "basic",
+    "psi",
+    "linear",
+    "boosting",
+    "evaluation",
+    "component",
+    "preprocessing",
+    "statistics",
+    "rows",
+    "binning",
+)
 ENTRY_POINTS = "sfworker.jobs"
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from sklearn.datasets import load_breast_cancer
 
-from tests.jobs import test_glm, test_linear
+from tests.jobs import test_boosting, test_glm, test_linear
 from tests.running_worker import RunningWorker, kill, until
 
 
@@ -29,7 +29,15 @@ def glm(data: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return test_glm.train(data, distribution="Bernoulli", epochs=15), test_glm.predict(data)
 
 
-@pytest.mark.parametrize(("training", "party"), [(lr, 0), (glm, 1)])
+def xgb(data: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    return test_boosting.train(data, "ss_xgb", num_boost_round=6, max_depth=4), test_boosting.predict(data, "ss_xgb")
+
+
+def sgb(data: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    return test_boosting.train(data, "sgb", num_boost_round=6, max_depth=4), test_boosting.predict(data, "sgb")
+
+
+@pytest.mark.parametrize(("training", "party"), [(lr, 0), (glm, 1), (xgb, 0), (sgb, 1)])
 def test_a_training_whose_party_is_killed_goes_on(worker: RunningWorker, data: Path, training: Any, party: int) -> None:
     job, prediction = training(data)
     job["options"] |= {"max_retries": 1, "retry_delay": 0}
@@ -43,7 +51,9 @@ def test_a_training_whose_party_is_killed_goes_on(worker: RunningWorker, data: P
     )
     first, second = [[event for event in events if event["attempt"] == attempt] for attempt in (1, 2)]
     assert progress(second)[0] > progress(first)[-1]
-    assert worker.said(sent, "result")[0]["result"]["epochs"] == job["task_config"]["epochs"]
+    result, asked = worker.said(sent, "result")[0]["result"], job["task_config"]
+    assert result.get("epochs") == asked.get("epochs")
+    assert result.get("trees") == asked.get("num_boost_round")
     assert predictions(worker, prediction, data) == pytest.approx(undisturbed(worker, training, data), abs=1e-3)
     assert not list(data.glob(".*"))
 
@@ -74,7 +84,8 @@ def progress(events: list[dict[str, Any]]) -> list[float]:
 
 def predictions(worker: RunningWorker, job: dict[str, Any], data: Path) -> Any:
     assert worker.run(job)["status"] == "success"
-    return np.asarray(pd.read_csv(data / "predicted.csv")["pred"])
+    [written] = job["task_config"]["output_paths"].values()
+    return np.asarray(pd.read_csv(written)["pred"])
 
 
 def undisturbed(worker: RunningWorker, training: Any, data: Path) -> Any:

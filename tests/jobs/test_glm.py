@@ -60,7 +60,7 @@ def write(data: Path, x: Any, y: Any, **beside: Any) -> None:
 
 def succeed(worker: RunningWorker, job: dict[str, Any]) -> Any:
     result = worker.run(job)
-    assert result["status"] == "success", result
+    assert result["status"] == "success", result["error"]
     return result["result"]
 
 
@@ -177,7 +177,7 @@ def test_three_parties(worker: RunningWorker, data: Path) -> None:
     bob[["id", "f3"]].to_csv(data / "carol.csv", index=False)
     bob[["id", "f2"]].to_csv(data / "bob.csv", index=False)
     parties = ["alice", "bob", "carol"]
-    three = {
+    three: dict[str, Any] = {
         "input_paths": {party: str(data / f"{party}.csv") for party in parties},
         "keys": {party: ["id"] for party in parties},
         "model_path": {party: str(data / f"model-{party}") for party in parties},

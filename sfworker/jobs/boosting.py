@@ -1,0 +1,283 @@
+"""`ss_xgb`, `sgb` and their predictions: SecretFlow's Xgb and Sgb on columns that each party reads alone.
+
+Runs in party processes. Rows of the parties belong together by their position. A label that is not 0 or 1 is brought to
+mean 0 and deviation 1 (for `tweedie`, to mean 1) at its party, so that fixed-point arithmetic and the start of the
+boosting fit any label; its scale goes with the model.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import jax.numpy as jnp
+import numpy as np
+from secretflow.data import FedNdarray, PartitionWay
+from secretflow.ml.boost.sgb_v import Sgb
+from secretflow.ml.boost.sgb_v.checkpoint import SGBCheckpointData, SGBSnapshot, build_sgb_model
+from secretflow.ml.boost.ss_xgb_v import Xgb
+from secretflow.ml.boost.ss_xgb_v.checkpoint import SSXGBCheckpointData, build_ss_xgb_model
+
+from sfworker.catalog.boosting import (
+    BoostingParams,
+    BoostingResult,
+    SgbParams,
+    SgbPredictParams,
+    SsXgbParams,
+    SsXgbPredictParams,
+)
+from sfworker.catalog.training import PredictResult
+from sfworker.errors import InputDataError, ParameterValidationError
+from sfworker.runtime import aligned, fed_pickle, labels, models
+from sfworker.runtime.checkpoints import Checkpoints
+from sfworker.runtime.context import JobContext
+from sfworker.runtime.predictions import Inputs, predict
+from sfworker.runtime.sigmoid import sigmoid
+from sfworker.runtime.tables import Matrix
+from sfworker.runtime.task_dispatcher import TaskDispatcher
+
+fed_pickle.allow("secretflow.ml.boost.ss_xgb_v.core.xgb_tree", "XgbTree")  # two lists, and nothing that runs
+
+
+@TaskDispatcher.register_task("ss_xgb")
+def ss_xgb(context: JobContext[SsXgbParams]) -> BoostingResult | None:
+    """Train. Every party learns which party's bins split the nodes; weights of leaves stay shared."""
+    params = context.params
+    prepared = _Prepared(context)
+    checkpoints = Checkpoints(context, params.model_path)
+    found = checkpoints.latest()
+    resumed = None if found is None else SSXGBCheckpointData(found[2], found[1])
+    booster = _Xgb(context.spu, resumed)
+
+    def after_tree(trained: Xgb, tree: int, _: Any) -> None:
+        if tree + 1 < params.num_boost_round:
+            checkpoints.keep(tree, _xgb_state(trained.model), _xgb_objects(trained.model))
+        _report(context, tree)
+
+    model = booster.train(
+        _xgb_params(params),
+        prepared.x,
+        prepared.y,
+        dump_function=after_tree,
+        checkpoint_data=resumed,
+    )
+    scale = aligned.held(context, params.label.party, prepared.scale, np.float64).to(context.spu)
+    return _save(context, "ss_xgb", prepared, [scale, *_xgb_objects(model)], _xgb_state(model), len(model.trees))
+
+
+@TaskDispatcher.register_task("ss_xgb_predict")
+def ss_xgb_predict(context: JobContext[SsXgbPredictParams]) -> PredictResult | None:
+    """Predict. Only the receiver learns predictions."""
+
+    def apply(inputs: Inputs) -> FedNdarray:
+        scale, *objects = inputs.objects
+        model = build_ss_xgb_model(SSXGBCheckpointData(objects, {**inputs.options, "objective": "linear"}), context.spu)
+        to_predictions = _PREDICTIONS[inputs.options["objective"]]
+        scores = context.spu(to_predictions)(model.predict(inputs.columns), scale)
+        receiver = context.pyu(context.params.receiver)
+        return FedNdarray({receiver: scores.to(receiver)}, PartitionWay.VERTICAL)
+
+    return predict(context, "ss_xgb", apply)
+
+
+@TaskDispatcher.register_task("sgb")
+def sgb(context: JobContext[SgbParams]) -> BoostingResult | None:
+    """Train. The label's party learns sums of gradients by bins of the others' features; see the catalogue entry."""
+    params = context.params
+    _require_own_key(context)
+    prepared = _Prepared(context)
+    checkpoints = Checkpoints(context, params.model_path)
+    found = checkpoints.latest()
+    resumed = None if found is None else SGBCheckpointData(found[2], {"model_meta": found[1], "train_state": {}})
+
+    def after_tree(trained: Any, tree: int, _: Any) -> None:
+        if tree + 1 < params.num_boost_round:
+            objects, state = _sgb_parts(trained.get_model())
+            checkpoints.keep(tree, state, objects)
+        _report(context, tree)
+
+    model = Sgb(context.heu).train(
+        _sgb_params(params),
+        prepared.x,
+        prepared.y,
+        dump_function=after_tree,
+        checkpoint_data=resumed,
+    )
+    objects, state = _sgb_parts(model)
+    scale = aligned.held(context, params.label.party, prepared.scale, np.float64)
+    return _save(context, "sgb", prepared, [scale, *objects], state, len(model.trees))
+
+
+@TaskDispatcher.register_task("sgb_predict")
+def sgb_predict(context: JobContext[SgbPredictParams]) -> PredictResult | None:
+    """Predict. The party of the label in training computes, and so learns predictions as the receiver does."""
+
+    def apply(inputs: Inputs) -> FedNdarray:
+        scale, *objects = inputs.objects
+        model = build_sgb_model(SGBSnapshot(objects, inputs.options))
+        to_predictions = _PREDICTIONS[inputs.options["common"]["objective"]]
+        scores = scale.device(to_predictions)(model.predict_with_trees(inputs.columns), scale)
+        receiver = context.pyu(context.params.receiver)
+        # A value is sent when the receiver computes with it.
+        return FedNdarray({receiver: receiver(np.asarray)(scores.to(receiver))}, PartitionWay.VERTICAL)
+
+    return predict(context, "sgb", apply)
+
+
+class _Prepared:
+    """Features and label of all parties, as both kinds of training take them."""
+
+    def __init__(self, context: JobContext[Any]) -> None:
+        """Reveals the shapes. Raises InputDataError."""
+        params: SsXgbParams | SgbParams = context.params
+        self.own: dict[str, models.Own] = {}
+        self.scale: Matrix | None = None
+        """Mean and deviation that were taken out of the label, at its party."""
+        matrices: dict[str, Matrix] = {}
+        label = None
+        for party in filter(context.is_local, context.parties):
+            part = aligned.read(context, party, label=params.label)
+            count = len(part.features)
+            self.own[party] = models.Own(part.features, [0.0] * count, [1.0] * count)
+            matrices[party] = part.matrix
+            if "label" in part.others:
+                label, self.scale = _label(params.objective, part.others["label"])
+        self.shape = aligned.shape(context, matrices)
+        self.x = aligned.columns(context, matrices, self.shape)
+        self.y = aligned.column(context, params.label.party, label)
+
+
+class _Xgb(Xgb):  # type: ignore[misc]
+    """SecretFlow's, which forgets what the trees of a checkpoint predict."""
+
+    def __init__(self, spu: Any, resumed: SSXGBCheckpointData | None) -> None:
+        super().__init__(spu)
+        self._resumed = resumed
+
+    def _global_setup(self) -> None:
+        super()._global_setup()
+        if self._resumed is not None:
+            model = build_ss_xgb_model(self._resumed, self.spu[0])
+            for tree, weight in zip(model.trees, model.weights, strict=True):
+                self._update_pred(tree, weight)
+
+
+def _label(objective: Literal["logistic", "linear", "tweedie"], values: Matrix) -> tuple[Matrix, Matrix]:
+    """The label as the training needs it, and the mean and deviation that predictions get back.
+
+    Raises InputDataError.
+    """
+    if objective == "logistic":
+        return labels.binary(values, "objective logistic"), np.array([0.0, 1.0])
+    mean, deviation = float(values.mean()), float(values.std())
+    if deviation == 0:
+        raise InputDataError("task_config.label: every row has the same label; a model needs different ones")
+    if objective == "linear":
+        return (values - mean) / deviation, np.array([mean, deviation])
+    if values.min() < 0:
+        raise InputDataError("task_config.label: objective tweedie needs labels of 0 or above; choose another one")
+    return values / mean, np.array([0.0, mean])
+
+
+def _xgb_params(params: SsXgbParams) -> dict[str, Any]:
+    return {**_common_params(params), "subsample": params.subsample}
+
+
+def _sgb_params(params: SgbParams) -> dict[str, Any]:
+    return {
+        **_common_params(params),
+        "rowsample_by_tree": params.subsample,
+        "gamma": params.gamma,
+        "tree_growing_method": params.tree_growing_method,
+        "max_leaf": params.max_leaf,
+        "tweedie_variance_power": params.tweedie_variance_power,
+        # Its first tree would be grown from the label's party's features alone, and be a worse one.
+        "first_tree_with_label_holder_feature": False,
+    }
+
+
+def _common_params(params: SsXgbParams | SgbParams) -> dict[str, Any]:
+    names = (
+        "num_boost_round",
+        "max_depth",
+        "learning_rate",
+        "objective",
+        "reg_lambda",
+        "colsample_by_tree",
+        "sketch_eps",
+        "seed",
+    )
+    base_score = params.base_score if params.objective == "logistic" else 0.0
+    return {name: getattr(params, name) for name in names} | {"base_score": base_score}
+
+
+def _xgb_objects(model: Any) -> list[Any]:
+    """In the order that SecretFlow expects: the trees' weights, then each party's side of the trees."""
+    return [*model.weights, *(tree[party] for party in model.trees[0] for tree in model.trees)]
+
+
+def _xgb_state(model: Any) -> dict[str, Any]:
+    return {"objective": model.objective.value, "base": model.base, "tree_num": len(model.trees)}
+
+
+def _sgb_parts(model: Any) -> tuple[list[Any], dict[str, Any]]:
+    """In the order that SecretFlow expects: the trees' weights, then each party's side of the trees."""
+    state = model.to_dict()
+    sides = state.pop("split_trees").values()
+    objects = [*state.pop("leaf_weights"), *(tree for side in sides for tree in side)]
+    return objects, {**state, "label_holder": state["label_holder"].party}
+
+
+def _require_own_key(context: JobContext[SgbParams]) -> None:
+    """Raises ParameterValidationError: whoever has the key can read the gradients, and so the labels."""
+    label_party = context.params.label.party
+    if context.heu.sk_keeper_name() != label_party:
+        raise ParameterValidationError("heu_config.sk_keeper: has to be the label's party")
+    if set(context.heu.evaluator_names()) != set(context.parties) - {label_party}:
+        raise ParameterValidationError("heu_config.evaluators: have to be all parties but the label's")
+
+
+def _report(context: JobContext[Any], tree: int) -> None:
+    params: BoostingParams = context.params
+    if context.is_local(context.parties[0]):
+        count = params.num_boost_round
+        context.progress((tree + 1) / count, f"tree {tree + 1} of {count}")
+
+
+def _save(
+    context: JobContext[Any], task_type: str, prepared: _Prepared, objects: list[Any], state: dict[str, Any], trees: int
+) -> BoostingResult | None:
+    params: SsXgbParams | SgbParams = context.params
+    identity = models.save(
+        context,
+        objects,
+        task_type=task_type,
+        paths=params.model_path,
+        own=prepared.own,
+        label=params.label,
+        options=state,
+    )
+    if not context.is_local(context.parties[0]):
+        return None
+    return BoostingResult(
+        model_id=identity,
+        model_path=params.model_path,
+        rows=prepared.shape.rows,
+        features=prepared.shape.features,
+        trees=trees,
+    )
+
+
+def _probabilities(scores: Any, scale: Any) -> Any:
+    return sigmoid(scores)
+
+
+def _exponentials(scores: Any, scale: Any) -> Any:
+    return jnp.exp(scores) * scale[1]
+
+
+def _scaled(scores: Any, scale: Any) -> Any:
+    return scores * scale[1] + scale[0]
+
+
+_PREDICTIONS = {"logistic": _probabilities, "linear": _scaled, "tweedie": _exponentials}
+"""From the trees' scores and the label's scale, on whatever device."""

@@ -5,6 +5,7 @@ Each party reads and checks its own file; the others learn its shape, and what a
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,23 +50,31 @@ def read(context: JobContext[Any], party: str, **others: ColumnRef | None) -> Pa
     `others` are columns that are no features, by the parameter that names them: `label=params.label`.
     Raises InputDataError naming field, column and row.
     """
-    params, field = context.params, f"task_config.input_paths.{party}"
-    path = context.input_file(party, "input_paths", params.input_paths[party])
+    field = f"task_config.input_paths.{party}"
+    path = context.input_file(party, "input_paths", context.params.input_paths[party])
     names = tables.header(field, path)
-    keys = params.keys.get(party, [])
-    tables.require_columns(f"task_config.keys.{party}", names, keys)
     own = {name: ref.column for name, ref in others.items() if ref is not None and ref.party == party}
-    left_out = {*keys, *own.values()}
-    if params.features is None:
-        features = [name for name in names if name not in left_out]
-    else:
-        features = params.features.get(party, [])
-        tables.require_columns(f"task_config.features.{party}", names, features)
     for name, column in own.items():
         tables.require_columns(f"task_config.{name}.column", names, [column])
-    table = tables.numbers(field, path, [*features, *own.values()])
-    beside = {name: table[:, [len(features) + index]] for index, name in enumerate(own)}
-    return Part(features, table[:, : len(features)], beside)
+    chosen = features(context, party, names, *own.values())
+    table = tables.numbers(field, path, [*chosen, *own.values()])
+    beside = {name: table[:, [len(chosen) + index]] for index, name in enumerate(own)}
+    return Part(chosen, table[:, : len(chosen)], beside)
+
+
+def features(context: JobContext[Any], party: str, names: list[str], *others: str) -> list[str]:
+    """Which of the columns `names` of a local party's file are features: neither key nor one of `others`.
+
+    Raises InputDataError where `keys` or `features` of the parameters name one that is not there.
+    """
+    params = context.params
+    keys = params.keys.get(party, [])
+    tables.require_columns(f"task_config.keys.{party}", names, keys)
+    if params.features is None:
+        return [name for name in names if name not in {*keys, *others}]
+    chosen: list[str] = params.features.get(party, [])
+    tables.require_columns(f"task_config.features.{party}", names, chosen)
+    return chosen
 
 
 def shape(context: JobContext[Any], matrices: dict[str, Matrix]) -> Shape:
@@ -86,8 +95,11 @@ def shape(context: JobContext[Any], matrices: dict[str, Matrix]) -> Shape:
 
 
 def require_more_rows_than_features(found: Shape) -> None:
-    """Raises InputDataError: with fewer rows a model would fit, and its figures would tell, every single one."""
-    if found.rows <= found.columns:
+    """Raises InputDataError: with fewer rows a model would fit, and its figures would tell, every single one.
+
+    A model's intercept counts as a feature.
+    """
+    if found.rows <= found.columns + 1:
         raise InputDataError(
             "task_config.input_paths: there are not more rows than features; add rows or name fewer features"
         )
@@ -117,9 +129,30 @@ def column(
     return FedNdarray({context.pyu(party): held(context, party, values, dtype)}, PartitionWay.VERTICAL)
 
 
-def held(context: JobContext[Any], party: str, values: Matrix | None, dtype: npt.DTypeLike = np.float32) -> Any:
-    """`values` at `party`, as a device object; other parties have None."""
-    return context.at(party, _as, values, dtype)
+def held(
+    context: JobContext[Any],
+    party: str,
+    values: Matrix | None,
+    dtype: npt.DTypeLike = np.float32,
+    rows: slice = slice(None),
+) -> Any:
+    """`rows` of `values` at `party`, as a device object; other parties have None."""
+    return context.at(party, _as, None if values is None else values[rows], dtype)
+
+
+def gather(
+    context: JobContext[Any], receiver: str, parties: Iterable[str], values: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What each of `parties` has in `values`, at `receiver`, which alone learns it; nothing in other processes."""
+    there = context.pyu(receiver)
+    moved = {party: there(_same)(context.at(party, values.get, party).to(there)) for party in parties}
+    if not context.is_local(receiver):
+        return {}
+    return {party: context.value_at(receiver, value) for party, value in moved.items()}
+
+
+def _same(value: Any) -> Any:
+    return value
 
 
 def _as(values: Matrix | None, dtype: npt.DTypeLike) -> Any:

@@ -1,0 +1,437 @@
+"""Statistics of tables: each party's own columns, and what ties several parties' columns together.
+
+Runs in the daemon and in party processes.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct, field
+
+from sfworker.catalog.base import (
+    ColumnName,
+    ColumnRef,
+    PartyColumns,
+    PartyPaths,
+    TaskParams,
+    TaskType,
+    register,
+    require_parties,
+)
+from sfworker.errors import ParameterValidationError
+from sfworker.wire.envelope import PartyName
+
+ColumnTypes = dict[PartyName, dict[ColumnName, Literal["int", "float", "str", "bool"]]]
+Statistic = Literal[
+    "count_na",
+    "na_ratio",
+    "nunique",
+    "min",
+    "max",
+    "mean",
+    "var",
+    "std",
+    "sem",
+    "cv",
+    "skew",
+    "kurtosis",
+    "q1",
+    "q2",
+    "q3",
+    "moment_2",
+    "moment_3",
+    "moment_4",
+    "central_moment_2",
+    "central_moment_3",
+    "central_moment_4",
+    "sum",
+    "sum_2",
+    "sum_3",
+    "sum_4",
+]
+Aggregation = Literal["sum", "mean", "var", "min", "max"]
+Keys = Annotated[PartyColumns, Meta(description="Columns that are no features, such as ids.")]
+Features = Annotated[
+    PartyColumns | None, Meta(description="Feature columns by party. Default: every column that is no key.")
+]
+Types = Annotated[ColumnTypes, Meta(description="Types of columns, where their cells say something else.")]
+
+
+def check_features(keys: PartyColumns, features: PartyColumns | None) -> None:
+    """Raises ParameterValidationError where a feature is named twice or is a key, too."""
+    for party, columns in (features or {}).items():
+        if len(set(columns)) != len(columns):
+            raise ParameterValidationError(f"task_config.features.{party}: names a column twice")
+        for column in columns:
+            if column in keys.get(party, []):
+                raise ParameterValidationError(
+                    f"task_config.features.{party}: column {column!r} is a key; leave it out"
+                )
+
+
+# --- each party's own columns
+
+
+class TableStatisticsParams(TaskParams, tag="table_statistics", frozen=True, kw_only=True):
+    """Describes each column of the parties' files; rows of different parties need not belong together.
+
+    Figures are those of pandas: of the cells that are not missing; `var` and `std` with n - 1, `skew` and `kurtosis`
+    without bias. Columns of text and truth values are counted only.
+    """
+
+    input_paths: Annotated[PartyPaths, Meta(description="CSV, Parquet or ORC file of each party to describe.")]
+    keys: Keys = field(default_factory=dict)
+    features: Features = None
+    column_types: Types = field(default_factory=dict)
+    statistics: Annotated[
+        Annotated[list[Statistic], Meta(min_length=1)] | None,
+        Meta(description="The figures that leave the parties. Default: all."),
+    ] = None
+
+    def check(self, parties: list[str]) -> None:
+        super().check(parties)
+        if not self.input_paths:
+            raise ParameterValidationError("task_config.input_paths: names no file; name one party's at least")
+        for name in ("keys", "features", "column_types"):
+            require_parties("input_paths", self.input_paths, getattr(self, name) or {})
+        check_features(self.keys, self.features)
+
+
+class ColumnStatistics(Struct, frozen=True, kw_only=True):
+    """One column. Figures that were not asked for, or that the column does not have, are null."""
+
+    datatype: Literal["int", "float", "str", "bool"]
+    total_count: int
+    """Rows."""
+    count: int
+    """Rows with a value."""
+    count_na: int | None = None
+    na_ratio: float | None = None
+    nunique: int | None = None
+    """Different values."""
+    min: float | None = None
+    max: float | None = None
+    mean: float | None = None
+    var: float | None = None
+    std: float | None = None
+    sem: float | None = None
+    """Standard error of the mean."""
+    cv: float | None = None
+    """Coefficient of variation: std / mean."""
+    skew: float | None = None
+    kurtosis: float | None = None
+    q1: float | None = None
+    q2: float | None = None
+    """The median."""
+    q3: float | None = None
+    moment_2: float | None = None
+    """Mean of the squares; 3 and 4 alike."""
+    moment_3: float | None = None
+    moment_4: float | None = None
+    central_moment_2: float | None = None
+    """Mean of the squared distances from the mean; 3 and 4 alike."""
+    central_moment_3: float | None = None
+    central_moment_4: float | None = None
+    sum: float | None = None
+    sum_2: float | None = None
+    """Sum of the squares; 3 and 4 alike."""
+    sum_3: float | None = None
+    sum_4: float | None = None
+
+
+class TableStatisticsResult(Struct, frozen=True, kw_only=True):
+    """What `table_statistics` answers."""
+
+    statistics: dict[str, dict[str, ColumnStatistics]]
+    """By party and column."""
+
+
+class PopulationStabilityParams(TaskParams, tag="population_stability", frozen=True, kw_only=True):
+    """Population stability index of numeric columns between two files of the same party.
+
+    Index: sum over bins of (test - base) * ln(test / base), of shares in the rows; in the logarithm a share counts as
+    0.001 at least. Missing cells are a bin of their own. Rows of different parties need not belong together.
+    """
+
+    input_paths: Annotated[PartyPaths, Meta(description="The base: file of each party whose columns are compared.")]
+    test_paths: Annotated[PartyPaths, Meta(description="What is compared with the base: file of the same party.")]
+    keys: Keys = field(default_factory=dict)
+    features: Features = None
+    bin_num: Annotated[
+        int, Meta(ge=2, le=100, description="Bins of equally many rows of the base; fewer where values repeat.")
+    ] = 10
+    split_points: Annotated[
+        dict[PartyName, dict[ColumnName, Annotated[list[float], Meta(min_length=1, max_length=1000)]]],
+        Meta(description="Ascending edges between bins of a column, instead of `bin_num`; each belongs to the left."),
+    ] = field(default_factory=dict)
+
+    def check(self, parties: list[str]) -> None:
+        super().check(parties)
+        if not self.input_paths:
+            raise ParameterValidationError("task_config.input_paths: names no file; name one party's at least")
+        require_parties("test_paths", self.test_paths, self.input_paths)
+        for name in ("test_paths", "keys", "features", "split_points"):
+            require_parties("input_paths", self.input_paths, getattr(self, name) or {})
+        check_features(self.keys, self.features)
+        for party, columns in self.split_points.items():
+            for column, points in columns.items():
+                if sorted(set(points)) != points:
+                    raise ParameterValidationError(
+                        f"task_config.split_points.{party}: edges of column {column!r} have to ascend"
+                    )
+
+
+class StabilityBin(Struct, frozen=True, kw_only=True):
+    """Values above `left`, up to and with `right`; both null for missing cells, one null where it has no end."""
+
+    left: float | None
+    right: float | None
+    missing: bool
+    base_ratio: float
+    test_ratio: float
+    psi: float
+
+
+class Stability(Struct, frozen=True, kw_only=True):
+    """One column."""
+
+    psi: float
+    """Sum over the bins."""
+    bins: list[StabilityBin]
+
+
+class PopulationStabilityResult(Struct, frozen=True, kw_only=True):
+    """What `population_stability` answers."""
+
+    stability: dict[str, dict[str, Stability]]
+    """By party and column."""
+
+
+# --- several parties' columns
+
+
+class _AlignedParams(TaskParams, frozen=True, kw_only=True):
+    """Row n of every party's file is about the same case, as after `psi`; no cell is missing."""
+
+    input_paths: Annotated[PartyPaths, Meta(description="CSV, Parquet or ORC file of each party, with a header.")]
+    keys: Keys = field(default_factory=dict)
+    features: Features = None
+
+    def check(self, parties: list[str]) -> None:
+        super().check(parties)
+        require_parties("input_paths", self.input_paths, parties)
+        check_features(self.keys, self.features)
+
+
+class PearsonCorrelationParams(_AlignedParams, tag="pearson_correlation", frozen=True, kw_only=True):
+    """Pearson's correlation of all pairs of columns of all parties.
+
+    Row n of every party's file is about the same case, as after `psi`; no cell is missing.
+    """
+
+
+class PearsonCorrelationResult(Struct, frozen=True, kw_only=True):
+    """What `pearson_correlation` answers."""
+
+    rows: int
+    columns: list[ColumnRef]
+    correlation: list[list[float | None]]
+    """In the order of `columns`; null where a column is constant."""
+    warnings: list[str]
+    """A sentence for each column without a figure."""
+
+
+class VifParams(_AlignedParams, tag="vif", frozen=True, kw_only=True):
+    """Variance inflation factor of each column among all columns of all parties.
+
+    It is the diagonal of the inverse of the correlations. Row n of every party's file is about the same case; no cell
+    is missing. An SPU with FM128 and 40 fraction bits tells factors up to a million.
+    """
+
+
+class VifResult(Struct, frozen=True, kw_only=True):
+    """What `vif` answers."""
+
+    rows: int
+    vif: dict[str, dict[str, float | None]]
+    """By party and column; null where the column is constant or the others tell it."""
+    warnings: list[str]
+    """A sentence for each column without a figure."""
+
+
+class PValueParams(TaskParams, tag="p_value", frozen=True, kw_only=True):
+    """P values of the coefficients of a model of `ss_lr`: Student's t of a linear, Wald's z of a logistic regression.
+
+    They are right for the rows that the model was trained with, of a model without penalty that has converged (many
+    epochs, `batch_size` of all rows, `sig_type` real). Of any other model they mean nothing, and nothing here can tell.
+    Scaling the columns changes no p value; that of the intercept is of the model in the columns' own units.
+    """
+
+    input_paths: Annotated[PartyPaths, Meta(description="The file of each party that the model was trained with.")]
+    model_path: Annotated[PartyPaths, Meta(description="Directory of each party that `ss_lr` has written.")]
+
+    def check(self, parties: list[str]) -> None:
+        super().check(parties)
+        require_parties("input_paths", self.input_paths, parties)
+        require_parties("model_path", self.model_path, parties)
+
+
+class PValueResult(Struct, frozen=True, kw_only=True):
+    """What `p_value` answers."""
+
+    rows: int
+    regression: Literal["logistic", "linear"]
+    p_values: dict[str, dict[str, float | None]]
+    """By party and column; null where the column is constant or the others tell it."""
+    intercept: float | None
+    warnings: list[str]
+    """A sentence for each coefficient without a p value."""
+
+
+class GroupbyStatisticsParams(TaskParams, tag="groupby_statistics", frozen=True, kw_only=True):
+    """Figures of value columns by groups that another party's key columns make; a group's size is always one of them.
+
+    Row n of every party's file is about the same case, as after `psi`. Rows with a missing key are in no group, as in
+    pandas; `var` is with n - 1. The cost grows with rows times groups; `min` and `max` cost much more than the others.
+    """
+
+    input_paths: Annotated[PartyPaths, Meta(description="File of each party that `by` or `values` names.")]
+    by: Annotated[PartyColumns, Meta(description="The columns that make the groups, of one party.")]
+    values: Annotated[PartyColumns, Meta(description="The columns to aggregate, by party.")]
+    aggregations: Annotated[list[Aggregation], Meta(min_length=1, description="Figures of each column and group.")] = (
+        field(default_factory=lambda: ["sum", "mean"])
+    )
+    min_group_size: Annotated[
+        int, Meta(ge=1, le=1_000_000, description="Smaller groups are left out: figures of few rows tell single ones.")
+    ] = 5
+    max_groups: Annotated[int, Meta(ge=1, le=10_000, description="More groups than this are an error.")] = 1000
+    column_types: Types = field(default_factory=dict)
+
+    def check(self, parties: list[str]) -> None:
+        super().check(parties)
+        if len(self.by) != 1:
+            raise ParameterValidationError("task_config.by: the columns of exactly one party make the groups")
+        if not self.values:
+            raise ParameterValidationError("task_config.values: names no column; name one at least")
+        require_parties("input_paths", self.input_paths, [*self.by, *self.values])
+        require_parties("by", self.by, self.column_types)
+        for name in ("by", "values"):
+            for party, columns in getattr(self, name).items():
+                if len(set(columns)) != len(columns):
+                    raise ParameterValidationError(f"task_config.{name}.{party}: names a column twice")
+        [(party, columns)] = self.by.items()
+        for column in columns:
+            if column in self.values.get(party, []):
+                raise ParameterValidationError(
+                    f"task_config.values.{party}: column {column!r} is in `by`; leave it out"
+                )
+
+
+class GroupValues(Struct, frozen=True, kw_only=True):
+    """One column in one group; figures that were not asked for are null."""
+
+    sum: float | None = None
+    mean: float | None = None
+    var: float | None = None
+    """Null in a group of one row."""
+    min: float | None = None
+    max: float | None = None
+
+
+class Group(Struct, frozen=True, kw_only=True):
+    """The rows with one combination of keys."""
+
+    keys: list[str | float | int | bool]
+    """In the order of `by`."""
+    count: int
+    values: dict[str, dict[str, GroupValues]]
+    """By party and column."""
+
+
+class GroupbyStatisticsResult(Struct, frozen=True, kw_only=True):
+    """What `groupby_statistics` answers."""
+
+    by: list[str]
+    groups: list[Group]
+    """Sorted by keys."""
+    suppressed_groups: int
+    """Groups that are smaller than `min_group_size`."""
+
+
+ROWS = "every party learns the number of rows and how many columns each party has"
+ANSWERED_BY = "the first party of sf_init_config.parties, and readers of the result, learn"
+TABLE_STATISTICS = register(
+    TaskType(
+        name="table_statistics",
+        summary="Describes columns: counts, moments, quartiles, extremes",
+        params=TableStatisticsParams,
+        result=TableStatisticsResult,
+        disclosures=(
+            f"{ANSWERED_BY} names, types and `statistics` of all columns; minimum, maximum and quartiles are "
+            "values of single rows, and in a file of few rows the other figures tell them, too",
+        ),
+    )
+)
+POPULATION_STABILITY = register(
+    TaskType(
+        name="population_stability",
+        summary="Compares the distribution of columns in two files (population stability index)",
+        params=PopulationStabilityParams,
+        result=PopulationStabilityResult,
+        disclosures=(
+            f"{ANSWERED_BY} names of columns, edges of bins, which are values of the base unless `split_points` gives "
+            "them, and the share of each bin in either file",
+        ),
+    )
+)
+PEARSON_CORRELATION = register(
+    TaskType(
+        name="pearson_correlation",
+        summary="Correlates all columns of all parties",
+        params=PearsonCorrelationParams,
+        result=PearsonCorrelationResult,
+        devices=frozenset({"spu"}),
+        disclosures=(ROWS, f"{ANSWERED_BY} names of columns, which are constant, and the correlation of each pair"),
+    )
+)
+VIF = register(
+    TaskType(
+        name="vif",
+        summary="Tells how much of each column the other columns explain (variance inflation factor)",
+        params=VifParams,
+        result=VifResult,
+        devices=frozenset({"spu"}),
+        disclosures=(ROWS, f"{ANSWERED_BY} names of columns, which are constant, and each column's factor"),
+    )
+)
+P_VALUE = register(
+    TaskType(
+        name="p_value",
+        summary="Tells how significant the coefficients of a model of ss_lr are",
+        params=PValueParams,
+        result=PValueResult,
+        devices=frozenset({"spu"}),
+        disclosures=(
+            ROWS,
+            "every party learns the model's id and kind",
+            f"{ANSWERED_BY} names of columns and each coefficient's p value, not the coefficients",
+        ),
+    )
+)
+GROUPBY_STATISTICS = register(
+    TaskType(
+        name="groupby_statistics",
+        summary="Aggregates columns by groups that another party knows",
+        params=GroupbyStatisticsParams,
+        result=GroupbyStatisticsResult,
+        devices=frozenset({"spu"}),
+        disclosures=(
+            ROWS,
+            "every party learns how many groups there are, and owners of `values` the size of each, not its keys",
+            "owners of `values` and the party of `by` learn the `aggregations` of each group",
+            "readers of the result learn the groups' keys and sizes, their `aggregations`, and how many groups are "
+            "smaller than `min_group_size`; `min` and `max` are values of single rows",
+        ),
+    )
+)

@@ -1,0 +1,164 @@
+"""`pearson_correlation` and `vif`: what ties the columns of several parties together.
+
+Each party brings its own columns to mean 0 and length 1 and multiplies them alone; only products of different parties'
+columns are computed on the SPU. Runs in party processes.
+"""
+
+from __future__ import annotations
+
+from itertools import combinations, compress
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from sfworker.catalog import ColumnRef
+from sfworker.catalog.statistics import PearsonCorrelationParams, PearsonCorrelationResult, VifParams, VifResult
+from sfworker.errors import InputDataError
+from sfworker.runtime import aligned
+from sfworker.runtime.context import JobContext
+from sfworker.runtime.secret_matrices import (
+    blocks,
+    double_precision,
+    inverse,
+    inverse_limit,
+    inverse_steps,
+    summed,
+    unit_columns,
+)
+from sfworker.runtime.tables import Matrix
+from sfworker.runtime.task_dispatcher import TaskDispatcher
+
+MAX_COLUMNS = 1000
+
+
+@TaskDispatcher.register_task("pearson_correlation")
+def pearson_correlation(context: JobContext[PearsonCorrelationParams]) -> PearsonCorrelationResult | None:
+    """Correlate. Only the first party learns the figures, which are the result."""
+    first = context.parties[0]
+    with double_precision():
+        units, shape, columns, constant = _prepared(context)
+        own = aligned.gather(context, first, shape.features, {p: each.T @ each for p, each in units.items()})
+        across = {
+            pair: product.to(context.pyu(first)) for pair, product in _products_across(context, units, shape).items()
+        }
+        if not context.is_local(first):
+            return None
+        found = np.block(
+            [[_block(context, own, across, left, right) for right in shape.features] for left in shape.features]
+        )
+    # Rounding must not make a correlation of more than 1.
+    found = np.clip(found, -1.0, 1.0)
+    found[:, constant] = found[constant, :] = np.nan
+    np.fill_diagonal(found, np.where(constant, np.nan, 1.0))
+    return PearsonCorrelationResult(
+        rows=shape.rows,
+        columns=columns,
+        correlation=[[None if np.isnan(cell) else cell for cell in row] for row in found.tolist()],
+        warnings=_constant_ones(columns, constant),
+    )
+
+
+@TaskDispatcher.register_task("vif")
+def vif(context: JobContext[VifParams]) -> VifResult | None:
+    """Compute. Only the first party learns the figures, which are the result; no correlation is opened."""
+    first = context.parties[0]
+    with double_precision():
+        units, shape, columns, constant = _prepared(context)
+        parties = [party for party, count in shape.features.items() if count]
+        own = [aligned.held(context, party, _square(units.get(party)), np.float64) for party in parties]
+        across = _products_across(context, units, shape)
+        limit = inverse_limit(context)
+        opened = context.spu(_inflation, static_argnames=("steps",))(
+            [block.to(context.spu) for block in own],
+            [across[pair] for pair in combinations(parties, 2)],
+            steps=inverse_steps(shape.columns, limit),
+        ).to(context.pyu(first))
+        if not context.is_local(first):
+            return None
+        factors = context.value_at(first, opened)
+    # What is beyond the limit, or wrapped around, is no figure; a factor is 1 or more, up to the last bits.
+    told = (factors < limit) & (factors > 1 - 1 / limit) & ~constant
+    found: dict[str, dict[str, float | None]] = {party: {} for party in parties}
+    for ref, factor, known in zip(columns, factors.tolist(), told, strict=True):
+        found[ref.party][ref.column] = max(factor, 1.0) if known else None
+    warnings = _constant_ones(columns, constant)
+    warnings += [
+        f"column {ref.column!r} of {ref.party} is a combination of other columns, as near as can be told: "
+        f"its factor is above {limit:.0f}"
+        for ref in compress(columns, ~told & ~constant)
+    ]
+    return VifResult(rows=shape.rows, vif=found, warnings=warnings)
+
+
+def _prepared(
+    context: JobContext[PearsonCorrelationParams] | JobContext[VifParams],
+) -> tuple[dict[str, Matrix], aligned.Shape, list[ColumnRef], Any]:
+    """Local parties' unit columns, all shapes and, at the first party, all columns and which of them are constant.
+
+    Raises InputDataError.
+    """
+    units, about = {}, {}
+    for party in filter(context.is_local, context.parties):
+        part = aligned.read(context, party)
+        units[party], constant = unit_columns(part.matrix)
+        about[party] = (part.features, constant.tolist())
+    shape = aligned.shape(context, units)
+    aligned.require_more_rows_than_features(shape)
+    if not 1 < shape.columns <= MAX_COLUMNS:
+        raise InputDataError(f"task_config.features: has to name 2 to {MAX_COLUMNS} columns in all")
+    told = aligned.gather(context, context.parties[0], context.parties, about)
+    columns = [ColumnRef(party=party, column=name) for party, (names, _) in told.items() for name in names]
+    constant = np.array([each for _, flags in told.values() for each in flags], dtype=bool)
+    return units, shape, columns, constant
+
+
+def _products_across(
+    context: JobContext[Any], units: dict[str, Matrix], shape: aligned.Shape
+) -> dict[tuple[str, str], Any]:
+    """On the SPU: the products of the columns of each two parties that have some."""
+    pairs = combinations([party for party, count in shape.features.items() if count], 2)
+    return {
+        (left, right): summed(
+            context,
+            blocks(shape.rows, max(shape.features[left], shape.features[right])),
+            lambda rows, left=left, right=right: context.spu(_product)(  # type: ignore[misc]
+                *(aligned.held(context, p, units.get(p), np.float64, rows).to(context.spu) for p in (left, right))
+            ),
+        )
+        for left, right in pairs
+    }
+
+
+def _block(context: JobContext[Any], own: dict[str, Matrix], across: dict[Any, Any], left: str, right: str) -> Any:
+    """Correlations of the columns of two parties, in the first party's process."""
+    if left == right:
+        return own[left]
+    if (left, right) in across:
+        return context.value_at(context.parties[0], across[left, right])
+    if (right, left) in across:
+        return context.value_at(context.parties[0], across[right, left]).T
+    return np.empty((own[left].shape[0], own[right].shape[0]))  # one of them has no columns
+
+
+def _constant_ones(columns: list[ColumnRef], constant: Any) -> list[str]:
+    return [f"column {ref.column!r} of {ref.party} is constant" for ref in compress(columns, constant)]
+
+
+def _square(units: Matrix | None) -> Matrix | None:
+    return None if units is None else units.T @ units
+
+
+def _product(left: Any, right: Any) -> Any:
+    return left.T @ right
+
+
+def _inflation(own: list[Any], across: list[Any], steps: int) -> Any:
+    """Diagonal of the inverse of the correlations; `across` holds the blocks above the diagonal, row by row."""
+    size = len(own)
+    above = iter(across)
+    rows: list[list[Any]] = [[own[row]] * size for row in range(size)]
+    for row, column in combinations(range(size), 2):
+        rows[row][column] = block = next(above)
+        rows[column][row] = block.T
+    return jnp.diagonal(inverse(jnp.block(rows), steps))

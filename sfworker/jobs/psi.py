@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from pyarrow import csv as pa_csv
 
 from sfworker.catalog.psi import PROTOCOLS, JoinParams, JoinResult, PsiParams, PsiResult, UnbalancedPsiParams
 from sfworker.errors import InputDataError, TaskExecutionError
@@ -146,22 +147,32 @@ def _side(context: JobContext[Any], party: str, distinct: bool) -> _Side:
 
 
 def _distinct(keys: pa.Table) -> pa.Table:
-    """Each key once, and one that nobody else has.
+    """Each key once, and one that nobody else has; none is empty, which SecretFlow would not take of three parties.
 
     The protocol of three parties begins with a digest of each file's keys, by which others could try a guess at all of
     them; with a random one among them they cannot.
     """
     names = keys.column_names
     unknown = pa.table({name: [secrets.token_hex(16)] for name in names})
-    return pa.concat_tables([keys.group_by(names).aggregate([]).select(names), unknown])
+    return pa.concat_tables([_without_empty(keys).group_by(names).aggregate([]).select(names), unknown])
+
+
+def _without_empty(keys: pa.Table) -> pa.Table:
+    """Empty cells become a text that `plain_keys` makes of no other."""
+    return pa.table(
+        [pc.if_else(pc.equal(column, ""), tables.ESCAPE, column) for column in keys.columns], names=keys.column_names
+    )
 
 
 def _write_keys(field: str, path: Path, keys: pa.Table) -> None:
-    """Write what `plain_keys` made without quotes, by which lines would be sorted in another order than without.
+    """Write what `plain_keys` made without any quotes: lines with them are sorted otherwise, names with them not found.
 
-    They need none beside another column: a single empty cell would be an empty line.
+    The last column, which is empty, keeps the line of a single empty key from being an empty one.
     """
-    tables.write(field, path, keys.append_column("", pa.nulls(keys.num_rows, pa.string())))
+    table = keys.append_column("nothing", pa.nulls(keys.num_rows, pa.string()))
+    with tables.saving(field), path.open("wb") as file:
+        file.write(f"{','.join(table.column_names)}\n".encode())
+        pa_csv.write_csv(table, file, pa_csv.WriteOptions(include_header=False, quoting_style="none"))
 
 
 def _intersect(
@@ -331,9 +342,9 @@ def _found_keys(side: _Side) -> pa.ChunkedArray:
 
 
 def _joined(keys: pa.Table) -> pa.ChunkedArray:
-    if keys.num_columns == 1:
-        return keys.column(0)
-    return pc.binary_join_element_wise(*keys.columns, tables.SEPARATOR)
+    """One text for each key, the same whether its empty cells have been replaced before or not."""
+    columns = _without_empty(keys).columns
+    return columns[0] if len(columns) == 1 else pc.binary_join_element_wise(*columns, tables.SEPARATOR)
 
 
 def _compact(counts: Numbers) -> npt.NDArray[Any]:

@@ -27,8 +27,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 def schema(name: str) -> dict[str, Any]:
     """The JSON Schema called `name`. Raises TaskTypeNotFoundError where there is none."""
-    import msgspec
-
     from sfworker.wire.envelope import Envelope
     from sfworker.wire.events import JobResult, StatusEvent
 
@@ -37,4 +35,11 @@ def schema(name: str) -> dict[str, Any]:
         from sfworker.cli.tasks import installed
 
         found = installed(name).params
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **msgspec.json.schema(found)}
+    return schema_of(found)
+
+
+def schema_of(struct: Any) -> dict[str, Any]:
+    """JSON Schema of a struct."""
+    import msgspec
+
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **msgspec.json.schema(struct)}

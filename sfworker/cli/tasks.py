@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import ast
+import inspect
+import itertools
 import json
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 from sfworker.errors import TaskTypeNotFoundError
@@ -18,11 +22,23 @@ SUMMARY = "List the task types, or describe one: parameters, results, what it re
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", nargs="?", help="a task type")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print JSON with JSON Schema, for programs")
+    form.add_argument("--markdown", action="store_true", help="print a page of Markdown")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from sfworker.cli.console import console, table
+    from sfworker.cli.console import console, print_json, table
 
+    if arguments.json or arguments.markdown:
+        from sfworker.cli.catalogue import described, page
+
+        asked = _catalog() if arguments.name is None else [installed(arguments.name)]
+        if arguments.json:
+            print_json([described(task_type) for task_type in asked])
+        else:
+            print(page(asked), end="")
+        return 0
     out = console()
     if arguments.name is None:
         listed = table("task type", "what it does")
@@ -32,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     task_type = installed(arguments.name)
     out.print(f"{task_type.name}: {task_type.summary}")
-    out.print((task_type.params.__doc__ or "").strip())
+    out.print(inspect.getdoc(task_type.params) or "")
     if task_type.devices:
         out.print(f"Needs in the envelope: {', '.join(f'{device}_config' for device in sorted(task_type.devices))}")
     parameters = table("parameter", "type", "default", "what it is", title="task_config")
@@ -69,6 +85,7 @@ def described_fields(struct: type[Struct]) -> list[dict[str, str]]:
     [schema], components = msgspec.json.schema_components([struct], ref_template="{name}")
     schema = components[schema["$ref"]] if "$ref" in schema else schema
     required = set(schema.get("required", ()))
+    noted = _docstrings_of_fields(struct)
     described = []
     for name, field in schema["properties"].items():
         if name == "task_type":  # the tag
@@ -79,10 +96,23 @@ def described_fields(struct: type[Struct]) -> list[dict[str, str]]:
                 "name": name,
                 "type": _type_in_words(field, components),
                 "default": "required" if name in required else default,
-                "description": field.get("description", ""),
+                "description": field.get("description", noted.get(name, "")),
             }
         )
     return described
+
+
+def _docstrings_of_fields(struct: type[Struct]) -> dict[str, str]:
+    """The string below each field's line, which is how results are described; nothing keeps it at run time."""
+    found = {}
+    for base in reversed(struct.__mro__):
+        if not base.__module__.startswith("msgspec") and base is not object:
+            [declared] = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+            lines = getattr(declared, "body", [])
+            for line, below in itertools.pairwise(lines):
+                if isinstance(line, ast.AnnAssign) and isinstance(below, ast.Expr):
+                    found[ast.unparse(line.target)] = inspect.cleandoc(ast.literal_eval(below.value))
+    return found
 
 
 def _catalog() -> list[TaskType]:

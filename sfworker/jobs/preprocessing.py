@@ -76,7 +76,7 @@ def _fit(
     """Fit a rule to each feature, replace the features and save the rules. Raises InputDataError."""
     found: dict[str, list[AnyRule]] = {}
     for party, table in own_tables.local_tables(context).items():
-        features = table.features(context.params)
+        features = table.features(context)
         typed = table.typed(features, dict.fromkeys(features, "float") if as_numbers else {})
         found[party] = [fit_column(table, name, typed.column(name)) for name in features]
         rules.write_table(context, table, typed, found[party])

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sfworker.errors import InputDataError
-from sfworker.runtime import tables
+from sfworker.runtime import aligned, tables
 from sfworker.runtime.context import JobContext
 
 
@@ -30,17 +30,12 @@ class OwnTable:
     types: Mapping[str, str]
     """Types that the envelope gives some of them."""
 
-    def features(self, params: Any) -> list[str]:
+    def features(self, context: JobContext[Any]) -> list[str]:
         """Columns that `features` names, or that are neither in `keys` nor `label`. Raises InputDataError."""
-        keys = params.keys.get(self.party, [])
-        label = [params.label.column] if params.label is not None and params.label.party == self.party else []
-        tables.require_columns(f"task_config.keys.{self.party}", self.names, keys)
+        ref = context.params.label
+        label = [ref.column] if ref is not None and ref.party == self.party else []
         tables.require_columns("task_config.label.column", self.names, label)
-        if params.features is None:
-            return [name for name in self.names if name not in {*keys, *label}]
-        chosen: list[str] = params.features.get(self.party, [])
-        tables.require_columns(f"task_config.features.{self.party}", self.names, chosen)
-        return chosen
+        return aligned.features(context, self.party, self.names, *label)
 
     def typed(self, columns: list[str], types: Mapping[str, str] | None = None) -> pa.Table:
         """`columns` with their types, or those that `types` names; NaN is a missing value like any other.

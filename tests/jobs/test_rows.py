@@ -172,7 +172,7 @@ def test_samples_that_cannot_be_drawn(worker: RunningWorker, tables: Path) -> No
 def test_splits_are_scikit_learns(
     worker: RunningWorker, tables: Path, how: dict[str, Any], stratify: str | None
 ) -> None:
-    by = {} if stratify is None else {"stratify": {"party": "bob", "column": stratify}}
+    by: dict[str, Any] = {} if stratify is None else {"stratify": {"party": "bob", "column": stratify}}
     answer = succeed(worker, job(tables, "train_test_split", **how, **by))
     given = {"train_size": 0.75, **how, "stratify": None if stratify is None else BOB[stratify]}
     train, test = model_selection.train_test_split(BOB, **given)

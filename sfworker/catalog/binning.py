@@ -1,0 +1,88 @@
+"""`binning`: ranges or categories in place of values, by their number or their weight of evidence (WOE).
+
+Runs in the daemon and in party processes.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from sfworker.catalog.base import TaskType, register
+from sfworker.catalog.preprocessing import ALONE, RULE_ID, FitParams, FitResult
+from sfworker.errors import ParameterValidationError
+
+
+class BinningParams(FitParams, tag="binning", frozen=True, kw_only=True):
+    """Replaces each feature by its bin: a range of numbers, or a category of text.
+
+    Bins are those of pandas: `qcut` (equal_frequency, equal edges dropped) and `cut` (equal_range); `chimerge` merges
+    neighbours of equal_frequency whose labels are alike. Numbers outside all bins belong to the nearest. Missing values
+    stay missing, or get a WOE of their own.
+
+    WOE is ln((positives of the bin / all positives) / (negatives of the bin / all negatives)); in a bin without one of
+    the two, half a row is added to both. It needs rows that are aligned, as after `psi`, and a label of 0 and 1.
+    """
+
+    method: Annotated[
+        Literal["equal_frequency", "equal_range", "chimerge"],
+        Meta(description="How bins are found; chimerge: by label."),
+    ] = "equal_frequency"
+    substitution: Annotated[
+        Literal["bin", "woe"], Meta(description="What replaces a value: its bin's number from 0, or its bin's WOE.")
+    ] = "bin"
+    bin_num: Annotated[int, Meta(ge=2, le=1000, description="Bins of equal_frequency and equal_range, at most.")] = 10
+    chimerge_init_bins: Annotated[int, Meta(ge=3, le=1000, description="Bins that chimerge begins with.")] = 100
+    chimerge_target_bins: Annotated[int, Meta(ge=2, le=1000, description="Bins at which chimerge stops.")] = 10
+    chimerge_target_pvalue: Annotated[
+        float,
+        Meta(gt=0, lt=1, description="chimerge stops where even the most alike bins differ with a smaller p-value."),
+    ] = 0.1
+    min_bin_rows: Annotated[
+        int,
+        Meta(ge=1, description="A smaller bin of a party without the label is an error: its WOE tells single labels."),
+    ] = 5
+
+    def check(self, parties: list[str]) -> None:
+        super().check(parties)
+        if self.method == "chimerge" and self.chimerge_target_bins >= self.chimerge_init_bins:
+            raise ParameterValidationError("task_config.chimerge_target_bins: has to be less than chimerge_init_bins")
+        if not self.uses_label:
+            return
+        if self.label is None:
+            raise ParameterValidationError("task_config.label: required by method chimerge and by substitution woe")
+        self.require_inputs("label.party", {self.label.party: None})
+        if not self.features:
+            raise ParameterValidationError("task_config.features: required by method chimerge and by substitution woe")
+
+    @property
+    def uses_label(self) -> bool:
+        return self.method == "chimerge" or self.substitution == "woe"
+
+
+class BinningResult(FitResult, frozen=True, kw_only=True):
+    """What `binning` answers."""
+
+    iv: dict[str, dict[str, float]] | None
+    """Information value of each feature by party, missing values left out; null where no label is used."""
+
+
+BINNING = register(
+    TaskType(
+        name="binning",
+        summary="Puts values in bins, by number or by weight of evidence",
+        params=BinningParams,
+        result=BinningResult,
+        disclosures=(
+            RULE_ID,
+            f"without chimerge or woe {ALONE}",
+            "with them every party learns the number of rows and, before chimerge merges, of each feature's bins",
+            "with them the label's party learns how many rows, and how many positive ones, each bin has, before "
+            "chimerge merges; not where the bins lie",
+            "with them a feature's party learns the WOE of its own bins, which tells how many of each bin's rows are "
+            "positive, and which bins chimerge merges",
+            "with them readers of the result learn each feature's information value",
+        ),
+    )
+)

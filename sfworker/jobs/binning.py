@@ -1,0 +1,324 @@
+"""`binning`: bins are found at the party with the column; with a label elsewhere, secret sharing counts its positives.
+
+Runs in party processes. SecretFlow's VertWoeBinning holds rows x bins of all features at once, sends positive rates too
+and, with HEU and three parties, one party's bins to another; so only its ChiMerge is used. Here rows come in batches.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeAlias
+
+import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from scipy.stats import chi2
+from secretflow.preprocessing.binning.kernels.chi_merge import chi_merge
+
+from sfworker.catalog.binning import BinningParams, BinningResult
+from sfworker.catalog.preprocessing import Value
+from sfworker.errors import InputDataError
+from sfworker.runtime import aligned, labels, own_tables, rules, tables
+from sfworker.runtime.context import JobContext
+from sfworker.runtime.own_tables import OwnTable
+from sfworker.runtime.rules import AnyRule, Column
+from sfworker.runtime.task_dispatcher import TaskDispatcher
+
+MOST_CATEGORIES = 1_000
+CELLS = 4_000_000
+"""Rows x bins that are shared at a time: some hundred megabytes."""
+Counts: TypeAlias = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Binned:
+    """One column in bins."""
+
+    column: str
+    edges: list[float] | None
+    """Between bins of numbers, each belonging to the bin below."""
+    categories: list[Value]
+    """Of a column that holds no numbers: its bins."""
+    type: Any
+    codes: npt.NDArray[np.int64]
+    """Each row's bin; `bins` where the value is missing."""
+
+    @property
+    def bins(self) -> int:
+        return len(self.categories) if self.edges is None else len(self.edges) + 1
+
+    def merged(self, removed: list[int]) -> Binned:
+        """Without the edges above the bins `removed`."""
+        if self.edges is None or not removed:
+            return self
+        stays = np.ones(self.bins, dtype=np.int64)
+        stays[removed] = 0
+        new = np.append(np.cumsum(stays) - stays, stays.sum())
+        edges = [edge for edge, kept in zip(self.edges, stays, strict=False) if kept]
+        return Binned(self.column, edges, [], self.type, new[self.codes])
+
+    def rule(self, values: list[int] | list[float], other: float | None) -> AnyRule:
+        if self.edges is not None:
+            return rules.Bins(column=self.column, type="float", edges=self.edges, values=[*values], other=other)
+        return rules.Replace(
+            column=self.column,
+            type=self.type,
+            categories=self.categories,
+            values=[*values],
+            other=other,
+            handle_unknown="ignore",
+        )
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the labels say of one column's bins."""
+
+    removed: list[int]
+    """Bins that were merged with the next one."""
+    woe: list[float]
+    """Of each bin that is left."""
+    missing: float
+    """WOE of missing values; 0, which says nothing, where there were none."""
+    iv: float = 0.0
+    smallest: int = 0
+    """Rows of the smallest bin. This and the one above stay with the label's party."""
+
+
+@TaskDispatcher.register_task("binning")
+def binning(context: JobContext[BinningParams]) -> BinningResult | None:
+    """Bin. With a label, its party learns counts of every bin, and a feature's party the WOE of its own bins."""
+    params = context.params
+    own = own_tables.local_tables(context)
+    typed = {party: table.typed(table.features(context)) for party, table in own.items()}
+    binned = {
+        party: [_bin(params, own[party], name, table.column(name)) for name in table.column_names]
+        for party, table in typed.items()
+    }
+    evidence = _weigh(context, own, binned) if params.uses_label else {}
+    found = {
+        party: [_rule(params, *pair) for pair in zip(columns, evidence.get(party, [None] * len(columns)), strict=True)]
+        for party, columns in binned.items()
+    }
+    for party, table in own.items():
+        rules.write_table(context, table, typed[party], found[party])
+    identity = rules.save(context, "binning", found)
+    answering = params.label.party if params.uses_label and params.label else context.parties[0]
+    if not context.is_local(answering):
+        return None
+    iv = {
+        party: {column: one.iv for column, one in zip((params.features or {})[party], columns, strict=True)}
+        for party, columns in evidence.items()
+    }
+    return BinningResult(
+        output_paths=params.output_paths, model_path=params.model_path, rule_id=identity, iv=iv or None
+    )
+
+
+def _bin(params: BinningParams, table: OwnTable, name: str, column: Column) -> Binned:
+    """Raises InputDataError where the column has no value, one number only or too many categories."""
+    table.require_values(name, column)
+    kind = rules.type_of(column)
+    if kind in ("str", "bool"):
+        distinct = column.drop_null().unique()
+        if len(distinct) > MOST_CATEGORIES:
+            raise InputDataError(
+                f"{table.field}: column {name!r} has more than {MOST_CATEGORIES} categories; leave it out"
+            )
+        categories = distinct.take(pc.sort_indices(distinct))
+        codes = pc.fill_null(pc.index_in(column, value_set=categories), len(categories)).to_numpy().astype(np.int64)
+        return Binned(name, None, categories.to_pylist(), kind, codes)
+    numbers = column.cast(pa.float64(), safe=False).to_numpy()
+    if np.nanmin(numbers) == np.nanmax(numbers):
+        raise InputDataError(f"{table.field}: column {name!r} holds one number only; leave it out")
+    cut = pd.cut if params.method == "equal_range" else pd.qcut
+    number = params.chimerge_init_bins if params.method == "chimerge" else params.bin_num
+    _, edges = cut(numbers, number, labels=False, retbins=True, duplicates="drop")
+    inner = edges[1:-1]
+    codes = np.where(np.isnan(numbers), len(inner) + 1, np.searchsorted(inner, numbers, side="left"))
+    binned = Binned(name, inner.tolist(), [], kind, codes)
+    if not params.uses_label:
+        return binned
+    return binned.merged(np.flatnonzero(_totals(binned)[:-1] == 0).tolist())
+
+
+def _rule(params: BinningParams, binned: Binned, evidence: Evidence | None) -> AnyRule:
+    if evidence is None:
+        return binned.rule(list(range(binned.bins)), None)
+    merged = binned.merged(evidence.removed)
+    if params.substitution == "bin":
+        return merged.rule(list(range(merged.bins)), None)
+    return merged.rule(evidence.woe, evidence.missing)
+
+
+def _weigh(
+    context: JobContext[BinningParams], own: dict[str, OwnTable], binned: dict[str, list[Binned]]
+) -> dict[str, list[Evidence]]:
+    """Evidence for the columns of local parties; at the label's party for those of all parties.
+
+    Reveals rows and numbers of bins to every party. Raises InputDataError.
+    """
+    params = context.params
+    assert params.label is not None  # noqa: S101 - checked with the parameters
+    holder, ref = params.label.party, params.label
+    label = None
+    if context.is_local(holder):
+        table = own[holder]
+        label = labels.binary(tables.numbers(table.field, table.path, [ref.column])[:, 0], "binning").astype(np.int64)
+    weighed = [party for party in own_tables.with_input(context) if party in (params.features or {})]
+    local = {party: binned[party] for party in weighed if party in binned}
+    rows, *shapes = _shapes(context, holder, label, weighed, local)
+    evidence: dict[str, list[Evidence]] = {}
+    for party, bins in zip(weighed, shapes, strict=True):
+        if party == holder:
+            if label is not None:
+                described = [(one.edges is not None, _totals(one), _totals(one, label)) for one in local[party]]
+                evidence[party] = [_evidence(params, label, *one) for one in described]
+            continue
+        told = aligned.gather(context, holder, [party], {party: _described(local.get(party))})
+        positives = _secret_positives(context, party, local.get(party), holder, label, rows, bins)
+        if label is not None:
+            numeric, totals = told[party]
+            split = np.cumsum([one + 1 for one in bins])[:-1]
+            counted = (np.split(counts, split) for counts in (totals, context.value_at(holder, positives)))
+            evidence[party] = [_evidence(params, label, *one) for one in zip(numeric, *counted, strict=True)]
+            _require_rows(params, party, evidence[party])
+        answered = aligned.gather(context, party, [holder], {holder: _told(evidence.get(party))})
+        if party in local:
+            evidence[party] = [Evidence(*one) for one in answered[holder]]
+    return evidence
+
+
+def _shapes(
+    context: JobContext[BinningParams],
+    holder: str,
+    label: Counts | None,
+    weighed: list[str],
+    local: dict[str, list[Binned]],
+) -> list[Any]:
+    """The number of rows, and each weighed party's bins by feature. Reveals both. Raises InputDataError."""
+    lengths = [context.at(holder, _length, label)]
+    lengths += [context.at(party, _length, local[party][0].codes if party in local else None) for party in weighed]
+    bins = [context.at(party, _bins, local.get(party)) for party in weighed]
+    (rows, *others), shapes = context.reveal([lengths, bins])
+    if any(other != rows for other in others):
+        raise InputDataError(
+            "task_config.input_paths: the parties' files have different numbers of rows; align them with psi first"
+        )
+    return [rows, *shapes]
+
+
+def _secret_positives(
+    context: JobContext[BinningParams],
+    party: str,
+    binned: list[Binned] | None,
+    holder: str,
+    label: Counts | None,
+    rows: int,
+    bins: list[int],
+) -> Any:
+    """Positive rows of each of `party`'s bins, those of missing values last of each column; known to `holder` alone."""
+    spu = context.device_manager.spu({})
+    width = sum(bins) + len(bins)
+    batch = max(1, min(rows, CELLS // width))
+    total = None
+    for start in range(0, rows, batch):
+        positive = context.at(holder, _padded, label, start, batch)
+        select = context.at(party, _select, binned, start, batch, width)
+        total = spu(_count)(positive, select) if total is None else spu(_count_on)(total, positive, select)
+    return total.to(context.pyu(holder))  # type: ignore[union-attr]
+
+
+def _count(positive: Any, select: Any) -> Any:
+    return jnp.matmul(positive, select)
+
+
+def _count_on(total: Any, positive: Any, select: Any) -> Any:
+    return total + jnp.matmul(positive, select)
+
+
+def _padded(label: Counts | None, start: int, batch: int) -> Any:
+    """A batch of labels as the integers that they are: sums are exact. All batches have one shape, compiled once."""
+    if label is None:
+        return None
+    part = label[start : start + batch].astype(np.int32)
+    return np.pad(part, (0, batch - len(part)))
+
+
+def _select(binned: list[Binned] | None, start: int, batch: int, width: int) -> Any:
+    """A column of 0 and 1 for each bin of each feature."""
+    if binned is None:
+        return None
+    select, offset = np.zeros((batch, width), dtype=np.int32), 0
+    for one in binned:
+        codes = one.codes[start : start + batch]
+        select[np.arange(len(codes)), codes + offset] = 1
+        offset += one.bins + 1
+    return select
+
+
+def _totals(binned: Binned, weights: Counts | None = None) -> Counts:
+    """Rows, or positive rows where labels are the weights, of each bin; of missing values last."""
+    return np.bincount(binned.codes, weights=weights, minlength=binned.bins + 1).astype(np.int64)
+
+
+def _evidence(params: BinningParams, label: Counts, numeric: bool, totals: Counts, positives: Counts) -> Evidence:
+    """`totals` and `positives` of each bin, of missing values last."""
+    counts = list(zip(totals[:-1].tolist(), positives[:-1].tolist(), strict=True))
+    removed: list[int] = []
+    if params.method == "chimerge" and numeric:
+        target = chi2.ppf(1 - params.chimerge_target_pvalue, df=1)
+        counts, removed = chi_merge(counts, params.chimerge_target_bins, target)
+    weigh = partial(_woe, int(label.sum()), int((1 - label).sum()))
+    woe, iv = zip(*(weigh(*one) for one in counts), strict=True)
+    missing = int(totals[-1])
+    return Evidence(
+        removed=removed,
+        woe=list(woe),
+        missing=weigh(missing, int(positives[-1]))[0] if missing else 0.0,
+        iv=sum(iv),
+        smallest=min([total for total, _ in counts] + [missing] * bool(missing)),
+    )
+
+
+def _woe(all_positive: int, all_negative: int, total: int, positive: int) -> tuple[float, float]:
+    """WOE of a bin, and what it adds to the information value."""
+    half = 0.5 if positive in (0, total) else 0.0
+    positive_share, negative_share = (positive + half) / all_positive, (total - positive + half) / all_negative
+    woe = math.log(positive_share / negative_share)
+    return woe, (positive_share - negative_share) * woe
+
+
+def _require_rows(params: BinningParams, party: str, evidence: list[Evidence]) -> None:
+    """Raises InputDataError where a bin's WOE would tell single labels to a party that has none."""
+    for column, one in zip((params.features or {})[party], evidence, strict=True):
+        if one.smallest < params.min_bin_rows:
+            raise InputDataError(
+                f"task_config.features.{party}: column {column!r} has a bin, or missing values, of fewer than "
+                f"{params.min_bin_rows} rows (min_bin_rows); choose fewer bins, fill or group values"
+            )
+
+
+def _told(evidence: list[Evidence] | None) -> list[Any] | None:
+    """What a party without the label learns of its own columns."""
+    return None if evidence is None else [[one.removed, one.woe, one.missing] for one in evidence]
+
+
+def _described(binned: list[Binned] | None) -> tuple[list[bool], Counts] | None:
+    """Which columns hold numbers, and the rows of all bins, as the label's party needs them."""
+    if binned is None:
+        return None
+    return [one.edges is not None for one in binned], np.concatenate([_totals(one) for one in binned])
+
+
+def _bins(binned: list[Binned] | None) -> list[int] | None:
+    return None if binned is None else [one.bins for one in binned]
+
+
+def _length(values: Counts | None) -> int | None:
+    return None if values is None else len(values)

@@ -77,12 +77,12 @@ BINNING = register(
         disclosures=(
             RULE_ID,
             f"without chimerge or woe {ALONE}",
-            "with them every party learns the number of rows and, before chimerge merges, of each feature's bins",
-            "with them the label's party learns how many rows, and how many positive ones, each bin has, before "
+            "with either every party learns the number of rows and, before chimerge merges, of each feature's bins",
+            "with either the label's party learns how many rows, and how many positive ones, each bin has, before "
             "chimerge merges; not where the bins lie",
-            "with them a feature's party learns the WOE of its own bins, which tells how many of each bin's rows are "
-            "positive, and which bins chimerge merges",
-            "with them readers of the result learn each feature's information value",
+            "with chimerge a feature's party learns which of its bins are merged",
+            "with woe a feature's party learns the WOE of its own bins, which tells how many rows of each are positive",
+            "with either readers of the result learn each feature's information value",
         ),
     )
 )

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+import secretflow
 from scipy.stats import chi2
 from secretflow.preprocessing.binning.kernels.chi_merge import chi_merge
 
@@ -30,8 +31,8 @@ from sfworker.runtime.rules import AnyRule, Column
 from sfworker.runtime.task_dispatcher import TaskDispatcher
 
 MOST_CATEGORIES = 1_000
-CELLS = 4_000_000
-"""Rows x bins that are shared at a time: some hundred megabytes."""
+CELLS = 1_000_000
+"""Rows x bins that are shared at a time."""
 Counts: TypeAlias = npt.NDArray[np.int64]
 
 
@@ -82,7 +83,7 @@ class Evidence:
     removed: list[int]
     """Bins that were merged with the next one."""
     woe: list[float]
-    """Of each bin that is left."""
+    """Of each bin that is left; of another party's bins only where it substitutes them."""
     missing: float
     """WOE of missing values; 0, which says nothing, where there were none."""
     iv: float = 0.0
@@ -92,7 +93,7 @@ class Evidence:
 
 @TaskDispatcher.register_task("binning")
 def binning(context: JobContext[BinningParams]) -> BinningResult | None:
-    """Bin. With a label, its party learns counts of every bin, and a feature's party the WOE of its own bins."""
+    """Bin. With a label, its party learns counts of every bin; a feature's party learns its bins' WOE."""
     params = context.params
     own = own_tables.local_tables(context)
     typed = {party: table.typed(table.features(context)) for party, table in own.items()}
@@ -174,21 +175,21 @@ def _weigh(
     local = {party: binned[party] for party in weighed if party in binned}
     rows, *shapes = _shapes(context, holder, label, weighed, local)
     evidence: dict[str, list[Evidence]] = {}
+    if label is not None and holder in local:
+        counted = [(one.edges is not None, _totals(one), _totals(one, label)) for one in local[holder]]
+        evidence = {holder: [_evidence(params, label, *one) for one in counted]}
     for party, bins in zip(weighed, shapes, strict=True):
         if party == holder:
-            if label is not None:
-                described = [(one.edges is not None, _totals(one), _totals(one, label)) for one in local[party]]
-                evidence[party] = [_evidence(params, label, *one) for one in described]
             continue
         told = aligned.gather(context, holder, [party], {party: _described(local.get(party))})
         positives = _secret_positives(context, party, local.get(party), holder, label, rows, bins)
         if label is not None:
             numeric, totals = told[party]
             split = np.cumsum([one + 1 for one in bins])[:-1]
-            counted = (np.split(counts, split) for counts in (totals, context.value_at(holder, positives)))
-            evidence[party] = [_evidence(params, label, *one) for one in zip(numeric, *counted, strict=True)]
+            pairs = (np.split(counts, split) for counts in (totals, context.value_at(holder, positives)))
+            evidence[party] = [_evidence(params, label, *one) for one in zip(numeric, *pairs, strict=True)]
             _require_rows(params, party, evidence[party])
-        answered = aligned.gather(context, party, [holder], {holder: _told(evidence.get(party))})
+        answered = aligned.gather(context, party, [holder], {holder: _told(params, evidence.get(party))})
         if party in local:
             evidence[party] = [Evidence(*one) for one in answered[holder]]
     return evidence
@@ -231,6 +232,10 @@ def _secret_positives(
         positive = context.at(holder, _padded, label, start, batch)
         select = context.at(party, _select, binned, start, batch, width)
         total = spu(_count)(positive, select) if total is None else spu(_count_on)(total, positive, select)
+        if batch < rows:
+            secretflow.wait(total)  # or all batches would be in memory before the first is counted
+            if context.is_local(context.parties[0]):
+                context.progress(min(1.0, (start + batch) / rows), "rows of a party counted by bin")
     return total.to(context.pyu(holder))  # type: ignore[union-attr]
 
 
@@ -297,16 +302,20 @@ def _woe(all_positive: int, all_negative: int, total: int, positive: int) -> tup
 def _require_rows(params: BinningParams, party: str, evidence: list[Evidence]) -> None:
     """Raises InputDataError where a bin's WOE would tell single labels to a party that has none."""
     for column, one in zip((params.features or {})[party], evidence, strict=True):
-        if one.smallest < params.min_bin_rows:
+        if params.substitution == "woe" and one.smallest < params.min_bin_rows:
             raise InputDataError(
                 f"task_config.features.{party}: column {column!r} has a bin, or missing values, of fewer than "
                 f"{params.min_bin_rows} rows (min_bin_rows); choose fewer bins, fill or group values"
             )
 
 
-def _told(evidence: list[Evidence] | None) -> list[Any] | None:
+def _told(params: BinningParams, evidence: list[Evidence] | None) -> list[Any] | None:
     """What a party without the label learns of its own columns."""
-    return None if evidence is None else [[one.removed, one.woe, one.missing] for one in evidence]
+    if evidence is None:
+        return None
+    if params.substitution == "bin":
+        return [[one.removed, [], 0.0] for one in evidence]
+    return [[one.removed, one.woe, one.missing] for one in evidence]
 
 
 def _described(binned: list[Binned] | None) -> tuple[list[bool], Counts] | None:

@@ -190,6 +190,18 @@ def test_chimerge_is_the_same_wherever_the_label_is(
         assert found[column][~known].isna().all()
 
 
+def test_more_rows_than_are_shared_at_a_time(worker: RunningWorker, data: Path) -> None:
+    chance = np.random.default_rng(3)
+    table = pd.DataFrame({"y": chance.integers(0, 2, 30_000), "x": chance.permutation(30_000)})
+    table.to_csv(data / "alice-in.csv", index=False)
+    table[["x"]].to_csv(data / "bob-in.csv", index=False)
+    sent = by_label(data, features={"alice": ["x"], "bob": ["x"]}, bin_num=35)
+    iv = succeed(worker, sent)["iv"]
+    assert iv["alice"] == iv["bob"]
+    pd.testing.assert_series_equal(read(data / "alice-out.csv")["x"], read(data / "bob-out.csv")["x"])
+    assert [event["progress"] for event in worker.said(sent["execution_id"]) if event["stage"] == "progress"][-1] == 1
+
+
 def test_three_parties(worker: RunningWorker, halves: Path) -> None:
     three = [*PARTIES, "carol"]
     both = {"input_paths": paths(halves, "in.csv", three), "output_paths": paths(halves, "out.csv", three)}

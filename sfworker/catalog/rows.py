@@ -199,7 +199,7 @@ CONDITION_FILTER = register(
         summary="Keeps the rows that satisfy a condition on one party's column",
         params=ConditionFilterParams,
         result=ConditionFilterResult,
-        disclosures=(ROWS, "every party learns which rows satisfy the condition, and who wrote the job knows it"),
+        disclosures=(ROWS, "every party learns which rows satisfy the condition"),
     )
 )
 SAMPLE = register(

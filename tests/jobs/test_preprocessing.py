@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from pyarrow import orc
 from sklearn.impute import SimpleImputer
 from sklearn.preprocessing import MinMaxScaler, OneHotEncoder, OrdinalEncoder, StandardScaler
 
@@ -106,6 +107,22 @@ def test_scaling_is_scikit_learns_and_applies_to_other_files(
         manifest = json.loads((data / f"{party}-rule" / "manifest.json").read_text())
         assert manifest["rule_id"] == answer["rule_id"]
         assert [rule["column"] for rule in manifest["rules"]] == columns
+
+
+def test_without_features_every_column_is_changed_that_is_neither_key_nor_label(
+    worker: RunningWorker, data: Path
+) -> None:
+    write(data, "in.csv", frame(1), frame(2))
+    keys = {party: ["编号", "day", "城市", "grade"] for party in PARTIES}
+    label = {"party": "alice", "column": "level"}
+    types = {"alice": {"编号": "int", "day": "str"}}
+    succeed(worker, job(data, "scaler", output="out.orc", keys=keys, label=label, column_types=types))
+    for party, seed, columns in (("alice", 1, NUMBERS), ("bob", 2, [*NUMBERS, "level"])):
+        before = frame(seed)
+        found = orc.read_table(data / f"{party}-out.orc").to_pandas()
+        np.testing.assert_array_equal(found[columns], StandardScaler().fit_transform(before[columns].astype(float)))
+        unchanged = before.drop(columns=columns).astype({"编号": int} if party == "alice" else {})
+        pd.testing.assert_frame_equal(found.drop(columns=columns), unchanged)
 
 
 def test_one_hot_is_scikit_learns(worker: RunningWorker, data: Path) -> None:

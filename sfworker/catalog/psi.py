@@ -5,7 +5,8 @@ from __future__ import annotations
 import posixpath
 from typing import Annotated, Literal
 
-from msgspec import Meta, Struct
+import msgspec
+from msgspec import Meta, Struct, field
 
 from sfworker.catalog.base import PartyColumns, PartyPaths, TaskParams, TaskType, register, require_parties
 from sfworker.errors import ParameterValidationError
@@ -102,6 +103,12 @@ def require_taking_part(field: str, party: str, parties: list[str]) -> None:
         )
 
 
+def require_two(task_type: str, parties: list[str]) -> None:
+    """Raises ParameterValidationError where there are not two parties."""
+    if len(parties) != 2:
+        raise ParameterValidationError(f"sf_init_config.parties: {task_type} joins exactly two parties; name two")
+
+
 class PsiParams(JoinParams, tag="psi", frozen=True, kw_only=True):
     """Finds the rows of the parties whose keys are equal as text, and writes each party's own columns of them.
 
@@ -149,19 +156,50 @@ class PsiParams(JoinParams, tag="psi", frozen=True, kw_only=True):
         return PROTOCOLS[self.protocol] == THREE_PARTIES
 
 
+Server = Annotated[PartyName, Meta(description="The party with the large file; the other one is the client.")]
+
+
+class UnbalancedPsiCacheParams(TaskParams, tag="unbalanced_psi_cache", frozen=True, kw_only=True):
+    """Encrypts the keys of the server's large file and gives them to the client, for any number of `unbalanced_psi`.
+
+    The server's directory holds its secret key and a copy of what is joined, so it is the server's alone.
+    """
+
+    server: Server
+    keys: Annotated[PartyColumns, Meta(description="Key columns of the server.")]
+    input_paths: Annotated[PartyPaths, Meta(description="CSV, Parquet or ORC file of the server, with a header.")]
+    cache_path: Annotated[
+        PartyPaths, Meta(description="Directory of each party for its part of the cache; replaced if it holds one.")
+    ]
+
+    def check(self, parties: list[str]) -> None:
+        super().check(parties)
+        require_two("unbalanced_psi_cache", parties)
+        require_taking_part("server", self.server, parties)
+        require_parties("keys", self.keys, [self.server])
+        require_parties("input_paths", self.input_paths, [self.server])
+        require_parties("cache_path", self.cache_path, parties)
+
+
 class UnbalancedPsiParams(JoinParams, tag="unbalanced_psi", frozen=True, kw_only=True):
     """As `psi` of two parties, where the server's file is many times as long as the client's.
 
-    The server sends each of its keys once, encrypted; what is expensive is done for the client's keys alone.
+    All of the server's keys have to be encrypted, which takes longer than `psi` does. That is done once by
+    `unbalanced_psi_cache`; with its cache a join takes about as long as the client's file is.
     """
 
-    server: Annotated[PartyName, Meta(description="The party with the large file; the other one is the client.")]
+    server: Server
+    cache_path: Annotated[
+        PartyPaths,
+        Meta(description="Each party's part of a cache of the server's file. Default: its keys are encrypted now."),
+    ] = field(default_factory=dict)
 
     def check(self, parties: list[str]) -> None:
-        if len(parties) != 2:
-            raise ParameterValidationError("sf_init_config.parties: unbalanced_psi joins exactly two parties; name two")
+        require_two("unbalanced_psi", parties)
         super().check(parties)
         require_taking_part("server", self.server, parties)
+        if self.cache_path:
+            require_parties("cache_path", self.cache_path, parties)
 
 
 class JoinResult(Struct, frozen=True, kw_only=True):
@@ -169,8 +207,8 @@ class JoinResult(Struct, frozen=True, kw_only=True):
 
     intersection_count: int
     """Rows of the inner join."""
-    row_count: int
-    """Rows in each output file; another number only where `join_type` is not `inner`."""
+    row_count: int | msgspec.UnsetType = msgspec.UNSET
+    """Rows in each output file, where `join_type` is not `inner`."""
     output_paths: dict[str, str]
     """The files that were written, as the envelope spelled them."""
     parties: list[str]
@@ -180,6 +218,14 @@ class PsiResult(JoinResult, frozen=True, kw_only=True):
     """What `psi` answers."""
 
     protocol: str
+
+
+class UnbalancedPsiCacheResult(Struct, frozen=True, kw_only=True):
+    """What `unbalanced_psi_cache` answers."""
+
+    cache_id: str
+    """The same in every party's part of the cache."""
+    cache_path: dict[str, str]
 
 
 _READERS = (
@@ -206,6 +252,19 @@ PSI = register(
         ),
     )
 )
+_SERVERS_KEYS = (
+    "the client learns how many keys the server's file has and how often keys occur there, without knowing which"
+)
+UNBALANCED_PSI_CACHE = register(
+    TaskType(
+        name="unbalanced_psi_cache",
+        summary="Prepares a large file for any number of unbalanced_psi",
+        params=UnbalancedPsiCacheParams,
+        result=UnbalancedPsiCacheResult,
+        devices=frozenset({"spu"}),
+        disclosures=(_SERVERS_KEYS, "both parties learn the cache's id, which is random"),
+    )
+)
 UNBALANCED_PSI = register(
     TaskType(
         name="unbalanced_psi",
@@ -214,11 +273,12 @@ UNBALANCED_PSI = register(
         result=JoinResult,
         devices=frozenset({"spu"}),
         disclosures=(
-            "the client learns how many keys the server's file has and how often keys occur there, without knowing "
-            "which",
+            _SERVERS_KEYS,
             "the server learns how many keys the client's file has and, where it gets the result, how often keys occur "
             "there",
             "the client learns how many keys are in the intersection even where only the server gets the result",
+            "with cache_path both parties learn the cache's id, and the client which of the server's keys are the same "
+            "in several joins with one cache",
             *_READERS,
         ),
     )

@@ -1,4 +1,4 @@
-"""`psi` and `unbalanced_psi`: private set intersection of parties' files. Runs in the parties' processes.
+"""`psi`: private set intersection of parties' files. Runs in the parties' processes.
 
 SecretFlow's own PSI reads and writes the files. It sorts lines with a shell tool that knows nothing of quotes, pairs
 rows wrongly where a key is duplicated at both parties, leaves a file beside its input, and takes only unique keys of
@@ -10,18 +10,19 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv as pa_csv
 
-from sfworker.catalog.psi import PROTOCOLS, JoinParams, JoinResult, PsiParams, PsiResult, UnbalancedPsiParams
+from sfworker.catalog.psi import PROTOCOLS, JoinParams, PsiParams, PsiResult
 from sfworker.errors import InputDataError, TaskExecutionError
 from sfworker.runtime import tables
 from sfworker.runtime.context import JobContext
@@ -32,25 +33,24 @@ _ABSENT = -1
 
 
 @dataclass(frozen=True)
-class _Side:
-    """One local party's part: what was asked for, and what SecretFlow reads and writes."""
+class Given:
+    """A local party's input, and what SecretFlow reads in its place."""
 
     field: str
     source: Path
     source_keys: list[str]
     given: Path
     given_keys: list[str]
+
+
+@dataclass(frozen=True)
+class Side(Given):
+    """One local party's part in a join."""
+
     found: Path
     """Where SecretFlow writes."""
     output: Path | None
     """None where this party gets nothing."""
-
-    def files(self) -> dict[str, Any]:
-        """As the actors' methods take them."""
-        return {"keys": self.given_keys, "input_path": str(self.given), "output_path": str(self.found)}
-
-
-_NO_FILES: dict[str, Any] = {"keys": [], "input_path": "", "output_path": ""}
 
 
 @TaskDispatcher.register_task("psi")
@@ -58,8 +58,8 @@ def psi(context: JobContext[PsiParams]) -> PsiResult | None:
     """Intersect. What parties tell each other beyond the protocol are counts; the receiver holds the result."""
     params = context.params
     protocol = PROTOCOLS[params.protocol]
-    sides = _sides(context, distinct=params.of_three)
-    reports = _intersect(
+    sides = sides_of(context, distinct=params.of_three)
+    reports = intersect(
         context,
         sides,
         lambda actor, party, files: actor.intersect.remote(
@@ -71,79 +71,66 @@ def psi(context: JobContext[PsiParams]) -> PsiResult | None:
             broadcast_result=params.broadcast_result,
         ),
     )
-    written = _join_three(context, sides) if params.of_three else _join_two(context, sides, reports)
+    written = _join_three(context, sides) if params.of_three else join_two(context, sides, reports)
     if params.receiver not in sides:
         return None
-    return PsiResult(**_answer(context, written), protocol=protocol)
+    return PsiResult(**answer(context, written), protocol=protocol)
 
 
-@TaskDispatcher.register_task("unbalanced_psi")
-def unbalanced_psi(context: JobContext[UnbalancedPsiParams]) -> JoinResult | None:
-    """As `psi` of two parties; the server's keys go to the client and stay in the scratch directory."""
-    params = context.params
-    sides = _sides(context, distinct=False)
-    reports = _intersect(
-        context,
-        sides,
-        lambda actor, party, files: actor.intersect_unbalanced.remote(
-            **files,
-            server=params.server,
-            left_side=params.left_first(context.parties)[0],
-            cache_path=str(context.scratch / f"psi-cache-{party}"),
-            readers=params.readers(context.parties),
-        ),
-    )
-    written = _join_two(context, sides, reports)
-    return JoinResult(**_answer(context, written)) if params.receiver in sides else None
-
-
-def _answer(context: JobContext[Any], written: dict[str, tuple[int, int]]) -> dict[str, Any]:
-    intersection_count, row_count = written[context.params.receiver]
+def answer(context: JobContext[Any], written: dict[str, tuple[int, int]]) -> dict[str, Any]:
+    """The fields of `JoinResult`, at the receiver."""
+    params: JoinParams = context.params
+    intersection_count, row_count = written[params.receiver]
     return {
         "intersection_count": intersection_count,
-        "row_count": row_count,
-        "output_paths": {
-            party: context.params.output_paths[party] for party in context.params.readers(context.parties)
-        },
+        "row_count": msgspec.UNSET if params.join_type == "inner" else row_count,
+        "output_paths": {party: params.output_paths[party] for party in params.readers(context.parties)},
         "parties": context.parties,
     }
 
 
-def _sides(context: JobContext[Any], *, distinct: bool) -> dict[str, _Side]:
+def sides_of(context: JobContext[Any], *, distinct: bool = False) -> dict[str, Side]:
     """The local parties' sides. With `distinct` SecretFlow gets each key once."""
     sides = {party: _side(context, party, distinct) for party in context.parties if context.is_local(party)}
     _progress(context, 0.1, "inputs prepared")
     return sides
 
 
-def _side(context: JobContext[Any], party: str, distinct: bool) -> _Side:
+def _side(context: JobContext[Any], party: str, distinct: bool) -> Side:
     """Check the party's files and prepare what SecretFlow reads. Raises ParameterValidationError or InputDataError."""
     params: JoinParams = context.params
-    field = f"task_config.input_paths.{party}"
-    source = context.input_file(party, "input_paths", params.input_paths[party])
-    keys = params.keys[party]
-    tables.require_columns(f"task_config.keys.{party}", tables.header(field, source), keys)
-    if not params.table_keys_duplicated and tables.has_duplicates(field, source, keys):
+    read = give(context, party, distinct=distinct)
+    if not params.table_keys_duplicated and tables.has_duplicates(read.field, read.source, read.source_keys):
         raise InputDataError(
-            f"{field}: a key occurs more than once although table_keys_duplicated is false; "
+            f"{read.field}: a key occurs more than once although table_keys_duplicated is false; "
             f"remove the duplicates or set it to true"
         )
     output = None
     if party in params.readers(context.parties):
         output = context.output(party, "output_paths", params.output_paths[party])
-    given = context.scratch / f"psi-input-{party}.csv"
-    if distinct or tables.is_columnar(source) or not tables.is_plain(source):
-        plain = tables.plain_keys(tables.text(field, source, keys), keys)
-        given_keys = list(plain.column_names)
-        _write_keys(field, given, _distinct(plain) if distinct else plain)
-    else:
-        given.symlink_to(source)
-        given_keys = keys
     found = context.scratch / f"psi-output-{party}.csv"
-    as_it_is = given_keys is keys and params.join_type == "inner"
+    as_it_is = read.given_keys is read.source_keys and params.join_type == "inner"
     if output is not None and as_it_is and not tables.is_columnar(output):
         found = output
-    return _Side(field, source, keys, given, given_keys, found, output)
+    return Side(**vars(read), found=found, output=output)
+
+
+def give(context: JobContext[Any], party: str, *, distinct: bool = False) -> Given:
+    """Prepare what SecretFlow reads, with `distinct` each key once.
+
+    Raises ParameterValidationError or InputDataError.
+    """
+    field = f"task_config.input_paths.{party}"
+    source = context.input_file(party, "input_paths", context.params.input_paths[party])
+    keys: list[str] = context.params.keys[party]
+    tables.require_columns(f"task_config.keys.{party}", tables.header(field, source), keys)
+    given = context.scratch / f"psi-input-{party}.csv"
+    if not distinct and not tables.is_columnar(source) and tables.is_plain(source):
+        given.symlink_to(source)
+        return Given(field, source, keys, given, keys)
+    plain = tables.plain_keys(tables.text(field, source, keys), keys)
+    _write_keys(field, given, _distinct(plain) if distinct else plain)
+    return Given(field, source, keys, given, list(plain.column_names))
 
 
 def _distinct(keys: pa.Table) -> pa.Table:
@@ -175,14 +162,19 @@ def _write_keys(field: str, path: Path, keys: pa.Table) -> None:
         pa_csv.write_csv(table, file, pa_csv.WriteOptions(include_header=False, quoting_style="none"))
 
 
-def _intersect(
-    context: JobContext[Any], sides: dict[str, _Side], start: Callable[[Any, str, dict[str, Any]], Any]
+def intersect(
+    context: JobContext[Any], sides: Mapping[str, Side], start: Callable[[Any, str, dict[str, Any]], Any]
 ) -> dict[str, dict[str, int]]:
-    """Run the protocol in every party's process; the local parties' reports."""
-    started = {
-        party: start(actor, party, sides[party].files() if party in sides else _NO_FILES)
-        for party, actor in context.spu.actors.items()
+    """Run the protocol in every party's process; the local parties' reports.
+
+    `start` calls a method of the party's actor, with the files as the last of its arguments.
+    """
+    nothing: dict[str, Any] = {"keys": [], "input_path": "", "output_path": ""}
+    files = {
+        party: {"keys": side.given_keys, "input_path": str(side.given), "output_path": str(side.found)}
+        for party, side in sides.items()
     }
+    started = {party: start(actor, party, files.get(party, nothing)) for party, actor in context.spu.actors.items()}
     reports = {}
     for party, side in sides.items():
         try:
@@ -194,8 +186,8 @@ def _intersect(
     return reports
 
 
-def _join_two(
-    context: JobContext[Any], sides: dict[str, _Side], reports: dict[str, dict[str, int]]
+def join_two(
+    context: JobContext[Any], sides: Mapping[str, Side], reports: dict[str, dict[str, int]]
 ) -> dict[str, tuple[int, int]]:
     """Write the local readers' outputs; for each the rows of the inner join, and of what it wrote."""
     params: JoinParams = context.params
@@ -220,7 +212,7 @@ def _join_two(
     return written
 
 
-def _others_rows(context: JobContext[Any], sides: dict[str, _Side], unmatched: list[str]) -> dict[str, int]:
+def _others_rows(context: JobContext[Any], sides: Mapping[str, Side], unmatched: list[str]) -> dict[str, int]:
     """For each local reader how many rows the other party has, where the reader's output needs to know."""
     told = {}
     for reader in context.params.readers(context.parties):
@@ -230,7 +222,7 @@ def _others_rows(context: JobContext[Any], sides: dict[str, _Side], unmatched: l
     return {reader: sum(rows.values()) for reader, rows in told.items()}
 
 
-def _join_three(context: JobContext[Any], sides: dict[str, _Side]) -> dict[str, tuple[int, int]]:
+def _join_three(context: JobContext[Any], sides: Mapping[str, Side]) -> dict[str, tuple[int, int]]:
     """As `_join_two`. Who gets the result tells the others how often it has each of the common keys."""
     params: JoinParams = context.params
     order = params.left_first(context.parties)
@@ -308,11 +300,11 @@ class OwnRows:
 _UNFIT = "psi: the intersection does not fit the party's input; was it changed meanwhile?"
 
 
-def _outputs(sides: dict[str, _Side]) -> dict[str, Path]:
+def _outputs(sides: Mapping[str, Side]) -> dict[str, Path]:
     return {party: side.output for party, side in sides.items() if side.output is not None}
 
 
-def _own(side: _Side) -> tuple[pa.Table, OwnRows]:
+def _own(side: Side) -> tuple[pa.Table, OwnRows]:
     """The party's input, and its rows by key."""
     table = tables.whole(side.field, side.source)
     return table, OwnRows(_joined(tables.plain_keys(table, side.source_keys)))
@@ -331,11 +323,11 @@ def _same(value: Any) -> Any:
     return value
 
 
-def _rows(side: _Side) -> int:
+def _rows(side: Side) -> int:
     return int(tables.text(side.field, side.source, side.source_keys).num_rows)
 
 
-def _found_keys(side: _Side) -> pa.ChunkedArray:
+def _found_keys(side: Side) -> pa.ChunkedArray:
     """The keys in what SecretFlow has written, one for each row."""
     found = tables.text(side.field, side.found, side.given_keys)
     return _joined(tables.plain_keys(found, side.given_keys) if side.given_keys is side.source_keys else found)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import functools
 from enum import Enum
-from typing import Any
+from typing import Any, Literal
 
 import jax
 from secretflow.device.device import spu as spu_module
@@ -56,6 +56,7 @@ class PartyRuntime(spu_module.SPURuntime):  # type: ignore[misc]
     def intersect_unbalanced(
         self,
         *,
+        mode: Literal["MODE_OFFLINE", "MODE_ONLINE", "MODE_FULL"],
         server: str,
         left_side: str,
         keys: list[str],
@@ -64,9 +65,13 @@ class PartyRuntime(spu_module.SPURuntime):  # type: ignore[misc]
         cache_path: str,
         readers: list[str],
     ) -> dict[str, int]:
-        """As `intersect`, where the server's file is far larger; `cache_path` is a new directory for what it sends."""
+        """As `intersect`, where the server's file is far larger.
+
+        The server's keys, encrypted, and what it needs to know of them are written into the directory `cache_path`
+        (offline), or read from there (online), or both (full).
+        """
         config = psi.UbPsiExecuteConfig(
-            mode=psi.UbPsiMode.MODE_FULL,
+            mode=psi.parse_ub_psi_mode(mode),
             role=psi.UbPsiRole.ROLE_SERVER if self.party == server else psi.UbPsiRole.ROLE_CLIENT,
             server_receive_result=server in readers,
             client_receive_result=any(party != server for party in readers),

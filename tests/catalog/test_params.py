@@ -19,6 +19,13 @@ PSI: dict[str, Any] = {
     "receiver": "alice",
 }
 UNBALANCED = PSI | {"task_type": "unbalanced_psi", "server": "bob"}
+CACHE: dict[str, Any] = {
+    "task_type": "unbalanced_psi_cache",
+    "server": "bob",
+    "keys": {"bob": ["uid"]},
+    "input_paths": {"bob": "b.csv"},
+    "cache_path": {"alice": "cache", "bob": "cache"},
+}
 LR: dict[str, Any] = {
     "task_type": "ss_lr",
     "input_paths": {"alice": "a.csv", "bob": "b.csv"},
@@ -45,7 +52,7 @@ def _loaded() -> None:
     catalog.load_modules([])
 
 
-@pytest.mark.parametrize("task", [PSI, UNBALANCED, LR, PREDICT, EVAL], ids=lambda task: str(task["task_type"]))
+@pytest.mark.parametrize("task", [PSI, UNBALANCED, CACHE, LR, PREDICT, EVAL], ids=lambda task: str(task["task_type"]))
 def test_what_is_needed_is_enough(task: dict[str, Any]) -> None:
     task_type, params = catalog.validate(task, PARTIES)
     assert task_type.name == task["task_type"]
@@ -73,6 +80,9 @@ def test_every_accepted_protocol_has_a_name_of_today() -> None:
         (PSI, {"output_paths": {"alice": "out.csv"}}, "task_config.output_paths.bob: required"),
         (PSI, {"output_paths": {"alice": "./a.csv", "bob": "c.csv"}}, "task_config.output_paths.alice: is the party's"),
         (UNBALANCED, {"server": "carol"}, "task_config.server: "),
+        (UNBALANCED, {"cache_path": {"bob": "cache"}}, "task_config.cache_path.alice: required"),
+        (CACHE, {"cache_path": {"bob": "cache"}}, "task_config.cache_path.alice: required"),
+        (CACHE, {"server": "alice"}, "task_config.keys.alice: required"),
         (UNBALANCED, {"protocol": "PROTOCOL_ECDH"}, "task_config.protocol: "),
         (LR, {"label": {"party": "carol", "column": "y"}}, "task_config.label.party: "),
         (LR, {"label": {"party": "alice"}}, "task_config.label.column: required"),

@@ -39,7 +39,7 @@ def run(worker: RunningWorker, data: Path, frames: Frames, job: dict[str, Any]) 
     written = {path.name for path in data.iterdir()} - before
     assert written == {f"out-{party}.csv" for party in result["output_paths"]}  # nothing is left beside the inputs
     outputs = {name[4:-4]: pd.read_csv(data / name, dtype=str, keep_default_na=False) for name in written}
-    assert {len(output) for output in outputs.values()} == {result["row_count"]}
+    assert {len(output) for output in outputs.values()} == {result.get("row_count", result["intersection_count"])}
     return result, outputs
 
 

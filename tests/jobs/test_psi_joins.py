@@ -68,7 +68,7 @@ def test_join_types_with_keys_duplicated_at_both(worker: RunningWorker, data: Pa
     result, found = run(worker, data, frames, psi(data, join_type=join_type, left_side=left))
     assert_is_join(frames, found, left, join_type)
     assert result["intersection_count"] == len(expected(frames, left, "inner"))
-    assert result["row_count"] == len(expected(frames, left, join_type))
+    assert ("row_count" in result) == (join_type != "inner")
 
 
 @pytest.mark.parametrize("join_type", JOIN_TYPES)
@@ -90,13 +90,14 @@ def test_nothing_and_everything_in_common(worker: RunningWorker, data: Path, joi
     frames["bob"]["id"] = [f"b{n}" for n in range(20)]
     result, found = run(worker, data, frames, psi(data, join_type=join_type))
     assert result["intersection_count"] == 0
-    assert result["row_count"] == {"inner": 0, "left": 20}.get(join_type, 40)
+    assert len(found["bob"]) == {"inner": 0, "left": 20}.get(join_type, 40)
     assert_is_join(frames, found, "alice", join_type)
     for output in data.glob("out-*"):
         output.unlink()
     frames["bob"]["id"] = frames["alice"]["id"].to_numpy()[::-1]
     result, found = run(worker, data, frames, psi(data, join_type=join_type))
-    assert result["row_count"] == (0 if join_type == "difference" else 20)
+    assert result["intersection_count"] == 20
+    assert len(found["bob"]) == (0 if join_type == "difference" else 20)
     assert_is_join(frames, found, "alice", join_type)
 
 

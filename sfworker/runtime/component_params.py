@@ -9,7 +9,7 @@ import difflib
 from typing import Any
 
 import msgspec
-from google.protobuf import json_format  # type: ignore[import-untyped]
+from google.protobuf import descriptor_pool, json_format  # type: ignore[import-untyped]
 from secretflow_spec import Definition, Registry  # type: ignore[import-untyped]
 from secretflow_spec.v1.component_pb2 import Attribute, AttributeDef, AttrType  # type: ignore[import-untyped]
 from secretflow_spec.v1.data_pb2 import DistData  # type: ignore[import-untyped]
@@ -76,6 +76,15 @@ def message(node: catalog.NodeEvalParam, where: str) -> NodeEvalParam:
 
 def dist_data(given: catalog.DistData, where: str) -> DistData:
     """As SecretFlow takes it. Raises ParameterValidationError, naming the field."""
+    kind = str((given.meta or {}).get("@type", "")).rpartition("/")[2]
+    try:
+        if kind:
+            descriptor_pool.Default().FindMessageTypeByName(kind)
+    except KeyError:
+        raise ParameterValidationError(
+            f"{where}.meta.@type: unknown; of a table it is type.googleapis.com/secretflow_spec.v1.IndividualTable "
+            f"or VerticalTable, of others as the component that made them has returned it"
+        ) from None
     return _parsed(given, DistData, where)
 
 
@@ -100,11 +109,6 @@ def _parsed(given: msgspec.Struct, kind: type[Any], where: str) -> Any:
         return json_format.ParseDict(msgspec.to_builtins(given), kind())
     except json_format.ParseError:
         raise ParameterValidationError(f"{where}: is not the protobuf JSON of a {kind.__name__}") from None
-    except TypeError:  # an @type that is not in the descriptor pool
-        raise ParameterValidationError(
-            f"{where}.meta.@type: unknown; of a table it is type.googleapis.com/secretflow_spec.v1.IndividualTable "
-            f"or VerticalTable, of others as the component that made them has returned it"
-        ) from None
 
 
 def _check_inputs(inputs: list[Any], given: list[DistData], where: str) -> None:

@@ -19,11 +19,13 @@ from typing import Any
 
 import duckdb
 from google.protobuf import json_format  # type: ignore[import-untyped]
-from secretflow.component.core import Context
+from secretflow.component.core import Context, uuid4
 from secretflow.component.core import checkpoint as checkpoint_module
 from secretflow.component.core.checkpoint import Checkpoint
 from secretflow.component.core.dist_data import model as model_module
 from secretflow.component.core.types import TimeTracer
+from secretflow.component.preprocessing.data_prep import psi as psi_module
+from secretflow.component.preprocessing.data_prep import ub_psi_cache as ub_psi_cache_module
 from secretflow.device.device import spu as spu_module
 from secretflow.utils import secure_pickle
 from secretflow.utils.errors import SFException
@@ -46,8 +48,8 @@ _REFUSALS = (SFException, AssertionError, ValueError, LookupError, TypeError, At
 # What components send from party to party, or keep in models: data, and containers of data.
 fed_pickle.allow("builtins", "int", "slice")
 fed_pickle.allow("collections", "defaultdict")
-fed_pickle.allow("google._upb._message", "Message")
 fed_pickle.allow("jax._src.array", "_reconstruct_array")
+fed_pickle.allow("jax._src.scipy.special", "expit")
 fed_pickle.allow("pandas._libs.internals", "_unpickle_block")
 fed_pickle.allow("pandas.core.frame", "DataFrame")
 fed_pickle.allow("pandas.core.indexes.base", "Index", "_new_Index")
@@ -69,7 +71,10 @@ fed_pickle.allow(
 )
 fed_pickle.allow("secretflow.stats.core.prediction_bias_core", "BucketPredictionBiasReport", "PredictionBiasReport")
 fed_pickle.allow("secretflow_spec.core.dist_data.vtable", "VTableFieldKind")
+fed_pickle.allow("secretflow_spec.v1.data_pb2", "DistData")
 fed_pickle.allow("sml.cluster.kmeans", "KMEANS")
+fed_pickle.allow("sml.gaussian_process._gpc", "GaussianProcessClassifier", "_BinaryGaussianProcessClassifierLaplace")
+fed_pickle.allow("sml.gaussian_process.kernels", "RBF")
 fed_pickle.allow("sml.naive_bayes.gnb", "GaussianNB")
 fed_pickle.allow("spu.libspu", "Share")
 
@@ -117,6 +122,9 @@ def use_careful_libraries() -> None:
     """Make what components read files with keep to what is harmless, in this process."""
     for module in (model_module, checkpoint_module, spu_module):
         module.pickle = _CAREFUL_PICKLE
+    # It stands for missing cells in files between steps, where pandas cuts it off after 32 characters.
+    for module in (psi_module, ub_psi_cache_module):
+        module.uuid4 = lambda party: str(uuid4(party)).replace("-", "")
     # An archive's members stay below the directory that it is unpacked in.
     tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
     stock_connect = duckdb.connect

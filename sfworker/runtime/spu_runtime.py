@@ -14,6 +14,8 @@ import jax
 from secretflow.device.device import spu as spu_module
 from spu import libspu, psi
 
+from sfworker.errors import ModelMismatchError
+
 # Static arguments that are known by what they print as.
 _PLAIN = (Enum, str, int, float, type(None))
 
@@ -83,6 +85,32 @@ class PartyRuntime(spu_module.SPURuntime):  # type: ignore[misc]
         self._meet()
         return _counts(psi.ub_psi_execute(config, self.link))
 
+    def psi(self, *arguments: Any, **named: Any) -> Any:
+        """SecretFlow's own intersection, as its components call it."""
+        self._meet()
+        return super().psi(*arguments, **named)
+
+    def ub_psi(self, *arguments: Any, **named: Any) -> Any:
+        """SecretFlow's own unbalanced intersection, as its components call it."""
+        self._meet()
+        return super().ub_psi(*arguments, **named)
+
+    def load(self, path: Any) -> Any:
+        """SecretFlow's own, for shares of this SPU's arithmetic: others would be read as other numbers.
+
+        Raises ModelMismatchError.
+        """
+        meta, names = super().load(path)
+        here = (self.conf.protocol, self.conf.field, self.conf.fxp_fraction_bits)
+        for each in jax.tree_util.tree_leaves(meta):
+            there = (each.protocol, each.field, each.fxp_fraction_bits)
+            if there != here:
+                raise ModelMismatchError(
+                    f"spu_config.cluster_def.runtime_config: a model's shares are of {_arithmetic(*there)}, this SPU's "
+                    f"of {_arithmetic(*here)}; use what it was trained with, or train again"
+                )
+        return meta, names
+
     def _inner_join(self, left_side: str) -> Any:
         return psi.ResultJoinConfig(type=psi.ResultJoinType.JOIN_TYPE_INNER_JOIN, left_side_rank=self._rank(left_side))
 
@@ -109,6 +137,10 @@ class PartyRuntime(spu_module.SPURuntime):  # type: ignore[misc]
         name: str = self.get_new_share_name()
         self.runtime.set_var(name, share)
         return name
+
+
+def _arithmetic(protocol: Any, field: Any, fxp_fraction_bits: int) -> str:
+    return f"{protocol.name} {field.name} with {fxp_fraction_bits} fraction bits"
 
 
 def _counts(report: Any) -> dict[str, int]:

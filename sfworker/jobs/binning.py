@@ -206,12 +206,9 @@ def _shapes(
     lengths = [context.at(holder, _length, label)]
     lengths += [context.at(party, _length, local[party][0].codes if party in local else None) for party in weighed]
     bins = [context.at(party, _bins, local.get(party)) for party in weighed]
-    (rows, *others), shapes = context.reveal([lengths, bins])
-    if any(other != rows for other in others):
-        raise InputDataError(
-            "task_config.input_paths: the parties' files have different numbers of rows; align them with psi first"
-        )
-    return [rows, *shapes]
+    counts, shapes = context.reveal([lengths, bins])
+    own_tables.require_same_rows(counts)
+    return [counts[0], *shapes]
 
 
 def _secret_positives(

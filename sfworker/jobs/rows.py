@@ -159,10 +159,7 @@ def _write_chosen(
 
     rows, *parts = context.reveal(context.at(chooser, chosen))
     for party, table in whole.items():
-        if table.num_rows != rows:
-            raise InputDataError(
-                "task_config.input_paths: the parties' files have different numbers of rows; align them with psi first"
-            )
+        own_tables.require_same_rows([rows, table.num_rows])
         for (field, output), part in zip(outputs[party].items(), parts, strict=True):
             tables.write(f"task_config.{field}.{party}", output, table.take(pa.array(part)))
     return rows, [len(part) for part in parts]

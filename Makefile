@@ -1,5 +1,5 @@
 # Each target does its own set-up: a Python 3.10 is all that has to be there. A second run installs nothing.
-.PHONY: help setup demo test lint bench catalogue lock clean
+.PHONY: help setup demo test lint bench accuracy catalogue lock clean
 ARGS ?=
 
 help:
@@ -24,6 +24,10 @@ lint: setup
 ## make bench   the figures, as a table
 bench: setup
 	@.venv/bin/python -m tests.bench $(ARGS)
+
+## make accuracy how near the plain computation each task type comes, as a table
+accuracy: setup
+	@.venv/bin/python -m tests.accuracy $(ARGS)
 
 ## make catalogue  sfworker/catalog/README.md from the structs there
 catalogue: setup

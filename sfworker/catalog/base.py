@@ -26,6 +26,7 @@ BUILT_IN = (
     "boosting",
     "evaluation",
     "component",
+    "model_export",
     "preprocessing",
     "statistics",
     "rows",
@@ -71,6 +72,20 @@ def require_parties(field: str, given: Mapping[str, object], parties: Iterable[s
             raise ParameterValidationError(f"task_config.{field}.{party}: required and missing")
 
 
+def check_features(features: PartyColumns | None, keys: PartyColumns, others: Iterable[ColumnRef | None] = ()) -> None:
+    """Raises ParameterValidationError where a feature is named twice, is a key, or is one of `others`."""
+    for party, columns in (features or {}).items():
+        taken = [*keys.get(party, []), *(other.column for other in others if other and other.party == party)]
+        for column in columns:
+            if column in taken:
+                raise ParameterValidationError(
+                    f"task_config.features.{party}: column {column!r} is a key or has another part, such as the label; "
+                    f"leave it out"
+                )
+        if len(set(columns)) != len(columns):
+            raise ParameterValidationError(f"task_config.features.{party}: names a column twice")
+
+
 @dataclass(frozen=True, kw_only=True)
 class TaskType:
     """A task type as the daemon knows it."""
@@ -93,7 +108,9 @@ _task_types: dict[str, TaskType] = {}
 
 
 def register(task_type: TaskType) -> TaskType:
-    """Add a task type. Raises ValueError where the name is taken by another."""
+    """Add a task type. Raises ValueError where the name is taken by another, TypeError where a struct is none."""
+    msgspec.json.Decoder(task_type.params)  # says what is wrong with a field's type now, not when a job arrives
+    msgspec.json.Decoder(task_type.result)
     if _task_types.setdefault(task_type.name, task_type) is not task_type:
         raise ValueError(f"task type {task_type.name!r} is registered twice")
     return task_type

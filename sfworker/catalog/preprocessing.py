@@ -18,6 +18,7 @@ from sfworker.catalog.base import (
     PartyPaths,
     TaskParams,
     TaskType,
+    check_features,
     register,
     require_parties,
 )
@@ -102,15 +103,7 @@ class FitParams(CopyParams, frozen=True, kw_only=True):
         if self.model_path is not None:
             self.require_inputs("model_path", self.model_path)
             require_parties("model_path", self.model_path, self.input_paths)
-        for party, columns in (self.features or {}).items():
-            label = [self.label.column] if self.label is not None and self.label.party == party else []
-            for column in columns:
-                if column in [*self.keys.get(party, []), *label]:
-                    raise ParameterValidationError(
-                        f"task_config.features.{party}: column {column!r} is a key or the label; leave it out"
-                    )
-            if len(set(columns)) != len(columns):
-                raise ParameterValidationError(f"task_config.features.{party}: names a column twice")
+        check_features(self.features, self.keys, [self.label])
 
 
 class FitResult(Struct, frozen=True, kw_only=True):

@@ -6,7 +6,15 @@ from typing import Annotated
 
 from msgspec import Meta, Struct, field
 
-from sfworker.catalog.base import ColumnName, ColumnRef, PartyColumns, PartyPaths, TaskParams, require_parties
+from sfworker.catalog.base import (
+    ColumnName,
+    ColumnRef,
+    PartyColumns,
+    PartyPaths,
+    TaskParams,
+    check_features,
+    require_parties,
+)
 from sfworker.errors import ParameterValidationError
 from sfworker.wire.envelope import PartyName
 
@@ -32,16 +40,7 @@ class TrainParams(TaskParams, frozen=True, kw_only=True):
         require_parties("input_paths", self.input_paths, parties)
         require_parties("model_path", self.model_path, parties)
         others = [value for value in map(self.__getattribute__, self.__struct_fields__) if isinstance(value, ColumnRef)]
-        for party, columns in (self.features or {}).items():
-            taken = [*self.keys.get(party, []), *(other.column for other in others if other.party == party)]
-            for column in columns:
-                if column in taken:
-                    raise ParameterValidationError(
-                        f"task_config.features.{party}: column {column!r} is a key, the label or another column "
-                        f"named here; leave it out"
-                    )
-            if len(set(columns)) != len(columns):
-                raise ParameterValidationError(f"task_config.features.{party}: names a column twice")
+        check_features(self.features, self.keys, others)
 
 
 class TrainResult(Struct, frozen=True, kw_only=True):

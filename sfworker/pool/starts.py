@@ -21,16 +21,14 @@ def processes(job: Job) -> list[str | None]:
     """The party of each process that this host runs for the job; None for one that drives them all."""
     if job.mode == "mesh":
         return list(job.parties)
-    if job.mode == "cluster" and job.envelope.sf_init_config.cluster_config is not None:
-        return [job.envelope.sf_init_config.cluster_config.self_party]
-    return [None]
+    cluster = job.envelope.sf_init_config.cluster_config
+    return [None if cluster is None else cluster.self_party]
 
 
 def _start(job: Job, attempt: int, settings: Settings, directory: str, rank: int, party: str | None) -> Start:
     scratch = f"{directory}/scratch-{rank}"
     os.mkdir(scratch, 0o700)
     envelope = job.envelope
-    roots = settings.roots_of(party) if party else [root for one in job.parties for root in settings.roots_of(one)]
     return Start(
         execution_id=envelope.execution_id,
         task_id=envelope.task_id,
@@ -45,7 +43,7 @@ def _start(job: Job, attempt: int, settings: Settings, directory: str, rank: int
         task_config=envelope.task_config,
         mesh_dir=directory,
         scratch_dir=scratch,
-        data_roots=roots,
+        data_roots={each: settings.roots_of(each) for each in ([party] if party else job.parties)},
         log_level=settings.party_log_level,
         job_modules=settings.jobs,
     )

@@ -44,7 +44,7 @@ class JobContext(Generic[P]):
         execution_id: str,
         attempt: int,
         scratch: Path,
-        roots: DataRoots,
+        roots: dict[str, DataRoots],
         send: Callable[[Progressed | Staging | Keeping], None],
         device_manager: DeviceManager | None = None,
     ) -> None:
@@ -110,11 +110,11 @@ class JobContext(Generic[P]):
 
     def input_file(self, party: str, field: str, path: str) -> Path:
         """A checked input file of a local party. Raises ParameterValidationError or InputDataError."""
-        return self._roots.input_file(f"task_config.{field}.{party}", path)
+        return self._roots[party].input_file(f"task_config.{field}.{party}", path)
 
     def input_directory(self, party: str, field: str, path: str) -> Path:
         """A checked input directory of a local party. Raises ParameterValidationError or InputDataError."""
-        return self._roots.input_directory(f"task_config.{field}.{party}", path)
+        return self._roots[party].input_directory(f"task_config.{field}.{party}", path)
 
     def output(self, party: str, field: str, path: str) -> Path:
         """Where to write an output file of a local party; it exists already, empty.
@@ -123,7 +123,7 @@ class JobContext(Generic[P]):
         succeeded. Raises ParameterValidationError or ResultSaveError.
         """
         where = f"task_config.{field}.{party}"
-        staged = self._stage(where, self._roots.output_file(where, path))
+        staged = self._stage(where, self._roots[party].output_file(where, path))
         with saving(where):
             staged.touch()
         return staged
@@ -135,7 +135,7 @@ class JobContext(Generic[P]):
         output of this kind and nothing else of the party's.
         """
         where = f"task_config.{field}.{party}"
-        staged = self._stage(where, self._roots.output_directory(where, path, holds))
+        staged = self._stage(where, self._roots[party].output_directory(where, path, holds))
         with saving(where):
             staged.mkdir()
         return staged
@@ -147,7 +147,7 @@ class JobContext(Generic[P]):
         Raises ParameterValidationError or ResultSaveError.
         """
         where = f"task_config.{field}.{party}"
-        target = self._roots.new_path(where, path)
+        target = self._roots[party].new_path(where, path)
         mark = hashlib.sha256(b"\0".join([self.execution_id.encode(), os.fsencode(target), basis])).hexdigest()[:16]
         kept = target.with_name(f".{mark}.checkpoint")
         with saving(where):
@@ -160,7 +160,7 @@ class JobContext(Generic[P]):
 
         Raises ParameterValidationError or ResultSaveError.
         """
-        return self._roots.output_file(f"task_config.{field}.{party}", path)
+        return self._roots[party].output_file(f"task_config.{field}.{party}", path)
 
     def _stage(self, where: str, target: Path) -> Path:
         mark = hashlib.sha256(f"{self.execution_id}\0{target}".encode()).hexdigest()[:16]

@@ -101,7 +101,7 @@ def _execute(start: Start, send: Callable[[Struct], None]) -> tuple[Succeeded, C
         execution_id=start.execution_id,
         attempt=start.attempt,
         scratch=scratch,
-        roots=DataRoots(start.data_roots),
+        roots={party: DataRoots(roots) for party, roots in start.data_roots.items()},
         send=send,
         device_manager=manager,
     )

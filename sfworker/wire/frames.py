@@ -42,7 +42,8 @@ class Start(Struct, frozen=True, tag=True, kw_only=True):
     """Private directory that holds the mesh's sockets."""
     scratch_dir: str
     """This party's own TMPDIR."""
-    data_roots: list[str]
+    data_roots: dict[str, list[str]]
+    """Of each party that this process computes for."""
     log_level: str
     job_modules: list[str]
 

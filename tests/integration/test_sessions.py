@@ -73,3 +73,17 @@ def test_party_processes_may_be_fresh_interpreters(tmp_path: Path) -> None:
         result = worker.run(envelope({"task_type": "act", "action": "succeed"}), 90)
         assert result["status"] == "success"
         worker.until_clean(spares=0)
+
+
+def test_without_a_session_each_party_keeps_to_its_own_data_roots(tmp_path: Path) -> None:
+    roots = {party: str(tmp_path / party) for party in PARTIES}
+    with EmbeddedRedis() as redis, RunningWorker(redis.url, tmp_path, data_roots=roots) as worker:
+        result = worker.run(envelope({"task_type": "act_alone", "output_paths": {"bob": f"{roots['alice']}/out"}}))
+        assert result["error_type"] == "ParameterValidationError"
+        assert "outside the data roots" in result["error"]
+        # Where the parties have machines of their own, each worker writes for its own party.
+        addresses = {party: {"address": "127.0.0.1:1"} for party in PARTIES}
+        job = envelope({"task_type": "act_alone", "output_paths": {"alice": "out", "bob": "out"}})
+        job["sf_init_config"] = {"cluster_config": {"parties": addresses, "self_party": "bob"}}
+        assert worker.run(job)["status"] == "success"
+    assert [path.parent.name for path in tmp_path.glob("*/out")] == ["bob"]

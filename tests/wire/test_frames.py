@@ -82,7 +82,7 @@ class TestRoundTrip:
             task_config=task_config,
             mesh_dir="m",
             scratch_dir="d",
-            data_roots=["r"],
+            data_roots={"alice": ["r"]},
             log_level="INFO",
             job_modules=[],
         )

@@ -16,13 +16,14 @@ from sfworker.catalog.base import (
     PartyPaths,
     TaskParams,
     TaskType,
+    check_features,
     register,
     require_parties,
 )
+from sfworker.catalog.preprocessing import ColumnTypes, TableParams
 from sfworker.errors import ParameterValidationError
 from sfworker.wire.envelope import PartyName
 
-ColumnTypes = dict[PartyName, dict[ColumnName, Literal["int", "float", "str", "bool"]]]
 Statistic = Literal[
     "count_na",
     "na_ratio",
@@ -55,35 +56,20 @@ Keys = Annotated[PartyColumns, Meta(description="Columns that are no features, s
 Features = Annotated[
     PartyColumns | None, Meta(description="Feature columns by party. Default: every column that is no key.")
 ]
-Types = Annotated[ColumnTypes, Meta(description="Types of columns, where their cells say something else.")]
-
-
-def check_features(keys: PartyColumns, features: PartyColumns | None) -> None:
-    """Raises ParameterValidationError where a feature is named twice or is a key, too."""
-    for party, columns in (features or {}).items():
-        if len(set(columns)) != len(columns):
-            raise ParameterValidationError(f"task_config.features.{party}: names a column twice")
-        for column in columns:
-            if column in keys.get(party, []):
-                raise ParameterValidationError(
-                    f"task_config.features.{party}: column {column!r} is a key; leave it out"
-                )
 
 
 # --- each party's own columns
 
 
-class TableStatisticsParams(TaskParams, tag="table_statistics", frozen=True, kw_only=True):
+class TableStatisticsParams(TableParams, tag="table_statistics", frozen=True, kw_only=True):
     """Describes each column of the parties' files; rows of different parties need not belong together.
 
     Figures are those of pandas: of the cells that are not missing; `var` and `std` with n - 1, `skew` and `kurtosis`
     without bias. Columns of text and truth values are counted only.
     """
 
-    input_paths: Annotated[PartyPaths, Meta(description="CSV, Parquet or ORC file of each party to describe.")]
     keys: Keys = field(default_factory=dict)
     features: Features = None
-    column_types: Types = field(default_factory=dict)
     statistics: Annotated[
         Annotated[list[Statistic], Meta(min_length=1)] | None,
         Meta(description="The figures that leave the parties. Default: all."),
@@ -91,11 +77,9 @@ class TableStatisticsParams(TaskParams, tag="table_statistics", frozen=True, kw_
 
     def check(self, parties: list[str]) -> None:
         super().check(parties)
-        if not self.input_paths:
-            raise ParameterValidationError("task_config.input_paths: names no file; name one party's at least")
-        for name in ("keys", "features", "column_types"):
-            require_parties("input_paths", self.input_paths, getattr(self, name) or {})
-        check_features(self.keys, self.features)
+        for name in ("keys", "features"):
+            self.require_inputs(name, getattr(self, name) or {})
+        check_features(self.features, self.keys)
 
 
 class ColumnStatistics(Struct, frozen=True, kw_only=True):
@@ -154,7 +138,9 @@ class PopulationStabilityParams(TaskParams, tag="population_stability", frozen=T
     0.001 at least. Missing cells are a bin of their own. Rows of different parties need not belong together.
     """
 
-    input_paths: Annotated[PartyPaths, Meta(description="The base: file of each party whose columns are compared.")]
+    input_paths: Annotated[
+        PartyPaths, Meta(min_length=1, description="The base: file of each party whose columns are compared.")
+    ]
     test_paths: Annotated[PartyPaths, Meta(description="What is compared with the base: file of the same party.")]
     keys: Keys = field(default_factory=dict)
     features: Features = None
@@ -168,12 +154,10 @@ class PopulationStabilityParams(TaskParams, tag="population_stability", frozen=T
 
     def check(self, parties: list[str]) -> None:
         super().check(parties)
-        if not self.input_paths:
-            raise ParameterValidationError("task_config.input_paths: names no file; name one party's at least")
         require_parties("test_paths", self.test_paths, self.input_paths)
         for name in ("test_paths", "keys", "features", "split_points"):
             require_parties("input_paths", self.input_paths, getattr(self, name) or {})
-        check_features(self.keys, self.features)
+        check_features(self.features, self.keys)
         for party, columns in self.split_points.items():
             for column, points in columns.items():
                 if sorted(set(points)) != points:
@@ -221,7 +205,7 @@ class _AlignedParams(TaskParams, frozen=True, kw_only=True):
     def check(self, parties: list[str]) -> None:
         super().check(parties)
         require_parties("input_paths", self.input_paths, parties)
-        check_features(self.keys, self.features)
+        check_features(self.features, self.keys)
 
 
 class PearsonCorrelationParams(_AlignedParams, tag="pearson_correlation", frozen=True, kw_only=True):
@@ -261,15 +245,20 @@ class VifResult(Struct, frozen=True, kw_only=True):
 
 
 class PValueParams(TaskParams, tag="p_value", frozen=True, kw_only=True):
-    """P values of the coefficients of a model of `ss_lr`: Student's t of a linear, Wald's z of a logistic regression.
+    """P values of a model's coefficients: Student's t of a linear, Wald's z of a logistic regression.
 
-    They are right for the rows that the model was trained with, of a model without penalty that has converged (many
-    epochs, `batch_size` of all rows, `sig_type` real). Of any other model they mean nothing, and nothing here can tell.
-    Scaling the columns changes no p value; that of the intercept is of the model in the columns' own units.
+    They are right for the rows that the model was trained with, of a model without penalty and weights that has
+    converged: one of `ss_glm`, or of `ss_lr` after many epochs with a `batch_size` of all rows and `sig_type` real. Of
+    any other model they mean nothing, and nothing here can tell. Scaling the columns changes no p value; that of the
+    intercept is of the model in the columns' own units.
     """
 
     input_paths: Annotated[PartyPaths, Meta(description="The file of each party that the model was trained with.")]
-    model_path: Annotated[PartyPaths, Meta(description="Directory of each party that `ss_lr` has written.")]
+    model_path: Annotated[PartyPaths, Meta(description="Directory of each party that the training has written.")]
+    trained_by: Annotated[
+        Literal["ss_lr", "ss_glm"],
+        Meta(description="The training's task type; of ss_glm, only Bernoulli without offset has p values here."),
+    ] = "ss_lr"
 
     def check(self, parties: list[str]) -> None:
         super().check(parties)
@@ -298,7 +287,7 @@ class GroupbyStatisticsParams(TaskParams, tag="groupby_statistics", frozen=True,
 
     input_paths: Annotated[PartyPaths, Meta(description="File of each party that `by` or `values` names.")]
     by: Annotated[PartyColumns, Meta(description="The columns that make the groups, of one party.")]
-    values: Annotated[PartyColumns, Meta(description="The columns to aggregate, by party.")]
+    values: Annotated[PartyColumns, Meta(min_length=1, description="The columns to aggregate, by party.")]
     aggregations: Annotated[list[Aggregation], Meta(min_length=1, description="Figures of each column and group.")] = (
         field(default_factory=lambda: ["sum", "mean"])
     )
@@ -306,14 +295,12 @@ class GroupbyStatisticsParams(TaskParams, tag="groupby_statistics", frozen=True,
         int, Meta(ge=1, le=1_000_000, description="Smaller groups are left out: figures of few rows tell single ones.")
     ] = 5
     max_groups: Annotated[int, Meta(ge=1, le=10_000, description="More groups than this are an error.")] = 1000
-    column_types: Types = field(default_factory=dict)
+    column_types: ColumnTypes = field(default_factory=dict)
 
     def check(self, parties: list[str]) -> None:
         super().check(parties)
         if len(self.by) != 1:
             raise ParameterValidationError("task_config.by: the columns of exactly one party make the groups")
-        if not self.values:
-            raise ParameterValidationError("task_config.values: names no column; name one at least")
         require_parties("input_paths", self.input_paths, [*self.by, *self.values])
         require_parties("by", self.by, self.column_types)
         for name in ("by", "values"):
@@ -408,7 +395,7 @@ VIF = register(
 P_VALUE = register(
     TaskType(
         name="p_value",
-        summary="Tells how significant the coefficients of a model of ss_lr are",
+        summary="Tells how significant the coefficients of a linear or logistic regression are",
         params=PValueParams,
         result=PValueResult,
         devices=frozenset({"spu"}),

@@ -36,7 +36,7 @@ MAX_COLUMNS = 1000
 def pearson_correlation(context: JobContext[PearsonCorrelationParams]) -> PearsonCorrelationResult | None:
     """Correlate. Only the first party learns the figures, which are the result."""
     first = context.parties[0]
-    with double_precision():
+    with double_precision(context, first):
         units, shape, columns, constant = _prepared(context)
         own = aligned.gather(context, first, shape.features, {p: each.T @ each for p, each in units.items()})
         across = {
@@ -63,7 +63,7 @@ def pearson_correlation(context: JobContext[PearsonCorrelationParams]) -> Pearso
 def vif(context: JobContext[VifParams]) -> VifResult | None:
     """Compute. Only the first party learns the figures, which are the result; no correlation is opened."""
     first = context.parties[0]
-    with double_precision():
+    with double_precision(context, first):
         units, shape, columns, constant = _prepared(context)
         parties = [party for party, count in shape.features.items() if count]
         own = [aligned.held(context, party, _square(units.get(party)), np.float64) for party in parties]

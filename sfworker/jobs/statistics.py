@@ -21,8 +21,9 @@ from sfworker.catalog.statistics import (
     TableStatisticsResult,
 )
 from sfworker.errors import InputDataError
-from sfworker.runtime import aligned, tables
+from sfworker.runtime import aligned, own_tables, tables
 from sfworker.runtime.context import JobContext
+from sfworker.runtime.own_tables import OwnTable
 from sfworker.runtime.task_dispatcher import TaskDispatcher
 
 Vector = npt.NDArray[np.float64]
@@ -36,12 +37,12 @@ def table_statistics(context: JobContext[TableStatisticsParams]) -> TableStatist
     """Describe. Only the first party learns other parties' figures, which are the result."""
     described = {
         party: {
-            name: to_builtins(_described(f"task_config.input_paths.{party}", name, column, context.params.statistics))
-            for name, column in _table(context, party).items()
+            name: to_builtins(_described(column, context.params.statistics))
+            for name, column in _columns(context, table).items()
         }
-        for party in filter(context.is_local, context.params.input_paths)
+        for party, table in own_tables.local_tables(context).items()
     }
-    told = aligned.gather(context, context.parties[0], context.params.input_paths, described)
+    told = aligned.gather(context, context.parties[0], own_tables.with_input(context), described)
     return convert({"statistics": told}, TableStatisticsResult) if told else None
 
 
@@ -49,10 +50,11 @@ def table_statistics(context: JobContext[TableStatisticsParams]) -> TableStatist
 def population_stability(context: JobContext[PopulationStabilityParams]) -> PopulationStabilityResult | None:
     """Compare. Only the first party learns other parties' figures, which are the result."""
     compared = {
-        party: {name: to_builtins(stability) for name, stability in _compared(context, party).items()}
-        for party in filter(context.is_local, context.params.input_paths)
+        party: {name: to_builtins(each) for name, each in _compared(context, party).items()}
+        for party in own_tables.with_input(context)
+        if context.is_local(party)
     }
-    told = aligned.gather(context, context.parties[0], context.params.input_paths, compared)
+    told = aligned.gather(context, context.parties[0], own_tables.with_input(context), compared)
     return convert({"stability": told}, PopulationStabilityResult) if told else None
 
 
@@ -113,7 +115,12 @@ def stability(base: Vector, test: Vector, inner_edges: Vector) -> Stability:
     return Stability(psi=float(index.sum()), bins=bins)
 
 
-def _described(field: str, name: str, column: pa.ChunkedArray, wanted: Collection[str] | None) -> ColumnStatistics:
+def _columns(context: JobContext[TableStatisticsParams], table: OwnTable) -> dict[str, pa.ChunkedArray]:
+    typed = table.typed(aligned.features(context, table.party, table.names))
+    return dict(zip(typed.column_names, typed.columns, strict=True))
+
+
+def _described(column: pa.ChunkedArray, wanted: Collection[str] | None) -> ColumnStatistics:
     values = column.drop_null()
     total, count = len(column), len(values)
     kind = _KINDS[column.type]
@@ -123,51 +130,36 @@ def _described(field: str, name: str, column: pa.ChunkedArray, wanted: Collectio
         "nunique": pc.count_distinct(values).as_py(),
     }
     if kind in {"int", "float"}:
-        numbers = values.to_numpy().astype(np.float64)
-        if not np.isfinite(numbers).all():
-            raise InputDataError(f"{field}: column {name!r} holds an infinite number; correct the file")
-        found |= statistics(numbers)
+        found |= statistics(values.to_numpy().astype(np.float64))
     chosen = {key: value for key, value in found.items() if wanted is None or key in wanted}
     return convert({"datatype": kind, "total_count": total, "count": count, **chosen}, ColumnStatistics)
 
 
-def _table(context: JobContext[TableStatisticsParams], party: str) -> dict[str, pa.ChunkedArray]:
-    """A local party's columns by name, NaN as missing."""
-    params, field = context.params, f"task_config.input_paths.{party}"
-    path = context.input_file(party, "input_paths", params.input_paths[party])
-    columns = aligned.features(context, party, tables.header(field, path))
-    types = params.column_types.get(party, {})
-    tables.require_columns(f"task_config.column_types.{party}", columns, list(types))
-    table = tables.typed(field, path, columns, types)
-    return {name: _without_nan(table.column(name)) for name in columns}
-
-
 def _compared(context: JobContext[PopulationStabilityParams], party: str) -> dict[str, Stability]:
     params = context.params
-    base_path = context.input_file(party, "input_paths", params.input_paths[party])
-    test_path = context.input_file(party, "test_paths", params.test_paths[party])
-    fields = f"task_config.input_paths.{party}", f"task_config.test_paths.{party}"
-    columns = aligned.features(context, party, tables.header(fields[0], base_path))
+    base, test = _file(context, party, "input_paths"), _file(context, party, "test_paths")
+    columns = aligned.features(context, party, base.names)
     split_points = params.split_points.get(party, {})
     tables.require_columns(f"task_config.split_points.{party}", columns, list(split_points))
     for column in columns:
-        if column not in tables.header(fields[1], test_path):
-            raise InputDataError(f"{fields[1]}: the file has no column {column!r}, which the base has")
+        if column not in test.names:
+            raise InputDataError(f"{test.field}: the file has no column {column!r}, which the base has")
     types = dict.fromkeys(columns, "float")
-    base, test = (
-        tables.typed(field, path, columns, types) for field, path in zip(fields, (base_path, test_path), strict=True)
-    )
+    base_columns, test_columns = base.typed(columns, types), test.typed(columns, types)
     found = {}
     for name in columns:
-        base_values, test_values = (
-            _finite(field, name, table.column(name)) for field, table in zip(fields, (base, test), strict=True)
-        )
-        known = base_values[~np.isnan(base_values)]
-        if not len(known):
-            raise InputDataError(f"{fields[0]}: column {name!r} has no value at all; leave the column out")
-        edges = np.array(split_points[name]) if name in split_points else _equal_frequency(known, params.bin_num)
-        found[name] = stability(base_values, test_values, edges)
+        base.require_values(name, base_columns.column(name))
+        values = base_columns.column(name).to_numpy()
+        points = split_points.get(name)
+        edges = np.array(points) if points else _equal_frequency(values[~np.isnan(values)], params.bin_num)
+        found[name] = stability(values, test_columns.column(name).to_numpy(), edges)
     return found
+
+
+def _file(context: JobContext[PopulationStabilityParams], party: str, parameter: str) -> OwnTable:
+    field = f"task_config.{parameter}.{party}"
+    path = context.input_file(party, parameter, getattr(context.params, parameter)[party])
+    return OwnTable(party, field, path, tables.header(field, path), {})
 
 
 def _equal_frequency(values: Vector, bin_num: int) -> Vector:
@@ -181,19 +173,3 @@ def _shares(values: Vector, inner_edges: Vector) -> Vector:
     known = values[~np.isnan(values)]
     counts = np.bincount(np.searchsorted(inner_edges, known, side="left"), minlength=len(inner_edges) + 1)
     return np.append(counts, len(values) - len(known)) / len(values)
-
-
-def _finite(field: str, name: str, column: pa.ChunkedArray) -> Vector:
-    """Values as NumPy has them, NaN for a missing one. Raises InputDataError naming the row of an infinite one."""
-    values: Vector = column.to_numpy()
-    infinite = np.isinf(values)
-    if infinite.any():
-        row = int(np.argmax(infinite)) + 1
-        raise InputDataError(f"{field}: column {name!r} holds no finite number in row {row}; correct the file")
-    return values
-
-
-def _without_nan(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    if column.type != pa.float64():
-        return column
-    return pc.if_else(pc.fill_null(pc.is_nan(column), True), pa.scalar(None, pa.float64()), column)

@@ -77,18 +77,19 @@ def features(context: JobContext[Any], party: str, names: list[str], *others: st
     return chosen
 
 
-def shape(context: JobContext[Any], matrices: dict[str, Matrix]) -> Shape:
-    """Rows and columns of the parties. Reveals each local party's to all.
+def shape(context: JobContext[Any], matrices: Mapping[str, npt.NDArray[Any]], among: Iterable[str] = ()) -> Shape:
+    """Rows and columns of the parties, or of those `among` them that have some. Reveals each one's to all.
 
     Raises InputDataError where the files do not fit together or no party has a feature.
     """
-    held = [context.at(party, np.shape, matrices.get(party)) for party in context.parties]
+    parties = list(among) or context.parties
+    held = [context.at(party, np.shape, matrices.get(party)) for party in parties]
     known = context.reveal(held)
     if len({rows for rows, _ in known}) > 1:
         raise InputDataError(
             "task_config.input_paths: the parties' files have different numbers of rows; align them with psi first"
         )
-    found = Shape(known[0][0], {party: columns for party, (_, columns) in zip(context.parties, known, strict=True)})
+    found = Shape(known[0][0], {party: columns for party, (_, columns) in zip(parties, known, strict=True)})
     if found.columns == 0:
         raise InputDataError("task_config.features: no party has a feature column; name some")
     return found
@@ -132,7 +133,7 @@ def column(
 def held(
     context: JobContext[Any],
     party: str,
-    values: Matrix | None,
+    values: npt.NDArray[Any] | None,
     dtype: npt.DTypeLike = np.float32,
     rows: slice = slice(None),
 ) -> Any:
@@ -155,5 +156,5 @@ def _same(value: Any) -> Any:
     return value
 
 
-def _as(values: Matrix | None, dtype: npt.DTypeLike) -> Any:
+def _as(values: npt.NDArray[Any] | None, dtype: npt.DTypeLike) -> Any:
     return None if values is None else values.astype(dtype)

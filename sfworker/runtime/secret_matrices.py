@@ -20,11 +20,15 @@ BLOCK_CELLS = 2_000_000
 
 
 @contextmanager
-def double_precision() -> Iterator[None]:
-    """Numbers go to the SPU and come back with 53 bits instead of 24, of which it keeps as many as its field has."""
+def double_precision(context: JobContext[Any], receiver: str) -> Iterator[None]:
+    """Numbers go to the SPU and come back with 53 bits instead of 24, of which it keeps as many as its field has.
+
+    Every party waits at the end until `receiver` has the result: work of others in the background needs this setting.
+    """
     jax.config.update("jax_enable_x64", True)  # type: ignore[no-untyped-call]
     try:
         yield
+        context.reveal(context.at(receiver, bool))
     finally:
         jax.config.update("jax_enable_x64", False)  # type: ignore[no-untyped-call]
 
@@ -43,18 +47,23 @@ def unit_columns(matrix: Matrix) -> tuple[Matrix, npt.NDArray[np.bool_]]:
     return units, constant
 
 
-def blocks(rows: int, columns: int) -> list[slice]:
-    """Slices of rows that hold about BLOCK_CELLS each."""
-    step = max(1, BLOCK_CELLS // max(1, columns))
+def blocks(rows: int, columns: int, cells: int = BLOCK_CELLS) -> list[slice]:
+    """Slices of rows that hold about as many cells each."""
+    step = max(1, cells // max(1, columns))
     return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
 
 
-def summed(context: JobContext[Any], slices: list[slice], compute: Callable[[slice], Any]) -> Any:
-    """The sum on the SPU of what `compute` returns for each block; tells the progress."""
+def summed(
+    context: JobContext[Any],
+    slices: list[slice],
+    compute: Callable[[slice], Any],
+    combine: Callable[[Any, Any], Any] = jnp.add,
+) -> Any:
+    """The sum on the SPU (or what else `combine` makes) of what `compute` returns per block; tells the progress."""
     total = None
     for number, rows in enumerate(slices, 1):
         part = compute(rows)
-        total = part if total is None else context.spu(_add)(total, part)
+        total = part if total is None else context.spu(combine)(total, part)
         if context.is_local(context.parties[0]) and len(slices) > 1:
             context.progress(number / len(slices), f"block {number} of {len(slices)}")
     return total
@@ -78,7 +87,3 @@ def inverse(matrix: Any, steps: int) -> Any:
     identity = jnp.identity(matrix.shape[0])
     start = identity / jnp.trace(matrix)
     return jax.lax.fori_loop(0, steps, lambda _, found: found @ (2 * identity - matrix @ found), start)
-
-
-def _add(left: Any, right: Any) -> Any:
-    return left + right

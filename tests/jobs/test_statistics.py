@@ -140,7 +140,7 @@ def test_a_single_row_and_extreme_numbers(worker: RunningWorker, data: Path) -> 
 @pytest.mark.parametrize(
     ("content", "parameters", "said"),
     [
-        ("x\n1\ninf\n", {}, "task_config.input_paths.alice: column 'x' holds an infinite number"),
+        ("x\n1\ninf\n", {}, "task_config.input_paths.alice: column 'x' holds an infinite number in row 2"),
         ("x\n1\nword\n", {"column_types": {"alice": {"x": "float"}}}, "column 'x' holds no float in row 2"),
         ("x\n1\n", {"features": {"alice": ["z"]}}, "task_config.features.alice: the party's input file has no column"),
         ("x\n1\n", {"column_types": {"alice": {"z": "int"}}}, "task_config.column_types.alice: "),
@@ -225,8 +225,8 @@ def test_stability_with_edges_of_ones_own(
     [
         ("x\n1\n2\n", "y\n1\n", "task_config.test_paths.bob: the file has no column 'x'"),
         ("x\n1\nword\n", "x\n1\n", "task_config.input_paths.bob: column 'x' holds no float in row 2"),
-        ("x\n1\n2\n", "x\n1\n-inf\n", "task_config.test_paths.bob: column 'x' holds no finite number in row 2"),
-        ("x,y\n,1\n,2\n", "x,y\n1,1\n", "task_config.input_paths.bob: column 'x' has no value at all"),
+        ("x\n1\n2\n", "x\n1\n-inf\n", "task_config.test_paths.bob: column 'x' holds an infinite number in row 2"),
+        ("x,y\n,1\n,2\n", "x,y\n1,1\n", "task_config.input_paths.bob: column 'x' has no value in any row"),
     ],
 )
 def test_files_that_cannot_be_compared(worker: RunningWorker, data: Path, base: str, test: str, said: str) -> None:

@@ -1,0 +1,213 @@
+"""`p_value`: how far from chance are a model's coefficients? Runs in party processes.
+
+SecretFlow's own shows the features' cross products to the label's party, which inverts them; here they are inverted on
+the SPU, and nothing but each coefficient's squared statistic is opened.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import compress
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from scipy import stats
+
+from sfworker.catalog import ColumnRef
+from sfworker.catalog.statistics import PValueParams, PValueResult
+from sfworker.errors import ModelMismatchError
+from sfworker.runtime import aligned, models, tables
+from sfworker.runtime.context import JobContext
+from sfworker.runtime.secret_matrices import (
+    blocks,
+    double_precision,
+    inverse,
+    inverse_limit,
+    inverse_steps,
+    summed,
+    unit_columns,
+)
+from sfworker.runtime.tables import Matrix
+from sfworker.runtime.task_dispatcher import TaskDispatcher
+
+_HALVINGS = 8
+"""Of an exponent, so that a short series is right to eight digits; as many squarings follow."""
+_LEAST_RESIDUE = 2.0**-30
+"""Of a label's variance: what a model leaves unexplained has to be more than rounding."""
+
+
+@dataclass(frozen=True)
+class _Own:
+    """One local party's part of the model's input."""
+
+    features: list[str]
+    units: Matrix
+    scaling: Matrix
+    """Per feature: from the model's coefficient to that of a column with deviation 1, the difference of the means in
+    the model's deviations, and what the intercept of a model in the column's own units has to give it."""
+    label: Matrix | None
+    label_scaling: Matrix | None
+    """One over the deviation, and the mean in deviations."""
+
+
+@TaskDispatcher.register_task("p_value")
+def p_value(context: JobContext[PValueParams]) -> PValueResult | None:
+    """Compute. Only the first party learns the figures, which are the result; the coefficients stay shared."""
+    params, first = context.params, context.parties[0]
+    found = models.find(context, params.model_path, params.trained_by)
+    manifest = next(iter(found.values())).manifest
+    linear = _is_linear(manifest.options)
+    with double_precision(context, first):
+        own = {party: _own(context, party, each.manifest, linear) for party, each in found.items()}
+        (weights, *_), _ = models.load(context, found)
+        shape = aligned.shape(context, {party: each.units for party, each in own.items()})
+        aligned.require_more_rows_than_features(shape)
+        columns = _columns(context, own)
+        parties = [party for party, count in shape.features.items() if count]
+
+        def shared(name: str, among: list[str], rows: slice = slice(None)) -> list[Any]:
+            """What the parties have by this name, on the SPU."""
+            held = [aligned.held(context, p, getattr(own.get(p), name, None), np.float64, rows) for p in among]
+            return [each.to(context.spu) for each in held]
+
+        of_label = [manifest.label.party] if linear else []
+        label_scaling = shared("label_scaling", of_label)
+        coefficients = context.spu(_coefficients)(weights, shared("scaling", parties), label_scaling)
+        sums = summed(
+            context,
+            blocks(shape.rows, shape.columns + 1),
+            lambda rows: context.spu(_sums, static_argnames=("count",))(
+                shared("units", parties, rows), shared("label", of_label, rows), coefficients, count=shape.rows
+            ),
+        )
+        limit = inverse_limit(context)
+        opened = context.spu(_squares, static_argnames=("count", "steps", "limit"))(
+            sums,
+            coefficients,
+            label_scaling,
+            count=shape.rows,
+            steps=inverse_steps(shape.columns + 1, limit),
+            limit=limit,
+        ).to(context.pyu(first))
+        if not context.is_local(first):
+            return None
+        squares, sound = np.asarray(context.value_at(first, opened)).T
+    sound = sound > 0.5
+    sound[-1] = sound.all()  # the intercept in the columns' own units depends on all coefficients
+    statistic = np.sqrt(np.maximum(squares, 0))
+    spare = shape.rows - shape.columns - 1
+    chances = 2 * (stats.t(spare).sf(statistic) if linear else stats.norm.sf(statistic))
+    told = [chance if each else None for chance, each in zip(chances.tolist(), sound, strict=True)]
+    found_values: dict[str, dict[str, float | None]] = {party: {} for party in parties}
+    for ref, chance in zip(columns, told, strict=False):
+        found_values[ref.party][ref.column] = chance
+    return PValueResult(
+        rows=shape.rows,
+        regression="linear" if linear else "logistic",
+        p_values=found_values,
+        intercept=told[-1],
+        warnings=_warnings(list(compress(columns, ~sound)), bool(sound[-1])),
+    )
+
+
+def _is_linear(options: dict[str, Any]) -> bool:
+    """Raises ModelMismatchError for a model that is neither a linear nor a logistic regression."""
+    if "regression" in options:
+        return bool(options["regression"] == "linear")
+    if options["link"] != "Logit" or options["offset"]:
+        raise ModelMismatchError(
+            "task_config.model_path: of the models of ss_glm, only Bernoulli without offset has p values here"
+        )
+    return False
+
+
+def _own(context: JobContext[PValueParams], party: str, manifest: models.Manifest, linear: bool) -> _Own:
+    """A local party's columns. Raises InputDataError."""
+    field = f"task_config.input_paths.{party}"
+    path = context.input_file(party, "input_paths", context.params.input_paths[party])
+    features, names = manifest.features, tables.header(field, path)
+    label = [manifest.label.column] if linear and party == manifest.label.party else []
+    tables.require_columns(f"task_config.model_path.{party}", names, [*features, *label])
+    table = tables.numbers(field, path, [*features, *label])
+    matrix = table[:, : len(features)]
+    units, constant = unit_columns(matrix)
+    means, deviations = matrix.mean(axis=0), np.where(constant, 0.0, matrix.std(axis=0))
+    scaling = np.stack(
+        [
+            deviations / manifest.deviations,
+            (means - manifest.means) / manifest.deviations,
+            -means / np.where(constant, np.inf, deviations),
+        ],
+        axis=1,
+    )
+    if not label:
+        return _Own(features, units, scaling, None, None)
+    values = table[:, len(features) :]
+    mean, deviation = values.mean(), values.std() or 1.0
+    return _Own(features, units, scaling, (values - mean) / deviation, np.array([1 / deviation, mean / deviation]))
+
+
+def _columns(context: JobContext[PValueParams], own: dict[str, _Own]) -> list[ColumnRef]:
+    names = {party: each.features for party, each in own.items()}
+    told = aligned.gather(context, context.parties[0], context.parties, names)
+    return [ColumnRef(party=party, column=name) for party, columns in told.items() for name in columns]
+
+
+def _warnings(unsound: list[ColumnRef], intercept_is_sound: bool) -> list[str]:
+    reason = "is constant or, as near as can be told, a combination of others, or the model explains the label wholly"
+    found = [f"column {ref.column!r} of {ref.party} {reason}" for ref in unsound]
+    return found if intercept_is_sound else [*found, "the intercept depends on a coefficient without p value"]
+
+
+def _coefficients(weights: Any, scaling: list[Any], label_scaling: list[Any]) -> Any:
+    """Of columns and label with mean 0 and deviation 1, the intercept last; beside them what the intercept in the
+    columns' own units has of each."""
+    factor, shift, contrast = jnp.concatenate(scaling).T
+    weights = jnp.reshape(weights, (-1,))
+    slopes, intercept = weights[:-1] * factor, weights[-1] + jnp.sum(weights[:-1] * shift)
+    if label_scaling:
+        per_deviation, mean = label_scaling[0][0], label_scaling[0][1]
+        slopes, intercept = slopes * per_deviation, intercept * per_deviation - mean
+    return jnp.stack([jnp.append(slopes, intercept), jnp.append(contrast, 1.0)], axis=1)
+
+
+def _sums(units: list[Any], label: list[Any], coefficients: Any, count: int) -> Any:
+    """This block's part of the information matrix over `count`, and below it of the squared residues over `count`."""
+    root = count**0.5
+    x = jnp.concatenate([*units, jnp.full((units[0].shape[0], 1), 1 / root)], axis=1)
+    scores = (x @ coefficients[:, :1]) * root
+    if label:
+        information, residue = x.T @ x, jnp.sum(jnp.square((label[0] - scores) / root))
+    else:
+        information, residue = (x * _spread(scores)).T @ x, jnp.ones(())
+    return jnp.concatenate([information, jnp.full((1, x.shape[1]), residue)])
+
+
+def _squares(sums: Any, coefficients: Any, label_scaling: list[Any], count: int, steps: int, limit: float) -> Any:
+    """Each coefficient's squared statistic, and beside it whether there is one; the intercept in raw units last."""
+    information, residue = sums[:-1], sums[-1, 0]
+    estimates, contrast = coefficients[:, 0], coefficients[:, 1]
+    inverted = inverse(information, steps)
+    diagonal = jnp.diagonal(inverted)
+    variances = jnp.append(diagonal[:-1], contrast @ inverted @ contrast)
+    intercept = estimates @ contrast
+    sound = (diagonal < limit) & (diagonal > 0)
+    if label_scaling:
+        intercept = intercept + label_scaling[0][1]
+        freedom = count - len(estimates)
+        variances = variances * residue
+        sound = sound & (residue > _LEAST_RESIDUE)
+    else:
+        freedom = count
+    roots = jnp.append(estimates[:-1], intercept) * freedom**0.5
+    return jnp.stack([jnp.square(roots) / variances, jnp.where(sound, 1.0, 0.0)], axis=1)
+
+
+def _spread(scores: Any) -> Any:
+    """p * (1 - p) for the probability p with these log odds; SecretFlow's exponential is right to three digits only."""
+    small = -jnp.abs(scores) / 2**_HALVINGS
+    power = 1 + small * (1 + small / 2 * (1 + small / 3 * (1 + small / 4)))
+    for _ in range(_HALVINGS):
+        power = jnp.square(power)
+    return power / jnp.square(1 + power)

@@ -1,0 +1,125 @@
+"""`groupby_statistics` on real SecretFlow (SEMI2K, ABY3) against pandas."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.jobs.test_statistics_correlation import job, succeed
+from tests.running_worker import RunningWorker
+
+RELATIVE = 1e-9
+EVERYTHING = ["sum", "mean", "var", "min", "max"]
+
+
+def grouped(data: Path, parties: tuple[str, ...] = ("alice", "bob"), **parameters: Any) -> dict[str, Any]:
+    protocol = "ABY3" if len(parties) == 3 else "SEMI2K"
+    parameters = {"by": {"alice": ["city"]}, "values": {"bob": ["spent"]}, **parameters}
+    return job("groupby_statistics", data, parties, {"protocol": protocol}, **parameters)
+
+
+@pytest.fixture
+def customers(data: Path) -> pd.DataFrame:
+    """Where customers live, at alice with her own figure; what they spend, at bob."""
+    chance = np.random.default_rng(8)
+    cities = chance.choice(["北京", "上海", "深圳", "00123"], 400, p=[0.5, 0.3, 0.19, 0.01])
+    frame = pd.DataFrame(
+        {
+            "city": cities,
+            "grade": chance.integers(1, 4, 400),
+            "age": chance.normal(40, 10, 400),
+            "spent": chance.exponential(1e5, 400),
+            "visits": chance.integers(0, 9, 400),
+        }
+    )
+    frame.loc[5, "city"] = None
+    frame[["city", "grade", "age"]].to_csv(data / "alice.csv", index=False)
+    frame[["spent", "visits"]].to_csv(data / "bob.csv", index=False)
+    return frame
+
+
+def check(found: Any, frame: pd.DataFrame, by: list[str], values: dict[str, list[str]], least: int) -> None:
+    sizes = frame.groupby(by).size()
+    kept = sizes[sizes >= least]
+    assert [tuple(group["keys"]) for group in found["groups"]] == [
+        key if isinstance(key, tuple) else (key,) for key in kept.index
+    ]
+    assert [group["count"] for group in found["groups"]] == kept.tolist()
+    assert found["suppressed_groups"] == len(sizes) - len(kept)
+    for party, columns in values.items():
+        for column in columns:
+            expected = frame.groupby(by)[column].agg(EVERYTHING).loc[kept.index]
+            for name in EVERYTHING:
+                told = [group["values"][party][column][name] for group in found["groups"]]
+                exact = name in ("min", "max")
+                assert told == pytest.approx(expected[name].tolist(), rel=0 if exact else RELATIVE), (column, name)
+
+
+@pytest.mark.parametrize("parties", [("alice", "bob"), ("alice", "bob", "carol")])
+def test_figures_are_those_of_pandas(
+    worker: RunningWorker, data: Path, customers: pd.DataFrame, parties: tuple[str, ...]
+) -> None:
+    values = {"alice": ["age"], "bob": ["spent", "visits"]}
+    made = grouped(data, parties, values=values, aggregations=EVERYTHING)
+    made["task_config"]["input_paths"].pop("carol", None)
+    found = succeed(worker, made)
+    check(found, customers, ["city"], values, 5)
+    assert found["by"] == ["city"]
+    assert found["suppressed_groups"] == 1
+
+
+def test_groups_of_two_columns_and_of_any_size(worker: RunningWorker, data: Path, customers: pd.DataFrame) -> None:
+    made = grouped(
+        data, by={"alice": ["city", "grade"]}, aggregations=EVERYTHING, min_group_size=2, values={"bob": ["visits"]}
+    )
+    found = succeed(worker, made)
+    check(found, customers, ["city", "grade"], {"bob": ["visits"]}, 2)
+    assert isinstance(found["groups"][0]["keys"][1], int)
+
+
+def test_only_what_is_asked_for_is_told(worker: RunningWorker, data: Path, customers: pd.DataFrame) -> None:
+    found = succeed(worker, grouped(data, aggregations=["mean"]))
+    assert {name for name, value in found["groups"][0]["values"]["bob"]["spent"].items() if value is not None} == {
+        "mean"
+    }
+
+
+def test_no_group_is_large_enough(worker: RunningWorker, data: Path, customers: pd.DataFrame) -> None:
+    found = succeed(worker, grouped(data, min_group_size=300))
+    assert (found["groups"], found["suppressed_groups"]) == ([], 4)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "error_type", "said"),
+    [
+        ({"by": {"alice": ["town"]}}, "InputDataError", "task_config.by.alice"),
+        ({"values": {"bob": ["income"]}}, "InputDataError", "task_config.values.bob"),
+        ({"max_groups": 2}, "InputDataError", "more groups than max_groups"),
+        ({"values": {"alice": ["city"]}}, "ParameterValidationError", "task_config.values.alice"),
+        ({"by": {"alice": ["city"], "bob": ["visits"]}}, "ParameterValidationError", "task_config.by: "),
+        ({"column_types": {"alice": {"city": "int"}}}, "InputDataError", "column 'city' holds no int in row"),
+    ],
+)
+def test_groups_that_cannot_be_made(
+    worker: RunningWorker,
+    data: Path,
+    customers: pd.DataFrame,
+    parameters: dict[str, Any],
+    error_type: str,
+    said: str,
+) -> None:
+    result = worker.run(grouped(data, **parameters))
+    assert (result["error_type"], said in result["error"]) == (error_type, True), result
+
+
+def test_values_that_cannot_be_aggregated(worker: RunningWorker, data: Path, customers: pd.DataFrame) -> None:
+    customers[["spent"]].assign(spent="much").to_csv(data / "bob.csv", index=False)
+    result = worker.run(grouped(data))
+    assert "column 'spent' holds no number in row 1" in result["error"]
+    customers[["spent"]].head(10).to_csv(data / "bob.csv", index=False)
+    result = worker.run(grouped(data))
+    assert "different numbers of rows" in result["error"]

@@ -1,4 +1,4 @@
-"""`biclassification_eval` against scikit-learn."""
+"""`biclassification_eval`, `regression_eval`, `prediction_bias_eval`, `scorecard`: scikit-learn and the formulas."""
 
 from __future__ import annotations
 
@@ -65,6 +65,28 @@ def test_buckets_hold_every_row_once_the_highest_scores_first(
     assert buckets[-1]["lift"] == pytest.approx(1.0)
 
 
+def test_buckets_are_never_smaller_than_asked_for(worker: RunningWorker, data: Path, scores: pd.DataFrame) -> None:
+    buckets = worker.run(evaluation(data, bucket_count=50, min_item_cnt_per_bucket=300))["result"]["buckets"]
+    assert [bucket["rows"] for bucket in buckets] == [334, 333, 333]
+    ordered = scores.sort_values("score", ascending=False)
+    assert buckets[0]["mean_score"] == pytest.approx(ordered["score"].head(334).mean())
+    assert buckets[0]["ks"] == pytest.approx(
+        buckets[0]["cumulative_true_positive_rate"] - buckets[0]["cumulative_false_positive_rate"]
+    )
+
+
+def test_the_head_is_within_its_false_positive_rate(worker: RunningWorker, data: Path, scores: pd.DataFrame) -> None:
+    heads = worker.run(evaluation(data))["result"]["head_report"]
+    fpr, tpr, thresholds = metrics.roc_curve(scores["y"], scores["score"], drop_intermediate=False)
+    for head in heads:
+        best = int(np.flatnonzero(fpr <= head["max_false_positive_rate"])[-1])
+        assert (head["false_positive_rate"], head["recall"]) == pytest.approx((fpr[best], tpr[best]))
+        assert head["threshold"] == (thresholds[best] if best else None)
+        if best:
+            chosen = scores["score"] >= head["threshold"]
+            assert head["precision"] == pytest.approx(metrics.precision_score(scores["y"], chosen))
+
+
 @pytest.mark.parametrize(
     ("content", "error_type", "said"),
     [
@@ -89,3 +111,158 @@ def test_label_and_prediction_at_different_parties(worker: RunningWorker, data: 
     result = worker.run(evaluation(data, prediction={"party": "alice", "column": "score"}))
     assert result["error_type"] == "ParameterValidationError"
     assert "task_config.prediction.party" in result["error"]
+
+
+def test_label_and_prediction_are_the_same_column(worker: RunningWorker, data: Path) -> None:
+    result = worker.run(evaluation(data, prediction={"party": "bob", "column": "y"}))
+    assert "task_config.prediction.column" in result["error"]
+
+
+# --- regression
+
+
+@pytest.fixture
+def predictions(data: Path) -> pd.DataFrame:
+    chance = np.random.default_rng(9)
+    label = chance.normal(100, 30, 500)
+    frame = pd.DataFrame({"真值": label, "预测": label + chance.normal(2, 10, 500)})
+    frame.to_csv(data / "predicted.csv", index=False)
+    return frame
+
+
+def regression(data: Path, task_type: str = "regression_eval", **parameters: Any) -> dict[str, Any]:
+    task = {
+        "task_type": task_type,
+        "input_paths": {"alice": str(data / "predicted.csv")},
+        "label": {"party": "alice", "column": "真值"},
+        "prediction": {"party": "alice", "column": "预测"},
+        **parameters,
+    }
+    return envelope(task)
+
+
+def test_errors_of_a_regression_are_scikit_learns(worker: RunningWorker, data: Path, predictions: pd.DataFrame) -> None:
+    found = worker.run(regression(data, bucket_count=7))["result"]
+    label, prediction = predictions["真值"], predictions["预测"]
+    mse = metrics.mean_squared_error(label, prediction)
+    expected = {
+        "rows": 500,
+        "r2": metrics.r2_score(label, prediction),
+        "mse": mse,
+        "rmse": mse**0.5,
+        "mae": metrics.mean_absolute_error(label, prediction),
+        "mape": metrics.mean_absolute_percentage_error(label, prediction),
+        "smape": np.mean(2 * np.abs(label - prediction) / (np.abs(label) + np.abs(prediction))),
+        "sse": mse * 500,
+        "bias": (prediction - label).mean(),
+        "label_mean": label.mean(),
+        "prediction_mean": prediction.mean(),
+    }
+    assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-10)
+    residual = label - prediction
+    assert found["residual_quantiles"] == pytest.approx(
+        {str(each): residual.quantile(each) for each in (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)}
+    )
+    counts, edges = np.histogram(residual, 7)
+    assert [each["rows"] for each in found["residual_histogram"]] == counts.tolist()
+    assert [each["left"] for each in found["residual_histogram"]] == pytest.approx(edges[:-1])
+
+
+def test_figures_that_there_are_not(worker: RunningWorker, data: Path) -> None:
+    (data / "predicted.csv").write_text("真值,预测\n0,1\n0,0\n")
+    found = worker.run(regression(data))["result"]
+    assert (found["r2"], found["mape"], found["smape"], found["mse"]) == (None, None, 1.0, 0.5)
+
+
+@pytest.mark.parametrize("method", ["equal_width", "equal_frequency"])
+def test_bias_is_that_of_each_bucket(worker: RunningWorker, data: Path, predictions: pd.DataFrame, method: str) -> None:
+    found = worker.run(regression(data, "prediction_bias_eval", bucket_count=5, bucket_method=method))["result"]
+    label, prediction = predictions["真值"], predictions["预测"]
+    bins = pd.cut(prediction, 5) if method == "equal_width" else pd.qcut(prediction, 5)
+    means = predictions.groupby(bins.cat.codes).mean()
+    assert [each["rows"] for each in found["buckets"]] == bins.value_counts(sort=False).tolist()
+    assert [each["bias"] for each in found["buckets"]] == pytest.approx((means["预测"] - means["真值"]).tolist())
+    assert [each["mean_label"] for each in found["buckets"]] == pytest.approx(means["真值"].tolist())
+    assert found["buckets"][0]["left"] == pytest.approx(prediction.min())
+    assert found["buckets"][-1]["right"] == pytest.approx(prediction.max())
+    assert found["bias"] == pytest.approx(prediction.mean() - label.mean())
+
+
+def test_buckets_may_be_empty_but_not_small(worker: RunningWorker, data: Path) -> None:
+    (data / "predicted.csv").write_text("真值,预测\n1,0\n0,0\n5,10\n5,10\n")
+    found = worker.run(regression(data, "prediction_bias_eval", bucket_count=3))["result"]["buckets"]
+    assert [(each["rows"], each["bias"]) for each in found] == [(2, -0.5), (0, None), (2, 5.0)]
+    result = worker.run(regression(data, "prediction_bias_eval", bucket_count=3, min_item_cnt_per_bucket=3))
+    assert (result["error_type"], "min_item_cnt_per_bucket" in result["error"]) == ("InputDataError", True)
+
+
+@pytest.mark.parametrize("task_type", ["regression_eval", "prediction_bias_eval"])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("真值,预测\n1,\n", "column '预测' has no value in row 1"),
+        ("真值,预测\n1,1\n高,1\n", "column '真值' holds no number in row 2"),
+        ("真值,预测\n1,inf\n", "column '预测' holds no finite number in row 1"),
+        ("真值,x\n1,1\n", "task_config.prediction.column: the party's input file has no column '预测'"),
+    ],
+)
+def test_predictions_that_cannot_be_evaluated(
+    worker: RunningWorker, data: Path, task_type: str, content: str, said: str
+) -> None:
+    (data / "predicted.csv").write_text(content)
+    result = worker.run(regression(data, task_type))
+    assert (result["error_type"], said in result["error"]) == ("InputDataError", True), result
+
+
+# --- scorecard
+
+
+def scorecard(data: Path, **parameters: Any) -> dict[str, Any]:
+    task = {
+        "task_type": "scorecard",
+        "input_paths": {"bob": str(data / "pred.csv")},
+        "output_paths": {"bob": str(data / "scored.csv")},
+        "prediction": {"party": "bob", "column": "pred"},
+        **parameters,
+    }
+    return envelope(task)
+
+
+@pytest.mark.parametrize("positive", [1, 0])
+def test_scores_are_those_of_the_formula(worker: RunningWorker, data: Path, positive: int) -> None:
+    pred = np.array([0.0, 1e-6, 0.2, 0.5, 20 / 21, 1.0, 1.0000001])
+    ids = [f"00{number}" for number in range(7)]
+    pd.DataFrame({"id": ids, "pred": pred, "备注": "x,y"}).to_csv(data / "pred.csv", index=False)
+    result = worker.run(scorecard(data, positive=positive, scaled_value=600, odd_base=20, pdo=20, max_score=700))
+    assert result["result"] == {"rows": 7, "output_paths": {"bob": str(data / "scored.csv")}}
+    written = pd.read_csv(data / "scored.csv", dtype={"id": str})
+    assert list(written.columns) == ["id", "pred", "predict_score", "备注"]
+    assert list(written["id"]) == ids
+    factor = 20 / np.log(2)
+    log_odds = np.log(pred[1:5] / (1 - pred[1:5]))
+    plain = 600 - factor * np.log(20) + (-1 if positive else 1) * factor * log_odds
+    lowest, highest = (700.0, 0.0) if positive else (0.0, 700.0)
+    expected = [lowest, *np.clip(plain, 0, 700), highest, highest]
+    assert written["predict_score"].tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("content", "parameters", "error_type", "said"),
+    [
+        ("pred\n0.5\n1.5\n", {}, "InputDataError", "column 'pred' holds no probability (0 to 1) in row 2"),
+        ("pred\n0.5\n-0.2\n", {}, "InputDataError", "column 'pred' holds no probability (0 to 1) in row 2"),
+        ('pred\n0.5\n""\n', {}, "InputDataError", "column 'pred' has no value in row 2"),
+        ("p\n0.5\n", {}, "InputDataError", "task_config.prediction.column"),
+        ("pred,predict_score\n0.5,1\n", {}, "InputDataError", "two columns would be named 'predict_score'"),
+        ("pred\n0.5\n", {"max_score": 500}, "ParameterValidationError", "task_config.scaled_value"),
+        ("pred\n0.5\n", {"pdo": 0}, "ParameterValidationError", "task_config.pdo"),
+        ("pred\n0.5\n", {"predict_score_name": "pred"}, "ParameterValidationError", "task_config.predict_score_name"),
+    ],
+)
+def test_scores_that_cannot_be_made(
+    worker: RunningWorker, data: Path, content: str, parameters: dict[str, Any], error_type: str, said: str
+) -> None:
+    (data / "pred.csv").write_text(content)
+    result = worker.run(scorecard(data, **parameters))
+    assert (result["error_type"], said in result["error"]) == (error_type, True), result
+    assert not (data / "scored.csv").exists()

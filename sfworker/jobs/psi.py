@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -24,7 +24,7 @@ from pyarrow import csv as pa_csv
 
 from sfworker.catalog.psi import PROTOCOLS, JoinParams, PsiParams, PsiResult
 from sfworker.errors import InputDataError, TaskExecutionError
-from sfworker.runtime import tables
+from sfworker.runtime import aligned, tables
 from sfworker.runtime.context import JobContext
 from sfworker.runtime.task_dispatcher import TaskDispatcher
 
@@ -218,12 +218,12 @@ def _others_rows(context: JobContext[Any], sides: Mapping[str, Side], unmatched:
     for reader in context.params.readers(context.parties):
         others = [party for party in unmatched if party != reader]
         rows = {party: _rows(sides[party]) for party in others if party in sides}
-        told[reader] = _tell(context, reader, others, rows)
+        told[reader] = aligned.gather(context, reader, others, rows)
     return {reader: sum(rows.values()) for reader, rows in told.items()}
 
 
 def _join_three(context: JobContext[Any], sides: Mapping[str, Side]) -> dict[str, tuple[int, int]]:
-    """As `_join_two`. Who gets the result tells the others how often it has each of the common keys."""
+    """As `join_two`. Who gets the result tells the others how often it has each of the common keys."""
     params: JoinParams = context.params
     order = params.left_first(context.parties)
     readers = params.readers(context.parties)
@@ -237,7 +237,7 @@ def _join_three(context: JobContext[Any], sides: Mapping[str, Side]) -> dict[str
     written = {}
     for reader in readers:
         others = [party for party in readers if party != reader] if params.table_keys_duplicated else []
-        told = _tell(context, reader, others, counts)
+        told = aligned.gather(context, reader, others, counts)
         if reader in outputs:
             table, rows = own[reader]
             place = order.index(reader)
@@ -308,19 +308,6 @@ def _own(side: Side) -> tuple[pa.Table, OwnRows]:
     """The party's input, and its rows by key."""
     table = tables.whole(side.field, side.source)
     return table, OwnRows(_joined(tables.plain_keys(table, side.source_keys)))
-
-
-def _tell(context: JobContext[Any], reader: str, parties: Iterable[str], values: dict[str, Any]) -> dict[str, Any]:
-    """What each of `parties` has in `values`, at `reader`, the only one to learn it; nothing in other processes."""
-    pyu = context.pyu(reader)
-    told = {party: pyu(_same)(context.at(party, values.get, party).to(pyu)) for party in parties}
-    if not context.is_local(reader):
-        return {}
-    return {party: context.value_at(reader, value) for party, value in told.items()}
-
-
-def _same(value: Any) -> Any:
-    return value
 
 
 def _rows(side: Side) -> int:

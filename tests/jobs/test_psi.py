@@ -169,6 +169,17 @@ def test_the_receiver_alone(worker: RunningWorker, data: Path) -> None:
     assert count == len(found["bob"]) == 250
 
 
+def test_progress_is_coarse_and_says_nothing_of_the_data(worker: RunningWorker, data: Path) -> None:
+    for party, frame in some(20_000).items():
+        frame.to_csv(data / f"{party}.csv", index=False)
+    job = psi(data, join_type="full")
+    assert worker.run(job)["status"] == "success"
+    heard = [event for event in worker.said(job["execution_id"]) if event["stage"] == "progress"]
+    assert {event["message"] for event in heard} <= {"inputs prepared", "intersected", "outputs written"}
+    assert [event["progress"] for event in heard] == sorted(event["progress"] for event in heard)
+    assert heard
+
+
 def test_no_row_in_common(worker: RunningWorker, data: Path) -> None:
     frames = {party: pd.DataFrame({"id": [f"{party}-{n}" for n in range(20)], "v": range(20)}) for party in PARTIES}
     count, found = intersect(worker, data, frames)

@@ -25,7 +25,7 @@ def component(context: JobContext[ComponentParams]) -> ComponentResult:
     definition = component_params.definition_of(node.component, WHERE)
     param = component_params.message(node, WHERE)
     component_params.check(context.parties, definition, param, WHERE)
-    outputs = components.evaluate(context, definition, param, WHERE)
+    outputs = components.evaluate(context, definition, param)
     return ComponentResult(
         component=node.component,
         outputs=[components.as_json(output) for output in outputs],

@@ -29,7 +29,7 @@ from secretflow.component.preprocessing.data_prep import ub_psi_cache as ub_psi_
 from secretflow.device.device import spu as spu_module
 from secretflow.utils import secure_pickle
 from secretflow.utils.errors import SFException
-from secretflow_spec import Definition, Storage, StorageType  # type: ignore[import-untyped]
+from secretflow_spec import Definition, Storage, StorageType, VTable  # type: ignore[import-untyped]
 from secretflow_spec.v1.data_pb2 import DistData, StorageConfig  # type: ignore[import-untyped]
 from secretflow_spec.v1.evaluation_pb2 import NodeEvalParam  # type: ignore[import-untyped]
 
@@ -39,9 +39,6 @@ from sfworker.runtime.context import JobContext
 from sfworker.runtime.data_roots import saving
 from sfworker.runtime.party import first_cause
 
-_INPUTS = "node_eval_param.inputs"
-_OUTPUTS = "node_eval_param.output_uris"
-_CHECKPOINT = "node_eval_param.checkpoint_uri"
 # What a component finds wrong with its parameters and tables; trying again would find the same.
 _REFUSALS = (SFException, AssertionError, ValueError, LookupError, TypeError, AttributeError, duckdb.Error)
 
@@ -79,10 +76,19 @@ fed_pickle.allow("sml.naive_bayes.gnb", "GaussianNB")
 fed_pickle.allow("spu.libspu", "Share")
 
 
-def evaluate(context: JobContext[Any], definition: Definition, param: NodeEvalParam, where: str) -> list[DistData]:
+def evaluate(
+    context: JobContext[Any],
+    definition: Definition,
+    param: NodeEvalParam,
+    *,
+    where: str = "task_config.node_eval_param",
+    inputs: str = "node_eval_param.inputs",
+    outputs: str = "node_eval_param.output_uris",
+) -> list[DistData]:
     """Run the component; returns its outputs. Call `component_params.check` before.
 
-    What it reveals is the component's own affair. Raises ParameterValidationError or InputDataError.
+    What it reveals is the component's own affair. `where`, `inputs` and `outputs` are fields of the job that errors
+    name. Raises ParameterValidationError or InputDataError.
     """
     use_careful_libraries()
     try:
@@ -97,7 +103,7 @@ def evaluate(context: JobContext[Any], definition: Definition, param: NodeEvalPa
             f"{where}: does not fit the definition of {definition.component_id}; see SecretFlow's documentation of it"
         ) from None
     try:
-        component.evaluate(_Context(context, checkpoint))
+        component.evaluate(_Context(context, checkpoint, inputs, outputs))
     except Exception as error:
         cause, echo = first_cause(error)
         if echo or not isinstance(cause, _REFUSALS):
@@ -115,6 +121,11 @@ def as_json(data: DistData) -> dict[str, Any]:
     """The protobuf JSON form, with field names as the definition spells them."""
     form: dict[str, Any] = json_format.MessageToDict(data, preserving_proto_field_name=True)
     return form
+
+
+def column_names(table: DistData) -> dict[str, list[str]]:
+    """The columns of each party's part of a table."""
+    return {party: part.columns for party, part in VTable.from_distdata(table).parties.items()}
 
 
 @functools.cache
@@ -144,8 +155,8 @@ def _load(file: BufferedIOBase, **_: Any) -> Any:
         return fed_pickle.loads(file.read())
     except Exception as error:  # noqa: BLE001 - unpickling damaged bytes raises anything
         raise ModelMismatchError(
-            f"task_config.node_eval_param.inputs: a model's file is none that a component has written "
-            f"({type(error).__name__}); run the component that makes it again"
+            f"inputs: a model's file is none that a component has written ({type(error).__name__}); "
+            f"run the component that makes it again"
         ) from None
 
 
@@ -160,10 +171,11 @@ class _Storage(Storage):  # type: ignore[misc]
     With `lasting` they are written in place, as checkpoints are: what a failed execution leaves is their purpose.
     """
 
-    def __init__(self, context: JobContext[Any], *, lasting: bool = False) -> None:
+    def __init__(self, context: JobContext[Any], inputs: str, outputs: str, *, lasting: bool = False) -> None:
         super().__init__(StorageConfig(type=str(StorageType.LOCAL_FS)))
         self._context = context
         self._party = str(context.self_party)
+        self._inputs, self._outputs = inputs, outputs
         self._lasting = lasting
         self._written: dict[str, Path] = {}
 
@@ -186,8 +198,7 @@ class _Storage(Storage):  # type: ignore[misc]
         return self._readable(path).open("rb")
 
     def get_writer(self, path: str) -> BufferedIOBase:
-        where = f"task_config.{_OUTPUTS}.{self._party}"
-        with saving(where):
+        with saving(f"task_config.{self._outputs}.{self._party}"):
             return self._writable(path).open("wb")
 
     def remove(self, path: str) -> None:
@@ -204,24 +215,25 @@ class _Storage(Storage):  # type: ignore[misc]
 
     def _readable(self, path: str) -> Path:
         written = self._written.get(posixpath.normpath(path))
-        return written or self._context.input_file(self._party, _INPUTS, path)
+        return written or self._context.input_file(self._party, self._inputs, path)
 
     def _writable(self, path: str) -> Path:
         if self._lasting:
-            return self._context.lasting_file(self._party, _CHECKPOINT, path)
+            return self._context.lasting_file(self._party, self._outputs, path)
         name = posixpath.normpath(path)
         if name not in self._written:
-            self._written[name] = self._context.output(self._party, _OUTPUTS, path)
+            self._written[name] = self._context.output(self._party, self._outputs, path)
         return self._written[name]
 
 
 class _Context(Context):  # type: ignore[misc]
     """What a component sees of the execution, in place of upstream's, which is made from a cluster's configuration."""
 
-    def __init__(self, context: JobContext[Any], checkpoint: Checkpoint | None) -> None:
+    def __init__(self, context: JobContext[Any], checkpoint: Checkpoint | None, inputs: str, outputs: str) -> None:
         self._job = context
         self._checkpoint = checkpoint
-        self._storage = _Storage(context)
+        self._storage = _Storage(context, inputs, outputs)
+        self._lasting = _Storage(context, inputs, "node_eval_param.checkpoint_uri", lasting=True)
         self.data_dir = str(context.scratch)
         self.cluster_config = None
         self.tracer = TimeTracer()
@@ -258,8 +270,7 @@ class _Context(Context):  # type: ignore[misc]
 
     def dump_checkpoint(self, step: int, model: Any, model_uri: str) -> None:
         if self._checkpoint is not None:
-            storage = _Storage(self._job, lasting=True)
-            self._checkpoint.dump(storage, step, model.dump(storage, model_uri))
+            self._checkpoint.dump(self._lasting, step, model.dump(self._lasting, model_uri))
 
     def update_progress(self, percent: float, infos: dict[str, Any] | None = None) -> None:
         self._job.progress(percent)

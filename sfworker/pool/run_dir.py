@@ -1,7 +1,7 @@
 """The worker's own directory: sockets and scratch of running executions, and nothing that outlives them.
 
-Its lock file is held as long as the worker lives, so that the next worker on this host knows which directories were
-left by one that was killed together with its template process.
+The directory is locked as long as the worker lives. An unlocked one was left by a worker that was killed together with
+its template process; the next worker on this host removes it, and ends what still runs in it.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _PREFIX = "sfworker-run-"
@@ -21,26 +22,57 @@ _PREFIX = "sfworker-run-"
 def run_dir(parent: str) -> Iterator[str]:
     """A private directory in `parent`, removed at the end; what dead workers left there is removed first."""
     remove_abandoned(parent)
-    directory = tempfile.mkdtemp(prefix=_PREFIX, dir=parent)  # 0700
-    with open(os.path.join(directory, "lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        try:
-            yield directory
-        finally:
-            shutil.rmtree(directory, ignore_errors=True)
+    directory, lock = _locked_directory(os.path.realpath(parent))
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+        os.close(lock)
 
 
 def remove_abandoned(parent: str) -> int:
     """Remove the directories of workers of this user that are gone; returns how many there were."""
     removed = 0
-    for directory in Path(parent).glob(f"{_PREFIX}*"):
+    for directory in Path(os.path.realpath(parent)).glob(f"{_PREFIX}*"):
         try:
-            if directory.stat().st_uid != os.getuid():
-                continue
-            with open(directory / "lock") as lock:
+            lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except OSError:  # somebody else's, or gone
+            continue
+        try:
+            if os.fstat(lock).st_uid == os.getuid():
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _kill_all_in(directory)
                 shutil.rmtree(directory, ignore_errors=True)
                 removed += 1
-        except OSError:  # held by a worker that lives, or just being made or removed by one
-            continue
+        except OSError:  # held by a worker that lives
+            pass
+        finally:
+            os.close(lock)
     return removed
+
+
+def _locked_directory(parent: str) -> tuple[str, int]:
+    """A new directory and the descriptor that holds its lock."""
+    while True:
+        directory = tempfile.mkdtemp(prefix=_PREFIX, dir=parent)  # 0700
+        with suppress(FileNotFoundError):  # before it was locked, another worker took it for an abandoned one
+            lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if os.path.exists(directory):
+                return directory, lock
+            os.close(lock)
+
+
+def _kill_all_in(directory: Path) -> None:
+    """End programs that a job had started there: party processes die with their template, but these do not.
+
+    They are told by their working directory or their TMPDIR, one of which they have inherited.
+    """
+    inside = f"{directory}/"
+    for name in os.listdir("/proc"):
+        if not name.isdigit() or int(name) == os.getpid():
+            continue
+        with suppress(OSError):  # not ours to look at, or gone
+            there = os.readlink(f"/proc/{name}/cwd").startswith(inside)
+            if there or f"\0TMPDIR={inside}".encode() in b"\0" + Path(f"/proc/{name}/environ").read_bytes():
+                os.kill(int(name), signal.SIGKILL)

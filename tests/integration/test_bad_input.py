@@ -15,16 +15,16 @@ import pytest
 from tests.running_worker import RunningWorker, envelope, until
 
 SPU = {"cluster_def": {"runtime_config": {"protocol": "SEMI2K", "field": "FM128", "fxp_fraction_bits": 40}}}
-SECRETS = ("4711", "Zhang", "balance", "1234.5")
+SECRETS = ("47110815", "Zhang", "balance", "1234.5")
 Change = Callable[[dict[str, Any], Path], None]
 
 
 def write_inputs(data: Path) -> None:
-    """Two good files; `Zhang-4711` is a customer of both."""
-    rows = [f"Zhang-4711,1234.5,{number % 2}" for number in range(1)]
+    """Two good files; `Zhang-47110815` is a customer of both."""
+    rows = [f"Zhang-47110815,1234.5,{number % 2}" for number in range(1)]
     rows += [f"c{number},{number * 1.5},{number % 2}" for number in range(30)]
     (data / "alice.csv").write_text("\n".join(["id,balance,label", *rows]) + "\n")
-    rows = [f"Zhang-4711,{4711}"] + [f"c{number},{number * 2.5}" for number in range(30)]
+    rows = [f"Zhang-47110815,{47110815}"] + [f"c{number},{number * 2.5}" for number in range(30)]
     (data / "bob.csv").write_text("\n".join(["id,income", *rows]) + "\n")
 
 

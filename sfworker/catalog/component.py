@@ -218,6 +218,8 @@ COMPONENT = register(
             "readers of the result learn the whole content of every report, and of every output the name, type, "
             "row count, column names and types, and what the component calls public (of a model: names of features "
             "and label, for some kinds also figures of the training)",
+            "stats/ss_pearsonr and stats/ss_vif show every party the mean and deviation of every column; "
+            "data_prep/psi shows every party how many rows each file and the intersection have",
             "io/read_data puts a rule or model itself into the result: bin edges, weights or trees",
             "attributes that ask for a report of weights, rules or importances (report_weights, report_rules, "
             "report_importances) put those into the result",

@@ -70,4 +70,5 @@ class ClusterInitializer:
 
 
 def _raise_session_broken(signum: int, frame: FrameType | None) -> NoReturn:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second would interrupt whoever reports the first
     raise SessionBrokenError

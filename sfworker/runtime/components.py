@@ -11,6 +11,7 @@ import functools
 import os
 import posixpath
 import shutil
+import signal
 import tarfile
 from io import BufferedIOBase
 from pathlib import Path
@@ -105,6 +106,7 @@ def evaluate(
     try:
         component.evaluate(_Context(context, checkpoint, inputs, outputs))
     except Exception as error:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # SecretFlow's own answer to the same error may be on its way
         cause, echo = first_cause(error)
         if echo or not isinstance(cause, _REFUSALS):
             raise

@@ -275,7 +275,7 @@ class _Renderer:
 def _secrets(redis_url: str) -> list[str]:
     """The password of a Redis URL in every spelling that a message may have, the longest first."""
     parts = urlsplit(redis_url)
-    given = [parts.password or "", *re.findall(r"(?:^|&)password=([^&]*)", parts.query)]
+    given = [parts.password or "", *re.findall(r"(?:^|&)\w*password=([^&]*)", parts.query)]
     plain = {spelling for text in given for spelling in (text, unquote(text), unquote_plus(text))}
     return sorted((plain | {repr(text)[1:-1] for text in plain}) - {""}, key=len, reverse=True)
 

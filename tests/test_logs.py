@@ -158,6 +158,7 @@ class TestPassword:
             ("redis://:s3cr%40t@h:1/0", ["s3cr%40t", "s3cr@t"]),
             ("rediss://user:s3cret@h:1/0", ["s3cret"]),
             ("unix:///run/redis.sock?password=s3cr%27t&db=1", ["s3cr't", "s3cr%27t"]),
+            ("redis+sentinel://:s3cret@h:1,h:2/main/0?sentinel_password=another", ["s3cret", "another"]),
             ("redis://h/0?password=back\\slash", ["back\\slash", repr("back\\slash")[1:-1]]),
         ],
     )

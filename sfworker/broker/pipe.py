@@ -36,6 +36,8 @@ class Pipe:
         try:
             with anyio.fail_after(timeout):
                 packed = b"".join(map(hiredis.pack_command, commands))
+                if not self._connection.is_connected:  # sending would connect, too, but without asking the sentinels
+                    await self._connection.connect()  # type: ignore[no-untyped-call, unused-ignore]
                 await self._connection.send_packed_command([packed], check_health=False)
                 return [await self._reply() for _ in commands]
         except TimeoutError:

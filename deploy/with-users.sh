@@ -1,0 +1,19 @@
+#!/bin/sh
+# Starts a Redis server that knows the users of users.acl:  sh with-users.sh redis-server --appendonly yes
+#
+#   worker   `sfworker run` and the commands for people (status, doctor, ...): all keys of the prefix, and only what is sent
+#   web      the web side: appends jobs, reads what is said, reads results, asks for a cancellation
+#   default  whoever gives no password: may ask whether the server is ready (PING), and nothing else
+#
+# WORKER_PASSWORD and WEB_PASSWORD are their passwords, of which only the hashes are written down. SFWORKER_PREFIX is the
+# prefix of the keys, as the workers have it (letters, digits and {}:_-; default: sf).
+set -eu
+
+hash() { printf %s "$1" | sha256sum | cut -d " " -f 1; }
+
+prefix=${SFWORKER_PREFIX:-sf}
+users=$(mktemp)
+sed -e "s/#WORKER /#$(hash "${WORKER_PASSWORD:?}") /" -e "s/#WEB /#$(hash "${WEB_PASSWORD:?}") /" \
+    -e "s/\([~&]\)sf:/\1$prefix:/g" "$(dirname "$0")/users.acl" >"$users"
+unset WORKER_PASSWORD WEB_PASSWORD
+exec "$@" --aclfile "$users"

@@ -1,0 +1,333 @@
+"""Who may do what on the Redis server, and how the worker gets there: users with few rights, TLS."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import os
+import ssl
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from redis import Redis
+from redis.exceptions import NoPermissionError
+
+from sfworker.broker.connection import connect
+from sfworker.cli import main
+from sfworker.cli.embedded_redis import EmbeddedRedis
+from sfworker.client import Client, SyncClient
+from sfworker.errors import SettingsError
+from tests.network import Network
+from tests.running_worker import RunningWorker, envelope, until
+
+DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
+PASSWORDS = {"worker": "wörker & co", "web": "web/1"}
+
+
+def act(action: str, *, options: dict[str, Any] | None = None, **parameters: Any) -> dict[str, Any]:
+    return envelope({"task_type": "act_alone", "action": action, **parameters}, options=options or {})
+
+
+# --- users with few rights
+
+
+def users_file(directory: Path, **variables: str) -> Path:
+    """What deploy/with-users.sh makes of deploy/users.acl, in `directory`."""
+    variables |= {f"{user.upper()}_PASSWORD": password for user, password in PASSWORDS.items()}
+    command = ["sh", str(DEPLOY / "with-users.sh"), "echo", "started"]
+    environment = {"PATH": os.environ["PATH"], "TMPDIR": str(directory), **variables}
+    answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    started, option, file = answer.stdout.split()
+    assert (started, option) == ("started", "--aclfile")
+    return Path(file)
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedRedis]:
+    """A server with the users of deploy/users.acl, and one beside them that sees everything."""
+    file = users_file(tmp_path_factory.mktemp("users"))
+    assert not any(password in file.read_text() for password in PASSWORDS.values())
+    file.write_text(file.read_text() + "user admin on >admin ~* &* +@all\n")
+    with EmbeddedRedis("--aclfile", str(file)) as server:
+        yield server
+
+
+def client_of(server: EmbeddedRedis, user: str) -> Any:
+    return Redis(
+        unix_socket_path=str(server.socket_path), username=user, password=PASSWORDS.get(user, user), driver_info=None
+    )
+
+
+def url_of(server: EmbeddedRedis, user: str) -> str:
+    return f"unix://{user}:{quote(PASSWORDS[user], safe='')}@{server.socket_path}"
+
+
+StartWorker = Callable[..., RunningWorker]
+
+
+@pytest.fixture
+def start_worker(guarded: EmbeddedRedis, tmp_path: Path) -> Iterator[StartWorker]:
+    """Workers that are the user `worker`, looked at by the user `web`. Nothing that they need may have been refused."""
+    with client_of(guarded, "admin") as admin:
+        admin.flushall()
+        admin.execute_command("ACL", "LOG", "RESET")
+        with ExitStack() as stack:
+
+            def start(name: str) -> RunningWorker:
+                directory = tmp_path / name
+                directory.mkdir()
+                worker = RunningWorker(
+                    url_of(guarded, "worker"), directory, lease_seconds="1.5", worker_hostname=name, spare_processes="0"
+                )
+                worker.redis = stack.enter_context(client_of(guarded, "web"))
+                return stack.enter_context(worker)
+
+            yield start
+        refused = admin.execute_command("ACL", "LOG")
+        # redis-py tells its own version, too, and does without where that is refused.
+        assert {entry[7] for entry in refused} <= {b"client", b"client|setinfo"}
+
+
+def test_worker_and_web_side_need_no_more_rights_than_they_have(
+    guarded: EmbeddedRedis, start_worker: StartWorker
+) -> None:
+    worker = start_worker("a")
+    with SyncClient(url_of(guarded, "web")) as web:
+        submission = web.submit(act("report", seconds=0.3))
+        stages = [event["stage"] for event in web.events(submission)]
+        assert (stages[0], stages[-1]) == ("task_started", "task_succeeded")
+        assert web.wait(submission.execution_id, 30)["status"] == "success"
+
+        retried = act("raise", attempts=1, options={"max_retries": 1, "retry_delay": 0.1})
+        assert web.wait(web.submit(retried).execution_id, 30)["task_metadata"]["attempt"] == 2
+
+        buried = web.submit(act("raise_final"))
+        assert web.wait(buried.execution_id, 30)["error_type"] == "InputDataError"
+
+        running = web.submit(act("hang"), priority="high")
+        worker.until_said(running.execution_id, "task_started")
+        assert web.cancel(running.execution_id)
+        assert web.wait(running.execution_id, 30)["status"] == "cancelled"
+
+        assert worker.run(b"no envelope")["error_type"] == "EnvelopeError"
+        assert worker.run(envelope({"task_type": "unheard of"}))["error_type"] == "TaskTypeNotFoundError"
+
+
+def test_a_crashed_workers_job_is_taken_over_with_these_rights(start_worker: StartWorker) -> None:
+    first = start_worker("first")
+    execution_id = first.send(act("hang", attempts=1))
+    first.until_said(execution_id, "task_started")
+    second = start_worker("second")
+    first.kill()
+    final = second.until_ended(execution_id)
+    assert (final["status"], final["attempt"]) == ("SUCCESS", 2)
+
+
+def test_what_people_ask_works_as_the_workers_user(
+    guarded: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("REDIS_URL", url_of(guarded, "worker"))
+    assert main(["doctor", "--quick"]) == 0
+    assert "every command that the worker needs is allowed" in capsys.readouterr().out
+    assert main(["status"]) == 0
+
+
+ELSEWHERE = [("GET", "other"), ("SET", "other", "1"), ("PUBLISH", "other", ""), ("SUBSCRIBE", "other")]
+ADMINISTRATION = [
+    ("FLUSHALL",),
+    ("FLUSHDB",),
+    ("KEYS", "*"),
+    ("CONFIG", "GET", "dir"),
+    ("CONFIG", "SET", "dir", "/tmp"),
+    ("ACL", "LIST"),
+    ("CLIENT", "LIST"),
+    ("CLIENT", "KILL", "TYPE", "normal"),
+    ("REPLICAOF", "NO", "ONE"),
+    ("SHUTDOWN", "NOSAVE"),
+    ("MONITOR",),
+    ("SAVE",),
+    ("MODULE", "LIST"),
+    ("EVAL", "return 1", "0"),
+    ("SCRIPT", "FLUSH"),
+    ("XGROUP", "DESTROY", "sf:jobs", "secretflow"),
+    ("XTRIM", "sf:jobs", "MAXLEN", "0"),
+]
+BEYOND_THE_WEB_SIDE = [
+    ("XDEL", "sf:jobs", "1-1"),
+    ("XREADGROUP", "GROUP", "secretflow", "web", "STREAMS", "sf:jobs", ">"),
+    ("XACK", "sf:jobs", "secretflow", "1-1"),
+    ("DEL", "sf:jobs"),
+    ("SET", "sf:exec:e-1", "1"),
+    ("SET", "sf:worker:w", "1"),
+    ("SCAN", "0"),
+    ("EVALSHA", "0" * 40, "0"),
+    ("INFO",),
+]
+
+
+@pytest.mark.parametrize(
+    ("user", "command"),
+    [
+        *(("worker", command) for command in ELSEWHERE + ADMINISTRATION),
+        *(("web", command) for command in ELSEWHERE + ADMINISTRATION + BEYOND_THE_WEB_SIDE),
+    ],
+)
+def test_what_is_not_needed_is_refused(guarded: EmbeddedRedis, user: str, command: tuple[str, ...]) -> None:
+    with client_of(guarded, user) as client, pytest.raises(NoPermissionError):
+        client.execute_command(*command)
+
+
+def test_without_a_password_one_may_only_ask_whether_the_server_is_ready(guarded: EmbeddedRedis) -> None:
+    with Redis(unix_socket_path=str(guarded.socket_path), driver_info=None) as client:
+        assert client.ping()
+        for command in (*ELSEWHERE, *ADMINISTRATION, ("XADD", "sf:jobs", "*", "envelope", "{}"), ("INFO",)):
+            with pytest.raises(NoPermissionError):
+                client.execute_command(*command)
+
+
+async def test_another_prefix_is_another_area(tmp_path: Path) -> None:
+    file = users_file(tmp_path, SFWORKER_PREFIX="{blue}")
+    with EmbeddedRedis("--aclfile", str(file)) as server:
+        async with Client(url_of(server, "web"), prefix="{blue}") as client:
+            submission = await client.submit(act("succeed"))
+            assert await client.cancel(submission.execution_id)
+        async with Client(url_of(server, "web")) as client:
+            with pytest.raises(NoPermissionError):
+                await client.submit(act("succeed"))
+
+
+# --- TLS
+
+
+class Authority:
+    """A certificate authority of the test's own, and what it signed, as files."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "authority of the test")])
+        self.certificate = directory / "ca.pem"
+        self._write(self.certificate, self._sign(self._name, self._key, x509.BasicConstraints(True, None)))
+
+    def issue(self, name: str, *hosts: str) -> tuple[Path, Path]:
+        """Certificate and key, for these hosts."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        addresses = [x509.IPAddress(ipaddress.ip_address(h)) if h[0].isdigit() else x509.DNSName(h) for h in hosts]
+        extensions = [x509.BasicConstraints(False, None), *([x509.SubjectAlternativeName(addresses)] if hosts else [])]
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        certificate, key_file = self._directory / f"{name}.pem", self._directory / f"{name}.key"
+        self._write(certificate, self._sign(subject, key, *extensions))
+        form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        key_file.write_bytes(key.private_bytes(*form))
+        return certificate, key_file
+
+    def _sign(
+        self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, *extensions: x509.ExtensionType
+    ) -> x509.Certificate:
+        now = datetime.datetime.now(datetime.timezone.utc)
+        builder = x509.CertificateBuilder(self._name, subject, key.public_key(), x509.random_serial_number())
+        builder = builder.not_valid_before(now - datetime.timedelta(days=1))
+        builder = builder.not_valid_after(now + datetime.timedelta(days=1))
+        for extension in extensions:
+            builder = builder.add_extension(extension, critical=False)
+        return builder.sign(self._key, hashes.SHA256())
+
+    @staticmethod
+    def _write(path: Path, certificate: x509.Certificate) -> None:
+        path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture(scope="module")
+def tls_port(own_redis: EmbeddedRedis, authority: Authority) -> Iterator[int]:
+    """A port that speaks TLS with those who show a certificate, and is called 127.0.0.1 in its own."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*authority.issue("server", "127.0.0.1"))
+    context.load_verify_locations(authority.certificate)
+    context.verify_mode = ssl.CERT_REQUIRED
+    with Network(own_redis.socket_path, context) as network:
+        yield network.port
+
+
+@pytest.fixture(scope="module")
+def tls_options(authority: Authority) -> dict[str, Path | str]:
+    certificate, key = authority.issue("worker")
+    return {"ssl_ca_certs": authority.certificate, "ssl_certfile": certificate, "ssl_keyfile": key}
+
+
+def tls_url(port: int, options: dict[str, Path | str], host: str = "127.0.0.1") -> str:
+    return f"rediss://{host}:{port}/0?" + "&".join(f"{name}={value}" for name, value in options.items())
+
+
+def test_a_worker_and_a_client_speak_tls(tls_port: int, tls_options: dict[str, Path | str], tmp_path: Path) -> None:
+    url = tls_url(tls_port, tls_options)
+    with RunningWorker(url, tmp_path) as worker, SyncClient(url) as client:
+        submission = client.submit(act("succeed"))
+        assert client.wait(submission.execution_id, 30)["status"] == "success"
+        until(lambda: "succeeded after" in worker.log())
+        assert f"rediss://127.0.0.1:{tls_port}/0" in worker.log()
+        assert "ssl_keyfile" not in worker.log()
+
+
+@pytest.mark.parametrize(
+    ("host", "left_out"),
+    [
+        ("127.0.0.1", "ssl_ca_certs"),  # nobody vouches for the server
+        ("localhost", ""),  # the certificate is for another name
+        ("127.0.0.1", "ssl_certfile ssl_keyfile"),  # the server does not know us
+    ],
+)
+def test_a_doubtful_peer_is_not_spoken_to(
+    tls_port: int,
+    tls_options: dict[str, Path | str],
+    capsys: pytest.CaptureFixture[str],
+    host: str,
+    left_out: str,
+) -> None:
+    options = {name: value for name, value in tls_options.items() if name not in left_out}
+    assert main(["status", "--redis", tls_url(tls_port, options, host)]) == 1
+    assert "cannot be reached" in capsys.readouterr().err
+
+
+async def test_checks_of_a_certificate_may_be_given_up_by_name(
+    tls_port: int, tls_options: dict[str, Path | str]
+) -> None:
+    for more in ("ssl_check_hostname", "no"), ("ssl_cert_reqs", "none"):
+        async with connect(tls_url(tls_port, tls_options | dict([more]), "localhost")) as redis:
+            assert await redis.echo("heard") == b"heard"
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("rediss://h/0?ssl_ca_certs=/none", "ssl_ca_certs is not a file that can be read"),
+        ("rediss://h/0?ssl_ca_certs={no_certificate}", "cannot be used (SSLError)"),
+        ("rediss://h/0?ssl_cert_reqs=perhaps", "unknown option or value"),
+        ("redis://h/0?nonsense=1", "unknown option or value"),
+        ("http://h/0", "not a URL of redis://"),
+        ("redis://h:port/0", "not a URL of redis://"),
+        ("redis+sentinel://h:1", "not a URL of redis://"),
+        ("redis+sentinel://h:1/main/zero", "not a URL of redis://"),
+        ("redis+sentinel://,h:1/main/0", "not a URL of redis://"),
+        ("rediss+sentinel://h:1/main/0?ssl_keyfile=/none", "ssl_keyfile is not a file that can be read"),
+    ],
+)
+def test_a_url_that_can_never_work_is_told_at_once(tmp_path: Path, url: str, said: str) -> None:
+    (tmp_path / "no_certificate").write_text("none")
+    with pytest.raises(SettingsError) as told:
+        connect(url.format(no_certificate=tmp_path / "no_certificate"))
+    assert said in str(told.value)
+    assert str(told.value).startswith("REDIS_URL: ")

@@ -1,0 +1,73 @@
+"""A TCP port in front of an embedded Redis, whose network can be slow or dead, or speak TLS."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+import threading
+from pathlib import Path
+from types import TracebackType
+
+
+class Network:
+    """Use as `with Network(server.socket_path) as network`, at `127.0.0.1:{network.port}`."""
+
+    def __init__(self, socket_path: Path, tls: ssl.SSLContext | None = None) -> None:
+        self.delay = 0.0
+        """Seconds that everything takes, in each direction."""
+        self._alive = asyncio.Event()
+        self._alive.set()
+        self._socket_path = socket_path
+        self._tls = tls
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+
+    @property
+    def port(self) -> int:
+        return int(self._server.sockets[0].getsockname()[1])
+
+    def die(self) -> None:
+        """Nothing arrives any more, in either direction; what is sent meanwhile arrives after `revive`, as in TCP."""
+        self._loop.call_soon_threadsafe(self._alive.clear)
+
+    def revive(self) -> None:
+        self._loop.call_soon_threadsafe(self._alive.set)
+
+    def __enter__(self) -> Network:
+        self._thread.start()
+        listen = asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
+        self._server = asyncio.run_coroutine_threadsafe(listen, self._loop).result()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _close(self) -> None:
+        self._server.close()
+        ours = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in ours:
+            task.cancel()
+        await asyncio.gather(*ours, return_exceptions=True)
+        await asyncio.sleep(0)  # transports close in the next turn
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, asyncio.CancelledError):
+            there, back = await asyncio.open_unix_connection(str(self._socket_path))
+            await asyncio.gather(self._carry(reader, back), self._carry(there, writer))
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            with contextlib.suppress(OSError):
+                while data := await reader.read(65536):
+                    await asyncio.sleep(self.delay)
+                    await self._alive.wait()
+                    writer.write(data)
+                    await writer.drain()
+        finally:
+            writer.close()

@@ -52,7 +52,8 @@ class SgbParams(BoostingParams, tag="sgb", frozen=True, kw_only=True):
     """Trains boosted trees with homomorphic encryption (SecureBoost); the label's party coordinates.
 
     Row n of every party's file is about the same case, as after `psi`. The label is 0 or 1 for `logistic` and not below
-    0 for `tweedie`. In `heu_config` the label's party is the `sk_keeper` and all others are `evaluators`.
+    0 for `tweedie`. In `heu_config` the label's party is the `sk_keeper` and all others are `evaluators`; its flat
+    form, `{"mode": "PHEU", "schema": "ou", "key_size": 2048}`, names no parties and fits any.
     """
 
     objective: Annotated[Literal["logistic", "linear", "tweedie"], Meta(description="What is predicted.")] = "logistic"

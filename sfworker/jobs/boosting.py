@@ -83,7 +83,7 @@ def ss_xgb_predict(context: JobContext[SsXgbPredictParams]) -> PredictResult | N
 def sgb(context: JobContext[SgbParams]) -> BoostingResult | None:
     """Train. The label's party learns sums of gradients by bins of the others' features; see the catalogue entry."""
     params = context.params
-    _require_own_key(context)
+    heu = _heu(context)
     prepared = _Prepared(context)
     checkpoints = Checkpoints(context, params.model_path)
     found = checkpoints.latest()
@@ -95,7 +95,7 @@ def sgb(context: JobContext[SgbParams]) -> BoostingResult | None:
             checkpoints.keep(tree, state, objects)
         _report(context, tree)
 
-    model = Sgb(context.heu).train(
+    model = Sgb(heu).train(
         _sgb_params(params),
         prepared.x,
         prepared.y,
@@ -227,13 +227,20 @@ def _sgb_parts(model: Any) -> tuple[list[Any], dict[str, Any]]:
     return objects, {**state, "label_holder": state["label_holder"].party}
 
 
-def _require_own_key(context: JobContext[SgbParams]) -> None:
-    """Raises ParameterValidationError: whoever has the key can read the gradients, and so the labels."""
+def _heu(context: JobContext[SgbParams]) -> Any:
+    """The envelope's HEU, or one for these parties where it names none.
+
+    Raises ParameterValidationError where another party has the key: it could read the gradients, and so the labels.
+    """
     label_party = context.params.label.party
+    others = [party for party in context.parties if party != label_party]
+    if "heu" not in context.devices:
+        return context.device_manager.heu(label_party, others, "FM128", 0)
     if context.heu.sk_keeper_name() != label_party:
         raise ParameterValidationError("heu_config.sk_keeper: has to be the label's party")
-    if set(context.heu.evaluator_names()) != set(context.parties) - {label_party}:
+    if set(context.heu.evaluator_names()) != set(others):
         raise ParameterValidationError("heu_config.evaluators: have to be all parties but the label's")
+    return context.heu
 
 
 def _report(context: JobContext[Any], tree: int) -> None:

@@ -46,7 +46,7 @@ class DeviceManager:
         devices: dict[str, Any] = {party: secretflow.PYU(party) for party in self._start.parties}
         if self._start.spu_config is not None:
             devices["spu"] = self.spu({})
-        if self._start.heu_config is not None:
+        if self._start.heu_config is not None and "schema" not in self._start.heu_config:  # the flat form names nobody
             devices["heu"] = self._make("heu_config", self._heu)
         return devices
 
@@ -70,15 +70,16 @@ class DeviceManager:
         return self._spus[key]
 
     def heu(self, sk_keeper: str, evaluators: list[str], field_type: Any, fxp_fraction_bits: int) -> Any:
-        """A HEU with the envelope's scheme and key size, for other parties.
+        """A HEU with the envelope's scheme and key size, for the parties given.
 
         Raises ParameterValidationError where the envelope has none.
         """
         if self._start.heu_config is None:
             raise ParameterValidationError("heu_config: required here and missing; add it to the envelope")
+        given = self._start.heu_config
         config = {
-            "mode": self._start.heu_config.get("mode", "PHEU"),
-            "he_parameters": self._start.heu_config["he_parameters"],
+            "mode": given.get("mode", "PHEU"),
+            "he_parameters": given.get("he_parameters") or _he_parameters(given),
             "sk_keeper": {"party": sk_keeper},
             "evaluators": [{"party": party} for party in evaluators],
         }
@@ -115,6 +116,11 @@ class DeviceManager:
     def _heu(self) -> Any:
         runtime = ((self._start.spu_config or {}).get("cluster_def") or {}).get("runtime_config") or {}
         return secretflow.HEU(self._start.heu_config, runtime.get("field", "FM128"))
+
+
+def _he_parameters(flat: dict[str, Any]) -> dict[str, Any]:
+    """From the flat form that Kuscia writes: `mode`, `schema` and `key_size`, without parties."""
+    return {"schema": flat.get("schema", "ou"), "key_pair": {"generate": {"bit_size": flat.get("key_size", 2048)}}}
 
 
 def _wait_for_own_part(device: Any, party: str | None) -> None:

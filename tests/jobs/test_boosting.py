@@ -177,6 +177,14 @@ def test_three_parties_of_which_the_labels_has_no_feature(
     assert abs(roc_auc_score(y, found) - roc_auc_score(y, expected)) < AUC_TOLERANCE
 
 
+def test_the_flat_form_of_the_heus_configuration(
+    worker: RunningWorker, data: Path, breast_cancer: tuple[Any, Any]
+) -> None:
+    flat = {"mode": "PHEU", "schema": "ou", "key_size": 2048}
+    succeed(worker, train(data, "sgb", num_boost_round=1) | {"heu_config": flat})
+    assert roc_auc_score(breast_cancer[1], predictions(worker, data, "sgb")) > 0.9
+
+
 # --- what cannot be trained or applied
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
+import tempfile
 import time
 from typing import Annotated, Literal
 
@@ -20,7 +22,20 @@ from sfworker.runtime.context import JobContext
 from sfworker.runtime.task_dispatcher import TaskDispatcher
 
 SECRET = "customer 4711"
-Action = Literal["succeed", "report", "raise", "raise_final", "raise_foreign", "hang", "stubborn", "exit", "kill"]
+Action = Literal[
+    "succeed",
+    "report",
+    "raise",
+    "raise_final",
+    "raise_foreign",
+    "hang",
+    "stubborn",
+    "exit",
+    "kill",
+    "multiply",
+    "allocate",
+    "fill_scratch",
+]
 
 
 class ActParams(TaskParams, tag="act", frozen=True, kw_only=True):
@@ -93,5 +108,19 @@ def _act(context: JobContext[ActParams], params: ActParams) -> None:
             os._exit(3)
         case "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        case "multiply":
+            import jax.numpy
+
+            matrix = jax.numpy.ones((1000, 1000))  # large enough for JAX to use several threads
+            (matrix @ matrix).block_until_ready()
+        case "allocate":
+            command = "import time; held = bytearray(300_000_000); time.sleep(600)"
+            subprocess.Popen([sys.executable, "-I", "-S", "-c", command])  # a child's memory counts, too
+            time.sleep(params.seconds)
+        case "fill_scratch":
+            while True:
+                with tempfile.NamedTemporaryFile(delete=False) as file:
+                    file.write(bytes(10_000_000))
+                time.sleep(0.01)
         case "succeed":
             pass

@@ -1,7 +1,4 @@
-"""What SecretFlow imports only when it is first used, imported ahead. Runs before job modules are imported.
-
-Imports only: no computation and no thread, so that forking afterwards stays safe.
-"""
+"""What SecretFlow imports only when it is first used, imported ahead; and what must not be left of it before a fork."""
 
 from __future__ import annotations
 
@@ -13,6 +10,17 @@ _LAZY = ("ray", "fed")
 
 
 def preload() -> None:
-    """Import everything that the first calls of a job would otherwise wait for."""
+    """Import everything that the first calls of a job would otherwise wait for. Before job modules are imported."""
     for name in _LAZY:
         importlib.import_module(name)
+
+
+def forget_jax_client() -> None:
+    """Drop the client that JAX has where an import computed something (`sml` does): its threads do not survive a fork.
+
+    A forked process that still had it would wait forever at its first computation that is large enough for threads.
+    Without it, it makes a client of its own when it needs one, in a millisecond.
+    """
+    import jax.extend.backend
+
+    jax.extend.backend.clear_backends()

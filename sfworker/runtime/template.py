@@ -3,8 +3,8 @@
     daemon --Fork + two file descriptors--> template --fork--> party process
            <--Ready, Forked, Exited--------
 
-It runs no SecretFlow code, no JAX computation and no gRPC itself, so that forking stays safe. When the daemon is gone
-(its end of the control socket closed) it kills every party process, removes the run directory and leaves.
+It runs no SecretFlow code, keeps no JAX client and makes no gRPC call itself, so that forking stays safe. When the
+daemon is gone (its end of the control socket closed) it kills every party process, removes the run directory, leaves.
 """
 
 from __future__ import annotations
@@ -150,13 +150,15 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     began = time.monotonic()
-    # It is right in general. Here no thread of JAX has ever run: nothing is computed before the fork.
+    # It is right in general. Here nothing of JAX is left before the fork: `forget_jax_client`.
     warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
     if arguments.start_method == "fork":
         from sfworker.runtime import cluster_initializer, device_manager, party  # noqa: F401 - so that forks have them
+        from sfworker.runtime.preload import forget_jax_client
         from sfworker.runtime.task_dispatcher import load_jobs
 
         load_jobs([module for module in arguments.jobs.split(",") if module])
+        forget_jax_client()
         # Without this, the first garbage collection of each child would copy every page it shares with the template.
         gc.collect()
         gc.freeze()

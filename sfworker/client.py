@@ -23,6 +23,7 @@ from redis import exceptions
 
 from sfworker.broker.connection import connect
 from sfworker.broker.keys import PRIORITIES, Keys, status_channel
+from sfworker.broker.patience import pause
 from sfworker.errors import EnvelopeError
 from sfworker.wire.events import FINAL_STATUSES
 
@@ -31,7 +32,6 @@ BLOCK_MILLISECONDS = 2000
 READ_COUNT = 500
 CANCEL_TTL_SECONDS = 86_400
 MAX_CONNECTIONS = 1024  # each `wait` and `events` that is under way holds one
-RECONNECT_SECONDS = (0.05, 1.0)  # first and longest pause between attempts to reach Redis
 _AWAY = (exceptions.ConnectionError, exceptions.TimeoutError)
 _FROM_THE_START = "0-0"
 _T = TypeVar("_T")
@@ -230,15 +230,15 @@ def is_refused(error: BaseException) -> bool:
 
 async def _patiently(read: Callable[[], Awaitable[_T]]) -> _T:
     """The answer to a read, however often Redis goes away meanwhile."""
-    pause, longest = RECONNECT_SECONDS
+    attempt = 0
     while True:
         try:
             return await read()
         except _AWAY as error:
             if isinstance(error, exceptions.MaxConnectionsError) or is_refused(error):
                 raise  # no patience mends that
-            await anyio.sleep(pause)
-            pause = min(pause * 2, longest)
+            await anyio.sleep(pause(attempt))
+            attempt += 1
 
 
 def _rank(envelope: dict[str, Any], priority: str | None) -> str:

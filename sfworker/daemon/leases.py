@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 from sfworker.broker.broker import Broker, Lease
 from sfworker.broker.entry import Entry
 from sfworker.broker.overview import WorkerOverview
+from sfworker.broker.patience import pause
 from sfworker.daemon.running import Running
 from sfworker.pool.outcome import Stop
 from sfworker.settings import Settings
@@ -91,15 +92,17 @@ class Leases:
             await self._broker.heartbeat(msgspec.json.encode(heartbeat))
 
     async def _regularly(self, seconds: float, action: Callable[[], Awaitable[None]]) -> None:
-        away = False
+        failures = 0
         while True:
             began = anyio.current_time()
+            wait = seconds
             try:
                 await action()
-                away = False
+                failures = 0
             except (RedisError, OSError) as error:
-                if not away:
+                if not failures:
                     _log.warning("Redis is away or refuses (%s)", type(error).__name__)
-                away = True
-            # While Redis is away it is asked more often, so that leases are renewed as soon as it is back.
-            await anyio.sleep_until(began + (min(seconds, 1.0) if away else seconds))
+                # It is asked more often then, so that leases are renewed as soon as it is back.
+                wait = min(seconds, pause(failures))
+                failures += 1
+            await anyio.sleep_until(began + wait)

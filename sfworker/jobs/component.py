@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from secretflow_spec.v1 import report_pb2  # type: ignore[import-untyped]
-from secretflow_spec.v1.component_pb2 import Attribute  # type: ignore[import-untyped]
-from secretflow_spec.v1.data_pb2 import DistData  # type: ignore[import-untyped]
+from secretflow_spec.v1 import report_pb2
+from secretflow_spec.v1.component_pb2 import Attribute
+from secretflow_spec.v1.data_pb2 import DistData
 
 from sfworker.catalog.component import ComponentParams, ComponentResult, Report, ReportTable
 from sfworker.runtime import component_params, components

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import base64
 
-from google.protobuf import json_format  # type: ignore[import-untyped]
+from google.protobuf import json_format
 from secretflow.component.core import IServingExporter
-from secretflow_spec import Definition  # type: ignore[import-untyped]
-from secretflow_spec.v1 import report_pb2  # type: ignore[import-untyped]
-from secretflow_spec.v1.component_pb2 import Attribute  # type: ignore[import-untyped]
-from secretflow_spec.v1.data_pb2 import DistData  # type: ignore[import-untyped]
-from secretflow_spec.v1.evaluation_pb2 import NodeEvalParam  # type: ignore[import-untyped]
+from secretflow_spec import Definition
+from secretflow_spec.v1 import report_pb2
+from secretflow_spec.v1.component_pb2 import Attribute
+from secretflow_spec.v1.data_pb2 import DistData
+from secretflow_spec.v1.evaluation_pb2 import NodeEvalParam
 
 from sfworker.catalog.model_export import ExportedComponent, ModelExportParams, ModelExportResult
 from sfworker.errors import ParameterValidationError

@@ -9,11 +9,11 @@ import difflib
 from typing import Any
 
 import msgspec
-from google.protobuf import descriptor_pool, json_format  # type: ignore[import-untyped]
-from secretflow_spec import Definition, Registry  # type: ignore[import-untyped]
-from secretflow_spec.v1.component_pb2 import Attribute, AttributeDef, AttrType  # type: ignore[import-untyped]
-from secretflow_spec.v1.data_pb2 import DistData  # type: ignore[import-untyped]
-from secretflow_spec.v1.evaluation_pb2 import NodeEvalParam  # type: ignore[import-untyped]
+from google.protobuf import descriptor_pool, json_format
+from secretflow_spec import Definition, Registry
+from secretflow_spec.v1.component_pb2 import Attribute, AttributeDef, AttrType
+from secretflow_spec.v1.data_pb2 import DistData
+from secretflow_spec.v1.evaluation_pb2 import NodeEvalParam
 
 from sfworker.catalog import component as catalog
 from sfworker.errors import ParameterValidationError

@@ -19,7 +19,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import duckdb
-from google.protobuf import json_format  # type: ignore[import-untyped]
+from google.protobuf import json_format
 from secretflow.component.core import Context, uuid4
 from secretflow.component.core import checkpoint as checkpoint_module
 from secretflow.component.core.checkpoint import Checkpoint
@@ -30,9 +30,9 @@ from secretflow.component.preprocessing.data_prep import ub_psi_cache as ub_psi_
 from secretflow.device.device import spu as spu_module
 from secretflow.utils import secure_pickle
 from secretflow.utils.errors import SFException
-from secretflow_spec import Definition, Storage, StorageType, VTable  # type: ignore[import-untyped]
-from secretflow_spec.v1.data_pb2 import DistData, StorageConfig  # type: ignore[import-untyped]
-from secretflow_spec.v1.evaluation_pb2 import NodeEvalParam  # type: ignore[import-untyped]
+from secretflow_spec import Definition, Storage, StorageType, VTable
+from secretflow_spec.v1.data_pb2 import DistData, StorageConfig
+from secretflow_spec.v1.evaluation_pb2 import NodeEvalParam
 
 from sfworker.errors import InputDataError, ModelMismatchError, ParameterValidationError
 from sfworker.runtime import fed_pickle, party_logging

@@ -12,9 +12,9 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 import secretflow.component  # noqa: F401 - registers them
-from google.protobuf import json_format  # type: ignore[import-untyped]
+from google.protobuf import json_format
 from pyarrow import orc
-from secretflow_spec import Registry  # type: ignore[import-untyped]
+from secretflow_spec import Registry
 from sklearn.datasets import load_breast_cancer
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.metrics import roc_auc_score

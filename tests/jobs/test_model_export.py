@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from google.protobuf import json_format  # type: ignore[import-untyped]
+from google.protobuf import json_format
 from pyarrow import orc
-from secretflow_serving_lib import bundle_pb2  # type: ignore[import-untyped]
+from secretflow_serving_lib import bundle_pb2
 from sklearn.datasets import load_breast_cancer
 
 from sfworker.catalog import load_modules, validate

@@ -88,6 +88,14 @@ class TimeLimitExceededError(SecretFlowTaskError):
     """The job reached its time limit and was ended; raise options.time_limit if it needs longer."""
 
 
+class MemoryLimitExceededError(SecretFlowTaskError):
+    """The job used more memory than its limit and was ended; raise options.memory_limit_bytes."""
+
+
+class ScratchLimitExceededError(SecretFlowTaskError):
+    """The job wrote more to its scratch directories than its limit and was ended; raise options.scratch_limit_bytes."""
+
+
 class CrashLoopError(SecretFlowTaskError):
     """The job's worker died each time it ran this job, so it is not started again."""
 

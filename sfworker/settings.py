@@ -63,6 +63,24 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     drain_timeout: Annotated[
         float, Meta(ge=0, le=7 * 86_400, description="Seconds that running jobs get to finish after SIGTERM.")
     ] = 60.0
+    memory_limit_bytes: Annotated[
+        int, Meta(ge=0, description="Memory of an execution whose options name none; 0: no limit.")
+    ] = 0
+    max_memory_limit_bytes: Annotated[
+        int, Meta(ge=0, description="Most memory that options.memory_limit_bytes may ask for; 0: no bound.")
+    ] = 0
+    scratch_limit_bytes: Annotated[
+        int, Meta(ge=0, description="Scratch disk of an execution whose options name none; 0: no limit.")
+    ] = 0
+    max_scratch_limit_bytes: Annotated[
+        int, Meta(ge=0, description="Most scratch disk that options.scratch_limit_bytes may ask for; 0: no bound.")
+    ] = 0
+    threads: Annotated[
+        int, Meta(ge=0, le=4096, description="Processors that each party process computes on; 0: all there are.")
+    ] = 0
+    max_threads: Annotated[
+        int, Meta(ge=0, le=4096, description="Most processors that options.threads may ask for; 0: no bound.")
+    ] = 0
     max_crashes: Annotated[
         int, Meta(ge=1, le=100, description="Times a job may take its worker down before it is buried.")
     ] = 3

@@ -59,6 +59,7 @@ class ActResult(Struct, frozen=True, kw_only=True):
 
     pid: int
     first_line_at: float
+    processors: int
 
 
 register(TaskType(name="act", summary="Acts, the parties joined", params=ActParams, result=ActResult))
@@ -69,7 +70,7 @@ register(TaskType(name="act_alone", summary="Acts alone", params=ActAloneParams,
 @TaskDispatcher.register_task("act_alone")
 def act(context: JobContext[ActParams]) -> ActResult:
     """Do as `params.action` says."""
-    result = ActResult(pid=os.getpid(), first_line_at=time.time())
+    result = ActResult(pid=os.getpid(), first_line_at=time.time(), processors=len(os.sched_getaffinity(0)))
     params = context.params
     for party, path in params.output_paths.items():
         if context.is_local(party):

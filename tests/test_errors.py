@@ -26,6 +26,8 @@ RETRYABLE = {
     "ResultSaveError": False,
     "SoftTimeLimitExceededError": False,
     "TimeLimitExceededError": False,
+    "MemoryLimitExceededError": False,
+    "ScratchLimitExceededError": False,
     "CrashLoopError": False,
     "JobLostError": False,
     "JobCancelledError": False,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from sfworker.catalog.base import TaskType, validate
+from sfworker.catalog.resources import Resources, granted
 from sfworker.errors import ExpiredError, ParameterValidationError
 from sfworker.settings import Settings
 from sfworker.wire.envelope import Envelope, SpuConfig, decode_envelope, expired
@@ -27,6 +28,7 @@ class Job:
     parties: list[str]
     mode: Mode
     """What joins the parties: nothing, a mesh on this host, or a cluster of machines."""
+    resources: Resources
 
 
 def accept(data: bytes, settings: Settings, now: float) -> Job:
@@ -45,7 +47,13 @@ def accept(data: bytes, settings: Settings, now: float) -> Job:
             raise ParameterValidationError(f"{device}_config: required by task type {task_type.name}")
     if envelope.spu_config is not None:
         _check_spu(envelope.spu_config, parties, settings)
-    return Job(envelope=envelope, task_type=task_type, parties=parties, mode=_mode(envelope, task_type, settings))
+    return Job(
+        envelope=envelope,
+        task_type=task_type,
+        parties=parties,
+        mode=_mode(envelope, task_type, settings),
+        resources=granted(envelope.options, settings),
+    )
 
 
 def _parties(envelope: Envelope, settings: Settings) -> list[str]:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import signal
 
 
-def sentence(status: int | None) -> str:
-    """From an exit code as `os.waitstatus_to_exitcode` gives it; None where nobody could see it."""
+def sentence(status: int | None, *, memory_ran_out: bool = False) -> str:
+    """From an exit code as `os.waitstatus_to_exitcode` gives it; None where nobody could see it.
+
+    `memory_ran_out`: meanwhile the kernel has killed a process on this host for want of memory.
+    """
     if status is None:
         return "ended together with the process that started it"
     if status >= 0:
@@ -15,5 +18,7 @@ def sentence(status: int | None) -> str:
         name = signal.Signals(-status).name
     except ValueError:
         name = "unknown"
-    hint = "; if nobody killed it, this machine ran out of memory" if -status == signal.SIGKILL else ""
+    hint = ""
+    if -status == signal.SIGKILL:
+        hint = ": this machine ran out of memory" if memory_ran_out else ", perhaps for want of memory"
     return f"was killed by signal {-status} ({name}){hint}"

@@ -33,6 +33,7 @@ from sfworker.pool.exits import sentence
 from sfworker.pool.outcome import Outcome, Stop
 from sfworker.pool.party_process import PartyProcess
 from sfworker.pool.template import Template
+from sfworker.pool.usage import oom_kills
 from sfworker.wire.frames import (
     Failed,
     Keeping,
@@ -88,6 +89,7 @@ class Mesh:
         self._limits = Limits(soft=math.inf, hard=math.inf, grace=0.0)
         self._listener: Listener = _ignore
         self._names: list[str] = []
+        self._oom_kills = 0
         self._changed = anyio.Event()
 
     async def run(self, starts: list[Start], limits: Limits, listener: Listener) -> Outcome:
@@ -107,6 +109,7 @@ class Mesh:
                 await process.send(start)
             except OSError:
                 break  # its end is heard, and explained, below
+        self._oom_kills = oom_kills()
         await self._until_settled(began)
         if self._outcome.failure is not None:
             await self._kill()
@@ -123,6 +126,18 @@ class Mesh:
         else:
             self._fail_as_stopped()
         self._changed.set()
+
+    def fail(self, failure: Failure) -> None:
+        """End it with this failure. The first call decides; where it was asked to stop before, that is the cause."""
+        if self._outcome.failure is None:
+            stopped = self._outcome.stopped
+            self._outcome.failure = Failure.of(_ERRORS[stopped]()) if stopped else failure
+            self._changed.set()
+
+    @property
+    def groups(self) -> list[int]:
+        """Process groups of the parties; whatever a party starts is in its group."""
+        return [process.pid for process in self._processes if process.pid is not None]
 
     async def dismiss(self) -> None:
         """Let the processes go and wait for their end."""
@@ -151,7 +166,7 @@ class Mesh:
             elif now >= self._kill_at:
                 self._fail_as_stopped()
             elif now >= self._decide_at and self._weak_cause:
-                self._fail(self._weak_cause)
+                self.fail(self._weak_cause)
             elif now >= soft_at:
                 soft_at = math.inf
                 self.stop(Stop.SOFT_TIME_LIMIT)
@@ -199,17 +214,18 @@ class Mesh:
             self._weak_cause = failure
             self._decide_within(ECHO_SECONDS)
         else:
-            self._fail(failure)
+            self.fail(failure)
 
     def _hear_end(self, rank: int) -> None:
         """A socket was closed, or a process has ended."""
         if rank not in self._missing or self._settled():
             return
         process = self._processes[rank]
-        lost = Failure.of(PartyProcessLostError(f"the process of {self._names[rank]} {sentence(process.exit_status)}"))
+        how = sentence(process.exit_status, memory_ran_out=oom_kills() > self._oom_kills)
+        lost = Failure.of(PartyProcessLostError(f"the process of {self._names[rank]} {how}"))
         self._outcome.template_lost = self._template.lost.is_set()
         if process.ended.is_set() and (process.exit_status is None or process.exit_status < 0):
-            self._fail(lost)
+            self.fail(lost)
         else:
             # It left by itself: SecretFlow's answer to an error elsewhere, which that party may be about to report.
             self._weak_cause = lost
@@ -220,14 +236,7 @@ class Mesh:
         self._decide_at = min(self._decide_at, anyio.current_time() + seconds)
 
     def _fail_as_stopped(self) -> None:
-        self._fail(Failure.of(TaskExecutionError()))
-
-    def _fail(self, failure: Failure) -> None:
-        """The first call decides; where the daemon has asked the job to stop, that is the cause."""
-        if self._outcome.failure is None:
-            stopped = self._outcome.stopped
-            self._outcome.failure = Failure.of(_ERRORS[stopped]()) if stopped else failure
-            self._changed.set()
+        self.fail(Failure.of(TaskExecutionError()))
 
     def _ask(self) -> None:
         for process in self._processes:

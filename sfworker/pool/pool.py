@@ -23,12 +23,15 @@ from anyio.abc import TaskGroup
 from sfworker.catalog.job import Job
 from sfworker.errors import Failure, TaskExecutionError
 from sfworker.logs import ids, party_line
+from sfworker.pool.guard import guard
 from sfworker.pool.mesh import Limits, Listener, Mesh
 from sfworker.pool.outcome import Outcome, Stop
 from sfworker.pool.party_process import PartyProcess
+from sfworker.pool.processors import Processors
 from sfworker.pool.starts import starts
 from sfworker.pool.template import Template
 from sfworker.settings import Settings
+from sfworker.wire.frames import Start
 
 _log = logging.getLogger("sfworker.pool")
 LONGEST_PAUSE = 30.0
@@ -66,6 +69,7 @@ class Pool:
         self._template = Template(settings, directory)
         self._spares: deque[PartyProcess] = deque()
         self._numbers = count(1)
+        self._processors = Processors()
         self._changed = anyio.Event()
         self.restarts = 0
 
@@ -83,11 +87,13 @@ class Pool:
         """Run the job's computation; inside the block is its outcome, after it all that it used is let go."""
         directory = f"{self._directory}/{next(self._numbers)}"
         template = self._template
+        frames: list[Start] = []
         try:
             os.mkdir(directory, 0o700)
-            frames = starts(job, attempt, self._settings, directory)
+            frames = starts(job, attempt, self._settings, directory, self._processors)
             mesh = Mesh(template, self._acquire_all(len(frames)), _line_logger(job))
         except OSError as error:  # the disk is full, or the template has died since this job was taken
+            self._release(frames)
             shutil.rmtree(directory, ignore_errors=True)
             reason = os.strerror(error.errno) if error.errno else type(error).__name__
             failure = Failure.of(TaskExecutionError(f"the worker could not start a process for this job ({reason})"))
@@ -101,8 +107,9 @@ class Pool:
             )
             execution.begun(mesh)
             asyncio.get_running_loop().call_later(REFILL_DELAY, self._refill)
-            yield await mesh.run(frames, limits, listener)
+            yield await _run_guarded(mesh, frames, limits, listener, job, directory)
         finally:
+            self._release(frames)
             self._tasks.start_soon(self._clean_up, mesh, directory)
 
     async def run(self) -> None:
@@ -153,6 +160,10 @@ class Pool:
             spare.close()
         return self._template.fork()
 
+    def _release(self, frames: list[Start]) -> None:
+        for frame in frames:
+            self._processors.release(frame.processors)
+
     def _refill(self) -> None:
         """Fork what is missing; the template does that while the executions that took the last ones compute."""
         try:
@@ -169,6 +180,18 @@ class Pool:
         self._refill()
         await mesh.dismiss()
         await anyio.to_thread.run_sync(lambda: shutil.rmtree(directory, ignore_errors=True))
+
+
+async def _run_guarded(
+    mesh: Mesh, frames: list[Start], limits: Limits, listener: Listener, job: Job, directory: str
+) -> Outcome:
+    if not (job.resources.memory or job.resources.scratch):
+        return await mesh.run(frames, limits, listener)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(guard, mesh, job.resources, directory)
+        outcome = await mesh.run(frames, limits, listener)
+        tasks.cancel_scope.cancel()
+    return outcome
 
 
 def _line_logger(job: Job) -> Callable[[str, bytes], None]:

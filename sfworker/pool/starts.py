@@ -8,13 +8,20 @@ from typing import Any
 import msgspec
 
 from sfworker.catalog.job import Job
+from sfworker.pool.processors import Processors
 from sfworker.settings import Settings
 from sfworker.wire.frames import Start
 
 
-def starts(job: Job, attempt: int, settings: Settings, directory: str) -> list[Start]:
-    """One frame per process, whose scratch directories and sockets lie in `directory` (made here, 0700)."""
-    return [_start(job, attempt, settings, directory, rank, party) for rank, party in enumerate(processes(job))]
+def starts(job: Job, attempt: int, settings: Settings, directory: str, processors: Processors) -> list[Start]:
+    """One frame per process, whose scratch directories and sockets lie in `directory` (made here, 0700).
+
+    The frames' processors are taken from `processors`, where a limit is set.
+    """
+    frames = [_start(job, attempt, settings, directory, rank, party) for rank, party in enumerate(processes(job))]
+    if threads := job.resources.threads:
+        return [msgspec.structs.replace(frame, processors=processors.acquire(threads.amount)) for frame in frames]
+    return frames
 
 
 def processes(job: Job) -> list[str | None]:
@@ -54,7 +61,8 @@ def _spu_config(job: Job) -> dict[str, Any] | None:
     config = _plain(job.envelope.spu_config)
     if config is not None:
         cluster_def = config["cluster_def"]
-        cluster_def["runtime_config"] = {**job.task_type.spu_defaults, **cluster_def["runtime_config"]}
+        threads = {"max_concurrency": job.resources.threads.amount} if job.resources.threads else {}
+        cluster_def["runtime_config"] = {**job.task_type.spu_defaults, **threads, **cluster_def["runtime_config"]}
     return config
 
 

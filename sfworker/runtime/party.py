@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -85,6 +86,7 @@ def _execute(start: Start, send: Callable[[Struct], None]) -> tuple[Succeeded, C
     os.environ["TMPDIR"] = tempfile.tempdir = str(scratch)
     os.environ["EXECUTION_ID"] = start.execution_id
     os.chdir(scratch)
+    _confine(start.processors)
     task_type, params = catalog.validate(start.task_config, start.parties)
 
     devices: dict[str, Any] = {}
@@ -109,6 +111,23 @@ def _execute(start: Start, send: Callable[[Struct], None]) -> tuple[Succeeded, C
     encoded = None if result is None else msgspec.to_builtins(result)
     send(StageReached("executed", time.monotonic() - began, sorted(devices)))
     return Succeeded(encoded, _peak_rss()), finish
+
+
+def _confine(processors: list[int]) -> None:
+    """Compute on these alone, and tell libraries that have counted the processors before, in the template."""
+    if not processors:
+        return
+    for thread in os.listdir("/proc/self/task"):
+        with suppress(ProcessLookupError):
+            os.sched_setaffinity(int(thread), processors)
+    count = len(processors)
+    os.environ["OMP_NUM_THREADS"] = str(count)  # for programs that the job starts
+
+    import pyarrow
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped, unused-ignore]
+
+    threadpool_limits(count)
+    pyarrow.set_cpu_count(count)
 
 
 def _join(start: Start, send: Callable[[Struct], None]) -> tuple[dict[str, Any], DeviceManager, Callable[[], None]]:

@@ -23,4 +23,4 @@ def forget_jax_client() -> None:
     """
     import jax.extend.backend
 
-    jax.extend.backend.clear_backends()
+    jax.extend.backend.clear_backends()  # type: ignore[no-untyped-call]

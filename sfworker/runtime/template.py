@@ -21,6 +21,7 @@ import socket
 import sys
 import time
 import warnings
+from pathlib import Path
 from typing import NoReturn
 
 from msgspec import Struct
@@ -28,6 +29,9 @@ from msgspec import Struct
 from sfworker.wire.frames import Exited, Fork, Forked, Ready, decode_template_command, encode_body
 
 _PR_SET_PDEATHSIG = 1
+# Computations leave the daemon and Redis their turns, and where memory runs out the kernel takes them first.
+_NICENESS = 5
+_OOM_SCORE = "500"
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -96,6 +100,9 @@ class Template:
     def _become_party(self, parent: int, frames: int, log: int) -> NoReturn:
         try:
             os.setpgid(0, 0)
+            os.nice(_NICENESS)
+            with contextlib.suppress(OSError):
+                Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
             _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
             if os.getppid() != parent:
                 os._exit(1)

@@ -39,6 +39,18 @@ class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     expires_at: Annotated[
         str | float | None, Meta(description="ISO 8601 with zone, or Unix seconds: not started after this.")
     ] = None
+    memory_limit_bytes: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(description="Memory of all its processes together; it is ended above that. Default: the worker's."),
+    ] = None
+    scratch_limit_bytes: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(description="Disk under its scratch directories; it is ended above that. Default: the worker's."),
+    ] = None
+    threads: Annotated[
+        Annotated[int, Meta(ge=1, le=4096)] | None,
+        Meta(description="Processors that each of its processes computes on. Default: the worker's."),
+    ] = None
     session: Annotated[
         Literal["fresh", "reuse"], Meta(description="`reuse` asks for a warm session; every session is fresh today.")
     ] = "fresh"

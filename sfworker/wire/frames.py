@@ -44,6 +44,8 @@ class Start(Struct, frozen=True, tag=True, kw_only=True):
     """This party's own TMPDIR."""
     data_roots: dict[str, list[str]]
     """Of each party that this process computes for."""
+    processors: list[int] = []
+    """The only ones that this process may compute on; empty: any."""
     log_level: str
     job_modules: list[str]
 

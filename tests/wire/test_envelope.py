@@ -60,6 +60,9 @@ class TestGood:
             "max_retries": 3,
             "retry_delay": 60.0,
             "expires_at": None,
+            "memory_limit_bytes": None,
+            "scratch_limit_bytes": None,
+            "threads": None,
             "session": "fresh",
         }
 

@@ -1,0 +1,82 @@
+"""What processes and directories use, as the kernel tells it. Each call is cheap enough for once or twice a second."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from contextlib import suppress
+from pathlib import Path
+
+_BLOCK = 512  # of st_blocks, whatever the file system's own blocks are
+
+
+def memory_above(limit: int, groups: Collection[int]) -> int | None:
+    """Bytes of memory of all processes in the process groups, where they are more than `limit`.
+
+    What processes share (a forked process shares much with the template) is divided among them.
+    """
+    pids = _members(groups)
+    # The shares take a walk through the page tables, so first a bound that the kernel has at hand.
+    if sum(_resident(pid) for pid in pids) <= limit:
+        return None
+    used = sum(_own_share(pid) for pid in pids)
+    return used if used > limit else None
+
+
+def disk_above(limit: int, directory: str) -> int | None:
+    """Bytes of disk that files under `directory` take, where they are more than `limit`."""
+    used = _disk(directory)
+    return used if used > limit else None
+
+
+def oom_kills() -> int:
+    """How many processes this host's kernel has killed for want of memory; 0 where it does not say."""
+    with suppress(OSError):
+        for line in Path("/proc/vmstat").read_text().splitlines():
+            name, _, value = line.partition(" ")
+            if name == "oom_kill":
+                return int(value)
+    return 0
+
+
+def _members(groups: Collection[int]) -> list[int]:
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with suppress(OSError):  # it has ended
+                if os.getpgid(int(name)) in groups:
+                    found.append(int(name))
+    return found
+
+
+def _resident(pid: int) -> int:
+    """At least as much as its share: with all that it shares. Files do not count, which the kernel can drop."""
+    kilobytes = _fields(pid, "status")
+    return 1024 * sum(kilobytes.get(name, 0) for name in ("RssAnon", "RssShmem", "VmSwap"))
+
+
+def _own_share(pid: int) -> int:
+    kilobytes = _fields(pid, "smaps_rollup")
+    return 1024 * (kilobytes.get("Pss", 0) - kilobytes.get("Pss_File", 0) + kilobytes.get("SwapPss", 0))
+
+
+def _fields(pid: int, name: str) -> dict[str, int]:
+    """Those of a file of /proc that are kilobytes; none where the process has ended."""
+    fields: dict[str, int] = {}
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/{name}").read_text(errors="replace").splitlines():
+            words = line.split()
+            if words[-1:] == ["kB"]:
+                fields[words[0].rstrip(":")] = int(words[1])
+    return fields
+
+
+def _disk(directory: str) -> int:
+    total = 0
+    with suppress(OSError), os.scandir(directory) as entries:  # what disappears meanwhile takes nothing
+        for entry in entries:
+            with suppress(OSError):
+                total += entry.stat(follow_symlinks=False).st_blocks * _BLOCK
+                if entry.is_dir(follow_symlinks=False):
+                    total += _disk(entry.path)
+    return total

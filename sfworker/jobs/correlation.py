@@ -23,6 +23,7 @@ from sfworker.runtime.secret_matrices import (
     inverse,
     inverse_limit,
     inverse_steps,
+    product,
     summed,
     unit_columns,
 )
@@ -122,7 +123,7 @@ def _products_across(
         (left, right): summed(
             context,
             blocks(shape.rows, max(shape.features[left], shape.features[right])),
-            lambda rows, left=left, right=right: context.spu(_product)(  # type: ignore[misc]
+            lambda rows, left=left, right=right: context.spu(product)(  # type: ignore[misc]
                 *(aligned.held(context, p, units.get(p), np.float64, rows).to(context.spu) for p in (left, right))
             ),
         )
@@ -147,10 +148,6 @@ def _constant_ones(columns: list[ColumnRef], constant: Any) -> list[str]:
 
 def _square(units: Matrix | None) -> Matrix | None:
     return None if units is None else units.T @ units
-
-
-def _product(left: Any, right: Any) -> Any:
-    return left.T @ right
 
 
 def _inflation(own: list[Any], across: list[Any], steps: int) -> Any:

@@ -20,7 +20,7 @@ from sfworker.errors import InputDataError
 from sfworker.runtime import aligned, tables
 from sfworker.runtime.context import JobContext
 from sfworker.runtime.own_tables import OwnTable
-from sfworker.runtime.secret_matrices import blocks, double_precision, summed
+from sfworker.runtime.secret_matrices import blocks, double_precision, product, summed
 from sfworker.runtime.tables import Matrix
 from sfworker.runtime.task_dispatcher import TaskDispatcher
 
@@ -196,7 +196,7 @@ def _of_party(
                 summed(
                     context,
                     blocks(rows, max(group_count, columns)),
-                    lambda each: context.spu(_added)(*block(each, "addends", np.float64)),
+                    lambda each: context.spu(product)(*block(each, "addends", np.float64)),
                 ).to(there),
             )
         if wants_extremes:
@@ -221,16 +221,12 @@ def _members(groups: _Groups | None, rows: slice, dtype: npt.DTypeLike) -> Any:
     return None if groups is None else np.equal.outer(groups.codes[rows], np.arange(len(groups.counts))).astype(dtype)
 
 
-def _added(members: Any, addends: Any) -> Any:
-    return members.T @ addends
-
-
 def _compared(members: Any, ranks: Any) -> Any:
     return jnp.max(members[:, :, jnp.newaxis] * ranks[:, jnp.newaxis, :], axis=0)
 
 
 def _summed(groups: _Groups, addends: Matrix) -> Matrix:
-    """What `_added` does, where both are the same party's."""
+    """What `product` does, where both are the same party's."""
     inside = groups.codes >= 0
     codes, count = groups.codes[inside], len(groups.counts)
     return np.stack([np.bincount(codes, column[inside], count) for column in addends.T], axis=1)

@@ -25,6 +25,7 @@ from sfworker.runtime.secret_matrices import (
     inverse,
     inverse_limit,
     inverse_steps,
+    product,
     summed,
     unit_columns,
 )
@@ -178,9 +179,9 @@ def _sums(units: list[Any], label: list[Any], coefficients: Any, count: int) -> 
     x = jnp.concatenate([*units, jnp.full((units[0].shape[0], 1), 1 / root)], axis=1)
     scores = (x @ coefficients[:, :1]) * root
     if label:
-        information, residue = x.T @ x, jnp.sum(jnp.square((label[0] - scores) / root))
+        information, residue = product(x, x), jnp.sum(jnp.square((label[0] - scores) / root))
     else:
-        information, residue = (x * _spread(scores)).T @ x, jnp.ones(())
+        information, residue = product(x * _spread(scores), x), jnp.ones(())
     return jnp.concatenate([information, jnp.full((1, x.shape[1]), residue)])
 
 

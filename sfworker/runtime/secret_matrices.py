@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
+import secretflow.distributed as sfd
 
 from sfworker.runtime.context import JobContext
 from sfworker.runtime.tables import Matrix
@@ -64,9 +65,16 @@ def summed(
     for number, rows in enumerate(slices, 1):
         part = compute(rows)
         total = part if total is None else context.spu(combine)(total, part)
+        sfd.get(total.meta)  # its shape, for which all wait: else every block would be on its way at once
         if context.is_local(context.parties[0]) and len(slices) > 1:
             context.progress(number / len(slices), f"block {number} of {len(slices)}")
     return total
+
+
+def product(left: Any, right: Any) -> Any:
+    """`left.T @ right`. To be traced for the SPU, which multiplies more than 8 rows at once a hundred times slower."""
+    pieces = [left[:, start : start + 8].T @ right for start in range(0, left.shape[1], 8)]
+    return jnp.concatenate(pieces)
 
 
 def inverse_limit(context: JobContext[Any]) -> float:

@@ -81,6 +81,18 @@ def test_groups_of_two_columns_and_of_any_size(worker: RunningWorker, data: Path
     assert isinstance(found["groups"][0]["keys"][1], int)
 
 
+def test_more_rows_than_are_computed_at_a_time(worker: RunningWorker, data: Path) -> None:
+    chance = np.random.default_rng(2)
+    frame = pd.DataFrame({"city": chance.choice(["a", "b"], 30_000), "spent": chance.normal(1, 2, 30_000)})
+    frame[["city"]].to_csv(data / "alice.csv", index=False)
+    frame[["spent"]].to_csv(data / "bob.csv", index=False)
+    made = grouped(data, aggregations=EVERYTHING)
+    found = succeed(worker, made)
+    check(found, frame, ["city"], {"bob": ["spent"]}, 5)
+    progress = [event for event in worker.said(made["execution_id"]) if event["stage"] == "progress"]
+    assert progress[-1]["message"].endswith("of 2")
+
+
 def test_only_what_is_asked_for_is_told(worker: RunningWorker, data: Path, customers: pd.DataFrame) -> None:
     found = succeed(worker, grouped(data, aggregations=["mean"]))
     assert {name for name, value in found["groups"][0]["values"]["bob"]["spent"].items() if value is not None} == {

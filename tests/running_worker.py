@@ -50,10 +50,14 @@ def envelope(task_config: dict[str, Any], **more: Any) -> dict[str, Any]:
 
 
 class RunningWorker:
-    """Use as `with RunningWorker(redis_url, directory) as worker`. Settings are given by field name."""
+    """Use as `with RunningWorker(redis_url, directory) as worker`. Settings are given by field name.
 
-    def __init__(self, redis_url: str, directory: Path, **settings: Any) -> None:
-        self.redis: Any = Redis.from_url(redis_url)
+    `seen_at` is where the test itself looks, where that is another URL than the worker's.
+    """
+
+    def __init__(self, redis_url: str, directory: Path, *, seen_at: str | None = None, **settings: Any) -> None:
+        self.redis: Any = Redis.from_url(seen_at or redis_url)
+        self.name = str(settings.get("worker_hostname", ""))
         self.log_file = directory / "worker.log"
         self.run_dir = directory / "run"
         self.run_dir.mkdir(exist_ok=True, parents=True)
@@ -148,6 +152,10 @@ class RunningWorker:
     def processes(self) -> set[int]:
         """Every process that descends from the daemon."""
         return {pid for pid in _all_processes() if self.process.pid in _ancestors(pid)}
+
+    def children(self) -> set[int]:
+        """The daemon's own children: its template, if it has one now."""
+        return {pid for pid in self.processes() if _parent(pid) == self.process.pid}
 
     def template(self) -> int:
         """Process id of the template."""

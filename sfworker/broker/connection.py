@@ -45,6 +45,7 @@ CONNECT_SECONDS = 5.0
 COMMAND_SECONDS = 10.0
 SENTINEL_PORT = 26379
 _SCHEMES = "redis://, rediss://, unix://, redis+sentinel:// or rediss+sentinel://"
+_DOWN = {"s_down", "o_down"}
 _TLS_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 # A connection that only listens would never notice that the network behind it is gone.
 _KEEPALIVE = {socket.TCP_KEEPIDLE: 15, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 3}
@@ -106,8 +107,8 @@ def _sentinel_pool(url: str, options: dict[str, Any]) -> ConnectionPool:
     login_there = {name: given.pop(f"sentinel_{name}", None) for name in ("username", "password")}
     common = {**options, **_network(scheme), **given}
     shared = {name: common[name] for name in common if name.startswith(("ssl_", "socket_", "retry"))}
-    there = {**shared, **login_there, "socket_timeout": CONNECT_SECONDS, "connection_class": _class(scheme)}
-    sentinels = _Sentinels([_address(host) for host in hosts.split(",")], there)
+    there = {**shared, **login_there, "socket_timeout": CONNECT_SECONDS}
+    sentinels = _Sentinels([_address(host) for host in hosts.split(",")], _class(scheme), there)
     managed = _TlsMaster if scheme == "rediss" else _Master
     return SentinelConnectionPool(service, sentinels, **common, connection_class=managed)  # type: ignore[no-untyped-call, unused-ignore]
 
@@ -124,7 +125,7 @@ def _network(scheme: str) -> dict[str, Any]:
     return {**keepalive, "ssl_check_hostname": True} if scheme == "rediss" else keepalive
 
 
-def _class(scheme: str) -> type[AbstractConnection]:
+def _class(scheme: str) -> type[Connection]:
     return _Tls if scheme == "rediss" else _Tcp
 
 
@@ -147,8 +148,11 @@ def _check(connection: AbstractConnection) -> None:
 class _Sentinels:
     """Who is asked for the master. All at once, as one that is silent would use up the time of those who wait."""
 
-    def __init__(self, addresses: list[tuple[str, int]], options: dict[str, Any]) -> None:
+    def __init__(
+        self, addresses: list[tuple[str, int]], connection_class: type[Connection], options: dict[str, Any]
+    ) -> None:
         self._addresses = addresses
+        self._connection_class = connection_class
         self._options = options
 
     async def discover_master(self, service: str) -> tuple[str, int]:
@@ -158,15 +162,20 @@ class _Sentinels:
 
         async def ask(host: str, port: int) -> None:
             # For each question a new connection: it is asked once per connection to the master, so hardly ever.
-            async with Redis.from_pool(ConnectionPool(host=host, port=port, **self._options)) as sentinel:
-                try:
-                    masters = await sentinel.sentinel_masters()  # type: ignore[no-untyped-call, unused-ignore]
-                except RedisError as error:
-                    errors.append(error)
-                    return
-            master = masters.get(service)
-            if master and master["is_master"] and not (master["is_sdown"] or master["is_odown"]):
-                found.append((master["ip"], master["port"]))
+            sentinel = self._connection_class(host=host, port=port, **self._options)
+            try:
+                await sentinel.connect()  # type: ignore[no-untyped-call, unused-ignore]
+                await sentinel.send_command("SENTINEL", "MASTER", service)
+                flat = [word.decode() for word in await sentinel.read_response()]
+            except RedisError as error:
+                errors.append(error)
+                return
+            finally:
+                await sentinel.disconnect(nowait=True)
+            master = dict(zip(flat[::2], flat[1::2], strict=True))
+            flags = set(master["flags"].split(","))
+            if "master" in flags and not flags & _DOWN:
+                found.append((master["ip"], int(master["port"])))
                 tasks.cancel_scope.cancel()
 
         async with anyio.create_task_group() as tasks:

@@ -85,10 +85,8 @@ def start_worker(guarded: EmbeddedRedis, tmp_path: Path) -> Iterator[StartWorker
             def start(name: str) -> RunningWorker:
                 directory = tmp_path / name
                 directory.mkdir()
-                worker = RunningWorker(
-                    url_of(guarded, "worker"), directory, lease_seconds="1.5", worker_hostname=name, spare_processes="0"
-                )
-                worker.redis = stack.enter_context(client_of(guarded, "web"))
+                values = {"lease_seconds": "1.5", "worker_hostname": name, "spare_processes": "0"}
+                worker = RunningWorker(url_of(guarded, "worker"), directory, seen_at=url_of(guarded, "web"), **values)
                 return stack.enter_context(worker)
 
             yield start

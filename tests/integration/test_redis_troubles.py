@@ -149,7 +149,7 @@ def test_the_server_takes_no_writes_for_a_while(worker: RunningWorker) -> None:
 
 
 def test_a_slow_network_costs_time_and_no_lease(worker: RunningWorker, network: Network) -> None:
-    network.delay = 0.2
+    network.delay = 0.1  # and as much back
     try:
         with during_a_job(worker, 2 * LEASE) as execution_id:
             pass

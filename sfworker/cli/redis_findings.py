@@ -44,17 +44,17 @@ async def redis(settings: Settings) -> AsyncIterator[Finding]:
         except exceptions.NoPermissionError:
             pass  # it answers, and the worker sends no ECHO
         yield ok("redis", f"{where} answers")
-        for finding in await _server(client):
+        for finding in await _server(client, sentinels="+sentinel:" in settings.redis_url):
             yield finding
         yield await _permissions(client, Keys(settings.prefix))
 
 
-async def _server(client: Redis) -> list[Finding]:
+async def _server(client: Redis, *, sentinels: bool) -> list[Finding]:
     try:
         info = await client.info("everything")
     except exceptions.ResponseError:
         return [warning("redis", "INFO is refused, so version and persistence are unknown", "allow INFO for this user")]
-    return [_version(info), _persistence(info), _eviction(info), _replicas(info)]
+    return [_version(info), _persistence(info), _eviction(info), _role(info, sentinels=sentinels)]
 
 
 def _version(info: dict[str, Any]) -> Finding:
@@ -88,12 +88,18 @@ def _eviction(info: dict[str, Any]) -> Finding:
     )
 
 
-def _replicas(info: dict[str, Any]) -> Finding:
-    if info.get("role") in (None, "master"):
-        return ok("redis role", "takes writes")
-    return error(
-        "redis role", "this server is a replica and takes no writes", f"point {variable('redis_url')} to its master"
-    )
+def _role(info: dict[str, Any], *, sentinels: bool) -> Finding:
+    if info.get("role") not in (None, "master"):
+        return error(
+            "redis role", "this server is a replica and takes no writes", f"point {variable('redis_url')} to its master"
+        )
+    if sentinels and "min_slaves_good_slaves" not in info:  # which is told only where the option is set
+        return warning(
+            "redis role",
+            "takes writes, and would go on when it is cut off from its replicas; a failover then loses those",
+            "set `min-replicas-to-write 1` and `min-replicas-max-lag 10` in redis.conf",
+        )
+    return ok("redis role", "takes writes")
 
 
 async def _permissions(client: Redis, keys: Keys) -> Finding:
@@ -101,6 +107,8 @@ async def _permissions(client: Redis, keys: Keys) -> Finding:
         denied = await _denied(client, _needed(keys))
     except exceptions.NoPermissionError:
         return warning("permissions", "unknown, as MULTI is refused", "allow MULTI and DISCARD for this user")
+    except (exceptions.ReadOnlyError, exceptions.ConnectionError, exceptions.TimeoutError):
+        return warning("permissions", "unknown, as the server takes no writes or has gone", "look again at the master")
     if not denied:
         return ok("permissions", "every command that the worker needs is allowed")
     return error(
@@ -171,6 +179,8 @@ async def _denied(client: Redis, commands: list[Command]) -> list[str]:
             await connection.send_command(*command)
             try:
                 await connection.read_response()
+            except exceptions.ReadOnlyError:
+                raise  # which ended the connection, too: over another one, commands would be run
             except exceptions.ResponseError as refusal:
                 if isinstance(refusal, exceptions.NoPermissionError) or "unknown" in str(refusal):
                     denied[_name(command)] = None

@@ -136,9 +136,13 @@ def test_an_outcome_is_kept_until_there_is_memory_for_it(worker: RunningWorker) 
     assert worker.said(execution_id)[-1]["attempt"] == 1
 
 
-def test_the_server_takes_no_writes_for_a_while(worker: RunningWorker) -> None:
+def test_the_server_takes_no_writes_for_a_while(
+    worker: RunningWorker, server: EmbeddedRedis, capsys: pytest.CaptureFixture[str]
+) -> None:
     with during_a_job(worker, 0.5) as execution_id:
         worker.redis.replicaof("127.0.0.1", 1)  # where nobody listens: it keeps its data, and is a replica
+        assert main(["doctor", "--quick", "--redis", server.url]) == 1
+        assert "this server is a replica" in capsys.readouterr().out
         time.sleep(2.5)
         assert worker.said(execution_id, "result") == []
         worker.redis.replicaof("NO", "ONE")
@@ -251,7 +255,8 @@ def test_worker_and_clients_follow_the_master(tmp_path: Path, capsys: pytest.Cap
         assert client.wait(running, 30)["status"] == "success"
         assert client.wait(client.submit(act("succeed")).execution_id, 30)["status"] == "success"
         assert main(["status", "--redis", servers.url]) == 0
-        assert "no sentinel" not in capsys.readouterr().err
+        assert main(["doctor", "--quick", "--redis", servers.url]) == 0
+        assert "set `min-replicas-to-write 1`" in capsys.readouterr().out
         worker.redis = stack.enter_context(Redis.from_url(second.url))
         answered_once(worker, running)
 

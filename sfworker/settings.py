@@ -84,6 +84,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     max_crashes: Annotated[
         int, Meta(ge=1, le=100, description="Times a job may take its worker down before it is buried.")
     ] = 3
+    health: Annotated[
+        str, Meta(description="Where /healthz and /readyz are answered: HOST:PORT or unix:/PATH; empty: nowhere.")
+    ] = ""
     result_ttl: Annotated[int, Meta(ge=1, description="Seconds that sf:result:<execution_id> is kept.")] = 86_400
     retention: Annotated[int, Meta(ge=60, description="Seconds that records of executions are kept.")] = 7 * 86_400
     results_maxlen: Annotated[int, Meta(ge=100, description="About how many entries sf:results keeps.")] = 100_000

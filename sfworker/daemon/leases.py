@@ -14,6 +14,7 @@ from sfworker.broker.broker import Broker, Lease
 from sfworker.broker.entry import Entry
 from sfworker.broker.overview import WorkerOverview
 from sfworker.broker.patience import pause
+from sfworker.daemon.health import Readiness
 from sfworker.daemon.running import Running
 from sfworker.pool.outcome import Stop
 from sfworker.settings import Settings
@@ -28,18 +29,34 @@ class Leases:
     """The worker's standing dealings with Redis, apart from taking jobs and answering them."""
 
     def __init__(
-        self, settings: Settings, worker_id: str, broker: Broker, running: Running, telemetry: Telemetry
+        self,
+        settings: Settings,
+        worker_id: str,
+        broker: Broker,
+        running: Running,
+        telemetry: Telemetry,
+        readiness: Readiness,
     ) -> None:
         self._settings = settings
         self._worker_id = worker_id
         self._broker = broker
         self._running = running
         self._telemetry = telemetry
+        self._readiness = readiness
         self._started_at = timestamp(time.time())
 
     async def renew(self) -> None:
         """Renew the lease of every running attempt at a third of its length; end those that were lost or cancelled."""
-        await self._regularly(self._settings.lease_seconds / 3, self._renew)
+
+        async def renew() -> None:
+            try:
+                await self._renew()
+            except (RedisError, OSError):
+                self._readiness.redis_failed("renewing")
+                raise
+            self._readiness.redis_answered("renewing")
+
+        await self._regularly(self._settings.lease_seconds / 3, renew)
 
     async def take_over(self, begin: Callable[[Entry], Awaitable[None]], is_ready: Callable[[], bool]) -> None:
         """`begin` what silent workers left, as far as there are free slots and executions can start."""

@@ -24,6 +24,7 @@ from sfworker.broker.connection import shown
 from sfworker.broker.entry import Entry
 from sfworker.broker.patience import patiently, pause
 from sfworker.catalog import load_modules
+from sfworker.daemon import health
 from sfworker.daemon.leases import Leases
 from sfworker.daemon.running import Running
 from sfworker.daemon.task_executor import Services, TaskExecutor
@@ -48,10 +49,16 @@ async def serve(settings: Settings, group: str) -> int:
     load_modules(settings.jobs)
     worker_id = f"{settings.hostname()}-{os.getpid()}-{secrets.token_hex(2)}"
     telemetry = Telemetry.from_environ(os.environ, worker_id, __version__)
-    with configure(settings, worker_id), _run_dir(settings) as directory:
+    with (
+        configure(settings, worker_id),
+        _run_dir(settings) as directory,
+        health.listening(settings.health) as listener,
+    ):
         _log.info("worker %s starts: group %s at %s", worker_id, group, shown(settings.redis_url))
         async with open_broker(settings, group, worker_id) as broker, open_pool(settings, directory) as pool:
-            await Worker(settings, worker_id, broker, pool, telemetry).run()
+            worker = Worker(settings, worker_id, broker, pool, telemetry)
+            async with health.serving(listener, worker.readiness):
+                await worker.run()
         await anyio.to_thread.run_sync(telemetry.close)
         _log.info("worker %s has stopped", worker_id)
     return 0
@@ -64,8 +71,9 @@ class Worker:
         self._settings = settings
         self._broker = broker
         self._pool = pool
+        self.readiness = health.Readiness(pool, settings.lease_seconds)
         self._running = Running(settings.concurrency, telemetry)
-        self._leases = Leases(settings, worker_id, broker, self._running, telemetry)
+        self._leases = Leases(settings, worker_id, broker, self._running, telemetry, self.readiness)
         notifier = StatusNotifier(broker, worker_id)
         self._executor = TaskExecutor(
             Services(
@@ -125,7 +133,9 @@ class Worker:
                     for entry in await self._next():
                         await begin(entry)
                 failures = 0
+                self.readiness.redis_answered("taking")
             except (RedisError, OSError) as error:
+                self.readiness.redis_failed("taking")
                 if isinstance(error, ResponseError) and "NOGROUP" in str(error):
                     _log.warning("the consumer group is gone; it is made again, and reads from the start")
                 elif failures % 10 == 0:
@@ -179,6 +189,7 @@ class Worker:
                     self._hurry.set()
                 else:
                     _log.info("%s: no new jobs, running ones may finish", signal.Signals(number).name)
+                    self.readiness.draining = True
                     self._draining.set()
 
     async def _drain(self) -> None:

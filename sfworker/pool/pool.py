@@ -71,7 +71,8 @@ class Pool:
         self._numbers = count(1)
         self._processors = Processors()
         self._changed = anyio.Event()
-        self.restarts = 0
+        self.trouble = ""
+        """What went wrong with the template process, until it is ready again."""
 
     @property
     def is_ready(self) -> bool:
@@ -122,11 +123,14 @@ class Pool:
                 tasks.start_soon(self._prepare)
                 how = await self._template.wait()
                 tasks.cancel_scope.cancel()
-            _log.error("the template process %s; it is started again", how)
-            self._discard_spares()
             failures = 1 if anyio.current_time() - began > STEADY_SECONDS else failures + 1
-            self.restarts += 1
-            await anyio.sleep(min(0.1 * 4 ** min(failures - 1, 8), LONGEST_PAUSE))
+            pause = min(0.1 * 4 ** min(failures - 1, 8), LONGEST_PAUSE)
+            self.trouble = f"the template process {how}"
+            if failures > 1:
+                self.trouble += f"; it did not last for {failures} times in a row"
+            _log.error("%s; it is started again in %.1f s", self.trouble, pause)
+            self._discard_spares()
+            await anyio.sleep(pause)
             self._template = Template(self._settings, self._directory)
 
     async def stop(self) -> None:
@@ -136,6 +140,7 @@ class Pool:
 
     async def _prepare(self) -> None:
         await self._template.ready.wait()
+        self.trouble = ""
         self._refill()
         self._changed.set()
         self._changed = anyio.Event()

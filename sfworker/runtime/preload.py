@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 
 # Measured on a first use in a forked process: 0.3 to 0.4 s for ray, which SecretFlow imports for each call that a PYU
 # makes, even where no Ray runs; 0.01 s for fed, at the first program for an SPU.
@@ -23,4 +24,5 @@ def forget_jax_client() -> None:
     """
     import jax.extend.backend
 
+    logging.getLogger("jax").setLevel(logging.WARNING)  # it would announce this
     jax.extend.backend.clear_backends()  # type: ignore[no-untyped-call]

@@ -1,0 +1,259 @@
+"""Health over HTTP: does the daemon's event loop live, and could it claim a job now.
+
+    GET /healthz   200 while the event loop answers
+    GET /readyz    200 where a job could be claimed now, or a free slot is all that is missing; else 503
+
+Both answer `{"state": ..., "reason": ...}`. `python -m sfworker.daemon.health` asks, as a container's health check.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import socket
+import stat
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+from msgspec import Struct
+
+from sfworker.errors import SettingsError
+from sfworker.settings import load, variable
+
+if TYPE_CHECKING:
+    from sfworker.pool.pool import Pool
+
+_UNIX = "unix:"
+_HEAD_BYTES = 8192
+_SECONDS = 5.0
+"""That a client may take, and that Redis may be silent for beyond what the worker's own loops wait."""
+_CONNECTIONS = 64
+
+
+class State(Struct, frozen=True):
+    """What is answered."""
+
+    state: Literal["alive", "ready", "starting", "template_lost", "redis_away", "draining"]
+    reason: str = ""
+
+
+class Readiness:
+    """Whether the worker could claim a job now, as its own dealings with the template process and Redis show it."""
+
+    def __init__(self, pool: Pool, lease_seconds: float) -> None:
+        self.draining = False
+        self._pool = pool
+        # Where every slot is taken, the renewals of leases are all that asks Redis for anything.
+        self._patience = lease_seconds / 3 + _SECONDS
+        self._failed_at: dict[str, float] = {}
+        self._answered_at: float | None = None
+
+    def redis_answered(self, asked_by: str) -> None:
+        self._failed_at.pop(asked_by, None)
+        self._answered_at = time.monotonic()
+
+    def redis_failed(self, asked_by: str) -> None:
+        self._failed_at[asked_by] = time.monotonic()
+
+    def state(self) -> State:
+        """Costs nothing: nobody is asked."""
+        if self.draining:
+            return State("draining", "the worker was told to stop and takes no new jobs")
+        if self._pool.trouble:
+            return State("template_lost", self._pool.trouble)
+        if not self._pool.is_ready:
+            return State("starting", "the template process imports SecretFlow")
+        return self._state_of_redis(time.monotonic() - self._patience)
+
+    def _state_of_redis(self, lately: float) -> State:
+        if any(failed_at > lately for failed_at in self._failed_at.values()):
+            return State("redis_away", "Redis is away or refuses")
+        if self._answered_at is None:
+            return State("starting", "Redis has not answered yet")
+        if self._answered_at < lately:
+            return State("redis_away", f"Redis has been silent for more than {self._patience:.0f} s")
+        return State("ready")
+
+
+@contextmanager
+def listening(address: str) -> Iterator[socket.socket | None]:
+    """A socket that listens at `address`, None where that is empty. Raises SettingsError where it cannot."""
+    if not address:
+        yield None
+        return
+    try:
+        listener = _bind(address)
+    except OSError as error:
+        raise SettingsError(f"{variable('health')}: cannot listen there ({error.strerror or error})") from None
+    with listener:
+        try:
+            yield listener
+        finally:
+            if address.startswith(_UNIX):
+                os.unlink(address.removeprefix(_UNIX))
+
+
+@asynccontextmanager
+async def serving(listener: socket.socket | None, readiness: Readiness) -> AsyncIterator[None]:
+    """Answer on `listener` in the block."""
+    if listener is None:
+        yield
+        return
+    connections: set[_Connection] = set()
+    loop = asyncio.get_running_loop()
+    create = loop.create_unix_server if listener.family == socket.AF_UNIX else loop.create_server
+    server = await create(lambda: _Connection(readiness, connections), sock=listener)
+    try:
+        yield
+    finally:
+        server.close()
+        for connection in list(connections):
+            connection.abort()
+
+
+class _Connection(asyncio.Protocol):
+    """One request, however it arrives, and its answer. Holds no more than a head and lives no longer than 5 s."""
+
+    def __init__(self, readiness: Readiness, connections: set[_Connection]) -> None:
+        self._readiness = readiness
+        self._connections = connections
+        self._head = b""
+        self._answered = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self._transport = transport
+        self._deadline = asyncio.get_running_loop().call_later(_SECONDS, transport.abort)
+        self._connections.add(self)
+        if len(self._connections) > _CONNECTIONS:
+            self.abort()
+
+    def data_received(self, data: bytes) -> None:
+        if self._answered:
+            return
+        self._head += data[: _HEAD_BYTES + 1]
+        if b"\r\n\r\n" in self._head:
+            self._answer(*self._response(self._head.split(b"\r\n", 1)[0]))
+        elif len(self._head) > _HEAD_BYTES:
+            self._answer(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._deadline.cancel()
+        self._connections.discard(self)
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    def _response(self, request_line: bytes) -> tuple[HTTPStatus, State | None]:
+        words = request_line.split(b" ")
+        if len(words) != 3 or not words[2].startswith(b"HTTP/1."):
+            return HTTPStatus.BAD_REQUEST, None
+        if words[0] != b"GET":
+            return HTTPStatus.METHOD_NOT_ALLOWED, None
+        path = words[1].partition(b"?")[0]
+        if path == b"/healthz":
+            return HTTPStatus.OK, State("alive")
+        if path == b"/readyz":
+            state = self._readiness.state()
+            return HTTPStatus.OK if state.state == "ready" else HTTPStatus.SERVICE_UNAVAILABLE, state
+        return HTTPStatus.NOT_FOUND, None
+
+    def _answer(self, status: HTTPStatus, state: State | None) -> None:
+        body = msgspec.json.encode(state) + b"\n" if state else f"{status.phrase}\n".encode()
+        head = (
+            f"HTTP/1.1 {status.value} {status.phrase}\r\n"
+            f"Content-Type: {'application/json' if state else 'text/plain'}\r\n"
+            f"Content-Length: {len(body)}\r\n"
+            "Cache-Control: no-store\r\n"
+            "Connection: close\r\n\r\n"
+        )
+        self._answered = True
+        self._transport.write(head.encode() + body)
+        self._transport.close()
+
+
+def ask(address: str, path: str) -> tuple[int, str]:
+    """Status and body that the worker at `address` answers. Raises SettingsError or OSError."""
+    family, where = _parse(address)
+    with socket.socket(family, socket.SOCK_STREAM) as client:
+        client.settimeout(_SECONDS)
+        client.connect(where)
+        client.sendall(f"GET {path} HTTP/1.1\r\nHost: worker\r\n\r\n".encode())
+        answer = b""
+        while chunk := client.recv(_HEAD_BYTES):
+            answer += chunk
+    head, _, body = answer.decode(errors="replace").partition("\r\n\r\n")
+    words = head.split(" ", 2)
+    if len(words) < 2 or not words[1].isdigit():
+        raise OSError("no HTTP answer")
+    return int(words[1]), body.strip()
+
+
+def main() -> int:
+    """Print the answer; 0 where it is 200, else 1."""
+    parser = argparse.ArgumentParser(prog="python -m sfworker.daemon.health", description="Ask a worker how it is.")
+    parser.add_argument("address", nargs="?", help=f"HOST:PORT or unix:/PATH (default: {variable('health')})")
+    parser.add_argument("--live", action="store_true", help="ask only whether it lives, not whether it is ready")
+    arguments = parser.parse_args()
+    try:
+        address = arguments.address or load().health
+        if not address:
+            raise SettingsError(f"{variable('health')}: not set, so the worker does not say how it is")
+        status, body = ask(address, "/healthz" if arguments.live else "/readyz")
+    except SettingsError as error:
+        print(error)
+        return 1
+    except OSError as error:
+        print(f"the worker does not answer ({error.strerror or error})")
+        return 1
+    print(body)
+    return 0 if status == HTTPStatus.OK else 1
+
+
+def _bind(address: str) -> socket.socket:
+    family, where = _parse(address)
+    if isinstance(where, str):
+        _remove_abandoned(where)
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(where)
+        listener.listen(_CONNECTIONS)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _parse(address: str) -> tuple[socket.AddressFamily, str | tuple[str, int]]:
+    if address.startswith(_UNIX):
+        return socket.AF_UNIX, address.removeprefix(_UNIX)
+    host, colon, port = address.rpartition(":")
+    if not colon or not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+        raise SettingsError(f"{variable('health')}: neither HOST:PORT nor unix:/PATH")
+    return (socket.AF_INET6 if host.startswith("[") else socket.AF_INET), (host.strip("[]"), int(port))
+
+
+def _remove_abandoned(path: str) -> None:
+    """Remove the socket of a worker that was killed. Raises OSError where a living process listens on it."""
+    try:
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            return  # a file of somebody's: binding will say so
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+            client.settimeout(_SECONDS)
+            client.connect(path)
+    except FileNotFoundError:
+        return
+    except ConnectionRefusedError:
+        os.unlink(path)
+        return
+    raise OSError("another process listens there")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

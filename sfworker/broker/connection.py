@@ -187,14 +187,14 @@ class _Sentinels:
 
 
 class _Leaving(AbstractConnection):
-    """Leaves a server that turns out to be a replica: the next command goes to the master, wherever that is now."""
+    """Leaves a server that has become a replica or lost its own: the next command goes to the master there is now."""
 
     async def read_response(self, *arguments: Any, **named: Any) -> Any:
         try:
             return await super().read_response(*arguments, **named)
         except ResponseError as error:
             # Before 7.0 a script's error only quotes the server's.
-            if isinstance(error, ReadOnlyError) or "-READONLY " in str(error):
+            if isinstance(error, ReadOnlyError) or "-READONLY " in str(error) or "NOREPLICAS " in str(error):
                 await self.disconnect(nowait=True)
             raise
 

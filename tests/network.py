@@ -1,13 +1,34 @@
-"""A TCP port in front of an embedded Redis, whose network can be slow or dead, or speak TLS."""
+"""A TCP port in front of an embedded Redis, whose network can be slow or dead, or speak TLS; and sentinels."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import ssl
+import subprocess
 import threading
 from pathlib import Path
 from types import TracebackType
+
+from sfworker.cli.child import bound_to_this_process, stop
+from sfworker.cli.embedded_redis import server_binary
+
+HOST = "127.0.0.1"
+
+
+def free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind((HOST, 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+def start_sentinel(stack: contextlib.ExitStack, configuration: Path) -> None:
+    """Start a sentinel, which ends with `stack`. It writes to its configuration, too."""
+    command = bound_to_this_process([str(server_binary()), str(configuration), "--sentinel"])
+    stack.callback(stop, subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True), 5.0)
 
 
 class Network:
@@ -36,7 +57,7 @@ class Network:
 
     def __enter__(self) -> Network:
         self._thread.start()
-        listen = asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
+        listen = asyncio.start_server(self._serve, HOST, 0, ssl=self._tls)
         self._server = asyncio.run_coroutine_threadsafe(listen, self._loop).result()
         return self
 

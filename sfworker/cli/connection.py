@@ -49,6 +49,7 @@ async def connected_redis(settings: Settings) -> AsyncIterator[Redis]:
 @contextmanager
 def _redis_errors_explained(url: str) -> Iterator[None]:
     from redis import exceptions
+    from redis.asyncio.sentinel import MasterNotFoundError
 
     from sfworker.broker.connection import shown
     from sfworker.client import is_refused
@@ -58,6 +59,8 @@ def _redis_errors_explained(url: str) -> Iterator[None]:
     except (exceptions.ConnectionError, exceptions.TimeoutError) as error:
         if is_refused(error):
             raise BrokerError(f"Redis at {shown(url)} refuses the user name or password") from None
+        if isinstance(error, MasterNotFoundError):
+            raise BrokerError(f"{shown(url)} names no master; do sentinels run there, is the name right?") from None
         raise BrokerError(f"Redis at {shown(url)} cannot be reached; is it running, is the URL right?") from None
     except exceptions.ResponseError as error:
         raise BrokerError(f"Redis at {shown(url)} refuses: {error}") from None

@@ -8,25 +8,27 @@ import os
 import ssl
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import anyio
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from redis import Redis
+from redis.asyncio.sentinel import MasterNotFoundError
 from redis.exceptions import NoPermissionError
 
 from sfworker.broker.connection import connect
 from sfworker.cli import main
 from sfworker.cli.embedded_redis import EmbeddedRedis
-from sfworker.client import Client, SyncClient
-from sfworker.errors import SettingsError
-from tests.network import Network
+from sfworker.client import Client, SyncClient, is_refused
+from sfworker.errors import BrokerError, SettingsError
+from tests.network import HOST, Network, free_ports, start_sentinel
 from tests.running_worker import RunningWorker, envelope, until
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
@@ -306,6 +308,40 @@ async def test_checks_of_a_certificate_may_be_given_up_by_name(
     for more in ("ssl_check_hostname", "no"), ("ssl_cert_reqs", "none"):
         async with connect(tls_url(tls_port, tls_options | dict([more]), "localhost")) as redis:
             assert await redis.echo("heard") == b"heard"
+
+
+async def test_sentinels_and_their_master_speak_tls(
+    authority: Authority, tls_options: dict[str, Path | str], tmp_path: Path
+) -> None:
+    certificate, key = authority.issue("node", HOST)
+    files = {"tls-cert-file": certificate, "tls-key-file": key, "tls-ca-cert-file": authority.certificate}
+    port, sentinel_port = free_ports(2)
+    master = EmbeddedRedis("--tls-port", str(port), *(str(w) for name in files for w in (f"--{name}", files[name])))
+    lines = [f"port 0\ntls-port {sentinel_port}\ndir {tmp_path}\ntls-replication yes\nrequirepass of-the-sentinel"]
+    lines += [f"{name} {path}" for name, path in files.items()]
+    (tmp_path / "sentinel.conf").write_text("\n".join([*lines, f"sentinel monitor main {HOST} {port} 1\n"]))
+    options: dict[str, Path | str] = {**tls_options, "sentinel_password": "of-the-sentinel"}
+    url = tls_url(sentinel_port, options).replace("rediss://", "rediss+sentinel://").replace("/0?", "/main/0?")
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(master)
+        except BrokerError:
+            pytest.skip("this Redis server is built without TLS")
+        start_sentinel(stack, tmp_path / "sentinel.conf")
+
+        async def answers() -> bool:
+            with suppress(MasterNotFoundError):  # the sentinel has yet to look at its master
+                async with connect(url) as redis:
+                    return bool(await redis.echo("heard") == b"heard")
+            return False
+
+        with anyio.fail_after(15):
+            while not await answers():
+                await anyio.sleep(0.05)
+        with pytest.raises(MasterNotFoundError) as refused:
+            async with connect(url.replace("of-the-sentinel", "of-nobody")) as redis:
+                await redis.echo("unheard")
+        assert is_refused(refused.value)
 
 
 @pytest.mark.parametrize(

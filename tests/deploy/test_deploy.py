@@ -153,35 +153,19 @@ def test_the_final_image_has_no_root_no_build_tools_and_passes_signals() -> None
     assert json.loads(one("ENTRYPOINT")) == ["tini", "--", "sfworker"]
     assert json.loads(one("CMD"))[0] == "run"
     assert "PYTHONUNBUFFERED=1" in one("ENV")
-    assert json.loads(one("HEALTHCHECK").partition("CMD ")[2])[1].endswith("healthcheck.py")
 
 
-# --- the health check
-
-
-def healthcheck(redis_url: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    environment = {"PATH": os.environ["PATH"], "REDIS_URL": redis_url, **variables}
-    command = [sys.executable, str(ROOT / "deploy" / "healthcheck.py")]
-    return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
-
-
-async def test_healthy_means_that_this_hosts_worker_has_a_heartbeat(redis_url: str) -> None:
-    from sfworker.broker.connection import connect
-    from sfworker.broker.keys import Keys
-
-    mine = {"WORKER_HOSTNAME": "host[1]"}  # what is special in a pattern is not special here
-    async with connect(redis_url) as redis:
-        await redis.set(Keys().worker("host1-77"), "{}")
-        assert healthcheck(redis_url, **mine).returncode == 1
-        await redis.set(Keys().worker("host[1]-78"), "{}")
-        assert healthcheck(redis_url, **mine).returncode == 0
-
-
-def test_unhealthy_where_redis_is_away(tmp_path: Path) -> None:
-    answer = healthcheck(f"unix://{tmp_path}/none.sock")
-    assert answer.returncode == 1
-    assert "cannot be asked" in answer.stdout
-    assert answer.stderr == ""
+def test_the_health_check_asks_the_worker_where_it_listens(tmp_path: Path) -> None:
+    [address] = re.findall(r"SFWORKER_HEALTH=(\S+)", one("ENV"))
+    assert address.startswith("unix:/tmp/")  # all that is writable
+    [python, *arguments] = json.loads(one("HEALTHCHECK").partition("CMD ")[2])
+    assert python == "python"
+    environment = {"SFWORKER_HEALTH": f"unix:{tmp_path}/health"}
+    answer = subprocess.run(
+        [sys.executable, *arguments], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (answer.returncode, answer.stderr) == (1, "")
+    assert answer.stdout == "the worker does not answer (No such file or directory)\n"
 
 
 # --- the compose file

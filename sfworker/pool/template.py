@@ -7,7 +7,6 @@ import contextlib
 import logging
 import os
 import socket
-import sys
 from itertools import count
 from signal import SIGKILL
 
@@ -19,6 +18,7 @@ from sfworker.pool.channel import LineChannel
 from sfworker.pool.exits import sentence
 from sfworker.pool.party_process import PartyProcess
 from sfworker.settings import Settings
+from sfworker.wire import entry
 from sfworker.wire.frames import Exited, Fork, Forked, Ready, Signal, decode_template_frame, encode_body
 
 _log = logging.getLogger("sfworker.pool")
@@ -52,7 +52,7 @@ class Template:
         arguments += ["--start-method", self._settings.start_method, "--jobs", ",".join(self._settings.jobs)]
         try:
             self._process = await anyio.open_process(
-                [sys.executable, "-m", "sfworker.runtime.template", *arguments],
+                entry.command("sfworker.runtime.template", *arguments),
                 pass_fds=[theirs.fileno()],
                 env=os.environ | _LARGE_PAGES,
                 stdin=None,

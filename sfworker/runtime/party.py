@@ -199,7 +199,3 @@ def main() -> NoReturn:
 
     load_jobs([module for module in sys.argv[1].split(",") if module])
     serve(socket.socket(fileno=3))
-
-
-if __name__ == "__main__":
-    main()

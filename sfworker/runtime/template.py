@@ -26,6 +26,7 @@ from typing import NoReturn
 
 from msgspec import Struct
 
+from sfworker.wire import entry
 from sfworker.wire.frames import Exited, Fork, Forked, Ready, decode_template_command, encode_body
 
 _PR_SET_PDEATHSIG = 1
@@ -116,7 +117,7 @@ class Template:
             os.close(log)
             if self._start_method == "spawn":
                 os.dup2(frames, 3)
-                os.execv(sys.executable, [sys.executable, "-m", "sfworker.runtime.party", self._job_modules])
+                os.execv(sys.executable, entry.command("sfworker.runtime.party", self._job_modules))
             from sfworker.runtime.party import serve
 
             serve(socket.socket(fileno=frames))
@@ -146,7 +147,7 @@ class Template:
 
 
 def main() -> None:
-    """Entry of the template process; the daemon starts it as `python -m sfworker.runtime.template`."""
+    """Entry of the template process, which the daemon starts."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--control", type=int, required=True)
     parser.add_argument("--run-dir", required=True)
@@ -172,7 +173,3 @@ def main() -> None:
     template = Template(socket.socket(fileno=arguments.control), arguments.start_method, arguments.jobs)
     template.run(time.monotonic() - began)
     shutil.rmtree(arguments.run_dir, ignore_errors=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -43,6 +43,7 @@ from sfworker.settings import variable
 
 CONNECT_SECONDS = 5.0
 COMMAND_SECONDS = 10.0
+CLOSE_SECONDS = 1.0
 SENTINEL_PORT = 26379
 _SCHEMES = "redis://, rediss://, unix://, redis+sentinel:// or rediss+sentinel://"
 _DOWN = {"s_down", "o_down"}
@@ -171,7 +172,8 @@ class _Sentinels:
                 errors.append(error)
                 return
             finally:
-                await sentinel.disconnect(nowait=True)
+                with anyio.move_on_after(CLOSE_SECONDS, shield=True):
+                    await sentinel.disconnect()
             master = dict(zip(flat[::2], flat[1::2], strict=True))
             flags = set(master["flags"].split(","))
             if "master" in flags and not flags & _DOWN:

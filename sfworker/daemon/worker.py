@@ -37,7 +37,6 @@ from sfworker.pool.run_dir import run_dir
 from sfworker.publish.status_notifier import StatusNotifier
 from sfworker.settings import Settings, variable
 from sfworker.telemetry import Telemetry
-from sfworker.wire.envelope import decode_ids
 
 _log = logging.getLogger("sfworker.worker")
 GIVE_BACK_SECONDS = 10.0
@@ -107,8 +106,13 @@ class Worker:
 
     async def _start_and_take(self, standing: TaskGroup, jobs: TaskGroup) -> None:
         await patiently("the consumer group", self._broker.ensure_groups)
+
+        async def cancel(entry: Entry) -> None:
+            # Beside the slots, which may be taken for hours: nothing is run for it.
+            self._run(entry, jobs).stop(Stop.CANCELLED)
+
         standing.start_soon(self._leases.renew)
-        standing.start_soon(self._leases.hear_cancellations)
+        standing.start_soon(self._leases.hear_cancellations, cancel)
         standing.start_soon(self._leases.tidy)
         await self._pool.until_ready()
 
@@ -136,7 +140,8 @@ class Worker:
                 self.readiness.redis_answered("taking")
             except (RedisError, OSError) as error:
                 self.readiness.redis_failed("taking")
-                if isinstance(error, ResponseError) and "NOGROUP" in str(error):
+                # From 7.0 on a read that waits while its stream is deleted is told that instead.
+                if isinstance(error, ResponseError) and ("NOGROUP" in str(error) or "no longer exists" in str(error)):
                     _log.warning("the consumer group is gone; it is made again, and reads from the start")
                 elif failures % 10 == 0:
                     _log.warning("Redis is away or refuses (%s); no jobs are taken", type(error).__name__)
@@ -151,25 +156,22 @@ class Worker:
         """After a failure: the group may be gone, and jobs may be ours whose reading reply never came."""
         await self._broker.ensure_groups()
         for stream, entry_id in await self._broker.owned():
+            entry = await self._broker.read_owned(stream, entry_id)
             if not self._running.holds(entry_id, stream):
-                await begin(await self._broker.read_owned(stream, entry_id))
+                await begin(entry)
 
     async def _begin(self, entry: Entry, jobs: TaskGroup) -> None:
-        if self._running.holds(entry.entry_id, entry.stream):
-            return
         if self._running.free <= 0 or self._draining.is_set():
             # Several streams had a job in the same moment, or it came while stopping: for others to take.
             await self._broker.give_back(entry.stream, entry.entry_id)
             return
-        known = decode_ids(entry.envelope or b"")
-        attempt = Attempt(
-            entry,
-            secrets.token_hex(8),
-            known.execution_id if known.usable() else None,
-            _text(known.task_id),
-            _text(known.subtask_id),
-        )
-        jobs.start_soon(self._execute, attempt, self._running.add(attempt))
+        self._run(entry, jobs)
+
+    def _run(self, entry: Entry, jobs: TaskGroup) -> Execution:
+        attempt = Attempt.of(entry)
+        execution = self._running.add(attempt)
+        jobs.start_soon(self._execute, attempt, execution)
+        return execution
 
     async def _execute(self, attempt: Attempt, execution: Execution) -> None:
         with ids(execution_id=attempt.known_as, task_id=attempt.task_id, subtask_id=attempt.subtask_id):
@@ -222,7 +224,3 @@ def _run_dir(settings: Settings) -> Iterator[str]:
         except OSError as error:
             raise SettingsError(f"{variable('run_dir')}: no directory can be made there ({error.strerror})") from None
         yield directory
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None

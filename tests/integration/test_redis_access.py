@@ -250,13 +250,13 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 
 @pytest.fixture(scope="module")
-def tls_port(own_redis: EmbeddedRedis, authority: Authority) -> Iterator[int]:
+def tls_port(authority: Authority) -> Iterator[int]:
     """A port that speaks TLS with those who show a certificate, and is called 127.0.0.1 in its own."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*authority.issue("server", "127.0.0.1"))
     context.load_verify_locations(authority.certificate)
     context.verify_mode = ssl.CERT_REQUIRED
-    with Network(own_redis.socket_path, context) as network:
+    with EmbeddedRedis() as server, Network(server.socket_path, context) as network:
         yield network.port
 
 

@@ -6,6 +6,7 @@ refuses to act for a worker that no longer owns the pending entry.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from sfworker.broker.keys import DEAD_CONSUMER, RETRY_CONSUMER, STATUS_CHANNEL, 
 from sfworker.broker.pipe import Pipe
 from sfworker.broker.scripts import Scripts
 from sfworker.settings import Settings
+from sfworker.wire.envelope import decode_ids
 
 BLOCK_SECONDS = 1.0
 FORGET_IDLE_SECONDS = 600.0
@@ -36,6 +38,18 @@ class Attempt:
     execution_id: str | None
     task_id: str | None
     subtask_id: str | None
+
+    @classmethod
+    def of(cls, entry: Entry) -> Attempt:
+        """A new attempt at what `entry` holds."""
+        known = decode_ids(entry.envelope or b"")
+        return cls(
+            entry,
+            secrets.token_hex(8),
+            known.execution_id if known.usable() else None,
+            _text(known.task_id),
+            _text(known.subtask_id),
+        )
 
     @property
     def known_as(self) -> str:
@@ -56,6 +70,10 @@ class Started:
     def used_up(self) -> int:
         """Attempts that count against `max_retries`."""
         return self.attempt - self.crashes - self.releases
+
+
+Replay = Literal["replayed", "not dead", "gone", "superseded"]
+"""What became of an attempt to replay; see `lua/replay.lua`."""
 
 
 class Lease(IntEnum):
@@ -169,7 +187,7 @@ class Broker:
         return bool(await self._scripts.call("lost", keys, *self._arguments(attempt), *more))
 
     async def retry(self, attempt: Attempt, event: bytes, delay_seconds: float) -> bool:
-        keys = (*self._keys(attempt), self.keys.retries(self._group))
+        keys = (*self._keys(attempt), self.keys.retries(self._group), self.keys.cancel(attempt.known_as))
         more = (event, _ms(delay_seconds), RETRY_CONSUMER)
         return bool(await self._scripts.call("retry", keys, *self._arguments(attempt), *more))
 
@@ -187,6 +205,33 @@ class Broker:
         keys = [key for one in attempts for key in (one.entry.stream, self.keys.cancel(one.known_as))]
         entry_ids = [one.entry.entry_id for one in attempts]
         return [Lease(n) for n in await self._scripts.call("renew", tuple(keys), self._group, self._worker, *entry_ids)]
+
+    async def disown(self, attempt: Attempt) -> None:
+        """Note that the attempt ended because its lease was lost, not because this worker died."""
+        keys = (attempt.entry.stream, self.keys.execution(attempt.known_as))
+        await self._scripts.call("disown", keys, self._group, self._worker, attempt.entry.entry_id, attempt.run)
+
+    async def withdraw(self, execution_id: str) -> Entry | None:
+        """Take an execution that waits for its next attempt and is to be cancelled, due or not."""
+        keys = (self.keys.execution(execution_id), self.keys.cancel(execution_id), self.keys.retries(self._group))
+        arguments = (self._group, self._worker, RETRY_CONSUMER)
+        parcel = await self._scripts.call("withdraw", (*keys, *self.keys.job_streams()), *arguments)
+        return parcel and entry_from_parcel(parcel)
+
+    # --- the dead
+
+    async def replay(self, attempt: Attempt, event: bytes) -> Replay:
+        """Let a buried execution start anew, whoever runs it then."""
+        of_execution = (self.keys.cancel(attempt.known_as), self.keys.result(attempt.known_as))
+        keys = (*self._keys(attempt), self.keys.retries(self._group), *of_execution)
+        more = (event, DEAD_CONSUMER, RETRY_CONSUMER)
+        replay: Replay = (await self._scripts.call("replay", keys, *self._arguments(attempt), *more)).decode()
+        return replay
+
+    async def purge(self, entry: Entry) -> bool:
+        """Forget a buried entry. False where it is buried no more."""
+        arguments = (self._group, entry.entry_id, DEAD_CONSUMER)
+        return bool(await self._scripts.call("purge", (entry.stream,), *arguments))
 
     # --- the worker itself
 
@@ -263,6 +308,10 @@ def _entries(parcels: Iterable[list[bytes]]) -> list[Entry]:
 def _paired(flat: Sequence[bytes]) -> dict[bytes, bytes]:
     """Fields of an entry as the server sends them: names and values in turn."""
     return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def _ms(seconds: float) -> int:

@@ -8,7 +8,7 @@
 | task_status:<execution_id>, task_status | channel | status events |
 | sf:cancel:<execution_id> | string | the web side wants it cancelled |
 | sf:control | channel | an execution id to look at at once (see sf:cancel) |
-| sf:exec:<execution_id> | hash | the execution's record: where its entry is, state, counters |
+| sf:exec:<execution_id> | hash | the execution's record: where its entry is, state, counters, how its attempts ended |
 | sf:retries:<group> | sorted set | entries owned by `@retry`, as `stream entry`, by due time in ms |
 | sf:worker:<worker_id> | string | a live worker's heartbeat, expires |
 """

@@ -17,7 +17,10 @@ from redis.exceptions import NoScriptError
 
 from sfworker.broker.pipe import Command, Pipe
 
-NAMES = ("start", "progress", "finish", "retry", "bury", "release", "take", "sweep", "renew", "tidy", "leave", "lost")
+NAMES = (
+    *("take", "sweep", "start", "progress", "finish", "retry", "bury", "release", "lost"),
+    *("renew", "disown", "withdraw", "tidy", "leave", "replay", "purge"),
+)
 LARGEST_BATCH = 256
 
 

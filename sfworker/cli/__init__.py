@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import NoReturn, Protocol
 
-_SUBCOMMANDS = ("run", "submit", "watch", "status", "cancel", "tasks", "schema", "doctor", "demo")
+_SUBCOMMANDS = ("run", "submit", "watch", "status", "cancel", "dead", "replay", "tasks", "schema", "doctor", "demo")
 
 
 class _Subcommand(Protocol):

@@ -13,12 +13,17 @@ from sfworker.settings import Settings, load, variable
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
+    from sfworker.broker.broker import Broker
     from sfworker.client import Client
 
 
 def add_redis_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--redis", metavar="URL", help=f"Redis to speak to (default: {variable('redis_url')})")
     parser.add_argument("--prefix", help=f"prefix of every key (default: {variable('prefix')}, or sf)")
+
+
+def add_group_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--group", default="secretflow", help="consumer group of the workers (default: %(default)s)")
 
 
 def settings_from(arguments: argparse.Namespace) -> Settings:
@@ -44,6 +49,16 @@ async def connected_redis(settings: Settings) -> AsyncIterator[Redis]:
     with _redis_errors_explained(settings.redis_url):
         async with connect(settings.redis_url) as redis:
             yield redis
+
+
+@asynccontextmanager
+async def connected_broker(settings: Settings, group: str) -> AsyncIterator[Broker]:
+    """What changes executions in the name of no worker; its errors are sentences, as `connected_client`."""
+    from sfworker.broker.broker import open_broker
+
+    with _redis_errors_explained(settings.redis_url):
+        async with open_broker(settings, group, worker_id="") as broker:
+            yield broker
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import argparse
 import asyncio
 from typing import TYPE_CHECKING
 
-from sfworker.cli.connection import add_redis_arguments, connected_redis, settings_from
+from sfworker.cli.connection import add_group_argument, add_redis_arguments, connected_redis, settings_from
 
 if TYPE_CHECKING:
     from sfworker.broker.overview import Overview
@@ -16,7 +16,7 @@ SUMMARY = "Show queues and workers"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--group", default="secretflow", help="consumer group of the workers (default: %(default)s)")
+    add_group_argument(parser)
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
     add_redis_arguments(parser)
 

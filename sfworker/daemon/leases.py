@@ -64,7 +64,8 @@ class Leases:
         async def sweep() -> None:
             if self._running.free > 0 and is_ready():
                 for entry in await self._broker.sweep(self._running.free):
-                    await begin(entry)
+                    if not self._running.holds(entry.entry_id, entry.stream):  # renewals may have failed for that long
+                        await begin(entry)
 
         await self._regularly(self._settings.lease_seconds / 5, sweep)
 
@@ -77,13 +78,18 @@ class Leases:
 
         await self._regularly(TIDY_SECONDS, tidy)
 
-    async def hear_cancellations(self) -> None:
-        """End executions whose cancellation is said; one that is said while this is away is seen by `renew`."""
+    async def hear_cancellations(self, cancel: Callable[[Entry], Awaitable[None]]) -> None:
+        """End executions whose cancellation is said; `cancel` those that wait for their next attempt.
+
+        What is said while this is away is seen by `renew`, or when the next attempt is due.
+        """
 
         async def listen() -> None:
             async with self._broker.cancellations() as execution_ids:
                 async for execution_id in execution_ids:
                     self._running.stop(execution_id, Stop.CANCELLED)
+                    if (waiting := await self._broker.withdraw(execution_id)) is not None:
+                        await cancel(waiting)
 
         await self._regularly(1.0, listen)
 

@@ -16,6 +16,7 @@ class Running:
     def __init__(self, capacity: int, telemetry: Telemetry) -> None:
         self.capacity = capacity
         self._telemetry = telemetry
+        # By run: an entry that waits for its next attempt may come back before the last one's slot is free.
         self._executions: dict[str, tuple[Attempt, Execution]] = {}
         self._changed = anyio.Event()
 
@@ -28,18 +29,18 @@ class Running:
         return [attempt for attempt, _ in self._executions.values()]
 
     def holds(self, entry_id: str, stream: str) -> bool:
-        return _key(entry_id, stream) in self._executions
+        return any((at.entry.entry_id, at.entry.stream) == (entry_id, stream) for at in self.attempts)
 
     def add(self, attempt: Attempt) -> Execution:
         """Take a slot."""
         execution = Execution()
-        self._executions[_key(attempt.entry.entry_id, attempt.entry.stream)] = (attempt, execution)
+        self._executions[attempt.run] = (attempt, execution)
         self._say()
         return execution
 
     def remove(self, attempt: Attempt) -> None:
         """Free its slot."""
-        del self._executions[_key(attempt.entry.entry_id, attempt.entry.stream)]
+        del self._executions[attempt.run]
         self._say()
 
     def stop(self, execution_id: str, reason: Stop) -> None:
@@ -49,7 +50,7 @@ class Running:
                 execution.stop(reason)
 
     def stop_attempt(self, attempt: Attempt, reason: Stop) -> None:
-        found = self._executions.get(_key(attempt.entry.entry_id, attempt.entry.stream))
+        found = self._executions.get(attempt.run)
         if found is not None:
             found[1].stop(reason)
 
@@ -71,7 +72,3 @@ class Running:
         self._telemetry.slots(len(self._executions), max(self.free, 0))
         self._changed.set()
         self._changed = anyio.Event()
-
-
-def _key(entry_id: str, stream: str) -> str:
-    return f"{stream} {entry_id}"

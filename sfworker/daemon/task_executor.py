@@ -80,10 +80,10 @@ class TaskExecutor:
             _log.info("this execution_id was sent before; the first one's answer stands")
         elif started.verdict == "poison":
             await run.bury(Failure.of(CrashLoopError()), Outcome())
-        elif refusal is not None:
-            await run.bury(refusal, Outcome())
         elif started.verdict == "cancelled":
             await run.cancel(Outcome())
+        elif refusal is not None:
+            await run.bury(refusal, Outcome())
         else:
             await run.compute_and_answer(execution)
 
@@ -148,7 +148,7 @@ class _Run:
             return
         outputs.discard(outcome.outputs)
         if outcome.stopped is Stop.LEASE_LOST:
-            _log.warning("the lease was lost; the computation was ended and nothing is published")
+            await self._lease_lost("the computation was ended and nothing is published")
         elif outcome.stopped is Stop.DRAINED or outcome.never_ran:
             await self._release("releases")
         elif outcome.stopped is Stop.CANCELLED:
@@ -164,7 +164,7 @@ class _Run:
             renew = partial(self._broker.renew, [self._attempt])
             if (await patiently("the check before outputs are renamed", renew)) == [Lease.LOST]:
                 outputs.discard(outcome.outputs)
-                _log.warning("the lease was lost before the outputs were in place; nothing is published")
+                await self._lease_lost("its outputs are dropped and nothing is published")
                 return
             try:
                 await anyio.to_thread.run_sync(outputs.commit, outcome.outputs)
@@ -201,9 +201,13 @@ class _Run:
         landed = await publish()
         self._trace.span("publish", began, time.time())
         if not landed:
-            _log.warning("the lease was lost before the outcome was published; it is dropped")
+            await self._lease_lost("its outcome is dropped")
             self._trace.end("lost", None)
         return landed
+
+    async def _lease_lost(self, consequence: str) -> None:
+        _log.warning("the lease was lost; %s", consequence)
+        await self._notifier.lease_lost(self._attempt)
 
     def _result(
         self, status: Literal["success", "failure", "cancelled"], outcome: Outcome, failure: Failure | None

@@ -12,7 +12,7 @@ from functools import partial
 import msgspec
 from redis.exceptions import RedisError
 
-from sfworker.broker.broker import Attempt, Broker, Started
+from sfworker.broker.broker import Attempt, Broker, Replay, Started
 from sfworker.broker.patience import patiently
 from sfworker.errors import Failure
 from sfworker.wire.events import JobResult, Stage, Status, StatusEvent, timestamp
@@ -79,6 +79,18 @@ class StatusNotifier:
             message=f"next attempt in {delay_seconds:.0f} s",
         )
         return await patiently("a job's retry", partial(self._broker.retry, attempt, _encode(event), delay_seconds))
+
+    async def lease_lost(self, attempt: Attempt) -> None:
+        """For the execution's history only; where Redis is away, the attempt counts as crashed."""
+        try:
+            await self._broker.disown(attempt)
+        except (RedisError, OSError) as error:
+            _log.debug("a lost lease was not noted (%s)", type(error).__name__)
+
+    async def replayed(self, attempt: Attempt) -> Replay:
+        """Let a buried execution start anew. Sent once: whoever asked hears where Redis is away."""
+        event = self._event(attempt, 0, "RETRY", "task_replayed", retry_count=0)
+        return await self._broker.replay(attempt, _encode(event))
 
     async def _finish(self, attempt: Attempt, event: StatusEvent, result: JobResult) -> bool:
         finish = partial(self._broker.finish, attempt, event.status, _encode(event), _encode(result))

@@ -35,6 +35,24 @@ local function tell(status, event)
   redis.call('PUBLISH', ARGV[11], event)
 end
 
+local function now_ms()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- Keep in the record how the attempt that it names has ended, with the error that `event` tells of. The last hundred are
+-- kept, as JSON in the fields `past:<n>`; `ended` is the last n. Times are in ms.
+local function note(record, outcome, event)
+  local known = redis.call('HMGET', record, 'run', 'attempt', 'worker', 'started', 'replays')
+  if not known[4] or known[4] == '' then return end -- begun only to be answered
+  local said = event and cjson.decode(event) or {}
+  local number = redis.call('HINCRBY', record, 'ended', 1)
+  redis.call('HSET', record, 'past:' .. number, cjson.encode({run = known[1], attempt = tonumber(known[2]),
+    worker = known[3], started = tonumber(known[4]), replays = tonumber(known[5]) or 0, ended = now_ms(),
+    outcome = outcome, error_type = said.error_type, error = said.error}))
+  redis.call('HDEL', record, 'past:' .. number - 100, 'started')
+end
+
 -- The final answer: the result at its key, in KEYS 4, and on the results stream, and its event.
 local function answer(status, event, result, seconds_kept)
   redis.call('SET', KEYS[4], result, 'EX', seconds_kept)
@@ -45,6 +63,12 @@ end
 -- Whether the payload is still in the stream, under the pending entry.
 local function present(stream, entry)
   return #redis.call('XRANGE', stream, entry, entry) > 0
+end
+
+-- Whether another entry than this one is what the record is about, still or for good.
+local function stands_elsewhere(state, of_group, of_stream, of_entry, group, stream, entry)
+  if not of_entry or (of_group == group and of_stream == stream and of_entry == entry) then return false end
+  return state == 'done' or state == 'dead' or present(of_stream, of_entry)
 end
 
 -- Give the pending entry to another consumer, keeping its delivery count. One whose payload was deleted stays where it is:
@@ -75,11 +99,6 @@ local function settle(stream, group, entry)
     if name ~= group and (not not_after(entry, delivered) or owner(stream, name, entry)) then return end
   end
   redis.call('XDEL', stream, entry)
-end
-
-local function now_ms()
-  local time = redis.call('TIME')
-  return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
 -- An entry as XCLAIM and XREADGROUP give it, as {stream, id, envelope, traceparent}; missing fields are empty.

@@ -7,6 +7,7 @@ if owner(KEYS[1], ARGV[1], ARGV[3]) ~= ARGV[2] then return 0 end
 if ARGV[4] ~= '' then
   if redis.call('HGET', KEYS[2], 'run') ~= ARGV[4] then return 0 end
   redis.call('HINCRBY', KEYS[2], ARGV[6], 1)
+  note(KEYS[2], ARGV[6] == 'crashes' and 'crashed' or 'released')
   redis.call('HSET', KEYS[2], 'state', 'retry')
 end
 hand_over(KEYS[1], ARGV[1], ARGV[3], ARGV[5])

@@ -1,11 +1,13 @@
--- Let an execution wait for its next attempt.
---   KEYS 1-3 as in the prelude   4 due times
+-- Let an execution wait for its next attempt; where the web side wants it cancelled, that is due at once.
+--   KEYS 1-3 as in the prelude   4 due times   5 the mark that the web side wants it cancelled
 --   ARGV 1-11 as in the prelude   12 event   13 milliseconds from now   14 consumer of those that wait
 --   Reply 1, or 0 where the attempt is no longer this worker's: then nothing was changed.
 if not held() then return already('retry') and 1 or 0 end
-local due = now_ms() + tonumber(ARGV[13])
+local due = now_ms()
+if redis.call('EXISTS', KEYS[5]) == 0 then due = due + tonumber(ARGV[13]) end
 hand_over(KEYS[1], ARGV[1], ARGV[3], ARGV[14])
 redis.call('ZADD', KEYS[4], due, KEYS[1] .. ' ' .. ARGV[3])
+note(KEYS[2], 'retrying', ARGV[12])
 redis.call('HSET', KEYS[2], 'state', 'retry', 'due', due)
 tell('RETRY', ARGV[12])
 return 1

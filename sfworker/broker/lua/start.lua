@@ -1,4 +1,4 @@
--- Begin an attempt: count it, and say so, unless it must not run.
+-- Begin an attempt: count it, and say so, unless it must not run. One that another worker left unfinished is noted.
 --   KEYS 1-3 as in the prelude   4 the mark that the web side wants it cancelled
 --   ARGV 1-11 as in the prelude   12, 13 the RUNNING event before and after the attempt's number (empty: say nothing)
 --        14 crashes at which a job is poison
@@ -11,25 +11,32 @@
 local stream, record, group, entry, run = KEYS[1], KEYS[2], ARGV[1], ARGV[3], ARGV[4]
 if owner(stream, group, entry) ~= ARGV[2] then return {'lost', 0, 0, 0} end
 
-local known = redis.call('HMGET', record, 'run', 'state', 'attempt', 'crashes', 'releases', 'group', 'stream', 'entry')
+local known =
+  redis.call('HMGET', record, 'run', 'state', 'attempt', 'crashes', 'releases', 'group', 'stream', 'entry', 'disowned')
 local state, attempt, crashes = known[2], tonumber(known[3]) or 0, tonumber(known[4]) or 0
 local releases, limit = tonumber(known[5]) or 0, tonumber(ARGV[14])
 local repeated = known[1] == run -- the reply to the first call was lost
 
 if not repeated then
-  local elsewhere = known[8] and not (known[6] == group and known[7] == stream and known[8] == entry)
-  if state == 'done' or (elsewhere and (state == 'dead' or present(known[7], known[8]))) then
+  if state == 'done' or stands_elsewhere(state, known[6], known[7], known[8], group, stream, entry) then
     settle(stream, group, entry)
     return {'duplicate', 0, 0, 0}
   end
-  -- Where the first one was deleted from its stream, this one is the job now.
-  if elsewhere then state, attempt, crashes, releases = false, 0, 0, 0 end
-  if state == 'running' then crashes = crashes + 1 end
+  if known[8] and not (known[6] == group and known[7] == stream and known[8] == entry) then
+    -- The first one was deleted from its stream: this one is the job now.
+    redis.call('DEL', record)
+    state, attempt, crashes, releases = false, 0, 0, 0
+  end
+  if state == 'running' then
+    crashes = crashes + 1
+    note(record, known[9] == known[1] and 'lease_lost' or 'crashed')
+  end
   if crashes < limit then attempt = attempt + 1 end
   redis.call('HSET', record, 'group', group, 'stream', stream, 'entry', entry, 'run', run, 'worker', ARGV[2],
-    'state', 'running', 'attempt', attempt, 'crashes', crashes, 'releases', releases)
+    'state', 'running', 'attempt', attempt, 'crashes', crashes, 'releases', releases,
+    'started', crashes < limit and now_ms() or '')
 end
-if crashes >= limit then return {'poison', attempt, crashes, releases} end
 if redis.call('EXISTS', KEYS[4]) == 1 then return {'cancelled', attempt, crashes, releases} end
+if crashes >= limit then return {'poison', attempt, crashes, releases} end
 if ARGV[12] ~= '' and not repeated then tell('RUNNING', ARGV[12] .. attempt .. ARGV[13]) end
 return {'run', attempt, crashes, releases}

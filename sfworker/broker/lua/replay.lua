@@ -1,0 +1,23 @@
+-- Give an execution that failed for good another chance, at once, as if it had never run. Its history is kept.
+--   KEYS 1-3 as in the prelude   4 due times   5 the mark that the web side wants it cancelled   6 the result
+--   ARGV 1-11 as in the prelude (worker and run are not looked at)   12 event   13 consumer of the dead
+--        14 consumer of those that wait
+--   Reply one of these; only the first has changed anything:
+--     replayed    it waits for its next attempt
+--     not dead    it runs, waits, has ended, or was replayed before
+--     gone        its payload was deleted from the stream
+--     superseded  the execution was sent again when nothing was known of this entry any more; that one stands
+local stream, record, group, entry = KEYS[1], KEYS[2], ARGV[1], ARGV[3]
+if owner(stream, group, entry) ~= ARGV[13] then return 'not dead' end
+local known = redis.call('HMGET', record, 'state', 'group', 'stream', 'entry')
+if stands_elsewhere(known[1], known[2], known[3], known[4], group, stream, entry) then return 'superseded' end
+if not hand_over(stream, group, entry, ARGV[14]) then return 'gone' end
+redis.call('ZADD', KEYS[4], now_ms(), stream .. ' ' .. entry)
+redis.call('HSET', record, 'group', group, 'stream', stream, 'entry', entry, 'run', '', 'state', 'retry',
+  'attempt', 0, 'crashes', 0, 'releases', 0)
+redis.call('HINCRBY', record, 'replays', 1)
+redis.call('HDEL', record, 'error', 'error_type')
+redis.call('PERSIST', record)
+redis.call('DEL', KEYS[5], KEYS[6])
+tell('RETRY', ARGV[12])
+return 'replayed'

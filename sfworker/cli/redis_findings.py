@@ -104,7 +104,7 @@ def _role(info: dict[str, Any], *, sentinels: bool) -> Finding:
 
 async def _permissions(client: Redis, keys: Keys) -> Finding:
     try:
-        denied = await _denied(client, _needed(keys))
+        denied = await _denied(client, needed(keys))
     except exceptions.NoPermissionError:
         return warning("permissions", "unknown, as MULTI is refused", "allow MULTI and DISCARD for this user")
     except (exceptions.ReadOnlyError, exceptions.ConnectionError, exceptions.TimeoutError):
@@ -118,7 +118,7 @@ async def _permissions(client: Redis, keys: Keys) -> Finding:
     )
 
 
-def _needed(keys: Keys) -> list[Command]:
+def needed(keys: Keys) -> list[Command]:
     """What the worker's scripts and reads send, with the names that they use."""
     jobs, record, result, retries = keys.jobs(), keys.execution("doctor"), keys.result("doctor"), keys.retries(_GROUP)
     streams: list[Command] = [
@@ -157,6 +157,7 @@ def _needed(keys: Keys) -> list[Command]:
         ("HGETALL", record),
         ("HDEL", record, "state"),
         ("EXPIRE", record, 1),
+        ("PERSIST", record),
         ("ZADD", retries, 1, "0-1"),
         ("ZRANGEBYSCORE", retries, "-inf", "+inf"),
         ("ZREM", retries, "0-1"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import os
+import re
 import ssl
 import subprocess
 from collections.abc import Callable, Iterator
@@ -22,14 +23,17 @@ from redis import Redis
 from redis.exceptions import NoPermissionError
 
 from sfworker.broker.connection import connect
+from sfworker.broker.keys import Keys
 from sfworker.cli import main
 from sfworker.cli.embedded_redis import EmbeddedRedis
+from sfworker.cli.redis_findings import needed
 from sfworker.client import Client, SyncClient
 from sfworker.errors import BrokerError, SettingsError
 from tests.network import HOST, Network, free_ports, start_sentinel
 from tests.running_worker import RunningWorker, envelope, until
 
-DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
+ROOT = Path(__file__).resolve().parents[2]
+DEPLOY, LUA = ROOT / "deploy", ROOT / "sfworker" / "broker" / "lua"
 PASSWORDS = {"worker": "wörker & co", "web": "web/1"}
 
 
@@ -130,13 +134,38 @@ def test_a_crashed_workers_job_is_taken_over_with_these_rights(start_worker: Sta
     assert (final["status"], final["attempt"]) == ("SUCCESS", 2)
 
 
-def test_what_people_ask_works_as_the_workers_user(
-    guarded: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_what_people_do_works_as_the_workers_user(
+    guarded: EmbeddedRedis,
+    start_worker: StartWorker,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("REDIS_URL", url_of(guarded, "worker"))
+    worker = start_worker("a")
+    execution_id = worker.send(act("raise_final"))
+    worker.until_ended(execution_id)
     assert main(["doctor", "--quick"]) == 0
     assert "every command that the worker needs is allowed" in capsys.readouterr().out
     assert main(["status"]) == 0
+    assert main(["dead", "list"]) == 0
+    assert main(["dead", "show", execution_id]) == 0
+    assert main(["replay", "--execution-id", execution_id]) == 0
+    until(lambda: len(worker.said(execution_id, "result")) == 2)
+    assert main(["dead", "purge", execution_id]) == 0
+
+
+def test_rights_and_doctor_know_every_command_of_the_scripts() -> None:
+    sources = [path.read_text() for path in LUA.glob("*.lua")]
+    sent = {words for source in sources for words in re.findall(r"redis\.p?call\('([A-Z]+)'(?:, '([A-Z]+)')?", source)}
+    with_subcommands = {"XGROUP", "XINFO"}
+    commands = {f"{name} {more}" if name in with_subcommands else name for name, more in sent}
+    assert len(commands) > 20
+    [rules] = [line for line in (DEPLOY / "users.acl").read_text().splitlines() if line.startswith("user worker ")]
+    allowed = {rule[1:].upper().replace("|", " ") for rule in rules.split() if rule.startswith("+")}
+    assert commands <= allowed
+    looked_at = {" ".join(map(str, words[: 2 if words[0] in with_subcommands else 1])) for words in needed(Keys())}
+    assert commands <= looked_at
+    assert looked_at <= allowed | {"SCRIPT"}
 
 
 ELSEWHERE = [("GET", "other"), ("SET", "other", "1"), ("PUBLISH", "other", ""), ("SUBSCRIBE", "other")]

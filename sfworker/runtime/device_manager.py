@@ -11,7 +11,12 @@ import secretflow
 import spu
 
 from sfworker.errors import DeviceInitializationError, ParameterValidationError
-from sfworker.runtime.spu_runtime import use_compiled_again, use_party_runtime, use_short_link_retries
+from sfworker.runtime.spu_runtime import (
+    use_compiled_again,
+    use_no_cached_variables,
+    use_party_runtime,
+    use_short_link_retries,
+)
 from sfworker.wire.frames import Start
 
 # The daemon owns every deadline and ends a mesh whose peer died, so the link must not give up on a peer that is
@@ -35,6 +40,7 @@ class DeviceManager:
         self._spus: dict[str, Any] = {}
         use_party_runtime()
         use_compiled_again()
+        use_no_cached_variables()
         if start.mode == "mesh":
             use_short_link_retries()
 

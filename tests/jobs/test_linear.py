@@ -65,7 +65,7 @@ def predict(data: Path, runtime_config: dict[str, Any] | None = None, **paramete
 
 def succeed(worker: RunningWorker, job: dict[str, Any]) -> Any:
     result = worker.run(job)
-    assert result["status"] == "success", result
+    assert result["status"] == "success", result["error"]
     return result["result"]
 
 
@@ -144,6 +144,15 @@ def test_chinese_columns_parquet_and_a_constant_column(worker: RunningWorker, da
     assert list(predicted.columns) == ["编号", "标签", "预测"]
     assert list(predicted["编号"]) == ids
     assert roc_auc_score(predicted["标签"], predicted["预测"]) > 0.9
+
+
+def test_a_long_training_with_the_true_sigmoid_ends(
+    worker: RunningWorker, data: Path, breast_cancer: tuple[Any, Any]
+) -> None:
+    """Parties that remember how they shared values fall out of step sooner or later; see `use_no_cached_variables`."""
+    features = {"alice": ["f1", "f4", "f9"], "bob": ["f20"]}
+    job = train(data, features=features, sig_type="real", epochs=80, batch_size=569, learning_rate=1.0)
+    assert succeed(worker, job)["epochs"] == 80
 
 
 def test_training_stops_early_where_it_is_told_to(

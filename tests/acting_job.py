@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
@@ -45,6 +46,7 @@ class ActParams(TaskParams, tag="act", frozen=True, kw_only=True):
     at: Annotated[str | None, Meta(description="Only there; the other parties wait.")] = None
     seconds: Annotated[float, Meta(ge=0, description="How long, where that matters.")] = 600.0
     attempts: Annotated[int, Meta(ge=0, description="How many attempts act; later ones succeed.")] = 1_000_000
+    until: Annotated[str | None, Meta(description="A file; once it exists, every attempt succeeds.")] = None
     output_paths: Annotated[dict[str, str], Meta(description="Written before anything else.")] = field(
         default_factory=dict
     )
@@ -75,7 +77,7 @@ def act(context: JobContext[ActParams]) -> ActResult:
     for party, path in params.output_paths.items():
         if context.is_local(party):
             context.output(party, "output_paths", path).write_text("written\n")
-    if context.attempt > params.attempts:
+    if context.attempt > params.attempts or (params.until is not None and Path(params.until).exists()):
         return result
     if params.at is not None and not context.is_local(params.at):
         time.sleep(params.seconds)

@@ -55,7 +55,7 @@ async def test_a_start_counts_and_says_so_on_the_stream_and_both_channels(redis:
     async with redis.pubsub() as listener:
         await listener.subscribe("task_status", "task_status:e-1")
         await begun(redis, broker)
-        messages = []
+        messages: list[Any] = []
         while len(messages) < 2:
             message = await listener.get_message(ignore_subscribe_messages=True, timeout=5)
             messages += [message] if message else []
@@ -356,7 +356,7 @@ async def test_a_call_that_is_given_up_does_not_take_others_with_it(redis: Any, 
 async def test_what_cannot_be_sent_is_an_error_and_later_calls_go_on(redis: Any, new_broker: OpenBroker) -> None:
     broker = await new_broker("a")
     with pytest.raises(TypeError):
-        await broker.progress(Attempt(Entry("sf:jobs", "1-1", b""), "run", "e", None, None), object())  # type: ignore[arg-type]
+        await broker.progress(Attempt(Entry("sf:jobs", "1-1", b""), "run", "e", None, None), object())
     await begun(redis, broker)
 
 

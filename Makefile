@@ -1,5 +1,5 @@
 # Each target does its own set-up: a Python 3.10 is all that has to be there. A second run installs nothing.
-.PHONY: help setup demo test lint bench accuracy catalogue lock clean
+.PHONY: help setup demo test lint bench accuracy chaos catalogue lock clean
 ARGS ?=
 
 help:
@@ -28,6 +28,10 @@ bench: setup
 ## make accuracy how near the plain computation each task type comes, as a table
 accuracy: setup
 	@.venv/bin/python -m tests.accuracy $(ARGS)
+
+## make chaos    ten minutes in which everything is killed, paused and restarted; fails on any violation
+chaos: setup
+	@.venv/bin/python -m tests.chaos $(ARGS)
 
 ## make catalogue  sfworker/catalog/README.md from the structs there
 catalogue: setup

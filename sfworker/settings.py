@@ -34,9 +34,9 @@ DataRoots = list[str] | dict[str, list[str] | str]
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All settings, checked. See `load`."""
 
-    redis_url: Annotated[str, Meta(description="Redis to work from (redis://, rediss:// or unix://).")] = (
-        "redis://localhost:6379/0"
-    )
+    redis_url: Annotated[
+        str, Meta(description="Redis to work from: redis://, rediss://, unix://, redis+sentinel://.")
+    ] = "redis://localhost:6379/0"
     prefix: Annotated[str, Meta(min_length=1, description="Prefix of every key; `{sf}` keeps them in one slot.")] = "sf"
     parties: Annotated[str, Meta(description="Parties of envelopes that name none, separated by commas.")] = "alice,bob"
     address: Annotated[str, Meta(description="Session address of envelopes that name none.")] = "local"

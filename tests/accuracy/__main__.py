@@ -163,9 +163,15 @@ def boosted(task_type: str, data: Callable[[], DataSet], protocol: str = "SEMI2K
         settings = {"num_boost_round": 5, "max_depth": 4, **parameters}
         ours = session.trained_and_predicted(task_type, **settings)
         booster = xgboost.train(
-            {"objective": "binary:logistic", "max_depth": 4, "eta": 0.3, "tree_method": "hist", "max_bin": 10},
+            {
+                "objective": "binary:logistic",
+                "max_depth": settings["max_depth"],
+                "eta": 0.3,
+                "tree_method": "hist",
+                "max_bin": 10,
+            },
             xgboost.DMatrix(known.x, known.y),
-            num_boost_round=5,
+            num_boost_round=settings["num_boost_round"],
         )
         plain = booster.predict(xgboost.DMatrix(known.x))
         return session.line(
@@ -302,7 +308,7 @@ CASES: dict[str, list[Case]] = {
     "ss_lr": [
         *(logistic(breast_cancer, protocol) for protocol in PARTIES),
         logistic(lambda: classes("wine", 1), batch_size=32, epochs=20),
-        logistic(lambda: classes("digits", 8), epochs=20),
+        logistic(lambda: classes("digits", 8), epochs=30, sig_type="real", learning_rate=1.0),
         logistic(lambda: classes("iris", 2), batch_size=16, epochs=30),
         logistic(lambda: generated("classes"), batch_size=4096, epochs=3),
         linear,
@@ -327,8 +333,8 @@ CASES: dict[str, list[Case]] = {
     "ss_xgb": [
         *(boosted("ss_xgb", breast_cancer, protocol) for protocol in ("SEMI2K", "ABY3")),
         boosted("ss_xgb", lambda: classes("wine", 1)),
-        boosted("ss_xgb", lambda: classes("digits", 8), num_boost_round=5),
-        boosted("ss_xgb", lambda: generated("classes")),
+        boosted("ss_xgb", lambda: classes("digits", 8)),
+        boosted("ss_xgb", lambda: generated("classes"), num_boost_round=3, max_depth=3),
     ],
     "sgb": [
         boosted("sgb", breast_cancer, "HEU"),

@@ -133,7 +133,7 @@ class Chaos:
             self._patiently(lambda: self._client.xadd(stream, {"envelope": json.dumps(envelope)}))
         self.report.faults["sent twice"] += times - 1
         if self._chance.random() < 0.03:
-            chosen = self._chance.choice([*self._sent])
+            chosen = self._chance.choice([*self._sent][-20:])  # one that may still wait or run
             self._cancelled.add(chosen)
             self.report.faults["cancelled"] += 1
             self._patiently(lambda: self._client.set(f"sf:cancel:{chosen}", "1", ex=600))

@@ -128,7 +128,10 @@ class Client:
                     return
 
     async def cancel(self, execution_id: str) -> bool:
-        """Ask for an execution to be cancelled, queued or running.
+        """Ask for an execution to be cancelled.
+
+        One that runs or waits for its next attempt is answered within two seconds; a queued one when its turn comes,
+        without being run.
 
         Returns False, and changes nothing, where it has ended already.
         """

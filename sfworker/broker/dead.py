@@ -119,7 +119,7 @@ def _dead_job(attempt: Attempt, buried_at: float, record: dict[str, str]) -> Dea
     past = {int(name[5:]): value for name, value in record.items() if name.startswith("past:")}
     return DeadJob(
         attempt=attempt,
-        buried_at=buried_at,
+        buried_at=int(record["buried"]) / 1000 if "buried" in record else buried_at,
         attempts=int(record["attempt"]) if "attempt" in record else None,
         replays=int(record.get("replays", 0)),
         error_type=record.get("error_type") or None,

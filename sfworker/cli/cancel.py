@@ -1,4 +1,4 @@
-"""`sfworker cancel`: stop an execution, queued or running."""
+"""`sfworker cancel`: stop an execution that is queued, runs or waits for its next attempt."""
 
 from __future__ import annotations
 

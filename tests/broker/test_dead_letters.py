@@ -380,6 +380,15 @@ async def test_one_that_is_cancelled_while_it_fails_does_not_wait(redis: Any, ne
     assert (await broker.start(Attempt.of(entry), EVENT)).verdict == "cancelled"
 
 
+async def test_a_failure_that_came_first_stands(redis: Any, new_broker: OpenBroker) -> None:
+    broker = await new_broker("a")
+    await append(redis)
+    attempt = await begin(broker)
+    await redis.set("sf:cancel:e-1", "1")
+    assert await broker.bury(attempt, FAILURE, b"{}")
+    assert not await redis.exists("sf:cancel:e-1")
+
+
 async def test_cancelling_what_has_ended_changes_nothing(redis: Any, new_broker: OpenBroker) -> None:
     broker = await new_broker("a")
     attempt = await buried(redis, broker)

@@ -5,7 +5,8 @@
 --        6 `execution_id`, or `message_id` where the envelope holds none   7 that id   8 task id   9 subtask id
 --        10 the execution's channel (empty: none)   11 the common channel
 --
--- An attempt may act only while its worker owns the pending entry and the record still names its run.
+-- An attempt may act only while its worker owns the pending entry and the record still names its run, as one that runs:
+-- an entry that waits may be its worker's again, and the reply to what made it wait may have been lost.
 
 -- The consumer that owns the pending entry; nil where it is not pending (or the group is gone).
 local function owner(stream, group, entry)
@@ -13,14 +14,13 @@ local function owner(stream, group, entry)
   return pending[1] and pending[1][2]
 end
 
-local function held()
-  return owner(KEYS[1], ARGV[1], ARGV[3]) == ARGV[2] and redis.call('HGET', KEYS[2], 'run') == ARGV[4]
-end
-
--- Whether an earlier call of this script did its work and only its reply was lost.
-local function already(state)
+local function is(state)
   local known = redis.call('HMGET', KEYS[2], 'run', 'state')
   return known[1] == ARGV[4] and known[2] == state
+end
+
+local function held()
+  return owner(KEYS[1], ARGV[1], ARGV[3]) == ARGV[2] and is('running')
 end
 
 local function say(kind, status, payload)

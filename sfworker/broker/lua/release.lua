@@ -3,9 +3,10 @@
 --   ARGV 1 group   2 worker   3 entry id   4 run (empty: not started)   5 consumer of those that wait
 --        6 counter of the record that says why: releases or crashes
 --   Reply 1, or 0 where the entry is no longer this worker's.
-if owner(KEYS[1], ARGV[1], ARGV[3]) ~= ARGV[2] then return 0 end
-if ARGV[4] ~= '' then
-  if redis.call('HGET', KEYS[2], 'run') ~= ARGV[4] then return 0 end
+if ARGV[4] == '' then
+  if owner(KEYS[1], ARGV[1], ARGV[3]) ~= ARGV[2] then return 0 end
+else
+  if not held() then return 0 end
   redis.call('HINCRBY', KEYS[2], ARGV[6], 1)
   note(KEYS[2], ARGV[6] == 'crashes' and 'crashed' or 'released')
   redis.call('HSET', KEYS[2], 'state', 'retry')

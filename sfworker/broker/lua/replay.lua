@@ -16,7 +16,7 @@ redis.call('ZADD', KEYS[4], now_ms(), stream .. ' ' .. entry)
 redis.call('HSET', record, 'group', group, 'stream', stream, 'entry', entry, 'run', '', 'state', 'retry',
   'attempt', 0, 'crashes', 0, 'releases', 0)
 redis.call('HINCRBY', record, 'replays', 1)
-redis.call('HDEL', record, 'error', 'error_type')
+redis.call('HDEL', record, 'buried', 'error', 'error_type')
 redis.call('PERSIST', record)
 redis.call('DEL', KEYS[5], KEYS[6])
 tell('RETRY', ARGV[12])

@@ -2,7 +2,7 @@
 --   KEYS 1-3 as in the prelude   4 due times   5 the mark that the web side wants it cancelled
 --   ARGV 1-11 as in the prelude   12 event   13 milliseconds from now   14 consumer of those that wait
 --   Reply 1, or 0 where the attempt is no longer this worker's: then nothing was changed.
-if not held() then return already('retry') and 1 or 0 end
+if not held() then return is('retry') and 1 or 0 end -- where only the reply was lost: 1
 local due = now_ms()
 if redis.call('EXISTS', KEYS[5]) == 0 then due = due + tonumber(ARGV[13]) end
 hand_over(KEYS[1], ARGV[1], ARGV[3], ARGV[14])

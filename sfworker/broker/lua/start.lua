@@ -7,7 +7,7 @@
 --     cancelled  the attempt is begun, but only to finish as cancelled
 --     poison     the attempt is begun, but only to be buried: its workers died too often
 --     duplicate  the same execution was sent twice; the entry is settled, the first one's answer stands
---     lost       another worker owns the entry
+--     lost       another worker owns the entry, or the attempt has ended already
 local stream, record, group, entry, run = KEYS[1], KEYS[2], ARGV[1], ARGV[3], ARGV[4]
 if owner(stream, group, entry) ~= ARGV[2] then return {'lost', 0, 0, 0} end
 
@@ -16,6 +16,7 @@ local known =
 local state, attempt, crashes = known[2], tonumber(known[3]) or 0, tonumber(known[4]) or 0
 local releases, limit = tonumber(known[5]) or 0, tonumber(ARGV[14])
 local repeated = known[1] == run -- the reply to the first call was lost
+if repeated and state ~= 'running' then return {'lost', 0, 0, 0} end -- a late copy of it
 
 if not repeated then
   if state == 'done' or stands_elsewhere(state, known[6], known[7], known[8], group, stream, entry) then

@@ -83,9 +83,10 @@ async def _list(arguments: argparse.Namespace, settings: Settings) -> int:
         out.print("nothing is dead")
         return 0
     listed = table("execution", "stream", "task type", "attempts >", "error type", "error", "buried at")
+    listed.columns[0].no_wrap = True  # to be copied
     for each in found:
         names = ("stream", "task_type", "attempts", "error_type", "error", "buried_at")
-        listed.add_row(each["execution_id"] or each["entry_id"], *(_cell(each[name]) for name in names))
+        listed.add_row(each["execution_id"] or each["entry_id"], *(_cell(name, each[name]) for name in names))
     out.print(listed)
     if more:
         out.print(f"and more; --limit N shows more than {limit}")
@@ -111,12 +112,12 @@ async def _show(arguments: argparse.Namespace, settings: Settings) -> int:
     out = console()
     facts = table("", "")
     for name, value in about.items():
-        facts.add_row(name, _cell(value))
+        facts.add_row(name, _cell(name, value))
     facts.show_header = False
     out.print(facts)
     attempts = table("attempt >", "replays >", "worker", "started at", "ended at", "outcome", "error type", "error")
     for past in history:
-        attempts.add_row(*map(_cell, past.values()))
+        attempts.add_row(*(_cell(name, value) for name, value in past.items()))
     out.print(attempts)
     print_json(envelope)
     return 0
@@ -191,5 +192,7 @@ def _decoded(envelope: bytes | None) -> Any:
         return envelope.decode(errors="replace")
 
 
-def _cell(value: object) -> str:
-    return "-" if value is None else str(value)
+def _cell(name: str, value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{str(value)[:19]}Z" if name.endswith("_at") else str(value)

@@ -39,6 +39,10 @@ STOP_SIGNAL = signal.SIGUSR1
 """The daemon's request to stop: an exception on the main thread, so that the job can clean up."""
 
 
+_kept: list[Any] = []
+"""What must not be freed before the process ends: when an SPU is, it waits for its peers, which may wait for us."""
+
+
 class StopAskedError(BaseException):
     """The daemon asked this execution to stop. Not an Exception, so that no job swallows it."""
 
@@ -63,9 +67,11 @@ def serve(connection: socket.socket) -> NoReturn:
             outcome, finish = _execute(start, send)
         except BaseException as error:  # noqa: BLE001 - whatever it was is reported, and the process ends
             _ignore_signals()
+            _kept.append(error)
             outcome = _failure(error)
     except BaseException as error:  # noqa: BLE001 - a signal that came just before they were ignored
         _ignore_signals()
+        _kept.append(error)
         outcome = _failure(error)
     _ignore_signals()
     send(outcome)
@@ -141,6 +147,7 @@ def _join(start: Start, send: Callable[[Struct], None]) -> tuple[dict[str, Any],
     send(StageReached("cluster_ready", time.monotonic() - began))
     began = time.monotonic()
     manager = DeviceManager(start)
+    _kept.append(manager)
     devices = manager.initialize_devices()
     send(StageReached("devices_ready", time.monotonic() - began, sorted(devices)))
     return devices, manager, cluster.shutdown_cluster

@@ -20,7 +20,7 @@ from sfworker.catalog.base import (
     register,
     require_parties,
 )
-from sfworker.catalog.preprocessing import ColumnTypes, TableParams
+from sfworker.catalog.preprocessing import ColumnType, ColumnTypes, TableParams
 from sfworker.errors import ParameterValidationError
 from sfworker.wire.envelope import PartyName
 
@@ -85,7 +85,7 @@ class TableStatisticsParams(TableParams, tag="table_statistics", frozen=True, kw
 class ColumnStatistics(Struct, frozen=True, kw_only=True):
     """One column. Figures that were not asked for, or that the column does not have, are null."""
 
-    datatype: Literal["int", "float", "str", "bool"]
+    datatype: ColumnType
     total_count: int
     """Rows."""
     count: int

@@ -207,7 +207,7 @@ def _shapes(
     lengths += [context.at(party, _length, local[party][0].codes if party in local else None) for party in weighed]
     bins = [context.at(party, _bins, local.get(party)) for party in weighed]
     counts, shapes = context.reveal([lengths, bins])
-    own_tables.require_same_rows(counts)
+    aligned.require_same_rows(counts)
     return [counts[0], *shapes]
 
 

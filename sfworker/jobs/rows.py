@@ -31,7 +31,7 @@ from sfworker.catalog.rows import (
     TrainTestSplitResult,
 )
 from sfworker.errors import InputDataError
-from sfworker.runtime import own_tables, tables
+from sfworker.runtime import aligned, own_tables, tables
 from sfworker.runtime.context import JobContext
 from sfworker.runtime.own_tables import OwnTable
 from sfworker.runtime.task_dispatcher import TaskDispatcher
@@ -159,7 +159,7 @@ def _write_chosen(
 
     rows, *parts = context.reveal(context.at(chooser, chosen))
     for party, table in whole.items():
-        own_tables.require_same_rows([rows, table.num_rows])
+        aligned.require_same_rows([rows, table.num_rows])
         for (field, output), part in zip(outputs[party].items(), parts, strict=True):
             tables.write(f"task_config.{field}.{party}", output, table.take(pa.array(part)))
     return rows, [len(part) for part in parts]

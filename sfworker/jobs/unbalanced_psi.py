@@ -6,7 +6,6 @@ A cache is a directory per party: what SecretFlow has written there, and a file 
 from __future__ import annotations
 
 import hashlib
-import secrets
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from msgspec import Struct
 from sfworker.catalog.psi import JoinResult, UnbalancedPsiCacheParams, UnbalancedPsiCacheResult, UnbalancedPsiParams
 from sfworker.errors import InputDataError
 from sfworker.jobs.psi import Given, answer, give, intersect, join_two, sides_of
-from sfworker.runtime import tables
+from sfworker.runtime import saved, tables
 from sfworker.runtime.context import JobContext
 from sfworker.runtime.task_dispatcher import TaskDispatcher
 
@@ -43,8 +42,7 @@ def unbalanced_psi_cache(context: JobContext[UnbalancedPsiCacheParams]) -> Unbal
         for party in context.parties
         if context.is_local(party)
     }
-    # Drawn by one party: on machines of their own, parties may count attempts differently.
-    cache_id: str = context.reveal(context.at(context.parties[0], secrets.token_hex, 8))
+    cache_id = saved.drawn_id(context)
     started = {
         party: actor.intersect_unbalanced.remote(
             mode="MODE_OFFLINE",

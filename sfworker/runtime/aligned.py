@@ -85,14 +85,19 @@ def shape(context: JobContext[Any], matrices: Mapping[str, npt.NDArray[Any]], am
     parties = list(among) or context.parties
     held = [context.at(party, np.shape, matrices.get(party)) for party in parties]
     known = context.reveal(held)
-    if len({rows for rows, _ in known}) > 1:
-        raise InputDataError(
-            "task_config.input_paths: the parties' files have different numbers of rows; align them with psi first"
-        )
+    require_same_rows(rows for rows, _ in known)
     found = Shape(known[0][0], {party: columns for party, (_, columns) in zip(parties, known, strict=True)})
     if found.columns == 0:
         raise InputDataError("task_config.features: no party has a feature column; name some")
     return found
+
+
+def require_same_rows(counts: Iterable[int]) -> None:
+    """Raises InputDataError where parties' files, whose rows belong together, have different numbers of them."""
+    if len(set(counts)) > 1:
+        raise InputDataError(
+            "task_config.input_paths: the parties' files have different numbers of rows; align them with psi first"
+        )
 
 
 def require_more_rows_than_features(found: Shape) -> None:

@@ -12,7 +12,6 @@ peers send is: nothing but a few harmless types can be made from it.
 from __future__ import annotations
 
 import hashlib
-import secrets
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -23,7 +22,7 @@ from msgspec import Struct
 
 from sfworker.catalog import ColumnRef
 from sfworker.errors import ModelMismatchError
-from sfworker.runtime import device_objects
+from sfworker.runtime import device_objects, saved
 from sfworker.runtime.context import JobContext
 from sfworker.runtime.data_roots import saving
 from sfworker.runtime.device_objects import Description, Part
@@ -87,8 +86,7 @@ def save(
 
     Returns the model's id. Every party learns that id, which is random.
     """
-    # Drawn by one party: on machines of their own, parties may count attempts differently.
-    identity: str = context.reveal(context.at(context.parties[0], secrets.token_hex, 8))
+    identity = saved.drawn_id(context)
     descriptions, parts = device_objects.take_apart(context, objects)
     for party, part in parts.items():
         directory = context.output_directory(party, "model_path", paths[party], holds=MANIFEST)
@@ -141,13 +139,8 @@ def _find(context: JobContext[Any], party: str, path: str, task_type: str) -> Fo
     except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         raise ModelMismatchError(f"{field}: holds no model of this version; train it again") from None
     expected = {"task_type": task_type, "party": party, "parties": context.parties, "format": FORMAT}
-    for name, here in {**expected, **device_objects.arithmetic(context)}.items():
-        there = getattr(manifest, name)
-        if there != here:
-            raise ModelMismatchError(
-                f"{field}: the model's {name} is {_shown(there)}, this job's is {_shown(here)}; "
-                f"use what it was trained with, or train again"
-            )
+    here = {**expected, **device_objects.arithmetic(context)}
+    saved.require_same(field, "model", manifest, here, "use what it was trained with, or train again")
     return Found(directory, manifest)
 
 
@@ -166,7 +159,3 @@ def _read_part(party: str, directory: Path) -> Part:
         raise ModelMismatchError(
             f"task_config.model_path.{party}: the party's part cannot be read; train again"
         ) from None
-
-
-def _shown(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

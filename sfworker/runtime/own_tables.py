@@ -5,7 +5,7 @@ What is changed is read with types; the rest is passed on as it is written.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,11 +105,3 @@ def local_tables(context: JobContext[Any]) -> dict[str, OwnTable]:
 def with_input(context: JobContext[Any]) -> list[str]:
     """Parties that have an input, in the order that all processes share."""
     return [party for party in context.parties if party in context.params.input_paths]
-
-
-def require_same_rows(counts: Iterable[int]) -> None:
-    """Raises InputDataError where parties' files, whose rows belong together, have different numbers of them."""
-    if len(set(counts)) > 1:
-        raise InputDataError(
-            "task_config.input_paths: the parties' files have different numbers of rows; align them with psi first"
-        )

@@ -6,7 +6,6 @@ directory may be written by others who can write to the party's data root.
 
 from __future__ import annotations
 
-import secrets
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -17,9 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from msgspec import Struct
 
-from sfworker.catalog.preprocessing import FITTING, Value
+from sfworker.catalog.preprocessing import FITTING, ColumnType, Value
 from sfworker.errors import InputDataError, ModelMismatchError
-from sfworker.runtime import tables
+from sfworker.runtime import saved, tables
 from sfworker.runtime.context import JobContext
 from sfworker.runtime.data_roots import saving
 from sfworker.runtime.own_tables import OwnTable, with_input
@@ -35,7 +34,7 @@ class Rule(Struct, frozen=True, kw_only=True, tag_field="kind"):
     """What replaces one column."""
 
     column: str
-    type: Literal["int", "float", "str", "bool"]
+    type: ColumnType
     """Of the column that the rule was fitted on."""
 
     def apply(self, field: str, column: Column) -> Replaced:
@@ -152,8 +151,7 @@ def save(context: JobContext[Any], task_type: str, rules: dict[str, list[AnyRule
     paths = context.params.model_path
     if paths is None:
         return None
-    # Drawn by one party: on machines of their own, parties have nothing else random in common.
-    identity: str = context.reveal(context.at(context.parties[0], secrets.token_hex, 8))
+    identity = saved.drawn_id(context)
     for party, own in rules.items():
         manifest = Manifest(task_type=task_type, rule_id=identity, party=party, parties=context.parties, rules=own)
         directory = context.output_directory(party, "model_path", paths[party], holds=MANIFEST)
@@ -199,13 +197,8 @@ def _read(context: JobContext[Any], party: str, table: OwnTable) -> Manifest:
         manifest = msgspec.json.decode(content, type=Manifest)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         raise ModelMismatchError(f"{field}: holds no fitted rule of this version; fit again") from None
-    for name, here in {"party": party, "parties": context.parties, "format": FORMAT}.items():
-        there = getattr(manifest, name)
-        if there != here:
-            raise ModelMismatchError(
-                f"{field}: the rule's {name} is {_shown(there)}, this job's is {_shown(here)}; "
-                f"use what it was fitted with, or fit again"
-            )
+    here = {"party": party, "parties": context.parties, "format": FORMAT}
+    saved.require_same(field, "rule", manifest, here, "use what it was fitted with, or fit again")
     for rule in manifest.rules:
         if rule.column not in table.names:
             raise ModelMismatchError(f"{table.field}: lacks column {rule.column!r}, which the rule was fitted on")
@@ -233,7 +226,3 @@ def _identity(manifest: Manifest | None) -> str | None:
 
 def _or_missing(values: npt.NDArray[np.float64]) -> pa.Array:
     return pa.array(values, from_pandas=True)
-
-
-def _shown(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

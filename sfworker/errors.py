@@ -29,7 +29,7 @@ class EnvelopeError(SecretFlowTaskError):
 
 
 class JobLostError(SecretFlowTaskError):
-    """The job's entry was deleted from the stream before it could run; send it again and do not trim job streams."""
+    """The job's entry was deleted from the stream before its end; send a new one, and do not trim job streams."""
 
 
 class ParameterValidationError(SecretFlowTaskError):

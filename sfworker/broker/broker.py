@@ -7,12 +7,13 @@ refuses to act for a worker that no longer owns the pending entry.
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
+import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
@@ -157,10 +158,19 @@ class Broker:
         found = await self._redis.xrange(stream, entry_id, entry_id)
         return entry_from_fields(stream, entry_id, found[0][1] if found else None)
 
+    async def identify(self, attempt: Attempt) -> Attempt:
+        """An attempt at an entry without payload, with the ids of its execution where that had begun before."""
+        field = f"{attempt.entry.stream} {attempt.entry.entry_id}"
+        known = await cast(Awaitable["bytes | None"], self._redis.hget(self._answers, field))
+        if known is None:
+            return attempt
+        execution_id, task_id, subtask_id = msgspec.json.decode(known, type=tuple[str, str, str])
+        return replace(attempt, execution_id=execution_id, task_id=task_id or None, subtask_id=subtask_id or None)
+
     # --- state changes
 
     async def start(self, attempt: Attempt, event_around_attempt: tuple[bytes, bytes]) -> Started:
-        keys = (*self._keys(attempt), self.keys.cancel(attempt.known_as))
+        keys = (*self._keys(attempt), self.keys.cancel(attempt.known_as), self._answers)
         head, tail = event_around_attempt
         verdict, number, crashes, releases = await self._scripts.call(
             "start", keys, *self._arguments(attempt), head, tail, self._settings.max_crashes
@@ -171,19 +181,19 @@ class Broker:
         return bool(await self._scripts.call("progress", self._keys(attempt), *self._arguments(attempt), event))
 
     async def finish(self, attempt: Attempt, status: str, event: bytes, result: bytes) -> bool:
-        keys = (*self._keys(attempt), self.keys.result(attempt.known_as), self.keys.cancel(attempt.known_as))
+        keys = self._keys_of_answer(attempt)
         kept = (self._settings.result_ttl, self._settings.retention)
         return bool(await self._scripts.call("finish", keys, *self._arguments(attempt), status, event, result, *kept))
 
     async def bury(self, attempt: Attempt, event: bytes, result: bytes) -> bool:
-        keys = (*self._keys(attempt), self.keys.result(attempt.known_as), self.keys.cancel(attempt.known_as))
+        keys = self._keys_of_answer(attempt)
         more = (event, result, self._settings.result_ttl, DEAD_CONSUMER, self._settings.retention)
         return bool(await self._scripts.call("bury", keys, *self._arguments(attempt), *more))
 
     async def lost(self, attempt: Attempt, event: bytes, result: bytes) -> bool:
-        """Answer an entry whose payload is gone. False where another worker has done so."""
-        keys = (*self._keys(attempt), self.keys.result(attempt.known_as))
-        more = (event, result, self._settings.result_ttl)
+        """Answer an entry whose payload is gone. False where another worker has done so, or it was sent again."""
+        keys = (*self._keys(attempt), self.keys.result(attempt.known_as), self._answers)
+        more = (event, result, self._settings.result_ttl, self._settings.retention)
         return bool(await self._scripts.call("lost", keys, *self._arguments(attempt), *more))
 
     async def retry(self, attempt: Attempt, event: bytes, delay_seconds: float) -> bool:
@@ -223,7 +233,7 @@ class Broker:
     async def replay(self, attempt: Attempt, event: bytes) -> Replay:
         """Let a buried execution start anew, whoever runs it then."""
         of_execution = (self.keys.cancel(attempt.known_as), self.keys.result(attempt.known_as))
-        keys = (*self._keys(attempt), self.keys.retries(self._group), *of_execution)
+        keys = (*self._keys(attempt), self.keys.retries(self._group), *of_execution, self._answers)
         more = (event, DEAD_CONSUMER, RETRY_CONSUMER)
         replay: Replay = (await self._scripts.call("replay", keys, *self._arguments(attempt), *more)).decode()
         return replay
@@ -266,6 +276,14 @@ class Broker:
 
     def _keys(self, attempt: Attempt) -> tuple[str, ...]:
         return attempt.entry.stream, self.keys.execution(attempt.known_as), self.keys.results
+
+    def _keys_of_answer(self, attempt: Attempt) -> tuple[str, ...]:
+        of_execution = (self.keys.result(attempt.known_as), self.keys.cancel(attempt.known_as))
+        return (*self._keys(attempt), *of_execution, self._answers)
+
+    @property
+    def _answers(self) -> str:
+        return self.keys.answers(self._group)
 
     def _arguments(self, attempt: Attempt) -> tuple[Any, ...]:
         """The arguments that all scripts about an attempt share; see `lua/prelude.lua`."""

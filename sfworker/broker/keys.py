@@ -10,6 +10,7 @@
 | sf:control | channel | an execution id to look at at once (see sf:cancel) |
 | sf:exec:<execution_id> | hash | the execution's record: where its entry is, state, counters, how its attempts ended |
 | sf:retries:<group> | sorted set | entries owned by `@retry`, as `stream entry`, by due time in ms |
+| sf:answers:<group> | hash | whom to answer for each entry that has begun: ids of its execution, by `stream entry` |
 | sf:worker:<worker_id> | string | a live worker's heartbeat, expires |
 """
 
@@ -60,6 +61,9 @@ class Keys:
 
     def retries(self, group: str) -> str:
         return f"{self.prefix}:retries:{group}"
+
+    def answers(self, group: str) -> str:
+        return f"{self.prefix}:answers:{group}"
 
     def worker(self, worker_id: str) -> str:
         return f"{self.prefix}:worker:{worker_id}"

@@ -64,6 +64,8 @@ class TaskExecutor:
     async def execute(self, attempt: Attempt, execution: Execution) -> None:
         """Bring the attempt to its end. Stopping `execution` ends it early."""
         if attempt.entry.envelope is None:
+            identify = partial(self._services.broker.identify, attempt)
+            attempt = await patiently("whom to answer for a lost job", identify)
             await _Run(self._services, attempt, _NOT_STARTED, None).report_loss()
             return
         job: Job | None = None
@@ -122,10 +124,10 @@ class _Run:
                 await self._answer(job, outcome)
 
     async def report_loss(self) -> None:
-        """Answer for a job of which only the entry's id is left."""
+        """Answer for a job whose payload is gone."""
         failure = Failure.of(JobLostError())
         if await self._notifier.lost(self._attempt, failure, self._result("failure", Outcome(), failure)):
-            _log.error("the payload of this entry was deleted before it was run: that job is lost")
+            _log.error("the payload of this entry was deleted before it was answered: that job is lost")
             self._end("failure", Outcome(), failure.error_type)
 
     async def bury(self, failure: Failure, outcome: Outcome) -> None:

@@ -61,7 +61,7 @@ class StatusNotifier:
         return await patiently("a job's failure", bury)
 
     async def lost(self, attempt: Attempt, failure: Failure, result: JobResult) -> bool:
-        """The job's payload was deleted before it ran; False where another worker has said so."""
+        """The job's payload was deleted; False where another worker has said so."""
         event = self._event(attempt, 0, "FAILURE", "task_failed_final", failure=failure)
         lost = partial(self._broker.lost, attempt, _encode(event), _encode(result))
         return await patiently("the answer to a lost job", lost)

@@ -371,22 +371,74 @@ async def test_leaving_keeps_a_job_that_arrives_meanwhile(redis: Any, new_broker
     assert len(await other.sweep(1)) == 1
 
 
-async def test_a_deleted_payload_is_answered_once_and_may_be_sent_again(redis: Any, new_broker: OpenBroker) -> None:
+async def test_an_entry_deleted_before_it_began_is_answered_under_its_own_id(
+    redis: Any, new_broker: OpenBroker
+) -> None:
     dead, other = await new_broker("dead"), await new_broker("other", lease_seconds=1.0)
-    attempt = await begun(redis, dead)
-    await redis.xclaim("sf:jobs", GROUP, "dead", 0, [attempt.entry.entry_id], idle=2000)
-    await redis.xdel("sf:jobs", attempt.entry.entry_id)
-    [found] = await other.sweep(5)
-    assert found == Entry("sf:jobs", attempt.entry.entry_id, None)
-    lost = attempt_at(found, "run-2", None)
+    await append(redis)
+    entry = await take_one(dead)
+    lost = await found_without_payload(redis, other, entry)
+    assert lost.execution_id is None
     assert await other.lost(lost, b"{}", b"{}") is True
     assert await other.lost(lost, b"{}", b"{}") is False
     assert await pending(redis) == {}
+    await append(redis)  # nobody had heard of this execution
+    assert await other.start(attempt_at(await take_one(other), "run-3"), EVENT) == Started("run", 1, 0, 0)
+
+
+async def test_an_execution_whose_payload_is_deleted_is_answered_under_its_id(
+    redis: Any, new_broker: OpenBroker
+) -> None:
+    dead, other = await new_broker("dead"), await new_broker("other", lease_seconds=1.0)
+    attempt = await begun(redis, dead)
+    lost = await found_without_payload(redis, other, attempt.entry)
+    assert (lost.execution_id, lost.task_id, lost.subtask_id) == ("e-1", "t", "s")
+    assert await other.lost(lost, b"{}", b'{"r":1}') is True
+    assert await other.lost(lost, b"{}", b"{}") is False
+    assert await redis.get("sf:result:e-1") == b'{"r":1}'
+    assert await pending(redis) == {}
     assert not await dead.finish(attempt, "SUCCESS", b"{}", b"{}")
+    await append(redis)
+    assert (await other.start(attempt_at(await take_one(other), "run-3"), EVENT)).verdict == "duplicate"
+    assert await redis.exists(f"sf:answers:{GROUP}") == 0
+    assert await redis.ttl("sf:exec:e-1") > 0
+
+
+async def test_one_whose_payload_is_deleted_and_that_is_sent_again_is_not_lost(
+    redis: Any, new_broker: OpenBroker
+) -> None:
+    dead, other = await new_broker("dead"), await new_broker("other", lease_seconds=1.0)
+    attempt = await begun(redis, dead)
+    lost = await found_without_payload(redis, other, attempt.entry)
     await append(redis)
     again = attempt_at(await take_one(other), "run-3")
     assert await other.start(again, EVENT) == Started("run", 1, 0, 0)
+    assert await other.lost(lost, b"{}", b"{}") is False
+    assert await pending(redis) == {"other": 1}
     assert await other.finish(again, "SUCCESS", b"{}", b"{}")
+    assert [status for kind, status, _ in await said(redis) if kind == "result"] == ["SUCCESS"]
+    assert await redis.exists(f"sf:answers:{GROUP}") == 0
+
+
+async def test_one_that_waits_for_its_next_attempt_may_be_lost(redis: Any, new_broker: OpenBroker) -> None:
+    broker = await new_broker("a")
+    attempt = await begun(redis, broker)
+    assert await broker.retry(attempt, b"{}", 0.0)
+    await redis.xdel("sf:jobs", attempt.entry.entry_id)
+    found = await take_one(broker)
+    lost = await broker.identify(attempt_at(found, "run-2", None))
+    assert (found.envelope, lost.execution_id) == (None, "e-1")
+    assert await broker.lost(lost, b"{}", b"{}")
+    assert await pending(redis) == {}
+
+
+async def found_without_payload(redis: Any, finder: Broker, entry: Entry) -> Attempt:
+    """Delete what a dead worker's entry holds, and take it over."""
+    await redis.xclaim("sf:jobs", GROUP, "dead", 0, [entry.entry_id], idle=2000)
+    await redis.xdel("sf:jobs", entry.entry_id)
+    [found] = await finder.sweep(5)
+    assert found == Entry("sf:jobs", entry.entry_id, None)
+    return await finder.identify(attempt_at(found, "run-2", None))
 
 
 async def test_a_repeated_start_keeps_its_verdict(redis: Any, new_broker: OpenBroker) -> None:

@@ -1,5 +1,6 @@
 -- End an execution that failed for good: as finish.lua, but the entry stays, owned by the dead, until it is replayed.
 --   KEYS 1-3 as in the prelude   4 the result   5 the mark that the web side wants it cancelled
+--        6 whom to answer
 --   ARGV 1-11 as in the prelude   12 event   13 result   14 seconds the result is kept   15 consumer of the dead
 --        16 seconds the record is kept
 --   Reply 1, or 0 where the attempt is no longer this worker's: then nothing was changed.
@@ -12,4 +13,5 @@ redis.call('HSET', KEYS[2], 'state', 'dead', 'buried', now_ms(), 'error_type', e
   'error', event.error or '')
 redis.call('EXPIRE', KEYS[2], ARGV[16])
 redis.call('DEL', KEYS[5])
+forget(KEYS[6])
 return 1

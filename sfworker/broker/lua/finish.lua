@@ -1,5 +1,6 @@
 -- End an execution: result, event, acknowledgement and deletion, in one step.
 --   KEYS 1-3 as in the prelude   4 the result   5 the mark that the web side wants it cancelled
+--        6 whom to answer
 --   ARGV 1-11 as in the prelude   12 status   13 event   14 result   15 seconds the result is kept
 --        16 seconds the record is kept
 --   Reply 1, or 0 where the attempt is no longer this worker's: then nothing was changed.
@@ -9,4 +10,5 @@ settle(KEYS[1], ARGV[1], ARGV[3])
 redis.call('HSET', KEYS[2], 'state', 'done')
 redis.call('EXPIRE', KEYS[2], ARGV[16])
 redis.call('DEL', KEYS[5])
+forget(KEYS[6])
 return 1

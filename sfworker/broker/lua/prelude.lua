@@ -71,6 +71,17 @@ local function stands_elsewhere(state, of_group, of_stream, of_entry, group, str
   return state == 'done' or state == 'dead' or present(of_stream, of_entry)
 end
 
+-- Keep whom to answer for this entry until it has been answered: only its payload says so, and that may be deleted.
+local function remember(answers)
+  if ARGV[6] == 'execution_id' then
+    redis.call('HSET', answers, KEYS[1] .. ' ' .. ARGV[3], cjson.encode({ARGV[7], ARGV[8], ARGV[9]}))
+  end
+end
+
+local function forget(answers)
+  redis.call('HDEL', answers, KEYS[1] .. ' ' .. ARGV[3])
+end
+
 -- Give the pending entry to another consumer, keeping its delivery count. One whose payload was deleted stays where it is:
 -- from 7.0 on a claim would remove it, and nobody would ever hear of that job.
 local function hand_over(stream, group, entry, consumer)

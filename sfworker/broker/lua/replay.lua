@@ -1,5 +1,6 @@
 -- Give an execution that failed for good another chance, at once, as if it had never run. Its history is kept.
 --   KEYS 1-3 as in the prelude   4 due times   5 the mark that the web side wants it cancelled   6 the result
+--        7 whom to answer
 --   ARGV 1-11 as in the prelude (worker and run are not looked at)   12 event   13 consumer of the dead
 --        14 consumer of those that wait
 --   Reply one of these; only the first has changed anything:
@@ -19,5 +20,6 @@ redis.call('HINCRBY', record, 'replays', 1)
 redis.call('HDEL', record, 'buried', 'error', 'error_type')
 redis.call('PERSIST', record)
 redis.call('DEL', KEYS[5], KEYS[6])
+remember(KEYS[7])
 tell('RETRY', ARGV[12])
 return 'replayed'

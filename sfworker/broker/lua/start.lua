@@ -1,5 +1,5 @@
 -- Begin an attempt: count it, and say so, unless it must not run. One that another worker left unfinished is noted.
---   KEYS 1-3 as in the prelude   4 the mark that the web side wants it cancelled
+--   KEYS 1-3 as in the prelude   4 the mark that the web side wants it cancelled   5 whom to answer
 --   ARGV 1-11 as in the prelude   12, 13 the RUNNING event before and after the attempt's number (empty: say nothing)
 --        14 crashes at which a job is poison
 --   Reply {verdict, attempt, crashes, releases}; verdict is
@@ -36,6 +36,7 @@ if not repeated then
   redis.call('HSET', record, 'group', group, 'stream', stream, 'entry', entry, 'run', run, 'worker', ARGV[2],
     'state', 'running', 'attempt', attempt, 'crashes', crashes, 'releases', releases,
     'started', crashes < limit and now_ms() or '')
+  remember(KEYS[5])
 end
 if redis.call('EXISTS', KEYS[4]) == 1 then return {'cancelled', attempt, crashes, releases} end
 if crashes >= limit then return {'poison', attempt, crashes, releases} end

@@ -162,13 +162,14 @@ class _Run:
 
     async def _succeed(self, outcome: Outcome) -> None:
         if outcome.outputs:
-            # Another worker may have started this job while this one was cut off; its outputs are not to be replaced.
-            renew = partial(self._broker.renew, [self._attempt])
-            if (await patiently("the check before outputs are renamed", renew)) == [Lease.LOST]:
-                outputs.discard(outcome.outputs)
-                await self._lease_lost("its outputs are dropped and nothing is published")
-                return
             try:
+                await anyio.to_thread.run_sync(outputs.flush, outcome.outputs)
+                # Another worker may have started this job while this one was cut off: its outputs are not replaced.
+                renew = partial(self._broker.renew, [self._attempt])
+                if (await patiently("the check before outputs are renamed", renew)) == [Lease.LOST]:
+                    outputs.discard(outcome.outputs)
+                    await self._lease_lost("its outputs are dropped and nothing is published")
+                    return
                 await anyio.to_thread.run_sync(outputs.commit, outcome.outputs)
             except ResultSaveError as error:
                 await self.bury(Failure.of(error), outcome)

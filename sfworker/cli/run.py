@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sfworker.settings import Settings
 
 SUMMARY = "Take jobs from Redis and run them, until told to stop"
 
@@ -23,7 +27,33 @@ def run(arguments: argparse.Namespace) -> int:
 
     import uvloop
 
+    code: int = uvloop.run(_serve(settings, arguments.group))
+    return code
+
+
+async def _serve(settings: Settings, group: str) -> int:
+    import asyncio
+
     from sfworker.daemon.worker import serve
 
-    code: int = uvloop.run(serve(settings, arguments.group))
-    return code
+    looking = asyncio.create_task(_warn_of_server(settings))
+    try:
+        return await serve(settings, group)
+    finally:
+        looking.cancel()
+
+
+async def _warn_of_server(settings: Settings) -> None:
+    """Say in the log what may cost jobs on this server, as `sfworker doctor` does, as soon as it can be asked."""
+    import asyncio
+    import logging
+
+    from sfworker.broker.patience import LONGEST_PAUSE
+    from sfworker.cli.redis_findings import redis
+
+    log = logging.getLogger("sfworker.doctor")
+    while len(findings := [finding async for finding in redis(settings)]) == 1:  # noqa: ASYNC110 - it is not there yet
+        await asyncio.sleep(LONGEST_PAUSE)
+    for finding in findings:
+        if finding.level != "ok":
+            log.warning("%s: %s; %s", finding.check, finding.message, finding.remedy)

@@ -178,6 +178,16 @@ def test_a_job_whose_payload_is_trimmed_while_it_runs_is_answered_once(pair: Pai
     answered_once(worker, job["execution_id"])
 
 
+def test_a_worker_says_at_its_start_what_of_the_server_may_cost_jobs(tmp_path: Path) -> None:
+    users = tmp_path / "users.acl"
+    users.write_text("user default on nopass ~* &* +@all -xclaim\n")
+    options = ("--appendonly", "no", "--maxmemory-policy", "allkeys-lru", "--aclfile", str(users))
+    with EmbeddedRedis(*options) as server, RunningWorker(server.url, tmp_path, spare_processes="0") as worker:
+        until(lambda: "permissions: refused: XCLAIM sf:jobs" in worker.log())
+        assert "persistence: the append-only file is off" in worker.log()
+        assert "eviction: maxmemory-policy is allkeys-lru" in worker.log()
+
+
 # --- SecretFlow as a service
 
 

@@ -72,6 +72,10 @@ class PartyProcessLostError(TaskExecutionError):
     """A party process ended before it reported an outcome."""
 
 
+class StalledError(TaskExecutionError):
+    """The job's processes waited for each other and computed nothing, so they were ended."""
+
+
 class PeerFailedError(TaskExecutionError):
     """The computation stopped because another party failed."""
 

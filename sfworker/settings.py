@@ -81,6 +81,12 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     max_threads: Annotated[
         int, Meta(ge=0, le=4096, description="Most processors that options.threads may ask for; 0: no bound.")
     ] = 0
+    stall_seconds: Annotated[
+        float,
+        Meta(
+            ge=0, description="Seconds that a session's processes may all wait, none computing; 0: as long as it takes."
+        ),
+    ] = 300.0
     max_crashes: Annotated[
         int, Meta(ge=1, le=100, description="Times a job may take its worker down before it is buried.")
     ] = 3

@@ -30,6 +30,7 @@ Action = Literal[
     "raise_final",
     "raise_foreign",
     "hang",
+    "compute",
     "stubborn",
     "exit",
     "kill",
@@ -104,6 +105,10 @@ def _act(context: JobContext[ActParams], params: ActParams) -> None:
         case "hang":
             subprocess.Popen(["sleep", "600"])  # a child of the party process, which has to go with it
             time.sleep(params.seconds)
+        case "compute":
+            until = time.monotonic() + params.seconds
+            while time.monotonic() < until:
+                pass
         case "stubborn":
             signal.signal(signal.SIGUSR1, signal.SIG_IGN)
             time.sleep(params.seconds)

@@ -23,6 +23,7 @@ RETRYABLE = {
     "TaskExecutionError": True,
     "PartyProcessLostError": True,
     "PeerFailedError": True,
+    "StalledError": True,
     "ResultSaveError": False,
     "SoftTimeLimitExceededError": False,
     "TimeLimitExceededError": False,

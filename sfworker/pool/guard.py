@@ -1,4 +1,4 @@
-"""Ends an execution that uses more memory or scratch disk than it was granted."""
+"""Ends an execution that uses more memory or scratch disk than it was granted, or that does nothing any more."""
 
 from __future__ import annotations
 
@@ -7,11 +7,21 @@ from collections.abc import Collection
 import anyio
 
 from sfworker.catalog.resources import Resources
-from sfworker.errors import Failure, MemoryLimitExceededError, ScratchLimitExceededError, SecretFlowTaskError
+from sfworker.errors import (
+    Failure,
+    MemoryLimitExceededError,
+    ScratchLimitExceededError,
+    SecretFlowTaskError,
+    StalledError,
+)
 from sfworker.pool.mesh import Mesh
-from sfworker.pool.usage import disk_above, memory_above
+from sfworker.pool.usage import disk_above, memory_above, processor_seconds
+from sfworker.settings import variable
 
 CHECK_SECONDS = 0.5
+STALL_CHECKS = 10
+# Libraries' sampling threads use that much where the job itself waits: a share of the time, and of the kernel's clock.
+_IDLE_SHARE, _TICK = 0.01, 0.01
 
 
 async def guard(mesh: Mesh, resources: Resources, directory: str) -> None:
@@ -22,6 +32,26 @@ async def guard(mesh: Mesh, resources: Resources, directory: str) -> None:
         error = await anyio.to_thread.run_sync(_breach, mesh.groups, resources, directory, abandon_on_cancel=True)
         if error is not None:
             mesh.fail(Failure.of(error))
+            return
+
+
+async def watch(mesh: Mesh, stall_seconds: float) -> None:
+    """Until cancelled or until its parties wait for each other: none has computed, or read a disk, for that long.
+
+    Such a wait never ends by itself, and would otherwise last until the job's time limit.
+    """
+    interval = stall_seconds / STALL_CHECKS
+    active_at, before = anyio.current_time(), None
+    while True:
+        await anyio.sleep(interval)
+        used = await anyio.to_thread.run_sync(processor_seconds, mesh.groups)
+        idle = before is not None and used is not None and abs(used - before) <= max(_TICK, _IDLE_SHARE * interval)
+        before = used
+        if not idle:
+            active_at = anyio.current_time()
+        elif anyio.current_time() - active_at >= stall_seconds:
+            sentence = f"no process of the job computed anything for {stall_seconds:g} s ({variable('stall_seconds')})"
+            mesh.fail(Failure.of(StalledError(sentence)))
             return
 
 

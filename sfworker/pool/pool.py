@@ -23,7 +23,7 @@ from anyio.abc import TaskGroup
 from sfworker.catalog.job import Job
 from sfworker.errors import Failure, TaskExecutionError
 from sfworker.logs import ids, party_line
-from sfworker.pool.guard import guard
+from sfworker.pool.guard import guard, watch
 from sfworker.pool.mesh import Limits, Listener, Mesh
 from sfworker.pool.outcome import Outcome, Stop
 from sfworker.pool.party_process import PartyProcess
@@ -108,7 +108,7 @@ class Pool:
             )
             execution.begun(mesh)
             asyncio.get_running_loop().call_later(REFILL_DELAY, self._refill)
-            yield await _run_guarded(mesh, frames, limits, listener, job, directory)
+            yield await self._run_guarded(mesh, frames, limits, listener, job, directory)
         finally:
             self._release(frames)
             self._tasks.start_soon(self._clean_up, mesh, directory)
@@ -165,6 +165,18 @@ class Pool:
             spare.close()
         return self._template.fork()
 
+    async def _run_guarded(
+        self, mesh: Mesh, frames: list[Start], limits: Limits, listener: Listener, job: Job, directory: str
+    ) -> Outcome:
+        async with anyio.create_task_group() as tasks:
+            if job.resources.memory or job.resources.scratch:
+                tasks.start_soon(guard, mesh, job.resources, directory)
+            if self._settings.stall_seconds and frames[0].mode == "mesh":  # elsewhere it may wait for others' work
+                tasks.start_soon(watch, mesh, self._settings.stall_seconds)
+            outcome = await mesh.run(frames, limits, listener)
+            tasks.cancel_scope.cancel()
+        return outcome
+
     def _release(self, frames: list[Start]) -> None:
         for frame in frames:
             self._processors.release(frame.processors)
@@ -185,18 +197,6 @@ class Pool:
         self._refill()
         await mesh.dismiss()
         await anyio.to_thread.run_sync(lambda: shutil.rmtree(directory, ignore_errors=True))
-
-
-async def _run_guarded(
-    mesh: Mesh, frames: list[Start], limits: Limits, listener: Listener, job: Job, directory: str
-) -> Outcome:
-    if not (job.resources.memory or job.resources.scratch):
-        return await mesh.run(frames, limits, listener)
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(guard, mesh, job.resources, directory)
-        outcome = await mesh.run(frames, limits, listener)
-        tasks.cancel_scope.cancel()
-    return outcome
 
 
 def _line_logger(job: Job) -> Callable[[str, bytes], None]:

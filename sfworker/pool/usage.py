@@ -7,6 +7,7 @@ from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
+_TICKS = os.sysconf("SC_CLK_TCK")
 _BLOCK = 512  # of st_blocks, whatever the file system's own blocks are
 
 
@@ -27,6 +28,18 @@ def disk_above(limit: int, directory: str) -> int | None:
     """Bytes of disk that files under `directory` take, where they are more than `limit`."""
     used = _disk(directory)
     return used if used > limit else None
+
+
+def processor_seconds(groups: Collection[int]) -> float | None:
+    """Processor time that the processes in the process groups have used; None where one waits for a disk right now."""
+    used = 0
+    for pid in _members(groups):
+        with suppress(OSError):
+            state, *numbers = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+            if state == "D":
+                return None
+            used += sum(int(ticks) for ticks in numbers[10:14])  # its own and its ended children's, user and system
+    return used / _TICKS
 
 
 def oom_kills() -> int:

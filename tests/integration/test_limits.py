@@ -13,6 +13,7 @@ import pytest
 from sfworker.cli.embedded_redis import EmbeddedRedis
 from tests.running_worker import RunningWorker, envelope, until
 
+STALL = 3.0
 RUNTIME = {"protocol": "SEMI2K", "field": "FM128"}
 
 
@@ -78,7 +79,7 @@ class TestWhatTheWorkerGrants:
     def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningWorker]:
         directory: Path = tmp_path_factory.mktemp("strict")
         limits = {"memory_limit_bytes": "400000000", "max_memory_limit_bytes": "2000000000"}
-        limits |= {"max_scratch_limit_bytes": "1000000", "max_threads": "1"}
+        limits |= {"max_scratch_limit_bytes": "1000000", "max_threads": "1", "stall_seconds": str(STALL)}
         with EmbeddedRedis() as redis, RunningWorker(redis.url, directory, **limits) as worker:
             yield worker
 
@@ -99,3 +100,18 @@ class TestWhatTheWorkerGrants:
         assert result["error"].endswith("raise options.memory_limit_bytes (at most 2000000000 here)")
         result = strict.run(act("fill_scratch"))
         assert result["error"].endswith("no more is granted by this worker (SFWORKER_MAX_SCRATCH_LIMIT_BYTES)")
+
+    def test_parties_that_wait_for_each_other_are_ended(self, strict: RunningWorker) -> None:
+        job = act("hang", max_retries=1, retry_delay=0)
+        job["task_config"]["attempts"] = 1
+        result = strict.run(job, 30)
+        assert (result["status"], result["task_metadata"]["attempt"]) == ("success", 2)
+        [retry] = [event for event in strict.said(job["execution_id"]) if event["status"] == "RETRY"]
+        sentence = f"no process of the job computed anything for {STALL:g} s (SFWORKER_STALL_SECONDS)"
+        assert (retry["error_type"], retry["error"]) == ("StalledError", sentence)
+
+    def test_one_that_computes_is_not_ended(self, strict: RunningWorker) -> None:
+        job = act("compute")
+        job["task_config"] |= {"at": "alice", "seconds": 2 * STALL}
+        job["task_config"]["attempts"] = 1
+        assert strict.run(job, 60)["status"] == "success"

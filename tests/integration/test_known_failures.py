@@ -89,7 +89,7 @@ def test_a_job_of_any_length_stays_with_its_worker(pair: Pair, meanwhile: str) -
     if meanwhile == "its worker drains":
         worker.process.terminate()
     else:
-        for _ in range(10):
+        for _ in range(25):  # while the job says how far it is, and the lease is renewed twice
             worker.redis.client_kill_filter(_type="normal", skipme=True)
             time.sleep(0.05)
     final = answered_once(other, job["execution_id"])

@@ -66,18 +66,24 @@ async def overview(redis: Redis, keys: Keys, group: str) -> Overview:
 async def _stream(redis: Redis, stream: str, priority: str, group: str) -> StreamOverview:
     length = await redis.xlen(stream)
     owned: dict[str, int] = {}
-    lag = None
+    lag, delivered = None, "-"
     try:
         # Before the pending entries: a job that is taken in between is then seen twice, never missed.
-        lag = next((_lag(info) for info in await redis.xinfo_groups(stream) if _text(info["name"]) == group), None)
+        for info in await redis.xinfo_groups(stream):
+            if _text(info["name"]) == group:
+                lag, delivered = info.get("lag"), f"({_text(info['last-delivered-id'])}"
         pending = await redis.xpending(stream, group)
         owned = {_text(consumer["name"]): int(consumer["pending"]) for consumer in pending["consumers"] or ()}
     except ResponseError as error:
         if not str(error).startswith(("no such key", "NOGROUP")):
             raise
-    # Finished entries are deleted, so where the server knows no lag (before 7.0) the rest of the stream is what nobody
-    # has taken yet. With a second group on the same stream that is too many; the worker warns of that, not we.
-    queued = lag if lag is not None else max(0, length - sum(owned.values()))
+    # Finished entries are deleted, so where the server knows no lag (before 7.0, and when an entry was deleted unread)
+    # the rest of the stream is what nobody has taken yet. With a second group on the same stream that is too many (the
+    # worker warns of that, not we), with pending entries whose payload was deleted too few; and until 8.2 a lag counts
+    # what was trimmed unread, for good. Whether anything is queued at all, the stream itself says.
+    queued = lag if lag is not None else length - sum(owned.values())
+    unread = await redis.xrange(stream, delivered, "+", count=1)
+    queued = max(1, min(queued, length)) if unread else 0
     retrying, dead = owned.pop(RETRY_CONSUMER, 0), owned.pop(DEAD_CONSUMER, 0)
     return StreamOverview(
         stream=stream, priority=priority, queued=queued, running=sum(owned.values()), retrying=retrying, dead=dead
@@ -99,11 +105,6 @@ def _decoded(heartbeats: Iterable[bytes | None]) -> Iterable[WorkerOverview]:
             yield msgspec.json.decode(heartbeat, type=WorkerOverview)
         except msgspec.DecodeError:  # of another version: it lives, but its words are not ours
             continue
-
-
-def _lag(info: dict[str, Any]) -> int | None:
-    lag = info.get("lag")
-    return None if lag is None else int(lag)
 
 
 def _text(name: bytes | str) -> str:

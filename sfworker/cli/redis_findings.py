@@ -54,15 +54,19 @@ async def _server(client: Redis, *, sentinels: bool) -> list[Finding]:
         info = await client.info("everything")
     except exceptions.ResponseError:
         return [warning("redis", "INFO is refused, so version and persistence are unknown", "allow INFO for this user")]
-    return [_version(info), _persistence(info), _eviction(info), _role(info, sentinels=sentinels)]
+    return [version(info), _persistence(info), _eviction(info), _role(info, sentinels=sentinels)]
 
 
-def _version(info: dict[str, Any]) -> Finding:
-    version = str(info.get("redis_version", "0"))
-    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+def version(info: dict[str, Any]) -> Finding:
+    """Whether the server that said `info` is new enough."""
+    redis_version = str(info.get("redis_version", "0"))  # of Valkey, the Redis that it stands in for
+    numbers = tuple(int(part) for part in redis_version.split(".")[:2] if part.isdigit())
     if numbers >= OLDEST_VERSION:
-        return ok("redis version", version)
-    return error("redis version", f"{version} is older than 6.2", "upgrade the server to 6.2 or newer")
+        valkey = info.get("valkey_version")
+        return ok(
+            "redis version", f"Valkey {valkey}, compatible with Redis {redis_version}" if valkey else redis_version
+        )
+    return error("redis version", f"{redis_version} is older than 6.2", "upgrade the server to 6.2 or newer")
 
 
 def _persistence(info: dict[str, Any]) -> Finding:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from sfworker.cli import host_findings
+from sfworker.cli import host_findings, redis_findings
 from sfworker.cli.embedded_redis import EmbeddedRedis
 from tests.cli.conftest import Command
 
@@ -46,6 +46,29 @@ def test_a_healthy_machine(sfworker: Command) -> None:
         "run directory": "ok",
         "disk": "ok",
     }
+
+
+def test_the_servers_version_is_its_own(sfworker: Command, redis: Any) -> None:
+    server = redis.info("server")
+    _, findings = examine(sfworker)
+    assert server.get("valkey_version", server["redis_version"]) in findings["redis version"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("server", "level", "message"),
+    [
+        ({"redis_version": "6.0.16"}, "error", "6.0.16 is older than 6.2"),
+        ({"redis_version": "10.0.0"}, "ok", "10.0.0"),
+        (
+            {"redis_version": "7.2.4", "server_name": "valkey", "valkey_version": "8.0.1"},
+            "ok",
+            "Valkey 8.0.1, compatible with Redis 7.2.4",
+        ),
+    ],
+)
+def test_versions_of_redis_and_of_what_stands_in_for_it(server: dict[str, str], level: str, message: str) -> None:
+    finding = redis_findings.version(server)
+    assert (finding.level, finding.message) == (level, message)
 
 
 def test_looking_leaves_nothing_behind(sfworker: Command, redis: Any) -> None:

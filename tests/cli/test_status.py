@@ -39,6 +39,11 @@ def fill(redis: Any) -> None:
     redis.set("sf:worker", "no worker")
 
 
+def pending(redis: Any, consumer: str | None = None) -> list[dict[str, Any]]:
+    entries: list[dict[str, Any]] = redis.xpending_range("sf:jobs", "secretflow", "-", "+", 99, consumer)
+    return entries
+
+
 def test_an_empty_server(sfworker: Command) -> None:
     outcome = sfworker("status")
     assert outcome.code == 0
@@ -65,11 +70,42 @@ def test_dead_jobs_are_no_live_work(sfworker: Command, redis: Any) -> None:
 
 def test_finished_jobs_are_gone_from_the_figures(sfworker: Command, redis: Any) -> None:
     fill(redis)
-    for entry in redis.xpending_range("sf:jobs", "secretflow", "-", "+", 1, "worker-1"):
-        redis.xack("sf:jobs", "secretflow", entry["message_id"])
-        redis.xdel("sf:jobs", entry["message_id"])
+    [entry] = pending(redis, "worker-1")
+    redis.xack("sf:jobs", "secretflow", entry["message_id"])
+    redis.xdel("sf:jobs", entry["message_id"])
     figures = json.loads(sfworker("status", "--json").out)
     assert (figures["queued"], figures["running"]) == (3, 0)
+
+
+def test_an_idle_worker_has_nothing_queued_though_jobs_were_trimmed_unread(sfworker: Command, redis: Any) -> None:
+    """Until 8.2 Redis counts them in the lag for good."""
+
+    def queued() -> int:
+        count: int = json.loads(sfworker("status", "--json").out)["queued"]
+        return count
+
+    redis.xgroup_create("sf:jobs", "secretflow", "0", mkstream=True)
+    for _ in range(6):
+        redis.xadd("sf:jobs", {"envelope": "{}"})
+    redis.xreadgroup("secretflow", "worker-1", {"sf:jobs": ">"}, count=2)
+    redis.xtrim("sf:jobs", maxlen=2, approximate=False)
+    assert 1 <= queued() <= 2
+    redis.xreadgroup("secretflow", "worker-1", {"sf:jobs": ">"})
+    assert queued() == 0
+    redis.xack("sf:jobs", "secretflow", *(entry["message_id"] for entry in pending(redis)))
+    redis.xtrim("sf:jobs", maxlen=0, approximate=False)
+    redis.xadd("sf:jobs", {"envelope": "{}"})
+    assert queued() == 1
+
+
+def test_a_queued_job_is_seen_behind_dead_ones_without_payload(sfworker: Command, redis: Any) -> None:
+    redis.xgroup_create("sf:jobs", "secretflow", "0", mkstream=True)
+    ids = [redis.xadd("sf:jobs", {"envelope": "{}"}) for _ in range(4)]
+    redis.xreadgroup("secretflow", "worker-1", {"sf:jobs": ">"}, count=3)
+    redis.xclaim("sf:jobs", "secretflow", "@dead", 0, ids[:3])
+    redis.xtrim("sf:jobs", maxlen=1, approximate=False)
+    figures = json.loads(sfworker("status", "--json").out)
+    assert (figures["queued"], figures["dead"]) == (1, 3)
 
 
 def test_workers_are_shown_in_their_own_words(sfworker: Command, redis: Any) -> None:

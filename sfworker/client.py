@@ -1,9 +1,9 @@
-"""The web side's client: append a job, hear what happens to it, read its result, cancel it.
+"""The web side's client: append a job, hear what happens to it, read its result, cancel it, replay it.
 
-It speaks the documented keys only, so whatever it does another language does in a few lines. It checks no envelope:
-that is the worker's part, which answers a bad one with a FAILURE that names the field. Reads are repeated while Redis
-is away; `submit` and `cancel` never are: the caller decides whether to send again (which is safe, because a second job
-with the same `execution_id` is answered from the first).
+But for `replay` it speaks the documented keys only, so whatever it does another language does in a few lines. It checks
+no envelope: that is the worker's part, which answers a bad one with a FAILURE that names the field. Reads are repeated
+while Redis is away; `submit`, `cancel` and `replay` never are: the caller decides whether to send again (which is safe:
+a second job with the same `execution_id` is answered from the first, and what was replayed is not dead any more).
 """
 
 from __future__ import annotations
@@ -21,10 +21,14 @@ import msgspec
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from redis import exceptions
 
+from sfworker.broker.broker import Replay, open_broker
 from sfworker.broker.connection import connect
+from sfworker.broker.dead import find_dead_job
 from sfworker.broker.keys import PRIORITIES, Keys, status_channel
 from sfworker.broker.patience import pause
 from sfworker.errors import EnvelopeError
+from sfworker.publish.status_notifier import StatusNotifier
+from sfworker.settings import Settings
 from sfworker.wire.events import FINAL_STATUSES
 
 POLL_SECONDS = 2.0
@@ -51,6 +55,7 @@ class Client:
 
     def __init__(self, redis_url: str = "redis://localhost:6379/0", *, prefix: str = "sf") -> None:
         self.keys = Keys(prefix)
+        self._url = redis_url
         self._redis = connect(redis_url, max_connections=MAX_CONNECTIONS)
 
     async def __aenter__(self) -> Client:
@@ -143,6 +148,18 @@ class Client:
             await pipeline.execute()
         return True
 
+    async def replay(self, execution_id: str, group: str = "secretflow") -> Replay:
+        """Let an execution that failed for good start anew, its counters reset; its new result replaces the old one.
+
+        Anything but `replayed` has changed nothing: `not dead` (it runs, waits, has ended otherwise, or was replayed
+        before), `gone` (its payload was deleted) or `superseded` (it was sent again since). One without execution_id is
+        known by its entry's id. `group` is the workers' consumer group. It needs a worker's rights on Redis.
+        """
+        settings = Settings(redis_url=self._url, prefix=self.keys.prefix)
+        async with open_broker(settings, group, worker_id="") as broker:
+            job = await find_dead_job(self._redis, self.keys, group, execution_id)
+            return await StatusNotifier(broker, worker_id="").replayed(job.attempt) if job else "not dead"
+
     async def _wait(self, execution_id: str) -> dict[str, Any]:
         async with self._redis.pubsub() as pubsub:
             await pubsub.subscribe(status_channel(execution_id))
@@ -219,6 +236,11 @@ class SyncClient:
     def cancel(self, execution_id: str) -> bool:
         """As `Client.cancel`."""
         return self._portal.call(self._client.cancel, execution_id)
+
+    def replay(self, execution_id: str, group: str = "secretflow") -> Replay:
+        """As `Client.replay`."""
+        replay: Replay = self._portal.call(self._client.replay, execution_id, group)
+        return replay
 
 
 async def _next_or_none(events: AsyncGenerator[_T, None]) -> _T | None:

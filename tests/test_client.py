@@ -14,10 +14,12 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as ConnectionError_
 
 from sfworker import client as client_module
+from sfworker.broker.broker import Attempt, open_broker
 from sfworker.broker.connection import connect
 from sfworker.cli.embedded_redis import EmbeddedRedis
 from sfworker.client import Client, Submission, SyncClient
 from sfworker.errors import EnvelopeError
+from sfworker.settings import Settings
 
 ENVELOPE = {
     "task_id": "t",
@@ -228,6 +230,26 @@ async def test_cancel_leaves_an_ended_execution_alone(client: Client, redis: Red
     assert not await redis.exists("sf:cancel:e-1")
 
 
+async def test_an_execution_that_failed_for_good_is_replayed_once(client: Client, redis: Redis, redis_url: str) -> None:
+    await client.submit(ENVELOPE)
+    assert await client.replay("e-1") == "not dead"
+    async with open_broker(Settings(redis_url=redis_url), "secretflow", "worker-1") as broker:
+        await broker.ensure_groups()
+        [entry] = await broker.take([1])
+        attempt = Attempt.of(entry)
+        await broker.start(attempt, (b'{"status":"RUNNING","attempt":', b"}"))
+        await broker.bury(attempt, b'{"status":"FAILURE"}', b'{"status":"failure"}')
+        assert await client.wait("e-1") == {"status": "failure"}
+        assert await client.replay("e-1", group="another") == "not dead"
+        assert await client.replay("e-1") == "replayed"
+        assert await client.replay("e-1") == "not dead"
+        assert await client.result("e-1") is None
+        [again] = await broker.take([1])
+        assert again.entry_id == entry.entry_id
+    payloads = [fields[b"payload"] for _, fields in await redis.xrange("sf:results")]
+    assert sum(b"task_replayed" in payload for payload in payloads) == 1
+
+
 async def test_waiting_and_watching_outlive_a_restart_of_redis(
     client: Client, redis: Redis, say: Say, redis_server: EmbeddedRedis
 ) -> None:
@@ -270,6 +292,7 @@ def test_the_synchronous_client_does_the_same(redis_url: str) -> None:
         submission = client.submit(ENVELOPE)
         assert client.result("e-1") is None
         assert client.cancel("e-1") is True
+        assert client.replay("e-1") == "not dead"
         with pytest.raises(TimeoutError):
             client.wait("e-1", timeout=0.05)
 

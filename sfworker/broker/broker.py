@@ -7,6 +7,7 @@ refuses to act for a worker that no longer owns the pending entry.
 from __future__ import annotations
 
 import secrets
+import sys
 from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -293,7 +294,8 @@ class Broker:
             self._worker,
             attempt.entry.entry_id,
             attempt.run,
-            self._settings.results_maxlen,
+            # Who speaks for no worker trims nothing: the workers' bound may be wider than the one set there.
+            self._settings.results_maxlen if self._worker else sys.maxsize,
             "execution_id" if named else "message_id",
             attempt.known_as,
             attempt.task_id or "",

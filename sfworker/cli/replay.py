@@ -10,6 +10,7 @@ from sfworker.cli.connection import (
     add_group_argument,
     add_redis_arguments,
     connected_broker,
+    connected_client,
     connected_redis,
     settings_from,
 )
@@ -43,12 +44,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 async def replay_one(settings: Settings, group: str, known_as: str) -> int:
     """Replay one by its execution_id or entry id."""
-    from sfworker.broker.dead import find_dead_job
-    from sfworker.publish.status_notifier import StatusNotifier
-
-    async with connected_redis(settings) as redis, connected_broker(settings, group) as broker:
-        job = await find_dead_job(redis, broker.keys, group, known_as)
-        outcome = await StatusNotifier(broker, worker_id="").replayed(job.attempt) if job else "not dead"
+    async with connected_client(settings) as client:
+        outcome = await client.replay(known_as, group)
     print(f"{known_as}: {_REASONS.get(outcome, outcome)}")
     return 0 if outcome == "replayed" else 1
 

@@ -141,6 +141,22 @@ def test_many_are_replayed_by_their_error(sfworker: Command, redis: Any, bury: B
     assert owners(redis) == ["@retry"] * 3
 
 
+def test_replaying_trims_nothing_of_what_was_said(
+    sfworker: Command, redis: Any, bury: Bury, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where people are, the workers' settings need not be known."""
+    monkeypatch.setenv("SFWORKER_RESULTS_MAXLEN", "100")
+    bury(job("e-1"), job("e-2"))
+    with redis.pipeline(transaction=False) as pipeline:
+        for _ in range(500):
+            pipeline.xadd("sf:results", {"kind": "status"})
+        pipeline.execute()
+    said = redis.xlen("sf:results")
+    assert sfworker("replay", "--execution-id", "e-1").code == 0
+    assert sfworker("replay", "--all").code == 0
+    assert redis.xlen("sf:results") == said + 2
+
+
 def test_what_cannot_be_replayed_is_named(sfworker: Command, redis: Any, bury: Bury) -> None:
     entry_id, _ = bury(job("e-1"), job("e-2"))
     redis.xdel("sf:jobs", entry_id)

@@ -6,6 +6,7 @@ when it is queued, on all versions, for the worker's real keys and channels, and
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -44,17 +45,18 @@ async def redis(settings: Settings) -> AsyncIterator[Finding]:
         except exceptions.NoPermissionError:
             pass  # it answers, and the worker sends no ECHO
         yield ok("redis", f"{where} answers")
-        for finding in await _server(client, sentinels="+sentinel:" in settings.redis_url):
+        for finding in await _server(client, settings):
             yield finding
         yield await _permissions(client, Keys(settings.prefix))
 
 
-async def _server(client: Redis, *, sentinels: bool) -> list[Finding]:
+async def _server(client: Redis, settings: Settings) -> list[Finding]:
     try:
         info = await client.info("everything")
     except exceptions.ResponseError:
         return [warning("redis", "INFO is refused, so version and persistence are unknown", "allow INFO for this user")]
-    return [version(info), _persistence(info), _eviction(info), _role(info, sentinels=sentinels)]
+    role = _role(info, sentinels="+sentinel:" in settings.redis_url)
+    return [version(info), _persistence(info), _eviction(info), role, *_slots(info, settings.prefix)]
 
 
 def version(info: dict[str, Any]) -> Finding:
@@ -104,6 +106,18 @@ def _role(info: dict[str, Any], *, sentinels: bool) -> Finding:
             "set `min-replicas-to-write 1` and `min-replicas-max-lag 10` in redis.conf",
         )
     return ok("redis role", "takes writes")
+
+
+def _slots(info: dict[str, Any], prefix: str) -> list[Finding]:
+    if not info.get("cluster_enabled") or re.match(r"[^{]*\{[^}]+\}", prefix):
+        return []
+    return [
+        error(
+            "cluster",
+            f"the server is one of a cluster, where the keys of prefix {prefix} lie in different slots",
+            f"set {variable('prefix')} to {{{prefix}}}, here and in the web side",
+        )
+    ]
 
 
 async def _permissions(client: Redis, keys: Keys) -> Finding:

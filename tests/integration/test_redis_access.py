@@ -232,6 +232,28 @@ async def test_another_prefix_is_another_area(tmp_path: Path) -> None:
                 await client.submit(act("succeed"))
 
 
+# --- a cluster
+
+
+def test_a_server_of_a_cluster_needs_a_prefix_with_a_hash_tag(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    port = until(lambda: next((port for port in free_ports(9) if port < 55_536), None))  # its bus: 10,000 above
+    with EmbeddedRedis("--cluster-enabled", "yes", "--port", str(port), "--bind", HOST) as server:
+        with Redis.from_url(server.url) as redis:
+            redis.cluster("ADDSLOTS", *range(16_384))
+            until(lambda: redis.cluster("INFO")["cluster_state"] == "ok")
+        assert main(["doctor", "--quick", "--redis", server.url]) == 1
+        assert "-> set SFWORKER_PREFIX to {sf}" in capsys.readouterr().out
+        assert main(["doctor", "--quick", "--redis", server.url, "--prefix", "{sf}"]) == 0
+        with RunningWorker(server.url, tmp_path, prefix="{sf}"), SyncClient(server.url, prefix="{sf}") as client:
+            assert client.wait(client.submit(act("succeed")).execution_id, 30)["status"] == "success"
+            buried = client.submit(act("raise_final")).execution_id
+            assert client.wait(buried, 30)["status"] == "failure"
+            assert client.replay(buried) == "replayed"
+            assert client.wait(buried, 30)["status"] == "failure"
+
+
 # --- TLS
 
 

@@ -212,7 +212,8 @@ class Mesh:
         failure = Failure(frame.error, frame.error_type, frame.retryable)
         if frame.echo:
             self._weak_cause = failure
-            self._decide_within(ECHO_SECONDS)
+            # Where every party has said how it ended, no cause can follow.
+            self._decide_within(ECHO_SECONDS if self._missing else 0.0)
         else:
             self.fail(failure)
 

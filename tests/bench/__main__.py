@@ -14,8 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,51 +23,11 @@ from redis import Redis
 from sfworker.cli.child import bound_to_this_process, stop
 from sfworker.cli.console import console, table
 from sfworker.cli.embedded_redis import EmbeddedRedis
-from tests.running_worker import RunningWorker, envelope, kill, until
+from tests.bench.measuring import PAUSE, REPETITIONS, Figures, Listener, worker
+from tests.bench.recovery import recovery
+from tests.running_worker import envelope, until
 
 SPU = {"cluster_def": {"runtime_config": {"protocol": "SEMI2K", "field": "FM128", "fxp_fraction_bits": 40}}}
-REPETITIONS = 5
-PAUSE = 0.1  # so that a worker is idle again
-
-
-class Figures:
-    """Rows of the table, as they are found."""
-
-    def __init__(self) -> None:
-        self.rows: list[tuple[str, str, str, bool | None]] = []
-
-    def add(self, what: str, measured: str, target: str = "", met: bool | None = None) -> None:
-        self.rows.append((what, measured, target, met))
-        console(stderr=True).print(f"{what}: {measured}")
-
-
-class Listener:
-    """Hears every status event as a subscriber does, with the moment that it came."""
-
-    def __init__(self, redis: Any) -> None:
-        self._pubsub = redis.pubsub(ignore_subscribe_messages=True)
-        self._pubsub.subscribe("task_status")
-        until(lambda: redis.pubsub_numsub("task_status")[0][1])
-
-    def until(self, execution_id: str, *statuses: str) -> tuple[float, dict[str, Any]]:
-        """The next event of the execution with one of `statuses`, and when it was heard (perf_counter)."""
-        while True:
-            message = self._pubsub.get_message(timeout=60)
-            heard = time.perf_counter()
-            if message is None:
-                continue
-            event = json.loads(message["data"])
-            if event["execution_id"] == execution_id and event["status"] in statuses:
-                return heard, event
-
-
-@contextmanager
-def worker(**settings: str) -> Iterator[RunningWorker]:
-    with tempfile.TemporaryDirectory() as directory, EmbeddedRedis() as redis:
-        values = {"log_level": "INFO", "worker_hostname": "bench", **settings}
-        with RunningWorker(redis.url, Path(directory), **values) as running:
-            running.run(envelope({"task_type": "hello"}))
-            yield running
 
 
 def latency(figures: Figures) -> None:
@@ -133,25 +92,6 @@ def rate(redis: Any, jobs: int) -> float:
     pipeline.execute()
     until(lambda: redis.xlen("sf:jobs") == 0, 120)
     return jobs / (time.perf_counter() - began)
-
-
-def death(figures: Figures) -> None:
-    """From a kill -9 of a party process to the event that says so."""
-    seconds = []
-    with worker() as running:
-        listener = Listener(running.redis)
-        for _ in range(2 * REPETITIONS):
-            execution_id = running.send(envelope({"task_type": "act", "action": "hang"}))
-            running.until_said(execution_id, "devices_ready")
-            victim = until(running.parties_with_children)[0]
-            time.sleep(PAUSE)
-            killed = time.perf_counter()
-            kill(victim)
-            seconds.append(listener.until(execution_id, "FAILURE", "RETRY")[0] - killed)
-            running.until_clean()
-    median, longest = statistics.median(seconds), max(seconds)
-    said = f"median {1000 * median:.0f} ms, longest {1000 * longest:.0f} ms"
-    figures.add("kill -9 of a party process to its event", said, "< 0.5 s", longest < 0.5)
 
 
 def psi(figures: Figures) -> None:
@@ -233,7 +173,7 @@ def cpu(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-PARTS: dict[str, Callable[[Figures], None]] = {"latency": latency, "rates": rates, "death": death, "psi": psi}
+PARTS: dict[str, Callable[[Figures], None]] = {"latency": latency, "rates": rates, "recovery": recovery, "psi": psi}
 
 
 def main() -> int:

@@ -125,6 +125,12 @@ async def _permissions(client: Redis, keys: Keys) -> Finding:
         denied = await _denied(client, needed(keys))
     except exceptions.NoPermissionError:
         return warning("permissions", "unknown, as MULTI is refused", "allow MULTI and DISCARD for this user")
+    except exceptions.MovedError as moved:
+        return error(
+            "cluster",
+            f"the keys of prefix {keys.prefix} lie on another server of the cluster, {moved.host}:{moved.port}",
+            f"point {variable('redis_url')} to that one",
+        )
     except (exceptions.ReadOnlyError, exceptions.ConnectionError, exceptions.TimeoutError):
         return warning("permissions", "unknown, as the server takes no writes or has gone", "look again at the master")
     if not denied:
@@ -187,7 +193,8 @@ def needed(keys: Keys) -> list[Command]:
 
 
 async def _denied(client: Redis, commands: list[Command]) -> list[str]:
-    """The commands that the server refuses to queue. Raises NoPermissionError where it refuses MULTI itself."""
+    """The commands that the server refuses to queue. Raises NoPermissionError where it refuses MULTI itself, MovedError
+    where another server of a cluster holds the keys."""
     # Below the client's own methods, which would take `QUEUED` for the commands' replies.
     connection = await client.connection_pool.get_connection()  # type: ignore[no-untyped-call, unused-ignore]
     try:
@@ -198,8 +205,8 @@ async def _denied(client: Redis, commands: list[Command]) -> list[str]:
             await connection.send_command(*command)
             try:
                 await connection.read_response()
-            except exceptions.ReadOnlyError:
-                raise  # which ended the connection, too: over another one, commands would be run
+            except (exceptions.ReadOnlyError, exceptions.MovedError):
+                raise  # the first of which ended the connection, too: over another one, commands would be run
             except exceptions.ResponseError as refusal:
                 if isinstance(refusal, exceptions.NoPermissionError) or "unknown" in str(refusal):
                     denied[_name(command)] = None

@@ -238,14 +238,24 @@ async def test_another_prefix_is_another_area(tmp_path: Path) -> None:
 def test_a_server_of_a_cluster_needs_a_prefix_with_a_hash_tag(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    port = until(lambda: next((port for port in free_ports(9) if port < 55_536), None))  # its bus: 10,000 above
-    with EmbeddedRedis("--cluster-enabled", "yes", "--port", str(port), "--bind", HOST) as server:
+    def examined(server: EmbeddedRedis, prefix: str) -> str:
+        failed = main(["doctor", "--quick", "--redis", server.url, "--prefix", prefix])
+        said = capsys.readouterr().out
+        assert failed == ("ERROR" in said)
+        return said
+
+    with ExitStack() as stack:
+        # The bus of each is 10,000 above its port.
+        ports = [port for port in free_ports(99) if port < 55_536][:2]
+        options = ("--cluster-enabled", "yes", "--bind", HOST, "--port")
+        server, empty = (stack.enter_context(EmbeddedRedis(*options, str(port))) for port in ports)
         with Redis.from_url(server.url) as redis:
             redis.cluster("ADDSLOTS", *range(16_384))
+            redis.cluster("MEET", HOST, ports[1])
             until(lambda: redis.cluster("INFO")["cluster_state"] == "ok")
-        assert main(["doctor", "--quick", "--redis", server.url]) == 1
-        assert "-> set SFWORKER_PREFIX to {sf}" in capsys.readouterr().out
-        assert main(["doctor", "--quick", "--redis", server.url, "--prefix", "{sf}"]) == 0
+        until(lambda: f"lie on another server of the cluster, {HOST}:{ports[0]}" in examined(empty, "{sf}"))
+        assert "-> set SFWORKER_PREFIX to {sf}" in examined(server, "sf")
+        assert "ERROR" not in examined(server, "{sf}")
         with RunningWorker(server.url, tmp_path, prefix="{sf}"), SyncClient(server.url, prefix="{sf}") as client:
             assert client.wait(client.submit(act("succeed")).execution_id, 30)["status"] == "success"
             buried = client.submit(act("raise_final")).execution_id

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from sfworker.cli.embedded_redis import EmbeddedRedis
+from tests.jobs.test_health_check import HEU
 from tests.running_worker import RunningWorker, envelope, until
 
 LEASE = 1.5
@@ -198,20 +199,22 @@ def spu(protocol: str, field: str) -> dict[str, Any]:
 
 def test_sessions_of_every_kind_at_once_and_one_after_the_other(worker: RunningWorker) -> None:
     """In one process a second session would find the first one's parties, devices and threads."""
-    heu = {"mode": "PHEU", "schema": "ou", "key_size": 2048}
-    kinds = [
+    kinds: list[tuple[list[str], dict[str, Any]]] = [
         (["alice", "bob"], {"spu_config": spu("SEMI2K", "FM64")}),
         (["alice", "bob", "carol"], {"spu_config": spu("ABY3", "FM64")}),
         (["bob", "carol"], {"spu_config": spu("CHEETAH", "FM64")}),
-        (["alice", "bob"], {"spu_config": spu("SEMI2K", "FM128"), "heu_config": heu}),
+        (["alice", "bob"], {"spu_config": spu("SEMI2K", "FM128"), "heu_config": HEU}),
         (["alice", "bob"], {}),
     ]
     jobs = [
         envelope({"task_type": "health_check"}, sf_init_config={"parties": parties, "address": "local"}, **devices)
         for parties, devices in kinds
     ]
-    for execution_id in [worker.send(job) for job in jobs]:
+    sent = [worker.send(job) for job in jobs]
+    for execution_id, (parties, devices) in zip(sent, kinds, strict=True):
         assert answered_once(worker, execution_id)["status"] == "SUCCESS"
+        [result] = worker.said(execution_id, "result")
+        assert set(result["result"]["devices"]) == {*parties, *(name.removesuffix("_config") for name in devices)}
 
 
 def test_a_mesh_opens_no_port_and_starts_no_ray(worker: RunningWorker) -> None:

@@ -135,8 +135,7 @@ class Client:
     async def cancel(self, execution_id: str) -> bool:
         """Ask for an execution to be cancelled.
 
-        One that runs or waits for its next attempt is answered within two seconds; a queued one when its turn comes,
-        without being run.
+        It is answered within two seconds, whether it runs, waits for a retry or is queued.
 
         Returns False, and changes nothing, where it has ended already.
         """

@@ -28,6 +28,8 @@ from sfworker.wire.envelope import decode_ids
 
 BLOCK_SECONDS = 1.0
 FORGET_IDLE_SECONDS = 600.0
+PAGE = 100
+_LOOKED_FOR = b"looked for"
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +230,31 @@ class Broker:
         arguments = (self._group, self._worker, RETRY_CONSUMER)
         parcel = await self._scripts.call("withdraw", (*keys, *self.keys.job_streams()), *arguments)
         return parcel and entry_from_parcel(parcel)
+
+    async def is_first_to_look(self, execution_id: str) -> bool:
+        """Whether the execution, which is to be cancelled, may be queued and no other worker looks there for it."""
+        if await self._redis.exists(self.keys.execution(execution_id)):
+            return False
+        wish = await self._redis.set(self.keys.cancel(execution_id), _LOOKED_FOR, xx=True, get=True, keepttl=True)
+        return wish not in (None, _LOOKED_FOR)
+
+    async def queued(self) -> AsyncIterator[Entry]:
+        """What nobody has taken yet, page by page."""
+        for stream in self.keys.job_streams():
+            groups = await self._redis.xinfo_groups(stream)
+            after = next(
+                found["last-delivered-id"].decode() for found in groups if found["name"].decode() == self._group
+            )
+            while page := await self._redis.xrange(stream, f"({after}", "+", PAGE):
+                for entry_id, fields in page:
+                    after = entry_id.decode()
+                    yield entry_from_fields(stream, after, fields)
+
+    async def cancel_queued(self, attempt: Attempt, event: bytes, result: bytes) -> bool:
+        """End what nobody has taken yet. False where somebody has, meanwhile."""
+        keys = (*self._keys(attempt), self.keys.result(attempt.known_as), self.keys.cancel(attempt.known_as))
+        more = (event, result, self._settings.result_ttl, self._settings.retention)
+        return bool(await self._scripts.call("cancel_queued", keys, *self._arguments(attempt), *more))
 
     # --- the dead
 

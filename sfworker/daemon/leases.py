@@ -78,18 +78,16 @@ class Leases:
 
         await self._regularly(TIDY_SECONDS, tidy)
 
-    async def hear_cancellations(self, cancel: Callable[[Entry], Awaitable[None]]) -> None:
-        """End executions whose cancellation is said; `cancel` those that wait for their next attempt.
+    async def hear_cancellations(self, cancel: Callable[[str], Awaitable[None]]) -> None:
+        """`cancel` the executions of which the web side says so.
 
-        What is said while this is away is seen by `renew`, or when the next attempt is due.
+        What is said while this is away is seen by `renew`, or when the execution's turn comes.
         """
 
         async def listen() -> None:
             async with self._broker.cancellations() as execution_ids:
                 async for execution_id in execution_ids:
-                    self._running.stop(execution_id, Stop.CANCELLED)
-                    if (waiting := await self._broker.withdraw(execution_id)) is not None:
-                        await cancel(waiting)
+                    await cancel(execution_id)
 
         await self._regularly(1.0, listen)
 

@@ -89,6 +89,10 @@ class TaskExecutor:
         else:
             await run.compute_and_answer(execution)
 
+    async def cancel_queued(self, attempt: Attempt) -> None:
+        """Answer for a job that nobody has taken yet and the web side wants no more."""
+        await _Run(self._services, attempt, _NOT_STARTED, None).cancel_queued()
+
     def _accept(self, attempt: Attempt) -> Job:
         envelope = attempt.entry.envelope
         if not envelope:
@@ -142,6 +146,12 @@ class _Run:
         if await self._publish(partial(self._notifier.cancelled, self._attempt, self._started.attempt, result)):
             _log.info("cancelled")
             self._end("cancelled", outcome, None)
+
+    async def cancel_queued(self) -> None:
+        result = self._result("cancelled", Outcome(), Failure.of(JobCancelledError()))
+        if await self._notifier.cancelled_in_queue(self._attempt, result):
+            _log.info("cancelled before anybody took it")
+            self._end("cancelled", Outcome(), None)
 
     async def _answer(self, job: Job, outcome: Outcome) -> None:
         failure = outcome.failure

@@ -25,6 +25,7 @@ from sfworker.broker.entry import Entry
 from sfworker.broker.patience import patiently, pause
 from sfworker.catalog import load_modules
 from sfworker.daemon import health
+from sfworker.daemon.cancelling import Cancelling
 from sfworker.daemon.leases import Leases
 from sfworker.daemon.running import Running
 from sfworker.daemon.task_executor import Services, TaskExecutor
@@ -107,12 +108,10 @@ class Worker:
     async def _start_and_take(self, standing: TaskGroup, jobs: TaskGroup) -> None:
         await patiently("the consumer group", self._broker.ensure_groups)
 
-        async def cancel(entry: Entry) -> None:
-            # Beside the slots, which may be taken for hours: nothing is run for it.
-            self._run(entry, jobs).stop(Stop.CANCELLED)
-
+        cancelling = Cancelling(self._broker, self._running, self._executor, lambda entry: self._run(entry, jobs))
         standing.start_soon(self._leases.renew)
-        standing.start_soon(self._leases.hear_cancellations, cancel)
+        standing.start_soon(self._leases.hear_cancellations, cancelling.cancel)
+        standing.start_soon(cancelling.look_through_queue)
         standing.start_soon(self._leases.tidy)
         await self._pool.until_ready()
 

@@ -54,6 +54,11 @@ class StatusNotifier:
     async def cancelled(self, attempt: Attempt, number: int, result: JobResult) -> bool:
         return await self._finish(attempt, self._event(attempt, number, "CANCELLED", "task_cancelled"), result)
 
+    async def cancelled_in_queue(self, attempt: Attempt, result: JobResult) -> bool:
+        event = self._event(attempt, 0, "CANCELLED", "task_cancelled")
+        cancel = partial(self._broker.cancel_queued, attempt, _encode(event), _encode(result))
+        return await patiently("a queued job's cancellation", cancel)
+
     async def failed(self, attempt: Attempt, number: int, failure: Failure, result: JobResult) -> bool:
         """The execution failed for good."""
         event = self._event(attempt, number, "FAILURE", "task_failed_final", failure=failure)

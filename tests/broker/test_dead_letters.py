@@ -400,6 +400,72 @@ async def test_cancelling_what_has_ended_changes_nothing(redis: Any, new_broker:
         await redis.set(f"sf:cancel:{execution_id}", "1")
         assert await broker.withdraw(execution_id) is None
     assert await snapshot(redis) == before
-    await redis.set("sf:cancel:queued", "1")
-    assert await broker.withdraw("queued") is None
-    assert await redis.exists("sf:cancel:queued")  # for its turn
+    await redis.set("sf:cancel:not-there-yet", "1")
+    assert await broker.withdraw("not-there-yet") is None
+    assert await redis.exists("sf:cancel:not-there-yet")  # for its turn
+
+
+# --- cancelling one that is queued
+
+
+async def found(broker: Broker, execution_id: str = "e-1") -> Attempt:
+    """The first of this id among the queued."""
+    attempts = [Attempt.of(entry) async for entry in broker.queued()]
+    return next(attempt for attempt in attempts if attempt.execution_id == execution_id)
+
+
+async def test_one_worker_looks_for_all(redis: Any, new_broker: OpenBroker) -> None:
+    broker, other = await new_broker("a"), await new_broker("b")
+    await append(redis)
+    assert not await broker.is_first_to_look("e-1")  # nobody wants it cancelled
+    await redis.set("sf:cancel:e-1", "1", ex=60)
+    assert await broker.is_first_to_look("e-1")
+    assert not await other.is_first_to_look("e-1")
+    assert 0 < await redis.ttl("sf:cancel:e-1") <= 60
+    await redis.set("sf:cancel:e-1", "1", ex=60)  # asked again
+    assert await other.is_first_to_look("e-1")
+    await redis.delete("sf:cancel:e-1")
+    await begin(broker)
+    await redis.set("sf:cancel:e-1", "1")
+    assert not await broker.is_first_to_look("e-1")  # it runs
+
+
+async def test_a_queued_one_is_ended_without_being_taken(redis: Any, new_broker: OpenBroker) -> None:
+    broker = await new_broker("a")
+    for number in range(250):
+        await append(redis, f"e-{number}")
+    await broker.take([1])
+    assert len([entry async for entry in broker.queued()]) == 249
+    attempt = await found(broker, "e-200")
+    assert not await broker.cancel_queued(attempt, b"{}", b"{}")  # nobody wants it cancelled
+    await redis.set("sf:cancel:e-200", "1")
+    assert await broker.cancel_queued(attempt, b'{"c":1}', b'{"r":1}')
+    assert not await broker.cancel_queued(attempt, b'{"c":1}', b'{"r":1}')
+    assert await redis.get("sf:result:e-200") == b'{"r":1}'
+    assert await redis.xlen("sf:jobs") == 249
+    assert not await redis.exists("sf:cancel:e-200")
+    await append(redis, "e-200")
+    for _ in range(249):
+        [entry] = await broker.take([1])
+    assert (await broker.start(Attempt.of(entry), EVENT)).verdict == "duplicate"
+
+
+async def test_one_that_was_taken_meanwhile_is_not_ended_as_queued(redis: Any, new_broker: OpenBroker) -> None:
+    broker = await new_broker("a")
+    await append(redis)
+    await redis.set("sf:cancel:e-1", "1")
+    attempt = await found(broker)
+    [entry] = await broker.take([1])
+    assert not await broker.cancel_queued(attempt, b"{}", b"{}")
+    assert (await broker.start(Attempt.of(entry), EVENT)).verdict == "cancelled"
+
+
+async def test_what_another_group_has_yet_to_read_stays_for_it(redis: Any, new_broker: OpenBroker) -> None:
+    broker, other = await new_broker("a"), await new_broker("b", group="other")
+    await append(redis)
+    await redis.set("sf:cancel:e-1", "1")
+    assert await broker.cancel_queued(await found(broker), b"{}", b"{}")
+    for group in (broker, other):
+        [entry] = await group.take([1])
+        assert (await group.start(Attempt.of(entry), EVENT)).verdict == "duplicate"
+    assert await redis.xlen("sf:jobs") == 0

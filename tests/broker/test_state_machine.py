@@ -272,6 +272,23 @@ class Machine(RuleBasedStateMachine):
         assert (taken and taken.entry_id) == (execution.entry if waits else None)
         if taken:
             self._taken(heard_by, taken)
+        elif execution.state == "new":
+            self._cancel_queued(heard_by, execution_id, execution)
+
+    def _cancel_queued(self, worker: str, execution_id: str, execution: Execution) -> None:
+        broker = self.brokers[worker]
+        assert self.run(broker.is_first_to_look(execution_id))
+        assert not self.run(broker.is_first_to_look(execution_id))
+        for entry_id in [each for each, owner in self.owners.items() if owner == "queued"]:
+            if self.about[entry_id] == execution_id:
+                [(_, fields)] = self.run(self.redis.xrange(STREAM, entry_id, entry_id))
+                attempt = Attempt.of(Entry(STREAM, entry_id, fields["envelope"].encode()))
+                first = execution.state == "new"
+                assert self.run(broker.cancel_queued(attempt, event(), b"{}")) == first
+                if first:
+                    execution.state, execution.entry, execution.run = "done", entry_id, attempt.run
+                    execution.to_be_cancelled = False
+                    self._own(entry_id, "gone")
 
     # --- workers
 

@@ -98,16 +98,22 @@ local function not_after(a, b)
   return a_ms < b_ms or (a_ms == b_ms and a_seq <= b_seq)
 end
 
+-- By group, the last entry that was delivered.
+local function delivered(stream)
+  local last = {}
+  for _, info in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
+    local fields = {}
+    for i = 1, #info, 2 do fields[info[i]] = info[i + 1] end
+    last[fields.name] = fields['last-delivered-id']
+  end
+  return last
+end
+
 -- Acknowledge; and delete, unless another group on the stream has yet to.
 local function settle(stream, group, entry)
   redis.call('XACK', stream, group, entry)
-  for _, info in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
-    local name, delivered
-    for i = 1, #info, 2 do
-      if info[i] == 'name' then name = info[i + 1] end
-      if info[i] == 'last-delivered-id' then delivered = info[i + 1] end
-    end
-    if name ~= group and (not not_after(entry, delivered) or owner(stream, name, entry)) then return end
+  for name, last in pairs(delivered(stream)) do
+    if name ~= group and (not not_after(entry, last) or owner(stream, name, entry)) then return end
   end
   redis.call('XDEL', stream, entry)
 end

@@ -1,0 +1,59 @@
+"""Ends an execution that the web side wants cancelled, wherever it is: running here, waiting for a retry, or queued."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import anyio
+from redis.exceptions import RedisError
+
+from sfworker.broker.broker import Attempt, Broker
+from sfworker.broker.entry import Entry
+from sfworker.daemon.running import Running
+from sfworker.daemon.task_executor import TaskExecutor
+from sfworker.logs import ids
+from sfworker.pool.outcome import Stop
+from sfworker.pool.pool import Execution
+
+_log = logging.getLogger("sfworker.cancelling")
+
+
+class Cancelling:
+    """`run` takes up an entry that this worker owns, beside the slots, which may be taken for hours."""
+
+    def __init__(
+        self, broker: Broker, running: Running, executor: TaskExecutor, run: Callable[[Entry], Execution]
+    ) -> None:
+        self._broker = broker
+        self._running = running
+        self._executor = executor
+        self._run = run
+        self._wanted: set[str] = set()
+        self._asked = anyio.Event()
+
+    async def cancel(self, execution_id: str) -> None:
+        """End it, or have it looked for among the queued."""
+        self._running.stop(execution_id, Stop.CANCELLED)
+        if (waiting := await self._broker.withdraw(execution_id)) is not None:
+            self._run(waiting).stop(Stop.CANCELLED)
+        elif await self._broker.is_first_to_look(execution_id):
+            self._wanted.add(execution_id)
+            self._asked.set()
+
+    async def look_through_queue(self) -> None:
+        """Whenever asked, one walk for all that are wanted then. What it misses is answered when its turn comes."""
+        while True:
+            await self._asked.wait()
+            self._asked = anyio.Event()
+            wanted, self._wanted = self._wanted, set()
+            try:
+                async for entry in self._broker.queued():
+                    attempt = Attempt.of(entry)
+                    if attempt.execution_id in wanted:
+                        with ids(
+                            execution_id=attempt.execution_id, task_id=attempt.task_id, subtask_id=attempt.subtask_id
+                        ):
+                            await self._executor.cancel_queued(attempt)
+            except (RedisError, OSError) as error:
+                _log.warning("Redis is away or refuses (%s); queued jobs are cancelled later", type(error).__name__)

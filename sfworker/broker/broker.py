@@ -144,7 +144,8 @@ class Broker:
         keys = tuple(self.keys.job_streams())
         return _entries(
             await self._scripts.call(
-                "sweep", keys, self._group, self._worker, lease, slots, forget, RETRY_CONSUMER, DEAD_CONSUMER
+                *("sweep", keys, self._group, self._worker, lease, slots, forget, self.keys.worker("")),
+                *(RETRY_CONSUMER, DEAD_CONSUMER),
             )
         )
 

@@ -165,6 +165,18 @@ async def test_a_job_whose_payload_is_trimmed_while_it_runs_is_answered_once(
     assert await owners(redis) == {}
 
 
+async def test_a_worker_that_lives_keeps_a_job_whose_payload_is_trimmed(redis: Any, new_broker: OpenBroker) -> None:
+    broker, other = await new_broker("a"), await new_broker("other", lease_seconds=0.1)
+    attempt = await begun(redis, broker)
+    await broker.heartbeat(b"{}")
+    await redis.xtrim("sf:jobs", maxlen=0)
+    await anyio.sleep(0.2)
+    assert await other.sweep(1) == []
+    await redis.delete("sf:worker:a")
+    [entry] = await other.sweep(1)
+    assert (entry.entry_id, entry.envelope) == (attempt.entry.entry_id, None)
+
+
 # --- connections
 
 

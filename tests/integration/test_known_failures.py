@@ -171,13 +171,24 @@ def test_a_job_whose_reading_reply_is_lost_is_run_before_its_lease_runs_out(work
     assert (final["status"], final["attempt"]) == ("SUCCESS", 1)
 
 
-def test_a_job_whose_payload_is_trimmed_while_it_runs_is_answered_once(pair: Pair) -> None:
-    job = act("report", seconds=2 * LEASE)
+def test_a_job_whose_payload_is_trimmed_while_it_runs_is_left_to_finish(pair: Pair) -> None:
+    job = act("report", seconds=3 * LEASE)
     worker, _ = begun(pair, job)
     worker.redis.xtrim("sf:jobs", maxlen=0)
     until(lambda: owners(worker) == {})
-    worker.until_clean(spares=0)  # whoever computed it has ended
-    answered_once(worker, job["execution_id"])
+    final = answered_once(worker, job["execution_id"])
+    assert (final["status"], final["attempt"]) == ("SUCCESS", 1)
+
+
+def test_one_whose_payload_is_trimmed_before_its_worker_dies_is_answered_as_lost(tmp_path: Path) -> None:
+    with EmbeddedRedis() as server, RunningWorker(server.url, tmp_path / "first", lease_seconds=str(LEASE)) as first:
+        job = act("report", seconds=600)
+        first.send(job)
+        first.until_said(job["execution_id"], "task_started")
+        first.redis.xtrim("sf:jobs", maxlen=0)
+        first.kill()
+        with RunningWorker(server.url, tmp_path / "second", lease_seconds=str(LEASE)) as second:
+            assert second.until_ended(job["execution_id"])["error_type"] == "JobLostError"
 
 
 def test_a_worker_says_at_its_start_what_of_the_server_may_cost_jobs(tmp_path: Path) -> None:

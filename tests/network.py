@@ -80,7 +80,11 @@ class Network:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, asyncio.CancelledError):
             there, back = await asyncio.open_unix_connection(str(self._socket_path))
-            await asyncio.gather(self._carry(reader, back), self._carry(there, writer))
+            try:
+                await asyncio.gather(self._carry(reader, back), self._carry(there, writer))
+            except asyncio.CancelledError:  # the end: a close over TLS would wait for the other side's
+                writer.transport.abort()
+                raise
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

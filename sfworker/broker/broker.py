@@ -10,7 +10,7 @@ import secrets
 import sys
 from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Any, Literal, cast
 
@@ -69,6 +69,8 @@ class Started:
     attempt: int
     crashes: int
     releases: int
+    written: list[str] = field(default_factory=list)
+    """What earlier attempts have made beside their targets, and may have left there."""
 
     @property
     def used_up(self) -> int:
@@ -176,13 +178,17 @@ class Broker:
     async def start(self, attempt: Attempt, event_around_attempt: tuple[bytes, bytes]) -> Started:
         keys = (*self._keys(attempt), self.keys.cancel(attempt.known_as), self._answers)
         head, tail = event_around_attempt
-        verdict, number, crashes, releases = await self._scripts.call(
+        verdict, number, crashes, releases, written = await self._scripts.call(
             "start", keys, *self._arguments(attempt), head, tail, self._settings.max_crashes
         )
-        return Started(verdict.decode(), number, crashes, releases)
+        return Started(verdict.decode(), number, crashes, releases, _paths(written))
 
     async def progress(self, attempt: Attempt, event: bytes) -> bool:
         return bool(await self._scripts.call("progress", self._keys(attempt), *self._arguments(attempt), event))
+
+    async def wrote(self, attempt: Attempt, path: str) -> bool:
+        """Note what the attempt makes beside its targets, for whoever answers if this worker dies."""
+        return bool(await self._scripts.call("wrote", self._keys(attempt), *self._arguments(attempt), path))
 
     async def finish(self, attempt: Attempt, status: str, event: bytes, result: bytes) -> bool:
         keys = self._keys_of_answer(attempt)
@@ -194,11 +200,15 @@ class Broker:
         more = (event, result, self._settings.result_ttl, DEAD_CONSUMER, self._settings.retention)
         return bool(await self._scripts.call("bury", keys, *self._arguments(attempt), *more))
 
-    async def lost(self, attempt: Attempt, event: bytes, result: bytes) -> bool:
-        """Answer an entry whose payload is gone. False where another worker has done so, or it was sent again."""
+    async def lost(self, attempt: Attempt, event: bytes, result: bytes) -> list[str] | None:
+        """Answer an entry whose payload is gone; returns what its attempts have written (see `Started`).
+
+        None where another worker has answered, or it was sent again.
+        """
         keys = (*self._keys(attempt), self.keys.result(attempt.known_as), self._answers)
         more = (event, result, self._settings.result_ttl, self._settings.retention)
-        return bool(await self._scripts.call("lost", keys, *self._arguments(attempt), *more))
+        written = await self._scripts.call("lost", keys, *self._arguments(attempt), *more)
+        return None if written is None else _paths(written)
 
     async def retry(self, attempt: Attempt, event: bytes, delay_seconds: float) -> bool:
         keys = (*self._keys(attempt), self.keys.retries(self._group), self.keys.cancel(attempt.known_as))
@@ -356,6 +366,10 @@ def _entries(parcels: Iterable[list[bytes]]) -> list[Entry]:
 def _paired(flat: Sequence[bytes]) -> dict[bytes, bytes]:
     """Fields of an entry as the server sends them: names and values in turn."""
     return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def _paths(written: bytes) -> list[str]:
+    return msgspec.json.decode(written, type=list[str])
 
 
 def _text(value: object) -> str | None:

@@ -18,7 +18,7 @@ from redis.exceptions import NoScriptError
 from sfworker.broker.pipe import Command, Pipe
 
 NAMES = (
-    *("take", "sweep", "start", "progress", "finish", "retry", "bury", "release", "lost"),
+    *("take", "sweep", "start", "progress", "wrote", "finish", "retry", "bury", "release", "lost"),
     *("renew", "disown", "withdraw", "cancel_queued", "tidy", "leave", "replay", "purge"),
 )
 LARGEST_BATCH = 256

@@ -31,6 +31,7 @@ from sfworker.errors import (
     SecretFlowTaskError,
 )
 from sfworker.pool import outputs
+from sfworker.pool.mesh import Heard
 from sfworker.pool.outcome import Outcome, Stop
 from sfworker.pool.pool import Execution, Pool
 from sfworker.publish.progress_reporter import ProgressReporter
@@ -38,6 +39,7 @@ from sfworker.publish.status_notifier import StatusNotifier
 from sfworker.settings import Settings
 from sfworker.telemetry import ExecutionTrace, Telemetry
 from sfworker.wire.events import JobResult, PerformanceMetrics, TaskMetadata, timestamp
+from sfworker.wire.frames import Keeping, Staging
 
 _log = logging.getLogger("sfworker.executor")
 _NOT_STARTED = Started("lost", 0, 0, 0)
@@ -122,7 +124,15 @@ class _Run:
         _log.info("attempt %d of a %s job begins", number, job.task_type.name)
         async with anyio.create_task_group() as tasks:
             reporter = ProgressReporter(partial(self._notifier.progressed, self._attempt, number), tasks)
-            async with self._pool.execute(job, number, execution, reporter.hear) as outcome:
+
+            def hear(frame: Heard) -> None:
+                if isinstance(frame, Staging | Keeping):
+                    path = frame.staged if isinstance(frame, Staging) else frame.path
+                    tasks.start_soon(self._notifier.wrote, self._attempt, path)
+                else:
+                    reporter.hear(frame)
+
+            async with self._pool.execute(job, number, execution, hear) as outcome:
                 await reporter.close()
                 self._trace_outcome(outcome)
                 await self._answer(job, outcome)
@@ -130,7 +140,9 @@ class _Run:
     async def report_loss(self) -> None:
         """Answer for a job whose payload is gone."""
         failure = Failure.of(JobLostError())
-        if await self._notifier.lost(self._attempt, failure, self._result("failure", Outcome(), failure)):
+        result = self._result("failure", Outcome(), failure)
+        if (written := await self._notifier.lost(self._attempt, failure, result)) is not None:
+            outputs.remove_left_behind(written)
             _log.error("the payload of this entry was deleted before it was answered: that job is lost")
             self._end("failure", Outcome(), failure.error_type)
 
@@ -285,6 +297,7 @@ class _Run:
     def _end(self, outcome_name: str, outcome: Outcome, error_type: str | None) -> None:
         if outcome_name != "retry":
             outputs.remove(outcome.kept)
+            outputs.remove_left_behind(self._started.written)
         seconds = {"queue": self._queue_seconds, "total": time.time() - self._began}
         timings = outcome.timings
         measured = {"cluster": timings.cluster, "devices": timings.devices, "execution": timings.execution}

@@ -52,7 +52,8 @@ EXIT_SECONDS = 0.2
 """The same for a process that left without an outcome."""
 DISMISSAL_SECONDS = 10.0
 ASK = signal.SIGUSR1
-Listener = Callable[[StageReached | Progressed], None]
+Heard = StageReached | Progressed | Staging | Keeping
+Listener = Callable[[Heard], None]
 _PHASES = {"cluster_ready": "cluster", "devices_ready": "devices", "executed": "execution"}
 _ERRORS: dict[Stop, type[SecretFlowTaskError]] = {
     Stop.SOFT_TIME_LIMIT: SoftTimeLimitExceededError,
@@ -183,8 +184,10 @@ class Mesh:
                 self._listener(frame)
             case Staging():
                 self._outcome.outputs.append(frame)
+                self._listener(frame)
             case Keeping():
                 self._outcome.kept.append(frame.path)
+                self._listener(frame)
             case Succeeded():
                 self._note_end(rank, frame.peak_rss_bytes)
                 if self._outcome.result is None:
@@ -250,5 +253,5 @@ class Mesh:
             await process.ended.wait()
 
 
-def _ignore(frame: StageReached | Progressed) -> None:
+def _ignore(frame: Heard) -> None:
     pass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -13,6 +14,8 @@ from pathlib import Path
 from sfworker.errors import ResultSaveError
 from sfworker.wire.frames import Staging
 
+# Beside its target, as `sfworker.runtime.context` names it.
+_BESIDE = re.compile(r"\.[0-9a-f]{16}(-\d+\.partial.*|\.checkpoint)")
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 _renameat2: Callable[..., int] = getattr(ctypes.CDLL(None), "renameat2", lambda *_: -1)  # old C libraries have none
 
@@ -68,6 +71,11 @@ def remove(paths: Iterable[str]) -> None:
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 os.unlink(path)
+
+
+def remove_left_behind(paths: Iterable[str]) -> None:
+    """Remove what earlier attempts made beside their targets. It is Redis that says so: only what has such a name."""
+    remove(path for path in paths if _BESIDE.fullmatch(os.path.basename(path)))
 
 
 def _exchange(first: str, second: str) -> None:

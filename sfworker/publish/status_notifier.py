@@ -65,8 +65,12 @@ class StatusNotifier:
         bury = partial(self._broker.bury, attempt, _encode(event), _encode(result))
         return await patiently("a job's failure", bury)
 
-    async def lost(self, attempt: Attempt, failure: Failure, result: JobResult) -> bool:
-        """The job's payload was deleted; False where another worker has said so."""
+    async def wrote(self, attempt: Attempt, path: str) -> None:
+        """For the execution's record only."""
+        await patiently("what a job writes", partial(self._broker.wrote, attempt, path))
+
+    async def lost(self, attempt: Attempt, failure: Failure, result: JobResult) -> list[str] | None:
+        """The job's payload was deleted; what its attempts have written, or None where another worker has said so."""
         event = self._event(attempt, 0, "FAILURE", "task_failed_final", failure=failure)
         lost = partial(self._broker.lost, attempt, _encode(event), _encode(result))
         return await patiently("the answer to a lost job", lost)

@@ -160,7 +160,7 @@ async def test_a_job_whose_payload_is_trimmed_while_it_runs_is_answered_once(
         assert await broker.take([1]) == []
         [entry] = await first_of(lambda: other.sweep(1))
         assert entry.envelope is None
-        assert await other.lost(Attempt(entry, "run-2", None, None, None), b"{}", b"{}")
+        assert await other.lost(Attempt(entry, "run-2", None, None, None), b"{}", b"{}") == []
     assert await answers(redis) == 1
     assert await owners(redis) == {}
 

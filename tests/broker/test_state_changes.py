@@ -379,8 +379,8 @@ async def test_an_entry_deleted_before_it_began_is_answered_under_its_own_id(
     entry = await take_one(dead)
     lost = await found_without_payload(redis, other, entry)
     assert lost.execution_id is None
-    assert await other.lost(lost, b"{}", b"{}") is True
-    assert await other.lost(lost, b"{}", b"{}") is False
+    assert await other.lost(lost, b"{}", b"{}") == []
+    assert await other.lost(lost, b"{}", b"{}") is None
     assert await pending(redis) == {}
     await append(redis)  # nobody had heard of this execution
     assert await other.start(attempt_at(await take_one(other), "run-3"), EVENT) == Started("run", 1, 0, 0)
@@ -391,10 +391,11 @@ async def test_an_execution_whose_payload_is_deleted_is_answered_under_its_id(
 ) -> None:
     dead, other = await new_broker("dead"), await new_broker("other", lease_seconds=1.0)
     attempt = await begun(redis, dead)
+    assert await dead.wrote(attempt, "/data/.x")
     lost = await found_without_payload(redis, other, attempt.entry)
     assert (lost.execution_id, lost.task_id, lost.subtask_id) == ("e-1", "t", "s")
-    assert await other.lost(lost, b"{}", b'{"r":1}') is True
-    assert await other.lost(lost, b"{}", b"{}") is False
+    assert await other.lost(lost, b"{}", b'{"r":1}') == ["/data/.x"]
+    assert await other.lost(lost, b"{}", b"{}") is None
     assert await redis.get("sf:result:e-1") == b'{"r":1}'
     assert await pending(redis) == {}
     assert not await dead.finish(attempt, "SUCCESS", b"{}", b"{}")
@@ -413,7 +414,7 @@ async def test_one_whose_payload_is_deleted_and_that_is_sent_again_is_not_lost(
     await append(redis)
     again = attempt_at(await take_one(other), "run-3")
     assert await other.start(again, EVENT) == Started("run", 1, 0, 0)
-    assert await other.lost(lost, b"{}", b"{}") is False
+    assert await other.lost(lost, b"{}", b"{}") is None
     assert await pending(redis) == {"other": 1}
     assert await other.finish(again, "SUCCESS", b"{}", b"{}")
     assert [status for kind, status, _ in await said(redis) if kind == "result"] == ["SUCCESS"]
@@ -428,7 +429,7 @@ async def test_one_that_waits_for_its_next_attempt_may_be_lost(redis: Any, new_b
     found = await take_one(broker)
     lost = await broker.identify(attempt_at(found, "run-2", None))
     assert (found.envelope, lost.execution_id) == (None, "e-1")
-    assert await broker.lost(lost, b"{}", b"{}")
+    assert await broker.lost(lost, b"{}", b"{}") == []
     assert await pending(redis) == {}
 
 
@@ -448,3 +449,15 @@ async def test_a_repeated_start_keeps_its_verdict(redis: Any, new_broker: OpenBr
     await broker.start(attempt_at(entry, "run-1"), EVENT)
     for _ in range(2):
         assert (await broker.start(attempt_at(entry, "run-2"), EVENT)).verdict == "poison"
+
+
+async def test_the_next_attempt_hears_what_the_ones_before_have_written(redis: Any, new_broker: OpenBroker) -> None:
+    dead, other = await new_broker("dead"), await new_broker("other", lease_seconds=1.0)
+    attempt = await begun(redis, dead)
+    for path in ("/data/一", "/data/b", "/data/一"):
+        assert await dead.wrote(attempt, path)
+    await redis.xclaim("sf:jobs", GROUP, "dead", 0, [attempt.entry.entry_id], idle=2000)
+    [entry] = await other.sweep(5)
+    assert not await other.wrote(attempt_at(entry, "run-2"), "/data/c")  # has not begun
+    assert (await other.start(attempt_at(entry, "run-2"), EVENT)).written == ["/data/一", "/data/b"]
+    assert not await dead.wrote(attempt, "/data/c")

@@ -59,17 +59,21 @@ def test_a_training_whose_party_is_killed_goes_on(worker: RunningWorker, data: P
     assert not list(data.glob(".*"))
 
 
-@pytest.mark.parametrize("ending", ["cancelled", "failed"])
+@pytest.mark.parametrize("ending", ["cancelled", "cancelled while it waits", "failed"])
 def test_nothing_is_kept_of_a_training_that_ends(worker: RunningWorker, data: Path, ending: str) -> None:
     job, _ = lr(data)
+    waits = ending == "cancelled while it waits"
+    job["options"] |= {"max_retries": int(waits), "retry_delay": 3600}
     sent = worker.send(job)
     worker.until_said(sent, "progress")
-    assert list(data.glob(".*.checkpoint"))
-    if ending == "cancelled":
-        worker.redis.publish("sf:control", sent)
-        worker.redis.set(f"sf:cancel:{sent}", 1)
-    else:
+    if ending != "cancelled":
         kill(process_of(worker, 0))
+    if waits:
+        worker.until_said(sent, "task_retrying")
+        assert list(data.glob(".*.checkpoint"))
+    if ending != "failed":
+        worker.redis.set(f"sf:cancel:{sent}", 1)
+        worker.redis.publish("sf:control", sent)
     worker.until_ended(sent)
     until(lambda: not list(data.glob(".*")))
 

@@ -2,15 +2,18 @@
 --   KEYS 1-3 as in the prelude   4 the result   5 whom to answer
 --   ARGV 1-11 as in the prelude (the worker is not looked at)   12 event   13 result   14 seconds the result is kept
 --        15 seconds the record is kept
---   Reply 1, or 0 where the payload is there, the entry was settled, or another entry stands for it.
-if present(KEYS[1], ARGV[3]) or redis.call('XACK', KEYS[1], ARGV[1], ARGV[3]) == 0 then return 0 end
+--   Reply what its attempts have written, in JSON; or nothing where the payload is there, the entry was settled, or
+--   another entry stands for it.
+if present(KEYS[1], ARGV[3]) or redis.call('XACK', KEYS[1], ARGV[1], ARGV[3]) == 0 then return nil end
+local written = '[]'
 forget(KEYS[5])
 if ARGV[6] == 'execution_id' then
-  local known = redis.call('HMGET', KEYS[2], 'group', 'stream', 'entry')
-  if not (known[1] == ARGV[1] and known[2] == KEYS[1] and known[3] == ARGV[3]) then return 0 end
+  local known = redis.call('HMGET', KEYS[2], 'group', 'stream', 'entry', 'written')
+  if not (known[1] == ARGV[1] and known[2] == KEYS[1] and known[3] == ARGV[3]) then return nil end
+  written = known[4] or written
   -- Another run: whoever still computes hears that it came too late.
   redis.call('HSET', KEYS[2], 'run', ARGV[4], 'state', 'done')
   redis.call('EXPIRE', KEYS[2], ARGV[15])
 end
 answer('FAILURE', ARGV[12], ARGV[13], ARGV[14])
-return 1
+return written

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,23 @@ def test_a_killed_workers_job_runs_on_another_and_is_answered_once(start_worker:
     until(lambda: not list(first.run_dir.iterdir()))
 
 
+def test_at_default_settings_a_killed_workers_job_runs_elsewhere_within_20_seconds(start_worker: StartWorker) -> None:
+    first = start_worker("first", lease_seconds="")
+    execution_id = first.send(act("hang", attempts=1))
+    first.until_said(execution_id, "task_started")
+    second = start_worker("second", lease_seconds="")
+    first.kill()
+    killed = time.time()
+    final = second.until_ended(execution_id)
+    starts = [event["timestamp"] for event in second.said(execution_id) if event["stage"] == "task_started"]
+    seconds = datetime.fromisoformat(starts[-1]).timestamp() - killed
+    print(f"runs elsewhere {seconds:.1f} s after the kill -9 of its worker")
+    assert seconds < 20
+    assert (final["status"], final["attempt"]) == ("SUCCESS", 2)
+    assert results(second, execution_id) == ["success"]
+    assert nobody_owns_anything(second)
+
+
 def test_a_worker_that_is_killed_with_its_template_leaves_a_directory_to_the_next(start_worker: StartWorker) -> None:
     first = start_worker("first")
     template, processes = first.template(), first.processes()
@@ -85,21 +103,27 @@ def test_a_worker_that_is_killed_with_its_template_leaves_a_directory_to_the_nex
     assert list(first.run_dir.iterdir()) == []
 
 
-def test_a_worker_that_was_paused_past_its_lease_publishes_nothing(start_worker: StartWorker) -> None:
-    paused, other = start_worker("paused"), None
-    execution_id = paused.send(act("report", seconds=3.0))
-    paused.until_said(execution_id, "task_started")
+def test_a_worker_that_was_paused_past_its_lease_kills_its_computation_and_publishes_nothing(
+    start_worker: StartWorker,
+) -> None:
+    paused = start_worker("paused", concurrency="2")
+    hanging, ending = [paused.send(act("hang", attempts=1)), paused.send(act("report", seconds=1.0))]
+    for execution_id in (hanging, ending):
+        paused.until_said(execution_id, "task_started")
+    computing = set(until(paused.parties_with_children)) | (paused.processes() - paused.parties() - {paused.template()})
     os.kill(paused.process.pid, signal.SIGSTOP)
     try:
-        other = start_worker("other")
-        started = until(lambda: [e for e in other.said(execution_id) if e["worker_id"].startswith("other-")], 20)
-        assert started[0]["attempt"] == 2
+        other = start_worker("other", concurrency="2")
+        for execution_id in (hanging, ending):
+            final = other.until_ended(execution_id)
+            assert (final["attempt"], final["worker_id"].startswith("other-")) == (2, True)
+        assert all(Path(f"/proc/{pid}").exists() for pid in computing)
     finally:
         os.kill(paused.process.pid, signal.SIGCONT)
-    final = other.until_ended(execution_id)
-    assert final["worker_id"].startswith("other-")
-    until(lambda: "lease was lost" in paused.log())
-    assert results(other, execution_id) == ["success"]
+    until(lambda: "the lease was lost; the computation was ended and nothing is published" in paused.log())
+    until(lambda: paused.log().count("the lease was lost") == 2)
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in computing))
+    assert [results(other, execution_id) for execution_id in (hanging, ending)] == [["success"], ["success"]]
     assert paused.run(act("succeed"))["status"] == "success"  # it goes on working
 
 

@@ -35,7 +35,7 @@ def flush(outputs: list[Staging]) -> None:
 
 
 def commit(outputs: list[Staging]) -> None:
-    """Put each in its place and remove what was there. Whenever this ends, each place holds the old or the new one.
+    """Put each in its place and remove what was there. At every moment each place holds the old or the new one.
 
     What was there gets the staged name until all are in place, so what a crash leaves is removed as staged outputs are.
     Raises ResultSaveError, everything being as before and what was staged removed.
@@ -82,7 +82,8 @@ def _exchange(first: str, second: str) -> None:
     """Swap two names in one step; a plain rename where nothing has the second."""
     if _renameat2(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE) == 0:
         return
-    # Nothing has the second name, or this file system (NFS, for one) does not know how; then it takes three steps.
+    # Nothing has the second name, or this file system (NFS, for one) does not know how. Then it takes three steps, and
+    # a crash just between them leaves what was there beside its place, for people to find.
     aside = f"{first}.aside"
     with suppress(FileNotFoundError):
         os.rename(second, aside)

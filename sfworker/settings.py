@@ -116,6 +116,11 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         roots = self.data_roots.get(party, []) if isinstance(self.data_roots, dict) else self.data_roots
         return [roots] if isinstance(roots, str) else list(roots)
 
+    def all_roots(self) -> list[str]:
+        """Those of every party."""
+        named = self.data_roots.values() if isinstance(self.data_roots, dict) else [self.data_roots]
+        return [root for roots in named for root in ([roots] if isinstance(roots, str) else roots)]
+
     def hostname(self) -> str:
         return self.worker_hostname or socket.gethostname()
 

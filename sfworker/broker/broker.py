@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 import sys
 from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Any, Literal, cast
@@ -29,6 +29,7 @@ from sfworker.wire.envelope import decode_ids
 BLOCK_SECONDS = 1.0
 FORGET_IDLE_SECONDS = 600.0
 PAGE = 100
+MOST_GIVEN_BACK = 1000
 _LOOKED_FOR = b"looked for"
 
 
@@ -59,6 +60,11 @@ class Attempt:
     def known_as(self) -> str:
         """The execution's id, or its entry's where the envelope holds none."""
         return self.execution_id or self.entry.entry_id
+
+    @property
+    def record_name(self) -> str:
+        """As `known_as`, but unique: two streams may have entries of the same id."""
+        return self.execution_id or _place(self.entry)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,14 +146,14 @@ class Broker:
             for entry_id, flat in entries
         ]
 
-    async def sweep(self, slots: int) -> list[Entry]:
-        """Jobs that silent workers left, at most `slots`."""
+    async def sweep(self, slots: int, running: Sequence[Attempt] = ()) -> list[Entry]:
+        """Jobs that silent workers left, at most `slots`; and of this worker what is not `running`."""
         lease, forget = _ms(self._settings.lease_seconds), _ms(FORGET_IDLE_SECONDS)
         keys = tuple(self.keys.job_streams())
         return _entries(
             await self._scripts.call(
                 *("sweep", keys, self._group, self._worker, lease, slots, forget, self.keys.worker("")),
-                *(RETRY_CONSUMER, DEAD_CONSUMER),
+                *(RETRY_CONSUMER, DEAD_CONSUMER, *(_place(one.entry) for one in running)),
             )
         )
 
@@ -166,8 +172,7 @@ class Broker:
 
     async def identify(self, attempt: Attempt) -> Attempt:
         """An attempt at an entry without payload, with the ids of its execution where that had begun before."""
-        field = f"{attempt.entry.stream} {attempt.entry.entry_id}"
-        known = await cast(Awaitable["bytes | None"], self._redis.hget(self._answers, field))
+        known = await cast(Awaitable["bytes | None"], self._redis.hget(self._answers, _place(attempt.entry)))
         if known is None:
             return attempt
         execution_id, task_id, subtask_id = msgspec.json.decode(known, type=tuple[str, str, str])
@@ -217,7 +222,7 @@ class Broker:
 
     async def release(self, attempt: Attempt, counter: Literal["releases", "crashes"]) -> bool:
         """Give a running attempt back, for another worker."""
-        record = self.keys.execution(attempt.known_as)
+        record = self.keys.execution(attempt.record_name)
         return await self._release(attempt.entry.stream, attempt.entry.entry_id, record, attempt.run, counter)
 
     async def give_back(self, stream: str, entry_id: str) -> bool:
@@ -232,7 +237,7 @@ class Broker:
 
     async def disown(self, attempt: Attempt) -> None:
         """Note that the attempt ended because its lease was lost, not because this worker died."""
-        keys = (attempt.entry.stream, self.keys.execution(attempt.known_as))
+        keys = (attempt.entry.stream, self.keys.execution(attempt.record_name))
         await self._scripts.call("disown", keys, self._group, self._worker, attempt.entry.entry_id, attempt.run)
 
     async def withdraw(self, execution_id: str) -> Entry | None:
@@ -250,21 +255,31 @@ class Broker:
         return wish not in (None, _LOOKED_FOR)
 
     async def queued(self) -> AsyncIterator[Entry]:
-        """What nobody has taken yet, page by page."""
+        """What nobody has begun yet, page by page: new, or given back."""
         for stream in self.keys.job_streams():
-            groups = await self._redis.xinfo_groups(stream)
-            after = next(
-                found["last-delivered-id"].decode() for found in groups if found["name"].decode() == self._group
-            )
+            after = await self._last_delivered(stream)
             while page := await self._redis.xrange(stream, f"({after}", "+", PAGE):
                 for entry_id, fields in page:
                     after = entry_id.decode()
                     yield entry_from_fields(stream, after, fields)
+        for place in await self._redis.zrangebyscore(
+            self.keys.retries(self._group), "-inf", "+inf", 0, MOST_GIVEN_BACK
+        ):
+            stream, _, entry_id = place.decode().rpartition(" ")
+            yield await self.read_owned(stream, entry_id)
+
+    async def _last_delivered(self, stream: str) -> str:
+        with suppress(ResponseError):  # no such key
+            for group in await self._redis.xinfo_groups(stream):
+                if group["name"].decode() == self._group:
+                    return str(group["last-delivered-id"].decode())
+        return "0-0"
 
     async def cancel_queued(self, attempt: Attempt, event: bytes, result: bytes) -> bool:
-        """End what nobody has taken yet. False where somebody has, meanwhile."""
-        keys = (*self._keys(attempt), self.keys.result(attempt.known_as), self.keys.cancel(attempt.known_as))
-        more = (event, result, self._settings.result_ttl, self._settings.retention)
+        """End what nobody has begun yet. False where somebody has, meanwhile."""
+        of_execution = (self.keys.result(attempt.known_as), self.keys.cancel(attempt.known_as))
+        keys = (*self._keys(attempt), *of_execution, self.keys.retries(self._group))
+        more = (event, result, self._settings.result_ttl, self._settings.retention, RETRY_CONSUMER)
         return bool(await self._scripts.call("cancel_queued", keys, *self._arguments(attempt), *more))
 
     # --- the dead
@@ -305,6 +320,10 @@ class Broker:
             await pubsub.subscribe(self.keys.control)
 
             async def ids() -> AsyncIterator[str]:
+                # What was said while nobody here listened; after subscribing, so that nothing falls between.
+                marks = self.keys.cancel("")
+                async for mark in self._redis.scan_iter(f"{_literally(marks)}*", count=1000):
+                    yield mark.decode(errors="replace").removeprefix(marks)
                 while True:
                     # The time-out only bounds the wait for one message; the connection's health shows in between.
                     message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=BLOCK_SECONDS * 30)
@@ -314,7 +333,7 @@ class Broker:
             yield ids()
 
     def _keys(self, attempt: Attempt) -> tuple[str, ...]:
-        return attempt.entry.stream, self.keys.execution(attempt.known_as), self.keys.results
+        return attempt.entry.stream, self.keys.execution(attempt.record_name), self.keys.results
 
     def _keys_of_answer(self, attempt: Attempt) -> tuple[str, ...]:
         of_execution = (self.keys.result(attempt.known_as), self.keys.cancel(attempt.known_as))
@@ -366,6 +385,16 @@ def _entries(parcels: Iterable[list[bytes]]) -> list[Entry]:
 def _paired(flat: Sequence[bytes]) -> dict[bytes, bytes]:
     """Fields of an entry as the server sends them: names and values in turn."""
     return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def _literally(text: str) -> str:
+    """For a pattern of keys."""
+    return "".join(f"\\{each}" if each in "\\*?[" else each for each in text)
+
+
+def _place(entry: Entry) -> str:
+    """An entry in one word, as keys and scripts call it."""
+    return f"{entry.stream} {entry.entry_id}"
 
 
 def _paths(written: bytes) -> list[str]:

@@ -100,7 +100,7 @@ async def _read(redis: Redis, keys: Keys, group: str, stream: str, page: dict[st
     ]
     async with redis.pipeline(transaction=False) as pipeline:
         for attempt in attempts:
-            pipeline.hgetall(keys.execution(attempt.known_as))
+            pipeline.hgetall(keys.execution(attempt.record_name))
         records = await pipeline.execute()
     return [
         _dead_job(attempt, now - page[attempt.entry.entry_id] / 1000, _about(attempt, group, record))

@@ -31,6 +31,12 @@ class Job:
     resources: Resources
 
 
+def require_time_left(envelope: Envelope, now: float) -> None:
+    """`now` is in Unix seconds. Raises ExpiredError, or ParameterValidationError where `expires_at` is no time."""
+    if expired(envelope.options, now):
+        raise ExpiredError("options.expires_at: had passed before a worker was free; send the job again")
+
+
 def accept(data: bytes, settings: Settings, now: float) -> Job:
     """The job in an envelope.
 
@@ -38,8 +44,7 @@ def accept(data: bytes, settings: Settings, now: float) -> Job:
     ParameterValidationError, TaskTypeNotFoundError or ExpiredError.
     """
     envelope = decode_envelope(data, settings.max_envelope_bytes)
-    if expired(envelope.options, now):
-        raise ExpiredError("options.expires_at: had passed before a worker was free; send the job again")
+    require_time_left(envelope, now)
     parties = _parties(envelope, settings)
     task_type, _ = validate(envelope.task_config, parties)
     for device in sorted(task_type.devices):

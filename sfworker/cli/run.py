@@ -47,13 +47,20 @@ async def _warn_of_server(settings: Settings) -> None:
     """Say in the log what may cost jobs on this server, as `sfworker doctor` does, as soon as it can be asked."""
     import asyncio
     import logging
+    from contextlib import suppress
+
+    from redis.exceptions import RedisError
 
     from sfworker.broker.patience import LONGEST_PAUSE
+    from sfworker.cli.findings import Finding
     from sfworker.cli.redis_findings import redis
 
     log = logging.getLogger("sfworker.doctor")
-    while len(findings := [finding async for finding in redis(settings)]) == 1:  # noqa: ASYNC110 - it is not there yet
-        await asyncio.sleep(LONGEST_PAUSE)
+    findings: list[Finding] = []
+    while len(findings) <= 1:  # it is not there yet, or went away while it was asked
+        with suppress(RedisError, OSError):
+            findings = [finding async for finding in redis(settings)]
+        await asyncio.sleep(LONGEST_PAUSE if len(findings) <= 1 else 0)
     for finding in findings:
         if finding.level != "ok":
             log.warning("%s: %s; %s", finding.check, finding.message, finding.remedy)

@@ -10,6 +10,7 @@ from redis.exceptions import RedisError
 
 from sfworker.broker.broker import Attempt, Broker
 from sfworker.broker.entry import Entry
+from sfworker.broker.patience import pause
 from sfworker.daemon.running import Running
 from sfworker.daemon.task_executor import TaskExecutor
 from sfworker.logs import ids
@@ -42,7 +43,8 @@ class Cancelling:
             self._asked.set()
 
     async def look_through_queue(self) -> None:
-        """Whenever asked, one walk for all that are wanted then. What it misses is answered when its turn comes."""
+        """Whenever asked, one walk for all that are wanted then. What is taken meanwhile is cancelled as it starts."""
+        failures = 0
         while True:
             await self._asked.wait()
             self._asked = anyio.Event()
@@ -55,5 +57,11 @@ class Cancelling:
                             execution_id=attempt.execution_id, task_id=attempt.task_id, subtask_id=attempt.subtask_id
                         ):
                             await self._executor.cancel_queued(attempt)
+                failures = 0
             except (RedisError, OSError) as error:
-                _log.warning("Redis is away or refuses (%s); queued jobs are cancelled later", type(error).__name__)
+                if not failures:
+                    _log.warning("Redis is away or refuses (%s); queued jobs are cancelled later", type(error).__name__)
+                self._wanted |= wanted
+                self._asked.set()
+                await anyio.sleep(pause(failures))
+                failures += 1

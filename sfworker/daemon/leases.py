@@ -63,9 +63,8 @@ class Leases:
 
         async def sweep() -> None:
             if self._running.free > 0 and is_ready():
-                for entry in await self._broker.sweep(self._running.free):
-                    if not self._running.holds(entry.entry_id, entry.stream):  # renewals may have failed for that long
-                        await begin(entry)
+                for entry in await self._broker.sweep(self._running.free, self._running.attempts):
+                    await begin(entry)
 
         await self._regularly(self._settings.lease_seconds / 5, sweep)
 
@@ -81,7 +80,7 @@ class Leases:
     async def hear_cancellations(self, cancel: Callable[[str], Awaitable[None]]) -> None:
         """`cancel` the executions of which the web side says so.
 
-        What is said while this is away is seen by `renew`, or when the execution's turn comes.
+        What is said while this is away is found when it is back.
         """
 
         async def listen() -> None:

@@ -9,21 +9,22 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import anyio
 import msgspec
 
 from sfworker.broker.broker import Attempt, Broker, Lease, Started
 from sfworker.broker.patience import patiently
-from sfworker.catalog.job import Job, accept
+from sfworker.catalog.job import Job, accept, require_time_left
 from sfworker.daemon.retrying import decide
 from sfworker.errors import (
     CrashLoopError,
     EnvelopeError,
+    ExpiredError,
     Failure,
     JobCancelledError,
     JobLostError,
@@ -77,6 +78,11 @@ class TaskExecutor:
         except SecretFlowTaskError as error:
             refusal = Failure.of(error)
         started = await self._services.notifier.started(attempt, silently=refusal is not None)
+        try:
+            if job is not None:  # Redis may have been away until now
+                require_time_left(job.envelope, time.time())
+        except ExpiredError as error:
+            refusal = Failure.of(error)
         run = _Run(self._services, attempt, started, job)
         if started.verdict == "lost":
             _log.warning("another worker has taken this job over before it started here")
@@ -111,6 +117,7 @@ class _Run:
         self._pool = services.pool
         self._notifier = services.notifier
         self._telemetry = services.telemetry
+        self._roots = services.settings.all_roots()
         self._attempt = attempt
         self._started = started
         self._job = job
@@ -142,35 +149,35 @@ class _Run:
         failure = Failure.of(JobLostError())
         result = self._result("failure", Outcome(), failure)
         if (written := await self._notifier.lost(self._attempt, failure, result)) is not None:
-            outputs.remove_left_behind(written)
+            await self._remove_left_behind(written)
             _log.error("the payload of this entry was deleted before it was answered: that job is lost")
-            self._end("failure", Outcome(), failure.error_type)
+            await self._end("failure", Outcome(), failure.error_type)
 
     async def bury(self, failure: Failure, outcome: Outcome) -> None:
         """Answer with a failure that no further attempt follows."""
         result = self._result("failure", outcome, failure)
         if await self._publish(partial(self._notifier.failed, self._attempt, self._started.attempt, failure, result)):
             _log.warning("failed for good with %s: %s", failure.error_type, failure.error)
-            self._end("failure", outcome, failure.error_type)
+            await self._end("failure", outcome, failure.error_type)
 
     async def cancel(self, outcome: Outcome) -> None:
         result = self._result("cancelled", outcome, Failure.of(JobCancelledError()))
         if await self._publish(partial(self._notifier.cancelled, self._attempt, self._started.attempt, result)):
             _log.info("cancelled")
-            self._end("cancelled", outcome, None)
+            await self._end("cancelled", outcome, None)
 
     async def cancel_queued(self) -> None:
         result = self._result("cancelled", Outcome(), Failure.of(JobCancelledError()))
         if await self._notifier.cancelled_in_queue(self._attempt, result):
             _log.info("cancelled before anybody took it")
-            self._end("cancelled", Outcome(), None)
+            await self._end("cancelled", Outcome(), None)
 
     async def _answer(self, job: Job, outcome: Outcome) -> None:
         failure = outcome.failure
         if failure is None:
             await self._succeed(outcome)
             return
-        outputs.discard(outcome.outputs)
+        await _in_thread(outputs.discard, outcome.outputs)
         if outcome.stopped is Stop.LEASE_LOST:
             await self._lease_lost("the computation was ended and nothing is published")
         elif outcome.stopped is Stop.DRAINED or outcome.never_ran:
@@ -189,7 +196,7 @@ class _Run:
                 # Another worker may have started this job while this one was cut off: its outputs are not replaced.
                 renew = partial(self._broker.renew, [self._attempt])
                 if (await patiently("the check before outputs are renamed", renew)) == [Lease.LOST]:
-                    outputs.discard(outcome.outputs)
+                    await _in_thread(outputs.discard, outcome.outputs)
                     await self._lease_lost("its outputs are dropped and nothing is published")
                     return
                 await anyio.to_thread.run_sync(outputs.commit, outcome.outputs)
@@ -199,7 +206,7 @@ class _Run:
         result = self._result("success", outcome, None)
         if await self._publish(partial(self._notifier.succeeded, self._attempt, self._started.attempt, result)):
             _log.info("succeeded after %.3f s", result.performance_metrics.total_seconds)
-            self._end("success", outcome, None)
+            await self._end("success", outcome, None)
 
     async def _retry_or_bury(self, job: Job, failure: Failure, outcome: Outcome) -> None:
         used = self._started.used_up
@@ -214,7 +221,7 @@ class _Run:
             _log.warning(
                 "failed with %s, next attempt in %.0f s: %s", failure.error_type, decision.delay_seconds, failure.error
             )
-            self._end("retry", outcome, failure.error_type)
+            await self._end("retry", outcome, failure.error_type)
 
     async def _release(self, counter: Literal["releases", "crashes"]) -> None:
         if await patiently("a job that is given back", partial(self._broker.release, self._attempt, counter)):
@@ -266,6 +273,9 @@ class _Run:
             disclosures=list(self._job.task_type.disclosures) if self._job else msgspec.UNSET,
         )
 
+    async def _remove_left_behind(self, written: list[str]) -> None:
+        await _in_thread(outputs.remove_left_behind, written, self._roots)
+
     @property
     def _queue_seconds(self) -> float:
         """From the append to this attempt's start, by two clocks: Redis' and this host's."""
@@ -294,13 +304,19 @@ class _Run:
                 self._trace.span(name, begun, ended)
                 begun = ended
 
-    def _end(self, outcome_name: str, outcome: Outcome, error_type: str | None) -> None:
+    async def _end(self, outcome_name: str, outcome: Outcome, error_type: str | None) -> None:
         if outcome_name != "retry":
-            outputs.remove(outcome.kept)
-            outputs.remove_left_behind(self._started.written)
+            await _in_thread(outputs.remove, outcome.kept)
+            await self._remove_left_behind(self._started.written)
         seconds = {"queue": self._queue_seconds, "total": time.time() - self._began}
         timings = outcome.timings
         measured = {"cluster": timings.cluster, "devices": timings.devices, "execution": timings.execution}
         seconds |= {phase: measured[phase] for phase in timings.ended}
         self._telemetry.finished(self._job.task_type.name if self._job else "unknown", outcome_name, seconds)
         self._trace.end(outcome_name, error_type)
+
+
+async def _in_thread(remove: Callable[..., None], paths: Iterable[Any], *more: Any) -> None:
+    """A large directory takes long to remove; mostly there is nothing."""
+    if paths := list(paths):
+        await anyio.to_thread.run_sync(remove, paths, *more)

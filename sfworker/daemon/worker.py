@@ -149,7 +149,10 @@ class Worker:
 
     async def _next(self) -> list[Entry]:
         """Jobs for free slots: those that are there, or the next to come within a second."""
-        return await self._broker.take(self._ranks.deal(self._running.free)) or await self._broker.wait()
+        free = self._running.free
+        if free <= 0:  # jobs that are answered beside the slots came in between
+            return []
+        return await self._broker.take(self._ranks.deal(free)) or await self._broker.wait()
 
     async def _recover(self, begin: Callable[[Entry], Awaitable[None]]) -> None:
         """After a failure: the group may be gone, and jobs may be ours whose reading reply never came."""

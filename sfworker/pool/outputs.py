@@ -73,9 +73,16 @@ def remove(paths: Iterable[str]) -> None:
                 os.unlink(path)
 
 
-def remove_left_behind(paths: Iterable[str]) -> None:
-    """Remove what earlier attempts made beside their targets. It is Redis that says so: only what has such a name."""
-    remove(path for path in paths if _BESIDE.fullmatch(os.path.basename(path)))
+def remove_left_behind(paths: Iterable[str], roots: Iterable[str]) -> None:
+    """Remove what earlier attempts made beside their targets.
+
+    It is Redis that says so, which others may write to: only what has such a name and is in one of `roots`.
+    """
+    real = [Path(os.path.realpath(root)) for root in roots]
+    for path in map(Path, paths):
+        directory = Path(os.path.realpath(path.parent))
+        if _BESIDE.fullmatch(path.name) and any(directory.is_relative_to(root) for root in real):
+            remove([str(directory / path.name)])
 
 
 def _exchange(first: str, second: str) -> None:

@@ -177,6 +177,29 @@ async def test_a_worker_that_lives_keeps_a_job_whose_payload_is_trimmed(redis: A
     assert (entry.entry_id, entry.envelope) == (attempt.entry.entry_id, None)
 
 
+async def test_what_runs_here_without_payload_hides_nobody_elses_job(redis: Any, new_broker: OpenBroker) -> None:
+    broker, dead = await new_broker("a", lease_seconds=0.1), await new_broker("dead")
+    attempt = await begun(redis, broker)
+    await redis.xtrim("sf:jobs", maxlen=0)
+    await append(redis)
+    [left] = await dead.take([1])
+    await anyio.sleep(0.2)
+    assert await broker.sweep(1, [attempt]) == [left]
+
+
+async def test_broken_entries_of_the_same_id_on_two_streams_are_both_answered(
+    redis: Any, new_broker: OpenBroker
+) -> None:
+    broker = await new_broker("a")
+    for stream in ("sf:jobs", "sf:jobs:low"):
+        await redis.xadd(stream, {"envelope": "{"}, id="1-1")
+        [entry] = await broker.take([1])
+        attempt = Attempt.of(entry)
+        assert (await broker.start(attempt, (b"", b""))).verdict == "run"
+        assert await broker.bury(attempt, b"{}", b"{}")
+    assert await answers(redis) == 2
+
+
 # --- connections
 
 

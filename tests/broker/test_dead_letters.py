@@ -469,3 +469,40 @@ async def test_what_another_group_has_yet_to_read_stays_for_it(redis: Any, new_b
         [entry] = await group.take([1])
         assert (await group.start(Attempt.of(entry), EVENT)).verdict == "duplicate"
     assert await redis.xlen("sf:jobs") == 0
+
+
+async def test_one_that_was_given_back_before_it_began_is_ended_as_well(redis: Any, new_broker: OpenBroker) -> None:
+    broker = await new_broker("a")
+    await append(redis)
+    [entry] = await broker.take([1])
+    assert await broker.give_back(entry.stream, entry.entry_id)
+    await redis.set("sf:cancel:e-1", "1")
+    assert await broker.withdraw("e-1") is None
+    assert await broker.is_first_to_look("e-1")
+    assert await broker.cancel_queued(await found(broker), b"{}", b"{}")
+    assert await owners(redis) == []
+    assert await redis.zcard("sf:retries:secretflow") == 0
+    assert await redis.xlen("sf:jobs") == 0
+
+
+async def test_the_queue_is_seen_where_a_stream_or_its_group_is_gone(redis: Any, new_broker: OpenBroker) -> None:
+    broker = await new_broker("a")
+    await redis.delete("sf:jobs:high")
+    await redis.xgroup_destroy("sf:jobs", GROUP)
+    await append(redis)
+    await append(redis, "e-2", "sf:jobs:low")
+    for execution_id in ("e-1", "e-2"):
+        await redis.set(f"sf:cancel:{execution_id}", "1")
+        assert await broker.cancel_queued(await found(broker, execution_id), b"{}", b"{}")
+    assert [await redis.xlen(stream) for stream in KEYS.job_streams()] == [0, 0, 0]
+
+
+async def test_cancellations_that_nobody_heard_are_found(redis: Any, new_broker: OpenBroker) -> None:
+    broker = await new_broker("a", prefix="s[f")
+    for execution_id in ("one", "two:three"):
+        await redis.set(f"s[f:cancel:{execution_id}", "1")
+    await redis.set("sf:cancel:of-others", "1")
+    async with broker.cancellations() as said:
+        heard = {await anext(said), await anext(said)}
+        await redis.publish("s[f:control", "four")
+        assert (heard, await anext(said)) == ({"one", "two:three"}, "four")

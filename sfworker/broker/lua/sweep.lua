@@ -1,10 +1,11 @@
 -- Take over what silent workers left, and forget workers that own nothing.
 --   KEYS job streams
 --   ARGV 1 group   2 worker   3 lease in ms   4 free slots   5 ms after which an idle consumer is forgotten
---        6 what a worker's heartbeat is called before its name   7.. reserved consumers
+--        6 what a worker's heartbeat is called before its name   7, 8 reserved consumers
+--        9.. what runs here, as `stream entry`
 --   Reply a list of parcels (see the prelude). Asking consumer by consumer, what the reserved ones own is never scanned.
-local reserved, taken, slots = {}, {}, tonumber(ARGV[4])
-for i = 7, #ARGV do reserved[ARGV[i]] = true end
+local reserved, runs, taken, slots = {[ARGV[7]] = true, [ARGV[8]] = true}, {}, {}, tonumber(ARGV[4])
+for i = 9, #ARGV do runs[ARGV[i]] = true end
 for _, stream in ipairs(KEYS) do
   for _, info in ipairs(redis.call('XINFO', 'CONSUMERS', stream, ARGV[1])) do
     local consumer = {}
@@ -16,14 +17,14 @@ for _, stream in ipairs(KEYS) do
         redis.call('XGROUP', 'DELCONSUMER', stream, ARGV[1], consumer.name)
       end
     elseif #taken < slots then
-      local abandoned =
-        redis.call('XPENDING', stream, ARGV[1], 'IDLE', ARGV[3], '-', '+', slots - #taken, consumer.name)
-      -- A claim on an entry without payload cannot be renewed, so there the heartbeat says whether its worker lives.
-      -- Its own ones a worker knows.
+      -- A claim on an entry without payload cannot be renewed, so there the heartbeat says whether its worker lives; its
+      -- own ones a worker knows. What is passed over must not hide what comes after it.
       local lives = consumer.name ~= ARGV[2] and redis.call('EXISTS', ARGV[6] .. consumer.name) == 1
-      for _, pending in ipairs(abandoned) do
-        if present(stream, pending[1]) or not lives then
-          local claimed = claim(stream, ARGV[1], ARGV[2], ARGV[3], pending[1])
+      local idle = redis.call('XPENDING', stream, ARGV[1], 'IDLE', ARGV[3], '-', '+', slots + 1000, consumer.name)
+      for _, pending in ipairs(idle) do
+        local entry = pending[1]
+        if #taken < slots and not runs[stream .. ' ' .. entry] and (not lives or present(stream, entry)) then
+          local claimed = claim(stream, ARGV[1], ARGV[2], ARGV[3], entry)
           if claimed then taken[#taken + 1] = claimed end
         end
       end

@@ -117,15 +117,21 @@ class Mesh:
         return self._outcome
 
     def stop(self, reason: Stop) -> None:
-        """End it for `reason`; the first reason counts. Cancelled jobs are asked first, others have no use for time."""
-        if self._outcome.stopped is not None or self._settled():
+        """End it for `reason`, or for one that counts more and was given before.
+
+        At the soft limit and when cancelled, the job is asked first; the other reasons have no use for time.
+        """
+        if self._settled():
             return
-        self._outcome.stopped = reason
-        if reason in (Stop.CANCELLED, Stop.SOFT_TIME_LIMIT):
-            self._ask()
-            self._kill_at = anyio.current_time() + (self._limits.grace if reason is Stop.CANCELLED else math.inf)
-        else:
+        before = self._outcome.stopped
+        self._outcome.stopped = max(before or reason, reason)
+        if reason not in (Stop.CANCELLED, Stop.SOFT_TIME_LIMIT):
             self._fail_as_stopped()
+        else:
+            if before is None:  # asked twice, it would be interrupted where it cleans up
+                self._ask()
+            if reason is Stop.CANCELLED:
+                self._kill_at = min(self._kill_at, anyio.current_time() + self._limits.grace)
         self._changed.set()
 
     def fail(self, failure: Failure) -> None:
@@ -161,9 +167,7 @@ class Mesh:
             if self._settled():
                 return
             if now >= hard_at:
-                if self._outcome.stopped in (None, Stop.SOFT_TIME_LIMIT):
-                    self._outcome.stopped = Stop.TIME_LIMIT
-                self._fail_as_stopped()
+                self.stop(Stop.TIME_LIMIT)
             elif now >= self._kill_at:
                 self._fail_as_stopped()
             elif now >= self._decide_at and self._weak_cause:

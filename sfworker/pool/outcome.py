@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import IntEnum, auto
 from typing import Any
 
 from msgspec import Struct, field
@@ -11,14 +11,14 @@ from sfworker.errors import Failure
 from sfworker.wire.frames import Staging
 
 
-class Stop(Enum):
-    """Why the daemon ends an execution before it has ended by itself."""
+class Stop(IntEnum):
+    """Why the daemon ends an execution before it has ended by itself. Of several reasons the last one here counts."""
 
-    SOFT_TIME_LIMIT = "soft time limit"
-    TIME_LIMIT = "time limit"
-    CANCELLED = "cancelled"
-    LEASE_LOST = "lease lost"
-    DRAINED = "drained"
+    SOFT_TIME_LIMIT = auto()
+    TIME_LIMIT = auto()
+    DRAINED = auto()
+    CANCELLED = auto()
+    LEASE_LOST = auto()
 
 
 class Timings(Struct):

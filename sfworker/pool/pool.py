@@ -49,9 +49,9 @@ class Execution:
 
     def stop(self, reason: Stop) -> None:
         """End the computation; before it has begun, it never will."""
-        self.stopped = self.stopped or reason
+        self.stopped = max(self.stopped or reason, reason)
         if self._mesh is not None:
-            self._mesh.stop(self.stopped)
+            self._mesh.stop(reason)
 
     def begun(self, mesh: Mesh) -> None:
         self._mesh = mesh

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,17 @@ def test_a_running_job_is_cancelled(worker: RunningWorker, action: str) -> None:
     assert (result["status"], result["result"]) == ("cancelled", None)
     assert worker.redis.xpending("sf:jobs", "secretflow")["consumers"] is not None
     assert not worker.redis.exists(f"sf:cancel:{execution_id}")
+
+
+def test_a_job_that_its_soft_time_limit_does_not_end_is_cancelled(worker: RunningWorker) -> None:
+    job = act("stubborn", alone=True, options={"soft_time_limit": 1, "time_limit": 60})
+    execution_id = worker.send(job)
+    started = worker.until_said(execution_id, "task_started")
+    until(lambda: time.time() > datetime.fromisoformat(started["timestamp"]).timestamp() + 1.5)
+    worker.redis.set(f"sf:cancel:{execution_id}", "1")
+    worker.redis.publish("sf:control", execution_id)
+    final = worker.until_ended(execution_id, 20)
+    assert final["status"] == "CANCELLED"
 
 
 def test_a_queued_job_is_cancelled(worker: RunningWorker) -> None:

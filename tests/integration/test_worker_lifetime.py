@@ -207,6 +207,33 @@ def test_what_does_not_finish_in_time_is_given_to_others_without_using_up_an_att
     assert results(other, execution_id) == ["success"]
 
 
+def test_a_job_that_its_soft_time_limit_does_not_end_is_given_to_others(start_worker: StartWorker) -> None:
+    worker = start_worker(drain_timeout="1")
+    job = act("stubborn")
+    job["options"] |= {"max_retries": 0, "soft_time_limit": 0.5, "time_limit": 60}
+    execution_id = worker.send(job)
+    worker.until_said(execution_id, "task_started")
+    worker.process.terminate()
+    assert worker.process.wait(20) == 0
+    assert worker.said(execution_id, "result") == []
+    record = worker.redis.hgetall(f"sf:exec:{execution_id}")
+    assert (record[b"releases"], record[b"crashes"]) == (b"1", b"0")
+
+
+def test_a_job_that_its_soft_time_limit_does_not_end_is_killed_when_its_lease_is_lost(
+    start_worker: StartWorker,
+) -> None:
+    worker = start_worker()
+    job = act("stubborn")
+    job["options"] |= {"soft_time_limit": 0.5, "time_limit": 60}
+    began = time.monotonic()
+    worker.until_said(worker.send(job), "task_started")
+    until(lambda: time.monotonic() > began + 1.0)
+    [pending] = worker.redis.xpending_range("sf:jobs", "secretflow", "-", "+", 10)
+    worker.redis.xclaim("sf:jobs", "secretflow", "another", 0, [pending["message_id"]])
+    until(lambda: "the lease was lost; the computation was ended" in worker.log())
+
+
 def test_a_second_signal_does_not_wait(start_worker: StartWorker) -> None:
     worker = start_worker(drain_timeout="600")
     execution_id = worker.send(act("hang"))

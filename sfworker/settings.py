@@ -96,6 +96,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     result_ttl: Annotated[int, Meta(ge=1, description="Seconds that sf:result:<execution_id> is kept.")] = 86_400
     retention: Annotated[int, Meta(ge=60, description="Seconds that records of executions are kept.")] = 7 * 86_400
     results_maxlen: Annotated[int, Meta(ge=100, description="About how many entries sf:results keeps.")] = 100_000
+    max_result_bytes: Annotated[
+        int, Meta(ge=1024, le=1 << 28, description="Longest result that is published; more belongs in an output file.")
+    ] = 8 << 20
     max_envelope_bytes: Annotated[int, Meta(ge=1024, description="Longest envelope that is accepted.")] = 1 << 20
     data_roots: Annotated[
         DataRoots, Meta(description="Directories jobs may read and write: a list, or an object with a list per party.")

@@ -37,7 +37,7 @@ from sfworker.pool.outcome import Outcome, Stop
 from sfworker.pool.pool import Execution, Pool
 from sfworker.publish.progress_reporter import ProgressReporter
 from sfworker.publish.status_notifier import StatusNotifier
-from sfworker.settings import Settings
+from sfworker.settings import Settings, variable
 from sfworker.telemetry import ExecutionTrace, Telemetry
 from sfworker.wire.events import JobResult, PerformanceMetrics, TaskMetadata, timestamp
 from sfworker.wire.frames import Keeping, Staging
@@ -118,6 +118,7 @@ class _Run:
         self._notifier = services.notifier
         self._telemetry = services.telemetry
         self._roots = services.settings.all_roots()
+        self._largest_result = services.settings.max_result_bytes
         self._attempt = attempt
         self._started = started
         self._job = job
@@ -190,6 +191,12 @@ class _Run:
             await self._retry_or_bury(job, failure, outcome)
 
     async def _succeed(self, outcome: Outcome) -> None:
+        if (size := len(msgspec.json.encode(outcome.result))) > self._largest_result:
+            await _in_thread(outputs.discard, outcome.outputs)
+            bound = f"{self._largest_result} ({variable('max_result_bytes')})"
+            error = ResultSaveError(f"the result takes {size} bytes, at most {bound} are published; write it to a file")
+            await self.bury(Failure.of(error), outcome)
+            return
         if outcome.outputs:
             try:
                 await anyio.to_thread.run_sync(outputs.flush, outcome.outputs)

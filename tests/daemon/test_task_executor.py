@@ -9,9 +9,10 @@ from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import anyio
+import pytest
 from redis.asyncio import Redis
 
-from sfworker.broker.broker import Attempt, Broker, Started, open_broker
+from sfworker.broker.broker import Attempt, Started, open_broker
 from sfworker.catalog import load_modules
 from sfworker.daemon.task_executor import Services, TaskExecutor
 from sfworker.pool.outcome import Outcome
@@ -21,36 +22,37 @@ from sfworker.settings import Settings
 from sfworker.telemetry import Telemetry
 from tests.running_worker import envelope
 
+SOON = 1.0
+
 
 class Noting:
     """In place of a pool."""
 
-    computed = 0
+    def __init__(self, result: str | None = None) -> None:
+        self._result = result
+        self.computed = 0
 
     @asynccontextmanager
     async def execute(self, *_: object) -> AsyncIterator[Outcome]:
         self.computed += 1
-        yield Outcome()
+        yield Outcome(result=self._result)
 
 
 class Late(StatusNotifier):
     """As where Redis is away for a while."""
 
-    def __init__(self, broker: Broker, until: float) -> None:
-        super().__init__(broker, "worker-1")
-        self._until = until
-
     async def started(self, attempt: Attempt, *, silently: bool = False) -> Started:
-        await anyio.sleep(self._until - time.time())
+        await anyio.sleep(2 * SOON)
         return await super().started(attempt, silently=silently)
 
 
-async def test_a_job_that_expires_while_its_start_is_on_the_way_is_not_run(redis_url: str) -> None:
+async def answer(
+    url: str, pool: Noting, notifier: type[StatusNotifier] | None = None, **options: Any
+) -> dict[str, Any]:
+    """The result of a job that is executed with this pool."""
     load_modules([])
-    settings, pool = Settings(redis_url=redis_url), Noting()
-    expires_at = time.time() + 1.0
-    job = envelope({"task_type": "hello"}, options={"expires_at": expires_at})
-    async with open_broker(settings, "secretflow", "worker-1") as broker, Redis.from_url(redis_url) as client:
+    settings, job = Settings(redis_url=url), envelope({"task_type": "hello"}, options=options)
+    async with open_broker(settings, "secretflow", "worker-1") as broker, Redis.from_url(url) as client:
         redis: Any = client
         await broker.ensure_groups()
         await redis.xadd("sf:jobs", {"envelope": json.dumps(job)})
@@ -60,10 +62,25 @@ async def test_a_job_that_expires_while_its_start_is_on_the_way_is_not_run(redis
             worker_id="worker-1",
             broker=broker,
             pool=cast(Pool, pool),
-            notifier=Late(broker, expires_at + 0.1),
+            notifier=(notifier or StatusNotifier)(broker, "worker-1"),
             telemetry=Telemetry.from_environ({}, "worker-1", "0"),
         )
         await TaskExecutor(services).execute(Attempt.of(entry), Execution())
-        result = json.loads(await redis.get(f"sf:result:{job['execution_id']}"))
+        result: dict[str, Any] = json.loads(await redis.get(f"sf:result:{job['execution_id']}"))
+        return result
+
+
+async def test_a_job_that_expires_while_its_start_is_on_the_way_is_not_run(redis_url: str) -> None:
+    pool = Noting()
+    result = await answer(redis_url, pool, Late, expires_at=time.time() + SOON)
     assert result["error_type"] == "ExpiredError"
     assert pool.computed == 0
+
+
+@pytest.mark.parametrize(("size", "status"), [(8_000_000, "success"), (8_400_000, "failure")])
+async def test_a_result_that_is_too_long_is_refused(redis_url: str, size: int, status: str) -> None:
+    result = await answer(redis_url, Noting("x" * size))
+    assert result["status"] == status
+    if status == "failure":
+        sentence = "the result takes 8400002 bytes, at most 8388608 (SFWORKER_MAX_RESULT_BYTES) are published"
+        assert (result["error_type"], result["error"]) == ("ResultSaveError", f"{sentence}; write it to a file")

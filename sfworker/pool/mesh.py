@@ -51,6 +51,8 @@ ECHO_SECONDS = 1.0
 EXIT_SECONDS = 0.2
 """The same for a process that left without an outcome."""
 DISMISSAL_SECONDS = 10.0
+KILL_SECONDS = 5.0
+"""How long killed processes may take to end; by then it is the template that hangs, or the kernel."""
 ASK = signal.SIGUSR1
 Heard = StageReached | Progressed | Staging | Keeping
 Listener = Callable[[Heard], None]
@@ -253,8 +255,11 @@ class Mesh:
     async def _kill(self) -> None:
         for process in self._processes:
             self._template.signal(process, signal.SIGKILL, whole_group=True)
-        for process in self._processes:
-            await process.ended.wait()
+        with anyio.move_on_after(KILL_SECONDS):
+            for process in self._processes:
+                await process.ended.wait()
+            return
+        self._template.kill()
 
 
 def _ignore(frame: Heard) -> None:

@@ -93,6 +93,15 @@ class Template:
         elif number == SIGKILL:
             process.doomed = True
 
+    def kill(self) -> None:
+        """For one that does not do as it is told any more: it dies, and its party processes with it."""
+        if self._process is None or self.lost.is_set():
+            return
+        _log.error("the template process %s does not end its party processes; it is killed", self.pid)
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+        self._lose()
+
     async def stop(self) -> None:
         """End it with everything it forked."""
         self._lose()  # closes the control socket, which is how it knows

@@ -132,6 +132,21 @@ def test_a_template_that_dies_at_once_again_and_again(
         assert state(address) == "ready"
 
 
+def test_a_template_that_hangs_is_replaced_when_a_job_has_to_end(redis: EmbeddedRedis, tmp_path: Path) -> None:
+    with RunningWorker(redis.url, tmp_path, cancel_grace_seconds="0.5") as worker:
+        execution_id = worker.send(act("hang"))
+        worker.until_said(execution_id, "task_started")
+        until(worker.parties_with_children)
+        template, computing = worker.template(), worker.processes()
+        os.kill(template, signal.SIGSTOP)
+        worker.redis.set(f"sf:cancel:{execution_id}", "1")
+        worker.redis.publish("sf:control", execution_id)
+        assert worker.until_ended(execution_id, 20)["status"] == "CANCELLED"
+        until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in computing))
+        assert worker.run(act("succeed"))["status"] == "success"
+        worker.until_clean()
+
+
 def test_what_a_job_started_is_ended_by_the_next_worker_where_daemon_and_template_died(
     redis: EmbeddedRedis, tmp_path: Path
 ) -> None:

@@ -44,6 +44,14 @@ def test_every_directory_that_is_named_exists() -> None:
         assert (root / name).exists(), name
 
 
+def test_every_test_that_is_named_exists() -> None:
+    tests = Path(__file__).parent
+    there = {name for file in tests.rglob("test_*.py") for name in re.findall(r"def (test_\w+)\(", file.read_text())}
+    named = set(re.findall(r"`(test_\w+)`", README))
+    assert len(named) > 20
+    assert named - there == set()
+
+
 def test_the_example_of_a_task_type_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [source] = re.findall(r"```python\n(# greeting\.py\n.*?)```", README, re.DOTALL)
     (tmp_path / "greeting.py").write_text(source)

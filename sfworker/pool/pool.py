@@ -96,8 +96,8 @@ class Pool:
         except OSError as error:  # the disk is full, or the template has died since this job was taken
             self._release(frames)
             shutil.rmtree(directory, ignore_errors=True)
-            reason = os.strerror(error.errno) if error.errno else type(error).__name__
-            failure = Failure.of(TaskExecutionError(f"the worker could not start a process for this job ({reason})"))
+            sentence = f"the worker could not start a process for this job ({_reason(error)})"
+            failure = Failure.of(TaskExecutionError(sentence))
             yield Outcome(failure=failure, never_ran=template.lost.is_set())
             return
         try:
@@ -118,11 +118,7 @@ class Pool:
         failures = 0
         while True:
             began = anyio.current_time()
-            await self._template.start()
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._prepare)
-                how = await self._template.wait()
-                tasks.cancel_scope.cancel()
+            how = await self._serve()
             failures = 1 if anyio.current_time() - began > STEADY_SECONDS else failures + 1
             pause = min(0.1 * 4 ** min(failures - 1, 8), LONGEST_PAUSE)
             self.trouble = f"the template process {how}"
@@ -137,6 +133,18 @@ class Pool:
         """End every process."""
         await self._template.stop()
         self._discard_spares()
+
+    async def _serve(self) -> str:
+        """Start the template and wait for its end; returns how it ended."""
+        try:
+            await self._template.start()
+        except (OSError, RuntimeError) as error:  # no process, memory or descriptor is left; RuntimeError: no thread
+            return f"could not be started ({_reason(error)})"
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._prepare)
+            how = await self._template.wait()
+            tasks.cancel_scope.cancel()
+        return how
 
     async def _prepare(self) -> None:
         await self._template.ready.wait()
@@ -197,6 +205,11 @@ class Pool:
         self._refill()
         await mesh.dismiss()
         await anyio.to_thread.run_sync(lambda: shutil.rmtree(directory, ignore_errors=True))
+
+
+def _reason(error: Exception) -> str:
+    """In words that hold no path."""
+    return os.strerror(error.errno) if isinstance(error, OSError) and error.errno else type(error).__name__
 
 
 def _line_logger(job: Job) -> Callable[[str, bytes], None]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import socket
+from contextlib import ExitStack
 from itertools import count
 from signal import SIGKILL
 
@@ -38,19 +40,33 @@ class Template:
         self._numbers = count(1)
         self._forking: dict[int, PartyProcess] = {}
         self._running: dict[int, PartyProcess] = {}
+        self._control: socket.socket | None = None
         self._process: Process | None = None
         self._lines: LineChannel | None = None
         self.ready = anyio.Event()
         self.lost = anyio.Event()
 
     async def start(self) -> None:
-        """Start it; forks may be asked for at once, and happen when `ready` is set."""
-        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._control.setblocking(False)
-        log_read, log_write = os.pipe()
-        arguments = ["--control", str(theirs.fileno()), "--run-dir", self._run_dir]
-        arguments += ["--start-method", self._settings.start_method, "--jobs", ",".join(self._settings.jobs)]
+        """Start it; forks may be asked for at once, and happen when `ready` is set.
+
+        Where it cannot be started, which raises OSError or RuntimeError, it is lost.
+        """
         try:
+            await self._start()
+        except (OSError, RuntimeError):
+            await self.stop()
+            raise
+
+    async def _start(self) -> None:
+        with ExitStack() as handed_over:
+            self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            handed_over.enter_context(theirs)
+            self._control.setblocking(False)
+            log_read, log_write = os.pipe()
+            handed_over.callback(os.close, log_write)
+            self._lines = LineChannel(log_read, _log_template_line)
+            arguments = ["--control", str(theirs.fileno()), "--run-dir", self._run_dir]
+            arguments += ["--start-method", self._settings.start_method, "--jobs", ",".join(self._settings.jobs)]
             self._process = await anyio.open_process(
                 entry.command("sfworker.runtime.template", *arguments),
                 pass_fds=[theirs.fileno()],
@@ -60,11 +76,7 @@ class Template:
                 stderr=log_write,
                 start_new_session=True,
             )
-        finally:
-            theirs.close()
-            os.close(log_write)
-        self._lines = LineChannel(log_read, _log_template_line)
-        asyncio.get_running_loop().add_reader(self._control, self._readable)
+        asyncio.get_running_loop().add_reader(self._control, self._readable, self._control)
 
     @property
     def pid(self) -> int | None:
@@ -73,14 +85,10 @@ class Template:
     def fork(self) -> PartyProcess:
         """A new party process, on its way. Raises OSError where the template is gone."""
         process = PartyProcess(next(self._numbers))
-        descriptors = [process.theirs.fileno(), process.their_log]
-        try:
-            socket.send_fds(self._control, [encode_body(Fork(process.number))], descriptors)
-        except OSError:
-            process.handed_over()
+        self._send(Fork(process.number), process)
+        if self.lost.is_set():
             process.close()
-            raise
-        process.handed_over()
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
         self._forking[process.number] = process
         return process
 
@@ -121,17 +129,23 @@ class Template:
             return sentence(None)
         return sentence(await self._process.wait())
 
-    def _send(self, frame: Struct) -> None:
-        try:
-            self._control.send(encode_body(frame))
-        except BlockingIOError:  # it is busy with many others' messages
-            asyncio.get_running_loop().call_later(SEND_PAUSE, self._send, frame)
-        except OSError:
-            self._lose()
+    def _send(self, frame: Struct, process: PartyProcess | None = None) -> None:
+        """`process` is the one whose descriptors go with it."""
+        if self._control is not None and not self.lost.is_set():
+            descriptors = [] if process is None else [process.theirs.fileno(), process.their_log]
+            try:
+                socket.send_fds(self._control, [encode_body(frame)], descriptors)
+            except ConnectionError:
+                self._lose()
+            except OSError:  # it is busy with many others' messages, or the kernel holds as many as it wants to
+                asyncio.get_running_loop().call_later(SEND_PAUSE, self._send, frame, process)
+                return
+        if process is not None:
+            process.handed_over()
 
-    def _readable(self) -> None:
+    def _readable(self, control: socket.socket) -> None:
         try:
-            body = self._control.recv(_LARGEST_MESSAGE)
+            body = control.recv(_LARGEST_MESSAGE)
         except BlockingIOError:
             return
         except OSError:
@@ -160,8 +174,9 @@ class Template:
         if self.lost.is_set():
             return
         self.lost.set()
-        asyncio.get_running_loop().remove_reader(self._control)
-        self._control.close()
+        if self._control is not None:
+            asyncio.get_running_loop().remove_reader(self._control)
+            self._control.close()
         for process in [*self._forking.values(), *self._running.values()]:
             if process.pid is not None:
                 # The party process dies with the template, but what it started itself does not. As long as one of its

@@ -65,7 +65,7 @@ class Template:
             log_read, log_write = os.pipe()
             handed_over.callback(os.close, log_write)
             self._lines = LineChannel(log_read, _log_template_line)
-            arguments = ["--control", str(theirs.fileno()), "--run-dir", self._run_dir]
+            arguments = ["--control", str(theirs.fileno()), "--daemon", str(os.getpid()), "--run-dir", self._run_dir]
             arguments += ["--start-method", self._settings.start_method, "--jobs", ",".join(self._settings.jobs)]
             self._process = await anyio.open_process(
                 entry.command("sfworker.runtime.template", *arguments),

@@ -4,7 +4,8 @@
            <--Ready, Forked, Exited--------
 
 It runs no SecretFlow code, keeps no JAX client and makes no gRPC call itself, so that forking stays safe. When the
-daemon is gone (its end of the control socket closed) it kills every party process, removes the run directory, leaves.
+daemon's end of the control socket is closed it kills every party process and leaves. Where that is because the daemon
+is gone, it removes the run directory first.
 """
 
 from __future__ import annotations
@@ -150,6 +151,7 @@ def main() -> None:
     """Entry of the template process, which the daemon starts."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--control", type=int, required=True)
+    parser.add_argument("--daemon", type=int, required=True)
     parser.add_argument("--run-dir", required=True)
     parser.add_argument("--start-method", required=True)
     parser.add_argument("--jobs", default="")
@@ -172,4 +174,14 @@ def main() -> None:
         gc.freeze()
     template = Template(socket.socket(fileno=arguments.control), arguments.start_method, arguments.jobs)
     template.run(time.monotonic() - began)
-    shutil.rmtree(arguments.run_dir, ignore_errors=True)
+    if _is_gone(arguments.daemon):
+        shutil.rmtree(arguments.run_dir, ignore_errors=True)
+
+
+def _is_gone(parent: int) -> bool:
+    """Also while it is ending: it has closed its sockets then, and before that let go its memory with its arguments."""
+    try:
+        ends = not Path(f"/proc/{parent}/cmdline").read_bytes()
+    except OSError:
+        ends = True
+    return ends or os.getppid() != parent

@@ -93,3 +93,9 @@ async def test_a_template_that_is_gone_forks_nothing(tmp_path: Path) -> None:
     with pytest.raises(BrokenPipeError):
         template.fork()
     assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
+async def test_the_directories_of_a_daemon_that_lives_are_left_alone(tmp_path: Path) -> None:
+    async with running_template(tmp_path):
+        (tmp_path / "1").mkdir()
+    assert os.listdir(tmp_path) == ["1"]

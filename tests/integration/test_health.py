@@ -153,8 +153,8 @@ def test_what_a_job_started_is_ended_by_the_next_worker_where_daemon_and_templat
     with RunningWorker(redis.url, tmp_path, lease_seconds=str(LEASE)) as worker:
         worker.until_said(worker.send(act("hang", attempts=1)), "task_started")
         until(worker.parties_with_children)
-        template, parties = worker.template(), worker.parties()
-        [orphan] = worker.processes() - parties - {template}
+        template, processes, parties = worker.template(), worker.processes(), worker.parties()
+        [orphan] = processes - parties - {template}  # in this order: a new spare may appear between the two
         os.kill(template, signal.SIGSTOP)  # so that it cannot tidy up
         worker.kill()
         kill(template)

@@ -121,8 +121,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     def all_roots(self) -> list[str]:
         """Those of every party."""
-        named = self.data_roots.values() if isinstance(self.data_roots, dict) else [self.data_roots]
-        return [root for roots in named for root in ([roots] if isinstance(roots, str) else roots)]
+        parties = self.data_roots if isinstance(self.data_roots, dict) else [""]  # whoever asks gets the same
+        return [root for party in parties for root in self.roots_of(party)]
 
     def hostname(self) -> str:
         return self.worker_hostname or socket.gethostname()

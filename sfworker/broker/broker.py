@@ -255,7 +255,7 @@ class Broker:
         return wish not in (None, _LOOKED_FOR)
 
     async def queued(self) -> AsyncIterator[Entry]:
-        """What nobody has begun yet, page by page: new, or given back."""
+        """What nobody works on now, page by page: new, given back, or waiting for a retry."""
         for stream in self.keys.job_streams():
             after = await self._last_delivered(stream)
             while page := await self._redis.xrange(stream, f"({after}", "+", PAGE):
@@ -277,8 +277,7 @@ class Broker:
 
     async def cancel_queued(self, attempt: Attempt, event: bytes, result: bytes) -> bool:
         """End what nobody has begun yet. False where somebody has, meanwhile."""
-        of_execution = (self.keys.result(attempt.known_as), self.keys.cancel(attempt.known_as))
-        keys = (*self._keys(attempt), *of_execution, self.keys.retries(self._group))
+        keys = (*self._keys_of_answer(attempt), self.keys.retries(self._group))
         more = (event, result, self._settings.result_ttl, self._settings.retention, RETRY_CONSUMER)
         return bool(await self._scripts.call("cancel_queued", keys, *self._arguments(attempt), *more))
 

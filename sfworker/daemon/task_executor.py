@@ -117,8 +117,7 @@ class _Run:
         self._pool = services.pool
         self._notifier = services.notifier
         self._telemetry = services.telemetry
-        self._roots = services.settings.all_roots()
-        self._largest_result = services.settings.max_result_bytes
+        self._settings = services.settings
         self._attempt = attempt
         self._started = started
         self._job = job
@@ -191,9 +190,9 @@ class _Run:
             await self._retry_or_bury(job, failure, outcome)
 
     async def _succeed(self, outcome: Outcome) -> None:
-        if (size := len(msgspec.json.encode(outcome.result))) > self._largest_result:
+        if (size := len(msgspec.json.encode(outcome.result))) > (most := self._settings.max_result_bytes):
             await _in_thread(outputs.discard, outcome.outputs)
-            bound = f"{self._largest_result} ({variable('max_result_bytes')})"
+            bound = f"{most} ({variable('max_result_bytes')})"
             error = ResultSaveError(f"the result takes {size} bytes, at most {bound} are published; write it to a file")
             await self.bury(Failure.of(error), outcome)
             return
@@ -281,7 +280,7 @@ class _Run:
         )
 
     async def _remove_left_behind(self, written: list[str]) -> None:
-        await _in_thread(outputs.remove_left_behind, written, self._roots)
+        await _in_thread(outputs.remove_left_behind, written, self._settings.all_roots())
 
     @property
     def _queue_seconds(self) -> float:

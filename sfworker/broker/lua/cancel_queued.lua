@@ -1,7 +1,7 @@
 -- End an execution that nobody has begun yet: its entry is new, or was given back. Where another group keeps it in the
 -- stream, it is a duplicate when its turn comes.
 --   KEYS 1-3 as in the prelude   4 the result   5 the mark that the web side wants it cancelled
---        6 due times
+--        6 whom to answer (nobody yet)   7 due times
 --   ARGV 1-11 as in the prelude (the worker is not looked at)   12 event   13 result   14 seconds the result is kept
 --        15 seconds the record is kept   16 consumer of those that wait
 --   Reply 1, or 0 where it was taken meanwhile, or nobody wants it cancelled any more: then nothing was changed.
@@ -12,6 +12,6 @@ answer('CANCELLED', ARGV[12], ARGV[13], ARGV[14])
 redis.call('HSET', KEYS[2], 'group', group, 'stream', stream, 'entry', entry, 'run', ARGV[4], 'state', 'done',
   'attempt', 0, 'crashes', 0, 'releases', 0)
 redis.call('EXPIRE', KEYS[2], ARGV[15])
-redis.call('ZREM', KEYS[6], stream .. ' ' .. entry)
+redis.call('ZREM', KEYS[7], stream .. ' ' .. entry)
 settle(stream, group, entry)
 return 1

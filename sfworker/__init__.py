@@ -2,10 +2,10 @@
 
 The path of a job, and the package that each step lives in::
 
-    cli > daemon > intake | pool | publish > broker > wire | catalog > settings | errors
-    party process > jobs > runtime > wire | catalog > settings | errors
+    cli > daemon > pool | publish > broker > catalog > wire > settings | errors
+    jobs > models | secure > tables | components > party > session > catalog > wire > settings | errors
 
 The daemon never imports SecretFlow and party processes never import redis; a test checks both.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -19,8 +19,8 @@ from msgspec import Meta, Struct, field
 
 from sfworker.catalog import TaskParams, TaskType, register
 from sfworker.errors import InputDataError, TaskExecutionError
-from sfworker.runtime.context import JobContext
-from sfworker.runtime.task_dispatcher import TaskDispatcher
+from sfworker.party.context import JobContext
+from sfworker.party.task_dispatcher import TaskDispatcher
 
 SECRET = "customer 4711"
 Action = Literal[

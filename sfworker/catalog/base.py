@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import pkgutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
@@ -19,19 +20,6 @@ ColumnName = Annotated[str, Meta(min_length=1, max_length=1024, description="Nam
 Path = Annotated[str, Meta(min_length=1, max_length=4096, description="A path inside the party's data roots.")]
 PartyPaths = dict[PartyName, Path]
 PartyColumns = dict[PartyName, Annotated[list[ColumnName], Meta(min_length=1)]]
-BUILT_IN = (
-    "basic",
-    "psi",
-    "linear",
-    "boosting",
-    "evaluation",
-    "component",
-    "model_export",
-    "preprocessing",
-    "statistics",
-    "rows",
-    "binning",
-)
 ENTRY_POINTS = "sfworker.jobs"
 
 
@@ -117,9 +105,13 @@ def register(task_type: TaskType) -> TaskType:
 
 
 def load_modules(modules: list[str]) -> None:
-    """Import the built-in catalogue, installed entry points and `modules`. Raises SettingsError naming what fails."""
-    for name in BUILT_IN:
-        importlib.import_module(f"sfworker.catalog.{name}")
+    """Import every module of this package, installed entry points and `modules`.
+
+    Raises SettingsError naming what fails.
+    """
+    package = importlib.import_module("sfworker.catalog")
+    for found in pkgutil.iter_modules(package.__path__, "sfworker.catalog."):
+        importlib.import_module(found.name)
     named = [(entry.value, entry.load) for entry in entry_points(group=ENTRY_POINTS)]
     named += [(module, lambda module=module: importlib.import_module(module)) for module in modules]  # type: ignore[misc]
     for name, load in named:

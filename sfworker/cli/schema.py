@@ -27,6 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def schema(name: str) -> dict[str, Any]:
     """The JSON Schema called `name`. Raises TaskTypeNotFoundError where there is none."""
+    from sfworker.catalog.description import schema_of
     from sfworker.wire.envelope import Envelope
     from sfworker.wire.events import JobResult, StatusEvent
 
@@ -36,10 +37,3 @@ def schema(name: str) -> dict[str, Any]:
 
         found = installed(name).params
     return schema_of(found)
-
-
-def schema_of(struct: Any) -> dict[str, Any]:
-    """JSON Schema of a struct."""
-    import msgspec
-
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **msgspec.json.schema(struct)}

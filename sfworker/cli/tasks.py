@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import ast
 import inspect
-import itertools
-import json
-import textwrap
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sfworker.errors import TaskTypeNotFoundError
 
 if TYPE_CHECKING:
-    from msgspec import Struct
-
     from sfworker.catalog.base import TaskType
 
 SUMMARY = "List the task types, or describe one: parameters, results, what it reveals"
@@ -28,11 +22,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from sfworker.catalog.description import described, described_fields, page
     from sfworker.cli.console import console, print_json, table
 
     if arguments.json or arguments.markdown:
-        from sfworker.cli.catalogue import described, page
-
         asked = _catalog() if arguments.name is None else [installed(arguments.name)]
         if arguments.json:
             print_json([described(task_type) for task_type in asked])
@@ -78,82 +71,9 @@ def installed(name: str) -> TaskType:
         raise TaskTypeNotFoundError(str(error).removeprefix("task_config.task_type: ")) from None
 
 
-def described_fields(struct: type[Struct]) -> list[dict[str, str]]:
-    """Each field's name, type with bounds, default (`required` where there is none) and description."""
-    import msgspec
-
-    [schema], components = msgspec.json.schema_components([struct], ref_template="{name}")
-    schema = components[schema["$ref"]] if "$ref" in schema else schema
-    required = set(schema.get("required", ()))
-    noted = _docstrings_of_fields(struct)
-    described = []
-    for name, field in schema["properties"].items():
-        if name == "task_type":  # the tag
-            continue
-        default = "" if "default" not in field else json.dumps(field["default"], ensure_ascii=False)
-        described.append(
-            {
-                "name": name,
-                "type": _type_in_words(field, components),
-                "default": "required" if name in required else default,
-                "description": field.get("description", noted.get(name, "")),
-            }
-        )
-    return described
-
-
-def _docstrings_of_fields(struct: type[Struct]) -> dict[str, str]:
-    """The string below each field's line, which is how results are described; nothing keeps it at run time."""
-    found = {}
-    for base in reversed(struct.__mro__):
-        if not base.__module__.startswith("msgspec") and base is not object:
-            [declared] = ast.parse(textwrap.dedent(inspect.getsource(base))).body
-            lines = getattr(declared, "body", [])
-            for line, below in itertools.pairwise(lines):
-                if isinstance(line, ast.AnnAssign) and isinstance(below, ast.Expr):
-                    found[ast.unparse(line.target)] = inspect.cleandoc(ast.literal_eval(below.value))
-    return found
-
-
 def _catalog() -> list[TaskType]:
     from sfworker.catalog.base import all_task_types, load_modules
     from sfworker.settings import load
 
     load_modules(load().jobs)
     return all_task_types()
-
-
-def _type_in_words(schema: dict[str, Any], components: dict[str, Any]) -> str:
-    """A JSON Schema type on one line, such as `integer 1..100` or `{party: [string]}`."""
-    if "$ref" in schema:
-        schema = components[schema["$ref"]]
-    if "anyOf" in schema:
-        return " or ".join(_type_in_words(option, components) for option in schema["anyOf"])
-    if "enum" in schema:
-        return " | ".join(json.dumps(value, ensure_ascii=False) for value in schema["enum"])
-    kind = schema.get("type", "any")
-    if kind == "array":
-        inner = _type_in_words(schema["items"], components) if isinstance(schema.get("items"), dict) else "any"
-        return f"[{inner}]{_bounds(schema)}"
-    if kind == "object" and "properties" in schema:
-        fields = (f"{name}: {_type_in_words(field, components)}" for name, field in schema["properties"].items())
-        return "{" + ", ".join(fields) + "}"
-    if kind == "object":
-        values = schema.get("additionalProperties")
-        return "{name: " + (_type_in_words(values, components) if isinstance(values, dict) else "any") + "}"
-    return f"{kind}{_bounds(schema)}"
-
-
-def _bounds(schema: dict[str, Any]) -> str:
-    lowest, highest = schema.get("minimum"), schema.get("maximum")
-    words = []
-    if lowest is not None and highest is not None:
-        words.append(f"{lowest}..{highest}")
-    else:
-        words += [f">= {lowest}"] if lowest is not None else []
-        words += [f"<= {highest}"] if highest is not None else []
-    words += [f"> {schema['exclusiveMinimum']}"] if "exclusiveMinimum" in schema else []
-    words += [f"< {schema['exclusiveMaximum']}"] if "exclusiveMaximum" in schema else []
-    # That a name is not empty goes without saying; the rest of a text's bounds is in `sfworker schema`.
-    words += [f"at least {schema['minItems']}"] if schema.get("minItems", 0) > 1 else []
-    return " " + ", ".join(words) if words else ""

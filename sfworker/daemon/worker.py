@@ -27,10 +27,10 @@ from sfworker.catalog import load_modules
 from sfworker.daemon import health
 from sfworker.daemon.cancelling import Cancelling
 from sfworker.daemon.leases import Leases
+from sfworker.daemon.priorities import RankOrder
 from sfworker.daemon.running import Running
 from sfworker.daemon.task_executor import Services, TaskExecutor
 from sfworker.errors import SettingsError
-from sfworker.intake.priorities import RankOrder
 from sfworker.logs import configure, ids
 from sfworker.pool.outcome import Stop
 from sfworker.pool.pool import Execution, Pool, open_pool

@@ -24,11 +24,12 @@ from secretflow.preprocessing.binning.kernels.chi_merge import chi_merge
 from sfworker.catalog.binning import BinningParams, BinningResult
 from sfworker.catalog.preprocessing import Value
 from sfworker.errors import InputDataError
-from sfworker.runtime import aligned, labels, own_tables, rules, tables
-from sfworker.runtime.context import JobContext
-from sfworker.runtime.own_tables import OwnTable
-from sfworker.runtime.rules import AnyRule, Column
-from sfworker.runtime.task_dispatcher import TaskDispatcher
+from sfworker.models import rules
+from sfworker.models.rules import AnyRule, Column
+from sfworker.party.context import JobContext
+from sfworker.party.task_dispatcher import TaskDispatcher
+from sfworker.tables import aligned, files, labels, own_tables
+from sfworker.tables.own_tables import OwnTable
 
 MOST_CATEGORIES = 1_000
 CELLS = 1_000_000
@@ -170,7 +171,7 @@ def _weigh(
     label = None
     if context.is_local(holder):
         table = own[holder]
-        label = labels.binary(tables.numbers(table.field, table.path, [ref.column])[:, 0], "binning").astype(np.int64)
+        label = labels.binary(files.numbers(table.field, table.path, [ref.column])[:, 0], "binning").astype(np.int64)
     weighed = [party for party in own_tables.with_input(context) if party in (params.features or {})]
     local = {party: binned[party] for party in weighed if party in binned}
     rows, *shapes = _shapes(context, holder, label, weighed, local)

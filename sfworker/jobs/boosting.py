@@ -27,13 +27,15 @@ from sfworker.catalog.boosting import (
 )
 from sfworker.catalog.training import PredictResult
 from sfworker.errors import InputDataError, ParameterValidationError
-from sfworker.runtime import aligned, fed_pickle, labels, models
-from sfworker.runtime.checkpoints import Checkpoints
-from sfworker.runtime.context import JobContext
-from sfworker.runtime.predictions import Inputs, predict
-from sfworker.runtime.sigmoid import sigmoid
-from sfworker.runtime.tables import Matrix
-from sfworker.runtime.task_dispatcher import TaskDispatcher
+from sfworker.models import models
+from sfworker.models.checkpoints import Checkpoints
+from sfworker.models.predictions import Inputs, predict
+from sfworker.party.context import JobContext
+from sfworker.party.task_dispatcher import TaskDispatcher
+from sfworker.secure.sigmoid import sigmoid
+from sfworker.session import fed_pickle
+from sfworker.tables import aligned, labels
+from sfworker.tables.files import Matrix
 
 fed_pickle.allow("secretflow.ml.boost.ss_xgb_v.core.xgb_tree", "XgbTree")  # two lists, and nothing that runs
 

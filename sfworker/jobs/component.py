@@ -10,9 +10,10 @@ from secretflow_spec.v1.component_pb2 import Attribute
 from secretflow_spec.v1.data_pb2 import DistData
 
 from sfworker.catalog.component import ComponentParams, ComponentResult, Report, ReportTable
-from sfworker.runtime import component_params, components
-from sfworker.runtime.context import JobContext
-from sfworker.runtime.task_dispatcher import TaskDispatcher
+from sfworker.components import params as component_params
+from sfworker.components.evaluate import as_json, evaluate
+from sfworker.party.context import JobContext
+from sfworker.party.task_dispatcher import TaskDispatcher
 
 WHERE = "task_config.node_eval_param"
 _ZEROS: dict[str, Any] = {"float": 0.0, "int": 0, "bool": False, "str": ""}
@@ -25,10 +26,10 @@ def component(context: JobContext[ComponentParams]) -> ComponentResult:
     definition = component_params.definition_of(node.component, WHERE)
     param = component_params.message(node, WHERE)
     component_params.check(context.parties, definition, param, WHERE)
-    outputs = components.evaluate(context, definition, param)
+    outputs = evaluate(context, definition, param)
     return ComponentResult(
         component=node.component,
-        outputs=[components.as_json(output) for output in outputs],
+        outputs=[as_json(output) for output in outputs],
         reports=[report_of(output) for output in outputs if output.meta.Is(report_pb2.Report.DESCRIPTOR)],
     )
 

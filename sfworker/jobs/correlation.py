@@ -15,9 +15,9 @@ import numpy as np
 from sfworker.catalog import ColumnRef
 from sfworker.catalog.statistics import PearsonCorrelationParams, PearsonCorrelationResult, VifParams, VifResult
 from sfworker.errors import InputDataError
-from sfworker.runtime import aligned
-from sfworker.runtime.context import JobContext
-from sfworker.runtime.secret_matrices import (
+from sfworker.party.context import JobContext
+from sfworker.party.task_dispatcher import TaskDispatcher
+from sfworker.secure.secret_matrices import (
     blocks,
     double_precision,
     inverse,
@@ -27,8 +27,8 @@ from sfworker.runtime.secret_matrices import (
     summed,
     unit_columns,
 )
-from sfworker.runtime.tables import Matrix
-from sfworker.runtime.task_dispatcher import TaskDispatcher
+from sfworker.tables import aligned
+from sfworker.tables.files import Matrix
 
 MAX_COLUMNS = 1000
 

@@ -27,10 +27,10 @@ from sfworker.catalog.evaluation import (
     ScorecardResult,
 )
 from sfworker.errors import InputDataError
-from sfworker.runtime import labels, tables
-from sfworker.runtime.context import JobContext
-from sfworker.runtime.own_tables import OwnTable
-from sfworker.runtime.task_dispatcher import TaskDispatcher
+from sfworker.party.context import JobContext
+from sfworker.party.task_dispatcher import TaskDispatcher
+from sfworker.tables import files, labels
+from sfworker.tables.own_tables import OwnTable
 
 Vector = npt.NDArray[np.float64]
 HEAD_RATES = (0.001, 0.005, 0.01, 0.05, 0.1, 0.2)
@@ -117,9 +117,9 @@ def scorecard(context: JobContext[ScorecardParams]) -> ScorecardResult | None:
         return None
     field, name = f"task_config.input_paths.{party}", params.prediction.column
     path = context.input_file(party, "input_paths", params.input_paths[party])
-    names = tables.header(field, path)
-    tables.require_columns("task_config.prediction.column", names, [name])
-    probability = tables.numbers(field, path, [name])[:, 0]
+    names = files.header(field, path)
+    files.require_columns("task_config.prediction.column", names, [name])
+    probability = files.numbers(field, path, [name])[:, 0]
     outside = (probability < -NOISE) | (probability > 1 + NOISE)
     if outside.any():
         row = int(np.argmax(outside)) + 1
@@ -176,10 +176,10 @@ def _label_and_prediction(context: JobContext[Any]) -> tuple[Vector, Vector]:
     params, party = context.params, context.params.label.party
     field = f"task_config.input_paths.{party}"
     path = context.input_file(party, "input_paths", params.input_paths[party])
-    names = tables.header(field, path)
-    tables.require_columns("task_config.label.column", names, [params.label.column])
-    tables.require_columns("task_config.prediction.column", names, [params.prediction.column])
-    label, prediction = tables.numbers(field, path, [params.label.column, params.prediction.column]).T
+    names = files.header(field, path)
+    files.require_columns("task_config.label.column", names, [params.label.column])
+    files.require_columns("task_config.prediction.column", names, [params.prediction.column])
+    label, prediction = files.numbers(field, path, [params.label.column, params.prediction.column]).T
     return label, prediction
 
 

@@ -17,12 +17,12 @@ from msgspec import convert
 
 from sfworker.catalog.statistics import GroupbyStatisticsParams, GroupbyStatisticsResult
 from sfworker.errors import InputDataError
-from sfworker.runtime import aligned, tables
-from sfworker.runtime.context import JobContext
-from sfworker.runtime.own_tables import OwnTable
-from sfworker.runtime.secret_matrices import blocks, double_precision, product, summed
-from sfworker.runtime.tables import Matrix
-from sfworker.runtime.task_dispatcher import TaskDispatcher
+from sfworker.party.context import JobContext
+from sfworker.party.task_dispatcher import TaskDispatcher
+from sfworker.secure.secret_matrices import blocks, double_precision, product, summed
+from sfworker.tables import aligned, files
+from sfworker.tables.files import Matrix
+from sfworker.tables.own_tables import OwnTable
 
 COMPARED_CELLS = 100_000
 """Row times group times column that are compared at a time: comparing takes far more memory than multiplying."""
@@ -127,9 +127,9 @@ def _groups(context: JobContext[GroupbyStatisticsParams], party: str) -> _Groups
     """Raises InputDataError."""
     params, field = context.params, f"task_config.input_paths.{party}"
     path = context.input_file(party, "input_paths", params.input_paths[party])
-    names, columns, types = tables.header(field, path), params.by[party], params.column_types.get(party, {})
-    tables.require_columns(f"task_config.by.{party}", names, columns)
-    tables.require_columns(f"task_config.column_types.{party}", columns, list(types))
+    names, columns, types = files.header(field, path), params.by[party], params.column_types.get(party, {})
+    files.require_columns(f"task_config.by.{party}", names, columns)
+    files.require_columns(f"task_config.column_types.{party}", columns, list(types))
     table = OwnTable(party, field, path, names, types).typed(columns)
     codes = np.zeros(table.num_rows, dtype=np.int64)
     missing = np.zeros(table.num_rows, dtype=bool)
@@ -159,8 +159,8 @@ def _values(context: JobContext[GroupbyStatisticsParams], party: str) -> _Values
     """Raises InputDataError."""
     field, columns = f"task_config.input_paths.{party}", context.params.values[party]
     path = context.input_file(party, "input_paths", context.params.input_paths[party])
-    tables.require_columns(f"task_config.values.{party}", tables.header(field, path), columns)
-    return _Values(tables.numbers(field, path, columns), context.params.aggregations)
+    files.require_columns(f"task_config.values.{party}", files.header(field, path), columns)
+    return _Values(files.numbers(field, path, columns), context.params.aggregations)
 
 
 def _of_party(

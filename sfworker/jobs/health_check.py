@@ -11,8 +11,8 @@ from typing import Any
 
 from sfworker.catalog.basic import HealthCheckParams, HealthCheckResult
 from sfworker.errors import TaskExecutionError
-from sfworker.runtime.context import JobContext
-from sfworker.runtime.task_dispatcher import TaskDispatcher
+from sfworker.party.context import JobContext
+from sfworker.party.task_dispatcher import TaskDispatcher
 
 _LEFT, _RIGHT = 20, 22
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from sfworker.catalog.basic import HelloParams, HelloResult
-from sfworker.runtime.context import JobContext
-from sfworker.runtime.task_dispatcher import TaskDispatcher
+from sfworker.party.context import JobContext
+from sfworker.party.task_dispatcher import TaskDispatcher
 
 
 @TaskDispatcher.register_task("hello")

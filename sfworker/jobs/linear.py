@@ -27,13 +27,14 @@ from sfworker.catalog.linear import (
 )
 from sfworker.catalog.training import PredictResult
 from sfworker.errors import InputDataError, ParameterValidationError
-from sfworker.runtime import aligned, labels, models
-from sfworker.runtime.checkpoints import Checkpoints
-from sfworker.runtime.context import JobContext
-from sfworker.runtime.predictions import Inputs, predict
-from sfworker.runtime.sigmoid import sigmoid
-from sfworker.runtime.tables import Matrix
-from sfworker.runtime.task_dispatcher import TaskDispatcher
+from sfworker.models import models
+from sfworker.models.checkpoints import Checkpoints
+from sfworker.models.predictions import Inputs, predict
+from sfworker.party.context import JobContext
+from sfworker.party.task_dispatcher import TaskDispatcher
+from sfworker.secure.sigmoid import sigmoid
+from sfworker.tables import aligned, labels
+from sfworker.tables.files import Matrix
 
 PREDICTED_CELLS = 1_000_000
 """Cells of the features that `ss_glm_predict` computes with at a time; SecretFlow's program grows with them."""

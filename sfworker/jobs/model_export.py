@@ -13,10 +13,11 @@ from secretflow_spec.v1.data_pb2 import DistData
 from secretflow_spec.v1.evaluation_pb2 import NodeEvalParam
 
 from sfworker.catalog.model_export import ExportedComponent, ModelExportParams, ModelExportResult
+from sfworker.components import params as component_params
+from sfworker.components.evaluate import column_names, evaluate
 from sfworker.errors import ParameterValidationError
-from sfworker.runtime import component_params, components
-from sfworker.runtime.context import JobContext
-from sfworker.runtime.task_dispatcher import TaskDispatcher
+from sfworker.party.context import JobContext
+from sfworker.party.task_dispatcher import TaskDispatcher
 
 WHERE = "task_config.components"
 EXPORT = "model/model_export:1.0.0"
@@ -45,9 +46,7 @@ def model_export(context: JobContext[ModelExportParams]) -> ModelExportResult:
         # Only this party's own package is written here.
         output_uris=[params.output_paths.get(str(context.self_party), ""), "report"],
     )
-    package, report = components.evaluate(
-        context, definition, param, where=WHERE, inputs="components", outputs="output_paths"
-    )
+    package, report = evaluate(context, definition, param, where=WHERE, inputs="components", outputs="output_paths")
     parties = params.table_parties()
     return ModelExportResult(
         model_name=package.name,
@@ -90,7 +89,7 @@ def _columns(inputs: list[DistData], report: DistData) -> dict[str, list[str]]:
     [table] = [data for data in inputs if data.type == "sf.table.vertical"]
     return {
         party: [name for name in names if f",{name}," in f",{used.desc},"]
-        for party, names in components.column_names(table).items()
+        for party, names in column_names(table).items()
     }
 
 

@@ -17,9 +17,10 @@ from scipy import stats
 from sfworker.catalog import ColumnRef
 from sfworker.catalog.statistics import PValueParams, PValueResult
 from sfworker.errors import ModelMismatchError
-from sfworker.runtime import aligned, models, tables
-from sfworker.runtime.context import JobContext
-from sfworker.runtime.secret_matrices import (
+from sfworker.models import models
+from sfworker.party.context import JobContext
+from sfworker.party.task_dispatcher import TaskDispatcher
+from sfworker.secure.secret_matrices import (
     blocks,
     double_precision,
     inverse,
@@ -29,8 +30,8 @@ from sfworker.runtime.secret_matrices import (
     summed,
     unit_columns,
 )
-from sfworker.runtime.tables import Matrix
-from sfworker.runtime.task_dispatcher import TaskDispatcher
+from sfworker.tables import aligned, files
+from sfworker.tables.files import Matrix
 
 _HALVINGS = 8
 """Of an exponent, so that a short series is right to eight digits; as many squarings follow."""
@@ -127,10 +128,10 @@ def _own(context: JobContext[PValueParams], party: str, manifest: models.Manifes
     """A local party's columns. Raises InputDataError."""
     field = f"task_config.input_paths.{party}"
     path = context.input_file(party, "input_paths", context.params.input_paths[party])
-    features, names = manifest.features, tables.header(field, path)
+    features, names = manifest.features, files.header(field, path)
     label = [manifest.label.column] if linear and party == manifest.label.party else []
-    tables.require_columns(f"task_config.model_path.{party}", names, [*features, *label])
-    table = tables.numbers(field, path, [*features, *label])
+    files.require_columns(f"task_config.model_path.{party}", names, [*features, *label])
+    table = files.numbers(field, path, [*features, *label])
     matrix = table[:, : len(features)]
     units, constant = unit_columns(matrix)
     means, deviations = matrix.mean(axis=0), np.where(constant, 0.0, matrix.std(axis=0))

@@ -25,11 +25,12 @@ from sfworker.catalog.preprocessing import (
     Value,
 )
 from sfworker.errors import InputDataError
-from sfworker.runtime import own_tables, rules
-from sfworker.runtime.context import JobContext
-from sfworker.runtime.own_tables import OwnTable
-from sfworker.runtime.rules import AnyRule, Column
-from sfworker.runtime.task_dispatcher import TaskDispatcher
+from sfworker.models import rules
+from sfworker.models.rules import AnyRule, Column
+from sfworker.party.context import JobContext
+from sfworker.party.task_dispatcher import TaskDispatcher
+from sfworker.tables import own_tables
+from sfworker.tables.own_tables import OwnTable
 
 MOST_COLUMNS, MOST_CODES = 1_000, 100_000
 """Categories of one column that can be encoded: more of them are ids or numbers, and no categories."""

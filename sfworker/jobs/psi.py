@@ -24,9 +24,9 @@ from pyarrow import csv as pa_csv
 
 from sfworker.catalog.psi import PROTOCOLS, JoinParams, PsiParams, PsiResult
 from sfworker.errors import InputDataError, TaskExecutionError
-from sfworker.runtime import aligned, tables
-from sfworker.runtime.context import JobContext
-from sfworker.runtime.task_dispatcher import TaskDispatcher
+from sfworker.party.context import JobContext
+from sfworker.party.task_dispatcher import TaskDispatcher
+from sfworker.tables import aligned, files
 
 Numbers: TypeAlias = npt.NDArray[np.int64]
 _ABSENT = -1
@@ -62,8 +62,8 @@ def psi(context: JobContext[PsiParams]) -> PsiResult | None:
     reports = intersect(
         context,
         sides,
-        lambda actor, party, files: actor.intersect.remote(
-            **files,
+        lambda actor, party, own_files: actor.intersect.remote(
+            **own_files,
             receiver=params.receiver,
             left_side=params.left_first(context.parties)[0],
             protocol=protocol,
@@ -100,7 +100,7 @@ def _side(context: JobContext[Any], party: str, distinct: bool) -> Side:
     """Check the party's files and prepare what SecretFlow reads. Raises ParameterValidationError or InputDataError."""
     params: JoinParams = context.params
     read = give(context, party, distinct=distinct)
-    if not params.table_keys_duplicated and tables.has_duplicates(read.field, read.source, read.source_keys):
+    if not params.table_keys_duplicated and files.has_duplicates(read.field, read.source, read.source_keys):
         raise InputDataError(
             f"{read.field}: a key occurs more than once although table_keys_duplicated is false; "
             f"remove the duplicates or set it to true"
@@ -110,7 +110,7 @@ def _side(context: JobContext[Any], party: str, distinct: bool) -> Side:
         output = context.output(party, "output_paths", params.output_paths[party])
     found = context.scratch / f"psi-output-{party}.csv"
     as_it_is = read.given_keys is read.source_keys and params.join_type == "inner"
-    if output is not None and as_it_is and not tables.is_columnar(output):
+    if output is not None and as_it_is and not files.is_columnar(output):
         found = output
     return Side(**vars(read), found=found, output=output)
 
@@ -123,12 +123,12 @@ def give(context: JobContext[Any], party: str, *, distinct: bool = False) -> Giv
     field = f"task_config.input_paths.{party}"
     source = context.input_file(party, "input_paths", context.params.input_paths[party])
     keys: list[str] = context.params.keys[party]
-    tables.require_columns(f"task_config.keys.{party}", tables.header(field, source), keys)
+    files.require_columns(f"task_config.keys.{party}", files.header(field, source), keys)
     given = context.scratch / f"psi-input-{party}.csv"
-    if not distinct and not tables.is_columnar(source) and tables.is_plain(source):
+    if not distinct and not files.is_columnar(source) and files.is_plain(source):
         given.symlink_to(source)
         return Given(field, source, keys, given, keys)
-    plain = tables.plain_keys(tables.text(field, source, keys), keys)
+    plain = files.plain_keys(files.text(field, source, keys), keys)
     _write_keys(field, given, _distinct(plain) if distinct else plain)
     return Given(field, source, keys, given, list(plain.column_names))
 
@@ -147,7 +147,7 @@ def _distinct(keys: pa.Table) -> pa.Table:
 def _without_empty(keys: pa.Table) -> pa.Table:
     """Empty cells become a text that `plain_keys` makes of no other."""
     return pa.table(
-        [pc.if_else(pc.equal(column, ""), tables.ESCAPE, column) for column in keys.columns], names=keys.column_names
+        [pc.if_else(pc.equal(column, ""), files.ESCAPE, column) for column in keys.columns], names=keys.column_names
     )
 
 
@@ -157,7 +157,7 @@ def _write_keys(field: str, path: Path, keys: pa.Table) -> None:
     The last column, which is empty, keeps the line of a single empty key from being an empty one.
     """
     table = keys.append_column("nothing", pa.nulls(keys.num_rows, pa.string()))
-    with tables.saving(field), path.open("wb") as file:
+    with files.saving(field), path.open("wb") as file:
         file.write(f"{','.join(table.column_names)}\n".encode())
         pa_csv.write_csv(table, file, pa_csv.WriteOptions(include_header=False, quoting_style="none"))
 
@@ -170,17 +170,17 @@ def intersect(
     `start` calls a method of the party's actor, with the files as the last of its arguments.
     """
     nothing: dict[str, Any] = {"keys": [], "input_path": "", "output_path": ""}
-    files = {
+    own_files = {
         party: {"keys": side.given_keys, "input_path": str(side.given), "output_path": str(side.found)}
         for party, side in sides.items()
     }
-    started = {party: start(actor, party, files.get(party, nothing)) for party, actor in context.spu.actors.items()}
+    started = {party: start(actor, party, own_files.get(party, nothing)) for party, actor in context.spu.actors.items()}
     reports = {}
     for party, side in sides.items():
         try:
             reports[party] = context.value_at(party, started[party])
         except Exception:
-            tables.whole(side.field, side.source)  # says which row is broken, where that is the reason
+            files.whole(side.field, side.source)  # says which row is broken, where that is the reason
             raise
     _progress(context, 0.7, "intersected")
     return reports
@@ -199,7 +199,7 @@ def join_two(
         report = reports[party]
         pairs_are_right = party == left or report["intersection_count"] == report["intersection_unique_count"]
         if sides[party].found == output and pairs_are_right:
-            written[party] = (tables.rows_of_plain_csv(output),) * 2
+            written[party] = (files.rows_of_plain_csv(output),) * 2
             continue
         table, own = _own(sides[party])
         at, times = own.runs(_found_keys(sides[party]))
@@ -306,24 +306,24 @@ def _outputs(sides: Mapping[str, Side]) -> dict[str, Path]:
 
 def _own(side: Side) -> tuple[pa.Table, OwnRows]:
     """The party's input, and its rows by key."""
-    table = tables.whole(side.field, side.source)
-    return table, OwnRows(_joined(tables.plain_keys(table, side.source_keys)))
+    table = files.whole(side.field, side.source)
+    return table, OwnRows(_joined(files.plain_keys(table, side.source_keys)))
 
 
 def _rows(side: Side) -> int:
-    return int(tables.text(side.field, side.source, side.source_keys).num_rows)
+    return int(files.text(side.field, side.source, side.source_keys).num_rows)
 
 
 def _found_keys(side: Side) -> pa.ChunkedArray:
     """The keys in what SecretFlow has written, one for each row."""
-    found = tables.text(side.field, side.found, side.given_keys)
-    return _joined(tables.plain_keys(found, side.given_keys) if side.given_keys is side.source_keys else found)
+    found = files.text(side.field, side.found, side.given_keys)
+    return _joined(files.plain_keys(found, side.given_keys) if side.given_keys is side.source_keys else found)
 
 
 def _joined(keys: pa.Table) -> pa.ChunkedArray:
     """One text for each key, the same whether its empty cells have been replaced before or not."""
     columns = _without_empty(keys).columns
-    return columns[0] if len(columns) == 1 else pc.binary_join_element_wise(*columns, tables.SEPARATOR)
+    return columns[0] if len(columns) == 1 else pc.binary_join_element_wise(*columns, files.SEPARATOR)
 
 
 def _compact(counts: Numbers) -> npt.NDArray[Any]:
@@ -337,7 +337,7 @@ def _product(counts: dict[str, npt.NDArray[Any]], parties: list[str]) -> Numbers
 
 def _write(context: JobContext[Any], party: str, output: Path, table: pa.Table, rows: Numbers) -> int:
     """Write the rows, empty ones for _ABSENT; returns their number."""
-    tables.write(f"task_config.output_paths.{party}", output, table.take(pa.array(rows, mask=rows == _ABSENT)))
+    files.write(f"task_config.output_paths.{party}", output, table.take(pa.array(rows, mask=rows == _ABSENT)))
     _progress(context, 0.9, "outputs written")
     return len(rows)
 

@@ -31,10 +31,10 @@ from sfworker.catalog.rows import (
     TrainTestSplitResult,
 )
 from sfworker.errors import InputDataError
-from sfworker.runtime import aligned, own_tables, tables
-from sfworker.runtime.context import JobContext
-from sfworker.runtime.own_tables import OwnTable
-from sfworker.runtime.task_dispatcher import TaskDispatcher
+from sfworker.party.context import JobContext
+from sfworker.party.task_dispatcher import TaskDispatcher
+from sfworker.tables import aligned, files, own_tables
+from sfworker.tables.own_tables import OwnTable
 
 RowNumbers = npt.NDArray[np.integer[Any]]
 _COMPARE: dict[str, Callable[[pa.ChunkedArray, pa.Scalar], pa.ChunkedArray]] = {
@@ -54,12 +54,12 @@ def feature_filter(context: JobContext[FeatureFilterParams]) -> FeatureFilterRes
     for party, table in own_tables.local_tables(context).items():
         dropped = params.drop.get(party, [])
         kept = params.keep.get(party) or [name for name in table.names if name not in dropped]
-        tables.require_columns(f"task_config.keep.{party}", table.names, kept)
-        tables.require_columns(f"task_config.drop.{party}", table.names, dropped)
+        files.require_columns(f"task_config.keep.{party}", table.names, kept)
+        files.require_columns(f"task_config.drop.{party}", table.names, dropped)
         if not kept:
             raise InputDataError(f"task_config.drop.{party}: leaves no column; drop fewer")
         output = context.output(party, "output_paths", params.output_paths[party])
-        tables.write(f"task_config.output_paths.{party}", output, table.untouched(kept, output))
+        files.write(f"task_config.output_paths.{party}", output, table.untouched(kept, output))
     return FeatureFilterResult(output_paths=params.output_paths) if context.is_local(context.parties[0]) else None
 
 
@@ -161,14 +161,14 @@ def _write_chosen(
     for party, table in whole.items():
         aligned.require_same_rows([rows, table.num_rows])
         for (field, output), part in zip(outputs[party].items(), parts, strict=True):
-            tables.write(f"task_config.{field}.{party}", output, table.take(pa.array(part)))
+            files.write(f"task_config.{field}.{party}", output, table.take(pa.array(part)))
     return rows, [len(part) for part in parts]
 
 
 def _satisfied(table: OwnTable, condition: Condition) -> npt.NDArray[np.bool_]:
     """Whether each row satisfies the condition. Raises InputDataError."""
     name, comparator, values = condition.column, condition.comparator, condition.values()
-    tables.require_columns("task_config.condition.column", table.names, [name])
+    files.require_columns("task_config.condition.column", table.names, [name])
     read_as = {str: "str", bool: "bool"}.get(type(values[0])) if values and name not in table.types else None
     column = table.typed([name], {name: read_as} if read_as else {}).column(name)
     if values and not _comparable(column, values):
@@ -206,7 +206,7 @@ def _comparable(column: pa.ChunkedArray, values: list[Value]) -> bool:
 
 def _strata(table: OwnTable, stratify: ColumnRef) -> npt.NDArray[np.int64]:
     """The number of each row's value among the sorted values of a column. Raises InputDataError."""
-    tables.require_columns("task_config.stratify.column", table.names, [stratify.column])
+    files.require_columns("task_config.stratify.column", table.names, [stratify.column])
     column = table.typed([stratify.column]).column(0)
     if column.null_count:
         row = pc.index(column.is_null(), True).as_py() + 1

@@ -21,13 +21,13 @@ from sfworker.catalog.statistics import (
     TableStatisticsResult,
 )
 from sfworker.errors import InputDataError
-from sfworker.runtime import aligned, own_tables, tables
-from sfworker.runtime.context import JobContext
-from sfworker.runtime.own_tables import OwnTable
-from sfworker.runtime.task_dispatcher import TaskDispatcher
+from sfworker.party.context import JobContext
+from sfworker.party.task_dispatcher import TaskDispatcher
+from sfworker.tables import aligned, files, own_tables
+from sfworker.tables.own_tables import OwnTable
 
 Vector = npt.NDArray[np.float64]
-_KINDS = {type_: name for name, type_ in tables.TYPES.items()}
+_KINDS = {type_: name for name, type_ in files.TYPES.items()}
 _LEAST_SHARE = 1e-3
 """Of a bin, in the logarithm: an empty one would make the index infinite."""
 
@@ -140,7 +140,7 @@ def _compared(context: JobContext[PopulationStabilityParams], party: str) -> dic
     base, test = _file(context, party, "input_paths"), _file(context, party, "test_paths")
     columns = aligned.features(context, party, base.names)
     split_points = params.split_points.get(party, {})
-    tables.require_columns(f"task_config.split_points.{party}", columns, list(split_points))
+    files.require_columns(f"task_config.split_points.{party}", columns, list(split_points))
     for column in columns:
         if column not in test.names:
             raise InputDataError(f"{test.field}: the file has no column {column!r}, which the base has")
@@ -159,7 +159,7 @@ def _compared(context: JobContext[PopulationStabilityParams], party: str) -> dic
 def _file(context: JobContext[PopulationStabilityParams], party: str, parameter: str) -> OwnTable:
     field = f"task_config.{parameter}.{party}"
     path = context.input_file(party, parameter, getattr(context.params, parameter)[party])
-    return OwnTable(party, field, path, tables.header(field, path), {})
+    return OwnTable(party, field, path, files.header(field, path), {})
 
 
 def _equal_frequency(values: Vector, bin_num: int) -> Vector:

@@ -15,9 +15,10 @@ from msgspec import Struct
 from sfworker.catalog.psi import JoinResult, UnbalancedPsiCacheParams, UnbalancedPsiCacheResult, UnbalancedPsiParams
 from sfworker.errors import InputDataError
 from sfworker.jobs.psi import Given, answer, give, intersect, join_two, sides_of
-from sfworker.runtime import saved, tables
-from sfworker.runtime.context import JobContext
-from sfworker.runtime.task_dispatcher import TaskDispatcher
+from sfworker.models import saved
+from sfworker.party.context import JobContext
+from sfworker.party.task_dispatcher import TaskDispatcher
+from sfworker.tables import files
 
 ABOUT, CONTENT = "psi-cache.json", "content"
 
@@ -61,11 +62,11 @@ def unbalanced_psi_cache(context: JobContext[UnbalancedPsiCacheParams]) -> Unbal
             context.value_at(party, started[party])
         except Exception:
             if given and party == server:
-                tables.whole(given.field, given.source)  # says which row is broken, where that is the reason
+                files.whole(given.field, given.source)  # says which row is broken, where that is the reason
             raise
         source = _digest(given) if given and party == server else None
         about = About(cache_id=cache_id, server=server, parties=context.parties, source=source)
-        with tables.saving(f"task_config.cache_path.{party}"):
+        with files.saving(f"task_config.cache_path.{party}"):
             (directory / ABOUT).write_bytes(msgspec.json.format(msgspec.json.encode(about)))
     if not context.is_local(context.parties[0]):
         return None
@@ -83,8 +84,8 @@ def unbalanced_psi(context: JobContext[UnbalancedPsiParams]) -> JoinResult | Non
     reports = intersect(
         context,
         sides,
-        lambda actor, party, files: actor.intersect_unbalanced.remote(
-            **files,
+        lambda actor, party, own_files: actor.intersect_unbalanced.remote(
+            **own_files,
             mode="MODE_ONLINE" if params.cache_path else "MODE_FULL",
             server=params.server,
             left_side=params.left_first(context.parties)[0],

@@ -14,7 +14,7 @@ from pathlib import Path
 from sfworker.errors import ResultSaveError
 from sfworker.wire.frames import Staging
 
-# Beside its target, as `sfworker.runtime.context` names it.
+# Beside its target, as `sfworker.party.context` names it.
 _BESIDE = re.compile(r"\.[0-9a-f]{16}(-\d+\.partial.*|\.checkpoint)")
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 _renameat2: Callable[..., int] = getattr(ctypes.CDLL(None), "renameat2", lambda *_: -1)  # old C libraries have none

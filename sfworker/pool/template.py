@@ -1,4 +1,4 @@
-"""The template process, seen from the daemon: ask it to fork, hear what it reaps. See `sfworker.runtime.template`."""
+"""The template process, seen from the daemon: ask it to fork, hear what it reaps. See `sfworker.party.template`."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Template:
             arguments = ["--control", str(theirs.fileno()), "--daemon", str(os.getpid()), "--run-dir", self._run_dir]
             arguments += ["--start-method", self._settings.start_method, "--jobs", ",".join(self._settings.jobs)]
             self._process = await anyio.open_process(
-                entry.command("sfworker.runtime.template", *arguments),
+                entry.command("sfworker.party.template", *arguments),
                 pass_fds=[theirs.fileno()],
                 env=os.environ | _LARGE_PAGES,
                 stdin=None,

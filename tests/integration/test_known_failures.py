@@ -262,7 +262,7 @@ def listening(pid: int) -> set[str]:
 LINK = """
 import json
 import secretflow
-from sfworker.runtime.device_manager import DeviceManager
+from sfworker.session.device_manager import DeviceManager
 from sfworker.wire.frames import Start
 
 links = []

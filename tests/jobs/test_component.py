@@ -20,9 +20,10 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from sfworker.catalog.component import ComponentParams, NodeEvalParam, read
+from sfworker.components import params as component_params
+from sfworker.components.evaluate import use_careful_libraries  # noqa: F401 - allows what components send
 from sfworker.errors import ParameterValidationError
-from sfworker.runtime import component_params, fed_pickle
-from sfworker.runtime.components import use_careful_libraries  # noqa: F401 - allows what components send
+from sfworker.session import fed_pickle
 from tests.jobs.components import HEU, Platform, attribute, node, running, table, vertical
 from tests.running_worker import RunningWorker, envelope
 

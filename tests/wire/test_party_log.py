@@ -14,7 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sfworker.errors import InputDataError
-from sfworker.runtime import party_logging
+from sfworker.party import logging as party_logging
 from sfworker.settings import LogLevel
 from sfworker.wire.party_log import LINE_BYTES, PartyRecord, decode_line, encode_record, redact
 

@@ -1,0 +1,1 @@
+"""SecretFlow's own components, run inside our session."""

@@ -1,0 +1,280 @@
+"""Runs SecretFlow's components inside this worker's session. Runs in party processes.
+
+Upstream's entry (`comp_eval`) starts a session of its own, writes where it is told and unpickles what it finds. Here a
+component gets this session's devices and a storage that keeps to the party's data roots: outputs are staged as any
+other job's are, models are read as what peers send is, and no library reads files behind the storage's back.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import posixpath
+import shutil
+import signal
+import tarfile
+from io import BufferedIOBase
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import duckdb
+from google.protobuf import json_format
+from secretflow.component.core import Context, uuid4
+from secretflow.component.core import checkpoint as checkpoint_module
+from secretflow.component.core.checkpoint import Checkpoint
+from secretflow.component.core.dist_data import model as model_module
+from secretflow.component.core.types import TimeTracer
+from secretflow.component.preprocessing.data_prep import ub_psi_cache as ub_psi_cache_module
+from secretflow.device.device import spu as spu_module
+from secretflow.utils import secure_pickle
+from secretflow.utils.errors import SFException
+from secretflow_spec import Definition, Storage, StorageType, VTable
+from secretflow_spec.v1.data_pb2 import DistData, StorageConfig
+from secretflow_spec.v1.evaluation_pb2 import NodeEvalParam
+
+from sfworker.errors import InputDataError, ModelMismatchError, ParameterValidationError
+from sfworker.party import logging as party_logging
+from sfworker.party.context import JobContext
+from sfworker.party.data_roots import saving
+from sfworker.party.process import first_cause
+from sfworker.session import fed_pickle
+
+# What a component finds wrong with its parameters and tables; trying again would find the same.
+_REFUSALS = (SFException, AssertionError, ValueError, LookupError, TypeError, AttributeError, duckdb.Error)
+
+# What components send from party to party, or keep in models: data, and containers of data.
+fed_pickle.allow("builtins", "int", "slice")
+fed_pickle.allow("collections", "defaultdict")
+fed_pickle.allow("jax._src.array", "_reconstruct_array")
+fed_pickle.allow("jax._src.scipy.special", "expit")
+fed_pickle.allow("pandas._libs.internals", "_unpickle_block")
+fed_pickle.allow("pandas.core.frame", "DataFrame")
+fed_pickle.allow("pandas.core.indexes.base", "Index", "_new_Index")
+fed_pickle.allow("pandas.core.indexes.range", "RangeIndex")
+fed_pickle.allow("pandas.core.internals.managers", "BlockManager", "SingleBlockManager")
+fed_pickle.allow("pandas.core.series", "Series")
+fed_pickle.allow("pyarrow.lib", "_reconstruct_table", "chunked_array", "field", "py_buffer", "schema", "type_for_alias")
+fed_pickle.allow("secretflow.component.preprocessing.binning.base", "BinningRunner")
+# It calls functions of pyarrow.compute by their names.
+fed_pickle.allow("secretflow.component.preprocessing.preprocessing", "ArrowRunner")
+fed_pickle.allow("secretflow.compute.tracer", "TraceRunner", "_Tracer", "_TracerType")
+fed_pickle.allow("secretflow.component.stats.stats_psi", "PsiBinInfo", "PsiInfos")
+fed_pickle.allow("secretflow.data.core.base", "AgentIndex")
+fed_pickle.allow("secretflow.ml.boost.ss_xgb_v.core.xgb_tree", "XgbTree")
+fed_pickle.allow("secretflow.preprocessing.binning.vert_woe_binning_pyu", "ParticipantTransactionInfo")
+fed_pickle.allow("secretflow.preprocessing.scaler", "_STDScaler")
+fed_pickle.allow(
+    "secretflow.stats.core.biclassification_eval_core", "EqBinReport", "PrReport", "Report", "SummaryReport"
+)
+fed_pickle.allow("secretflow.stats.core.prediction_bias_core", "BucketPredictionBiasReport", "PredictionBiasReport")
+fed_pickle.allow("secretflow_spec.core.dist_data.vtable", "VTableFieldKind")
+fed_pickle.allow("secretflow_spec.v1.data_pb2", "DistData")
+fed_pickle.allow("sml.cluster.kmeans", "KMEANS")
+fed_pickle.allow("sml.gaussian_process._gpc", "GaussianProcessClassifier", "_BinaryGaussianProcessClassifierLaplace")
+fed_pickle.allow("sml.gaussian_process.kernels", "RBF")
+fed_pickle.allow("sml.naive_bayes.gnb", "GaussianNB")
+fed_pickle.allow("spu.libspu", "Share")
+
+
+def evaluate(
+    context: JobContext[Any],
+    definition: Definition,
+    param: NodeEvalParam,
+    *,
+    where: str = "task_config.node_eval_param",
+    inputs: str = "node_eval_param.inputs",
+    outputs: str = "node_eval_param.output_uris",
+) -> list[DistData]:
+    """Run the component; returns its outputs. Call `component_params.check` before.
+
+    What it reveals is the component's own affair. `where`, `inputs` and `outputs` are fields of the job that errors
+    name. Raises ParameterValidationError or InputDataError.
+    """
+    use_careful_libraries()
+    try:
+        arguments = definition.parse_param(param)
+        checkpoint = None
+        if param.checkpoint_uri:
+            basis = definition.make_checkpoint_params(arguments)
+            checkpoint = Checkpoint(param.checkpoint_uri, basis, Checkpoint.parse_parties(arguments))
+        component = definition.make_component(arguments)
+    except (ValueError, AssertionError, KeyError, TypeError, json_format.Error):
+        raise ParameterValidationError(
+            f"{where}: does not fit the definition of {definition.component_id}; see SecretFlow's documentation of it"
+        ) from None
+    try:
+        component.evaluate(_Context(context, checkpoint, inputs, outputs))
+    except Exception as error:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # SecretFlow's own answer to the same error may be on its way
+        cause, echo = first_cause(error)
+        if echo or not isinstance(cause, _REFUSALS):
+            raise
+        raise InputDataError(
+            f"{where}: {definition.component_id} cannot work with these parameters and inputs "
+            f"({type(cause).__name__} at {party_logging.place(cause.__traceback__)}); its text is withheld because it "
+            f"may quote data; check the attributes, and that the cells fit the types in the inputs' meta"
+        ) from error
+    minor = Definition.parse_minor(param.comp_id.partition(":")[2])
+    return [getattr(component, output.name).data for output in definition.get_output_defs(minor)]
+
+
+def as_json(data: DistData) -> dict[str, Any]:
+    """The protobuf JSON form, with field names as the definition spells them."""
+    form: dict[str, Any] = json_format.MessageToDict(data, preserving_proto_field_name=True)
+    return form
+
+
+def column_names(table: DistData) -> dict[str, list[str]]:
+    """The columns of each party's part of a table."""
+    return {party: part.columns for party, part in VTable.from_distdata(table).parties.items()}
+
+
+@functools.cache
+def use_careful_libraries() -> None:
+    """Make what components read files with keep to what is harmless, in this process."""
+    for module in (model_module, checkpoint_module, spu_module):
+        module.pickle = _CAREFUL_PICKLE
+    # It stands for missing cells in files between steps, where pandas cuts it off after 32 characters.
+    ub_psi_cache_module.uuid4 = lambda party: str(uuid4(party)).replace("-", "")
+    # An archive's members stay below the directory that it is unpacked in.
+    tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
+    stock_connect = duckdb.connect
+
+    def connect(*arguments: Any, **named: Any) -> Any:
+        # Expressions of components are SQL, which could read any file of the worker.
+        connection = stock_connect(*arguments, **named)
+        connection.execute("SET disabled_filesystems = 'LocalFileSystem'")
+        connection.execute("SET lock_configuration = true")
+        return connection
+
+    duckdb.connect = connect
+
+
+def _load(file: BufferedIOBase, **_: Any) -> Any:
+    try:
+        return fed_pickle.loads(file.read())
+    except Exception as error:  # noqa: BLE001 - unpickling damaged bytes raises anything
+        raise ModelMismatchError(
+            f"inputs: a model's file is none that a component has written ({type(error).__name__}); "
+            f"run the component that makes it again"
+        ) from None
+
+
+_CAREFUL_PICKLE = SimpleNamespace(
+    load=_load, dump=secure_pickle.dump, dumps=secure_pickle.dumps, FilterType=secure_pickle.FilterType
+)
+
+
+class _Storage(Storage):  # type: ignore[misc]
+    """The first data root of this process's party. Outputs are staged, and can be read back before they are in place.
+
+    With `lasting` they are written in place, as checkpoints are: what a failed execution leaves is their purpose.
+    """
+
+    def __init__(self, context: JobContext[Any], inputs: str, outputs: str, *, lasting: bool = False) -> None:
+        super().__init__(StorageConfig(type=str(StorageType.LOCAL_FS)))
+        self._context = context
+        self._party = str(context.self_party)
+        self._inputs, self._outputs = inputs, outputs
+        self._lasting = lasting
+        self._written: dict[str, Path] = {}
+
+    def get_type(self) -> StorageType:
+        return StorageType.LOCAL_FS
+
+    def get_full_path(self, path: str) -> str:
+        return str(self._readable(path))
+
+    def get_size(self, path: str) -> int:
+        return self._readable(path).stat().st_size
+
+    def exists(self, path: str) -> bool:
+        try:
+            return self._readable(path).exists()
+        except InputDataError:
+            return False
+
+    def get_reader(self, path: str) -> BufferedIOBase:
+        return self._readable(path).open("rb")
+
+    def get_writer(self, path: str) -> BufferedIOBase:
+        with saving(f"task_config.{self._outputs}.{self._party}"):
+            return self._writable(path).open("wb")
+
+    def remove(self, path: str) -> None:
+        self._readable(path).unlink()
+
+    def download_file(self, remote_path: str, local_path: str) -> None:
+        source = self._readable(remote_path)
+        os.makedirs(os.path.dirname(local_path), exist_ok=True)
+        os.symlink(source, local_path)
+
+    def upload_file(self, local_path: str, remote_path: str) -> None:
+        with open(local_path, "rb") as source, self.get_writer(remote_path) as target:
+            shutil.copyfileobj(source, target)
+
+    def _readable(self, path: str) -> Path:
+        written = self._written.get(posixpath.normpath(path))
+        return written or self._context.input_file(self._party, self._inputs, path)
+
+    def _writable(self, path: str) -> Path:
+        if self._lasting:
+            return self._context.lasting_file(self._party, self._outputs, path)
+        name = posixpath.normpath(path)
+        if name not in self._written:
+            self._written[name] = self._context.output(self._party, self._outputs, path)
+        return self._written[name]
+
+
+class _Context(Context):  # type: ignore[misc]
+    """What a component sees of the execution, in place of upstream's, which is made from a cluster's configuration."""
+
+    def __init__(self, context: JobContext[Any], checkpoint: Checkpoint | None, inputs: str, outputs: str) -> None:
+        self._job = context
+        self._checkpoint = checkpoint
+        self._storage = _Storage(context, inputs, outputs)
+        self._lasting = _Storage(context, inputs, "node_eval_param.checkpoint_uri", lasting=True)
+        self.data_dir = str(context.scratch)
+        self.cluster_config = None
+        self.tracer = TimeTracer()
+        self.initiator_party = context.parties[0]
+
+    @property
+    def parties(self) -> list[str]:
+        return self._job.parties
+
+    @property
+    def self_party(self) -> str:
+        return str(self._job.self_party)
+
+    def make_spu(self, config: Any = None) -> Any:
+        return self._job.device_manager.spu({} if config is None else config.update_config({}))
+
+    def make_spus(self, config: Any = None) -> list[Any]:
+        return [self.make_spu(config)]
+
+    def make_heu(
+        self,
+        new_sk_keeper: str,
+        new_evaluators: list[str],
+        field_type: Any = spu_module.spu.FieldType.FM64,
+        fxp_fraction_bits: int = 0,
+    ) -> Any:
+        return self._job.device_manager.heu(new_sk_keeper, new_evaluators, field_type, fxp_fraction_bits)
+
+    def make_heus(self, parties: list[str], *arguments: Any, **named: Any) -> dict[str, Any]:
+        return {
+            party: self.make_heu(party, [other for other in parties if other != party], *arguments, **named)
+            for party in parties
+        }
+
+    def dump_checkpoint(self, step: int, model: Any, model_uri: str) -> None:
+        if self._checkpoint is not None:
+            self._checkpoint.dump(self._lasting, step, model.dump(self._lasting, model_uri))
+
+    def update_progress(self, percent: float, infos: dict[str, Any] | None = None) -> None:
+        self._job.progress(percent)
+
+    def on_finish(self) -> None:
+        pass

@@ -1,0 +1,1 @@
+"""Saved models, fitted rules, checkpoints and predictions."""

@@ -1,0 +1,101 @@
+"""What every prediction does: apply a saved model to new rows and write what comes out. Runs in party processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from secretflow.data import FedNdarray
+
+from sfworker.catalog import ColumnRef
+from sfworker.catalog.training import PredictParams, PredictResult
+from sfworker.errors import ModelMismatchError
+from sfworker.models import models
+from sfworker.party.context import JobContext
+from sfworker.tables import aligned, files
+from sfworker.tables.files import Matrix
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a model is applied with."""
+
+    objects: list[Any]
+    options: dict[str, Any]
+    columns: FedNdarray
+    shape: aligned.Shape
+    offset: FedNdarray | None
+
+
+def predict(
+    context: JobContext[Any],
+    trained_by: str,
+    apply: Callable[[Inputs], FedNdarray],
+    dtype: npt.DTypeLike = np.float32,
+    offset: ColumnRef | None = None,
+) -> PredictResult | None:
+    """Apply a model that the task type `trained_by` has saved; `apply` returns the predictions at the receiver.
+    `offset` is a column that goes in beside the features.
+
+    Only the receiver learns predictions; every party learns the shapes and the model's id. Raises ModelMismatchError
+    or InputDataError.
+    """
+    params: PredictParams = context.params
+    receiver = params.receiver
+    found = models.find(context, params.model_path, trained_by)
+    prepared = {party: _features(context, party, each.manifest) for party, each in found.items()}
+    beside = output = None
+    if context.is_local(receiver):
+        beside = _beside(context)
+        output = context.output(receiver, "output_paths", params.output_paths[receiver])
+    objects, options = models.load(context, found)
+    shape = aligned.shape(context, prepared)
+    columns = aligned.columns(context, prepared, shape, dtype)
+    predicted = apply(Inputs(objects, options, columns, shape, _offset(context, offset, dtype)))
+    scores = context.value_at(receiver, predicted.partitions[context.pyu(receiver)])
+    if beside is None or output is None:
+        return None
+    table = beside.append_column(params.pred_name, pa.array(np.asarray(scores, dtype=np.float64).ravel()))
+    files.write(f"task_config.output_paths.{receiver}", output, table)
+    return PredictResult(rows=shape.rows, output_paths={receiver: params.output_paths[receiver]})
+
+
+def _features(context: JobContext[PredictParams], party: str, manifest: models.Manifest) -> Matrix:
+    """A local party's features as in training. Raises ModelMismatchError where the file lacks one."""
+    field = f"task_config.input_paths.{party}"
+    path = context.input_file(party, "input_paths", context.params.input_paths[party])
+    names = files.header(field, path)
+    for feature in manifest.features:
+        if feature not in names:
+            raise ModelMismatchError(f"{field}: lacks column {feature!r}, which the model was trained with")
+    matrix = files.numbers(field, path, manifest.features)
+    scaled: Matrix = (matrix - np.array(manifest.means)) / np.array(manifest.deviations)
+    return scaled
+
+
+def _offset(context: JobContext[PredictParams], ref: ColumnRef | None, dtype: npt.DTypeLike) -> FedNdarray | None:
+    if ref is None:
+        return None
+    values = None
+    if context.is_local(ref.party):
+        field = f"task_config.input_paths.{ref.party}"
+        path = context.input_file(ref.party, "input_paths", context.params.input_paths[ref.party])
+        files.require_columns("task_config.offset.column", files.header(field, path), [ref.column])
+        values = files.numbers(field, path, [ref.column])
+    return aligned.column(context, ref.party, values, dtype)
+
+
+def _beside(context: JobContext[PredictParams]) -> pa.Table:
+    """The receiver's columns that are written beside the predictions."""
+    params, party = context.params, context.params.receiver
+    field = f"task_config.input_paths.{party}"
+    path = context.input_file(party, "input_paths", params.input_paths[party])
+    names, keys = files.header(field, path), params.keys.get(party, [])
+    files.require_columns(f"task_config.keys.{party}", names, keys)
+    files.require_columns("task_config.saved_columns", names, params.saved_columns)
+    columns = [*keys, *params.saved_columns]
+    return files.text(field, path, columns) if columns else pa.table({})

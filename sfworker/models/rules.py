@@ -1,0 +1,229 @@
+"""Fitted rules: what a party's columns are replaced by, saved and applied again. Runs in party processes.
+
+A rule is data of its own party. Saved, it is `manifest.json` in a directory of that party, and nothing is pickled: the
+directory may be written by others who can write to the party's data root.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from msgspec import Struct
+
+from sfworker.catalog.preprocessing import FITTING, ColumnType, Value
+from sfworker.errors import InputDataError, ModelMismatchError
+from sfworker.models import saved
+from sfworker.party.context import JobContext
+from sfworker.party.data_roots import saving
+from sfworker.tables import files
+from sfworker.tables.own_tables import OwnTable, with_input
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+Column: TypeAlias = pa.ChunkedArray
+Replaced: TypeAlias = dict[str, Any]
+"""New columns by name, in order, that stand where the rule's column stood."""
+
+
+class Rule(Struct, frozen=True, kw_only=True, tag_field="kind"):
+    """What replaces one column."""
+
+    column: str
+    type: ColumnType
+    """Of the column that the rule was fitted on."""
+
+    def apply(self, field: str, column: Column) -> Replaced:
+        """`column`, of this rule's type, replaced. Raises InputDataError that begins with `field`."""
+        raise NotImplementedError
+
+
+class Standard(Rule, tag="standard", frozen=True, kw_only=True):
+    """As scikit-learn's StandardScaler."""
+
+    mean: float
+    scale: float
+
+    def apply(self, field: str, column: Column) -> Replaced:
+        return {self.column: _or_missing((column.to_numpy() - self.mean) / self.scale)}
+
+
+class MinMax(Rule, tag="min_max", frozen=True, kw_only=True):
+    """As scikit-learn's MinMaxScaler."""
+
+    scale: float
+    min: float
+
+    def apply(self, field: str, column: Column) -> Replaced:
+        return {self.column: _or_missing(column.to_numpy() * self.scale + self.min)}
+
+
+class Fill(Rule, tag="fill", frozen=True, kw_only=True):
+    """A value in place of missing ones."""
+
+    value: Value
+
+    def apply(self, field: str, column: Column) -> Replaced:
+        return {self.column: pc.fill_null(column, pa.scalar(self.value, column.type))}
+
+
+class OneHot(Rule, tag="one_hot", frozen=True, kw_only=True):
+    """A column of 0 and 1 for each category, or group of categories; a missing value is 0 in all of them."""
+
+    columns: dict[str, list[Value]]
+    """The categories of each new column."""
+    dropped: list[Value]
+    """Known categories without a column."""
+    handle_unknown: Literal["error", "ignore"]
+
+    def apply(self, field: str, column: Column) -> Replaced:
+        groups = [*self.columns.values(), self.dropped]
+        codes = _codes(self, field, column, [category for group in groups for category in group])
+        group_of = np.append(np.repeat(np.arange(len(groups)), [len(group) for group in groups]), -1)
+        group = group_of[codes]
+        return {name: pa.array((group == number).astype(np.int8)) for number, name in enumerate(self.columns)}
+
+
+class Replace(Rule, tag="replace", frozen=True, kw_only=True):
+    """A number in place of each category."""
+
+    categories: list[Value]
+    values: list[int | float]
+    other: int | float | None
+    """In place of missing values, and of unknown categories where they are no error; None: a missing value."""
+    handle_unknown: Literal["error", "ignore"]
+
+    def apply(self, field: str, column: Column) -> Replaced:
+        codes = _codes(self, field, column, self.categories)
+        return {self.column: pa.array([*self.values, self.other]).take(pa.array(codes % (len(self.values) + 1)))}
+
+
+class Bins(Rule, tag="bins", frozen=True, kw_only=True):
+    """A number in place of each range of numbers."""
+
+    edges: list[float]
+    """Between two ranges; each belongs to the range below it."""
+    values: list[int | float]
+    """Of the ranges, one more than edges."""
+    other: int | float | None
+    """In place of missing values; None: a missing value."""
+
+    def apply(self, field: str, column: Column) -> Replaced:
+        numbers = column.to_numpy()
+        codes = np.where(np.isnan(numbers), len(self.values), np.searchsorted(self.edges, numbers, side="left"))
+        return {self.column: pa.array([*self.values, self.other]).take(pa.array(codes))}
+
+
+AnyRule: TypeAlias = Standard | MinMax | Fill | OneHot | Replace | Bins
+
+
+class Manifest(Struct, frozen=True, kw_only=True):
+    """The rules of one party, in the order of its columns."""
+
+    task_type: str
+    rule_id: str
+    party: str
+    parties: list[str]
+    rules: list[AnyRule]
+    format: int = FORMAT
+
+
+class _Kind(Struct, frozen=True, kw_only=True):
+    task_type: str
+    format: int
+
+
+def write_table(context: JobContext[Any], table: OwnTable, typed: pa.Table, rules: list[AnyRule]) -> None:
+    """Write a local party's table with the columns of `typed` replaced as `rules` say. Raises InputDataError."""
+    output = context.output(table.party, "output_paths", context.params.output_paths[table.party])
+    table.write(output, {rule.column: rule.apply(table.field, typed.column(rule.column)) for rule in rules})
+
+
+def save(context: JobContext[Any], task_type: str, rules: dict[str, list[AnyRule]]) -> str | None:
+    """Save the local parties' rules where `model_path` says.
+
+    Returns their id, which is revealed to every party, or None where none are saved.
+    """
+    paths = context.params.model_path
+    if paths is None:
+        return None
+    identity = saved.drawn_id(context)
+    for party, own in rules.items():
+        manifest = Manifest(task_type=task_type, rule_id=identity, party=party, parties=context.parties, rules=own)
+        directory = context.output_directory(party, "model_path", paths[party], holds=MANIFEST)
+        with saving(f"task_config.model_path.{party}"):
+            (directory / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest)))
+    return identity
+
+
+def read(context: JobContext[Any], own: dict[str, OwnTable]) -> tuple[dict[str, Manifest], str]:
+    """The local parties' rules and their id, which is revealed to every party.
+
+    Raises ModelMismatchError, saying which, where they do not fit this job, its files or each other.
+    """
+    found = {party: _read(context, party, table) for party, table in own.items()}
+    identities = context.reveal([context.at(party, _identity, found.get(party)) for party in with_input(context)])
+    if len(set(identities)) > 1:
+        raise ModelMismatchError("task_config.model_path: the parties' rules were not fitted by the same job")
+    return found, identities[0]
+
+
+def typed(table: OwnTable, manifest: Manifest) -> pa.Table:
+    """The columns that the rules replace, as they were when fitted. Raises ModelMismatchError."""
+    types = {rule.column: rule.type for rule in manifest.rules}
+    try:
+        return table.typed(list(types), types)
+    except InputDataError as error:
+        raise ModelMismatchError(f"{error} (the rule was fitted on a column of this type)") from None
+
+
+def type_of(column: Column) -> Any:
+    """The name of a column's type, as `files.typed` returns it."""
+    return next(name for name, type_ in files.TYPES.items() if type_ == column.type)
+
+
+def _read(context: JobContext[Any], party: str, table: OwnTable) -> Manifest:
+    field = f"task_config.model_path.{party}"
+    path: Path = context.input_directory(party, "model_path", context.params.model_path[party]) / MANIFEST
+    try:
+        content = path.read_bytes()
+        kind = msgspec.json.decode(content, type=_Kind)
+        if kind.task_type not in FITTING:
+            raise ModelMismatchError(f"{field}: is of task type {kind.task_type}; name what a preprocessing job saved")
+        manifest = msgspec.json.decode(content, type=Manifest)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        raise ModelMismatchError(f"{field}: holds no fitted rule of this version; fit again") from None
+    here = {"party": party, "parties": context.parties, "format": FORMAT}
+    saved.require_same(field, "rule", manifest, here, "use what it was fitted with, or fit again")
+    for rule in manifest.rules:
+        if rule.column not in table.names:
+            raise ModelMismatchError(f"{table.field}: lacks column {rule.column!r}, which the rule was fitted on")
+    return manifest
+
+
+def _codes(rule: OneHot | Replace, field: str, column: Column, categories: list[Value]) -> npt.NDArray[np.int64]:
+    """Position of each cell's category; -1 where it is missing or unknown. Raises InputDataError."""
+    index = pc.index_in(column, value_set=pa.array(categories, files.TYPES[rule.type]))
+    if rule.handle_unknown == "error":
+        unknown = pc.and_(index.is_null(), column.is_valid())
+        if pc.any(unknown).as_py():
+            row = pc.index(unknown, True).as_py() + 1
+            raise InputDataError(
+                f"{field}: column {rule.column!r} holds a category in row {row} that is not among the fitted ones; "
+                f"correct it, or fit with handle_unknown `ignore`"
+            )
+    codes: npt.NDArray[np.int64] = pc.fill_null(index, -1).to_numpy().astype(np.int64)
+    return codes
+
+
+def _identity(manifest: Manifest | None) -> str | None:
+    return None if manifest is None else manifest.rule_id
+
+
+def _or_missing(values: npt.NDArray[np.float64]) -> pa.Array:
+    return pa.array(values, from_pandas=True)

@@ -1,0 +1,195 @@
+"""What a job function gets: its parameters, devices, files and progress.
+
+The same function runs in every party's process, in the same order of calls (SecretFlow's fed API counts them). What
+only one party may touch goes through `JobContext.at`; what others get to see goes through `JobContext.reveal`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from sfworker.catalog import TaskParams
+from sfworker.errors import ParameterValidationError
+from sfworker.party.data_roots import DataRoots, remove, saving
+from sfworker.wire.frames import Keeping, Progressed, Staging
+
+if TYPE_CHECKING:
+    from sfworker.session.device_manager import DeviceManager
+
+KNOWN_ATTEMPTS = 1000
+P = TypeVar("P", bound=TaskParams)
+T = TypeVar("T")
+
+
+class JobContext(Generic[P]):
+    """One execution, seen from one process.
+
+    `self_party` is the party of this process, or None where the job joins nobody.
+    `attempt` is 1 for the first run of the execution.
+    `devices` holds a PYU per party name and, where configured, `spu` and `heu`.
+    """
+
+    def __init__(
+        self,
+        *,
+        params: P,
+        parties: list[str],
+        self_party: str | None,
+        devices: dict[str, Any],
+        execution_id: str,
+        attempt: int,
+        scratch: Path,
+        roots: dict[str, DataRoots],
+        send: Callable[[Progressed | Staging | Keeping], None],
+        device_manager: DeviceManager | None = None,
+    ) -> None:
+        self.params = params
+        self.parties = parties
+        self.self_party = self_party
+        self.devices = devices
+        self.attempt = attempt
+        self.scratch = scratch
+        self.log = logging.getLogger("sfworker.job")
+        self._roots = roots
+        self._send = send
+        self._device_manager = device_manager
+        self.execution_id = execution_id
+
+    @property
+    def spu(self) -> Any:
+        return self.devices["spu"]
+
+    @property
+    def heu(self) -> Any:
+        return self.devices["heu"]
+
+    def pyu(self, party: str) -> Any:
+        return self.devices[party]
+
+    @property
+    def device_manager(self) -> DeviceManager:
+        """Makes devices beside those that the envelope configures; jobs that join nobody have none."""
+        assert self._device_manager is not None  # noqa: S101
+        return self._device_manager
+
+    def is_local(self, party: str) -> bool:
+        """Whether this process computes for `party`."""
+        return self.self_party is None or self.self_party == party
+
+    def at(self, party: str, function: Callable[..., T], *args: Any) -> Any:
+        """Run `function(*args)` at `party` only and hold its value there; returns a PYUObject.
+
+        It runs here and now on the main thread, so its exceptions are this job's own; at other parties nothing runs.
+        """
+        value = function(*args) if self.is_local(party) else None
+        return self.pyu(party)(_held)(_Box(value))
+
+    def value_at(self, party: str, value: Any) -> Any:
+        """The plain value of a device object that lives at `party`, in that party's process; None in others.
+
+        Unlike `reveal` it sends nothing to anybody.
+        """
+        if not self.is_local(party):
+            return None
+        return getattr(value, "data", value).get_object()
+
+    def reveal(self, value: Any) -> Any:
+        """The plain value, at *every* party. Each use is a disclosure that the task's catalogue entry lists."""
+        import secretflow
+
+        return secretflow.reveal(value)
+
+    def progress(self, fraction: float, message: str | None = None) -> None:
+        """Tell the web side how far the job is (0 to 1). Messages are published: no data in them."""
+        self._send(Progressed(min(max(float(fraction), 0.0), 1.0), None if message is None else str(message)))
+
+    def input_file(self, party: str, field: str, path: str) -> Path:
+        """A checked input file of a local party. Raises ParameterValidationError or InputDataError."""
+        return self._roots[party].input_file(f"task_config.{field}.{party}", path)
+
+    def input_directory(self, party: str, field: str, path: str) -> Path:
+        """A checked input directory of a local party. Raises ParameterValidationError or InputDataError."""
+        return self._roots[party].input_directory(f"task_config.{field}.{party}", path)
+
+    def output(self, party: str, field: str, path: str) -> Path:
+        """Where to write an output file of a local party; it exists already, empty.
+
+        It is a name beside the target with the target's ending; the daemon renames it into place once every party has
+        succeeded. Raises ParameterValidationError or ResultSaveError.
+        """
+        where = f"task_config.{field}.{party}"
+        staged = self._stage(where, self._roots[party].output_file(where, path))
+        with saving(where):
+            staged.touch()
+        return staged
+
+    def output_directory(self, party: str, field: str, path: str, holds: str) -> Path:
+        """As `output`, for a directory.
+
+        One that exists is replaced only if it is empty or has a file named `holds`, which shows that it is a former
+        output of this kind and nothing else of the party's.
+        """
+        where = f"task_config.{field}.{party}"
+        staged = self._stage(where, self._roots[party].output_directory(where, path, holds))
+        with saving(where):
+            staged.mkdir()
+        return staged
+
+    def kept_directory(self, party: str, field: str, path: str, basis: bytes) -> Path:
+        """A directory beside the output directory `path` that outlives a failed attempt of this execution.
+
+        A later attempt with the same `basis` gets the same one. The daemon removes it with the execution's answer.
+        Raises ParameterValidationError or ResultSaveError.
+        """
+        where = f"task_config.{field}.{party}"
+        target = self._roots[party].new_path(where, path)
+        mark = hashlib.sha256(b"\0".join([self.execution_id.encode(), os.fsencode(target), basis])).hexdigest()[:16]
+        kept = target.with_name(f".{mark}.checkpoint")
+        with saving(where):
+            kept.mkdir(mode=0o700, exist_ok=True)
+        self._send(Keeping(str(kept)))
+        return kept
+
+    def lasting_file(self, party: str, field: str, path: str) -> Path:
+        """Where to write a file of a local party in place: what is written stays, however the execution ends.
+
+        Raises ParameterValidationError or ResultSaveError.
+        """
+        return self._roots[party].output_file(f"task_config.{field}.{party}", path)
+
+    def _stage(self, where: str, target: Path) -> Path:
+        mark = hashlib.sha256(f"{self.execution_id}\0{target}".encode()).hexdigest()[:16]
+        try:
+            # Beside the scratch directories of all parties of this attempt: parties may share a data root.
+            (self.scratch.parent / f"output-{mark}").touch(exist_ok=False)
+        except FileExistsError:
+            raise ParameterValidationError(
+                f"{where}: another output of this job has the same path; name one of its own"
+            ) from None
+        # A name per attempt: one that was cut off from Redis may still be writing, and discards its own when it hears
+        # of it. What earlier attempts left (or one of this number, before Redis lost count) is of no use any more.
+        for number in range(max(1, self.attempt - KNOWN_ATTEMPTS), self.attempt + 1):
+            remove(_staged(target, mark, number))
+        staged = _staged(target, mark, self.attempt)
+        self._send(Staging(str(staged), str(target)))
+        return staged
+
+
+def _staged(target: Path, mark: str, attempt: int) -> Path:
+    return target.with_name(f".{mark}-{attempt}.partial{target.suffix}")
+
+
+class _Box:
+    """Keeps a value opaque to SecretFlow, which walks containers among a call's arguments."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+def _held(box: _Box) -> Any:
+    return box.value

@@ -1,0 +1,208 @@
+"""One party of one execution, in a process of its own.
+
+In comes one `Start` frame; out go stages, progress and one outcome; then the process waits for the daemon to close the
+socket, because its peers may still need what it sent. SecretFlow runs on the main thread, as its fed API demands.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import msgspec
+from msgspec import Struct
+
+from sfworker import catalog
+from sfworker.errors import PeerFailedError, SecretFlowTaskError, TaskExecutionError
+from sfworker.party import logging as party_logging
+from sfworker.party.context import JobContext
+from sfworker.party.data_roots import DataRoots
+from sfworker.party.task_dispatcher import TaskDispatcher
+from sfworker.wire.frames import Failed, StageReached, Start, Succeeded, decode_start, encode_frame, receive_body
+
+if TYPE_CHECKING:
+    from sfworker.session.device_manager import DeviceManager
+
+STOP_SIGNAL = signal.SIGUSR1
+"""The daemon's request to stop: an exception on the main thread, so that the job can clean up."""
+
+
+_kept: list[Any] = []
+"""What must not be freed before the process ends: when an SPU is, it waits for its peers, which may wait for us."""
+
+
+class StopAskedError(BaseException):
+    """The daemon asked this execution to stop. Not an Exception, so that no job swallows it."""
+
+
+def serve(connection: socket.socket) -> NoReturn:
+    """Run the execution that arrives on `connection`, report, and leave when the daemon closes it."""
+    body = receive_body(connection)
+    if body is None:
+        os._exit(0)
+    start = decode_start(body)
+    lock = threading.Lock()
+
+    def send(frame: Struct) -> None:
+        with lock:
+            connection.sendall(encode_frame(frame))
+
+    party_logging.install(start.log_level)
+    finish: Callable[[], None] = _nothing
+    outcome: Succeeded | Failed
+    try:
+        try:
+            outcome, finish = _execute(start, send)
+        except BaseException as error:  # noqa: BLE001 - whatever it was is reported, and the process ends
+            _ignore_signals()
+            _kept.append(error)
+            outcome = _failure(error)
+    except BaseException as error:  # noqa: BLE001 - a signal that came just before they were ignored
+        _ignore_signals()
+        _kept.append(error)
+        outcome = _failure(error)
+    _ignore_signals()
+    send(outcome)
+    receive_body(connection)
+    finish()
+    os._exit(0)
+
+
+def _ignore_signals() -> None:
+    """SecretFlow's threads and the daemon interrupt the job with them, and nothing else."""
+    signal.signal(STOP_SIGNAL, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _execute(start: Start, send: Callable[[Struct], None]) -> tuple[Succeeded, Callable[[], None]]:
+    signal.signal(STOP_SIGNAL, _raise_stop_asked)
+    scratch = Path(start.scratch_dir)
+    os.environ["TMPDIR"] = tempfile.tempdir = str(scratch)
+    os.environ["EXECUTION_ID"] = start.execution_id
+    os.chdir(scratch)
+    _confine(start.processors)
+    task_type, params = catalog.validate(start.task_config, start.parties)
+
+    devices: dict[str, Any] = {}
+    manager: DeviceManager | None = None
+    finish: Callable[[], None] = _nothing
+    if start.mode != "none":
+        devices, manager, finish = _join(start, send)
+    began = time.monotonic()
+    context: JobContext[Any] = JobContext(
+        params=params,
+        parties=start.parties,
+        self_party=start.self_party,
+        devices=devices,
+        execution_id=start.execution_id,
+        attempt=start.attempt,
+        scratch=scratch,
+        roots={party: DataRoots(roots) for party, roots in start.data_roots.items()},
+        send=send,
+        device_manager=manager,
+    )
+    result = TaskDispatcher.dispatch(task_type.name, context)
+    encoded = None if result is None else msgspec.to_builtins(result)
+    send(StageReached("executed", time.monotonic() - began, sorted(devices)))
+    return Succeeded(encoded, _peak_rss()), finish
+
+
+def _confine(processors: list[int]) -> None:
+    """Compute on these alone, and tell libraries that have counted the processors before, in the template."""
+    if not processors:
+        return
+    for thread in os.listdir("/proc/self/task"):
+        with suppress(ProcessLookupError):
+            os.sched_setaffinity(int(thread), processors)
+    count = len(processors)
+    os.environ["OMP_NUM_THREADS"] = str(count)  # for programs that the job starts
+
+    import pyarrow
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped, unused-ignore]
+
+    threadpool_limits(count)
+    pyarrow.set_cpu_count(count)
+
+
+def _join(start: Start, send: Callable[[Struct], None]) -> tuple[dict[str, Any], DeviceManager, Callable[[], None]]:
+    from sfworker.session.cluster_initializer import ClusterInitializer
+    from sfworker.session.device_manager import DeviceManager
+
+    began = time.monotonic()
+    cluster = ClusterInitializer()
+    cluster.initialize_cluster(start)
+    party_logging.install(start.log_level)
+    send(StageReached("cluster_ready", time.monotonic() - began))
+    began = time.monotonic()
+    manager = DeviceManager(start)
+    _kept.append(manager)
+    devices = manager.initialize_devices()
+    send(StageReached("devices_ready", time.monotonic() - began, sorted(devices)))
+    return devices, manager, cluster.shutdown_cluster
+
+
+def _failure(error: BaseException) -> Failed:
+    """The outcome frame of an exception; text is kept only from our own errors, others may quote data."""
+    cause, echo = first_cause(error)
+    log = logging.getLogger("sfworker.party")
+    if isinstance(cause, SecretFlowTaskError):
+        log.info("ended with %s", cause.error_type)
+        return Failed(str(cause), cause.error_type, cause.retryable, echo, _peak_rss())
+    if echo:
+        peer = PeerFailedError()
+        return Failed(str(peer), peer.error_type, peer.retryable, echo, _peak_rss())
+    where = party_logging.place(cause.__traceback__)
+    log.warning("ended with %s at %s", type(cause).__name__, where)
+    sentence = f"{type(cause).__name__} at {where}; its text is withheld because it may quote data"
+    return Failed(sentence, TaskExecutionError.__name__, TaskExecutionError.retryable, echo, _peak_rss())
+
+
+def first_cause(error: BaseException) -> tuple[BaseException, bool]:
+    """The first cause behind `error`, and whether that is only an echo of what happened elsewhere."""
+    fed = sys.modules.get("secretflow.distributed.fed.global_context")
+    context = fed.get_global_context(assert_none=False) if fed else None
+    local = context.get_local_exception() if context else None
+    if isinstance(error, SecretFlowTaskError):
+        return error, False
+    if isinstance(error, StopAskedError):
+        return error, True
+    found: BaseException = local or error
+    while hasattr(found, "cause") and isinstance(found.cause(), BaseException):
+        if type(found).__name__ == "FedRemoteError":
+            return found.cause(), True
+        found = found.cause()
+    return found, type(found).__name__ in {"FedRemoteError", "SessionBrokenError"}
+
+
+def _peak_rss() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _raise_stop_asked(signum: int, frame: FrameType | None) -> NoReturn:
+    raise StopAskedError
+
+
+def _nothing() -> None:
+    pass
+
+
+def main() -> NoReturn:
+    """Entry of start method `spawn`: the frame socket is file descriptor 3; argument: job modules."""
+    import secretflow  # noqa: F401 - before the first frame, as in the template
+
+    from sfworker.party.task_dispatcher import load_jobs
+
+    load_jobs([module for module in sys.argv[1].split(",") if module])
+    serve(socket.socket(fileno=3))

@@ -1,1 +1,0 @@
-"""The party process: the only package that starts SecretFlow. Never imports redis."""

@@ -1,0 +1,1 @@
+"""Matrices and functions that are computed on the SPU."""

@@ -1,0 +1,143 @@
+"""The devices of one execution: a PYU per party, and SPU and HEU where configured. Runs in the party process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import msgspec
+import secretflow
+import spu
+
+from sfworker.errors import DeviceInitializationError, ParameterValidationError
+from sfworker.session.spu_runtime import (
+    use_compiled_again,
+    use_no_cached_variables,
+    use_party_runtime,
+    use_short_link_retries,
+)
+from sfworker.wire.frames import Start
+
+# The daemon owns every deadline and ends a mesh whose peer died, so the link must not give up on a peer that is
+# merely slow (reading 10 million rows, say): its own limit is two minutes.
+# A "single" connection that failed because its peer was not listening yet is looked at again every 100 ms only.
+_LOCAL_LINK = {
+    "recv_timeout_ms": 7 * 86_400_000,
+    "http_timeout_ms": 600_000,
+    "connect_retry_times": 30_000,
+    "connect_retry_interval_ms": 2,
+    "brpc_channel_connection_type": "pooled",
+}
+_LOG_LEVELS = {"DEBUG": "DEBUG", "INFO": "INFO", "WARNING": "WARN", "ERROR": "ERROR", "CRITICAL": "ERROR"}
+
+
+class DeviceManager:
+    """Makes the devices that a job uses: those of the envelope, and variants of them that a job asks for."""
+
+    def __init__(self, start: Start) -> None:
+        self._start = start
+        self._spus: dict[str, Any] = {}
+        use_party_runtime()
+        use_compiled_again()
+        use_no_cached_variables()
+        if start.mode == "mesh":
+            use_short_link_retries()
+
+    def initialize_devices(self) -> dict[str, Any]:
+        """A PYU under each party's name, and `spu` and `heu` where configured.
+
+        Raises DeviceInitializationError naming the part of the envelope that the device was made from.
+        """
+        devices: dict[str, Any] = {party: secretflow.PYU(party) for party in self._start.parties}
+        if self._start.spu_config is not None:
+            devices["spu"] = self.spu({})
+        if self._start.heu_config is not None and "schema" not in self._start.heu_config:  # the flat form names nobody
+            devices["heu"] = self._make("heu_config", self._heu)
+        return devices
+
+    def spu(self, changes: dict[str, Any]) -> Any:
+        """The envelope's SPU with `changes` to its runtime_config; always the same one for the same configuration.
+
+        Raises ParameterValidationError where the envelope has none, or none with that configuration can be made.
+        """
+        if self._start.spu_config is None:
+            raise ParameterValidationError("spu_config: required here and missing; add it to the envelope")
+        configured = self._start.spu_config["cluster_def"]["runtime_config"]
+        runtime_config = {**configured, **changes}
+        key = msgspec.json.encode(runtime_config, order="deterministic").decode()
+        if key not in self._spus:
+            if self._spus and self._start.mode != "mesh":  # its addresses are taken
+                needed = ", ".join(f"{name}: {value}" for name, value in changes.items())
+                raise ParameterValidationError(
+                    f"spu_config.cluster_def.runtime_config: has to be as this computation needs it ({needed})"
+                )
+            self._spus[key] = self._make("spu_config", partial(self._spu, runtime_config, len(self._spus)))
+        return self._spus[key]
+
+    def heu(self, sk_keeper: str, evaluators: list[str], field_type: Any, fxp_fraction_bits: int) -> Any:
+        """A HEU with the envelope's scheme and key size, for the parties given.
+
+        Raises ParameterValidationError where the envelope has none.
+        """
+        if self._start.heu_config is None:
+            raise ParameterValidationError("heu_config: required here and missing; add it to the envelope")
+        given = self._start.heu_config
+        config = {
+            "mode": given.get("mode", "PHEU"),
+            "he_parameters": given.get("he_parameters") or _he_parameters(given),
+            "sk_keeper": {"party": sk_keeper},
+            "evaluators": [{"party": party} for party in evaluators],
+        }
+        return self._make("heu_config", partial(secretflow.HEU, config, field_type, fxp_fraction_bits))
+
+    def _make(self, field: str, make: Callable[[], Any]) -> Any:
+        try:
+            device = make()
+            _wait_for_own_part(device, self._start.self_party)
+        except Exception as error:  # the config is passed through, and upstream raises every kind of exception for it
+            raise DeviceInitializationError(
+                f"{field}: the device could not be made from it ({type(error).__name__}); "
+                f"check it against SecretFlow's documentation"
+            ) from error
+        return device
+
+    def _spu(self, runtime_config: dict[str, Any], number: int) -> Any:
+        start = self._start
+        config = start.spu_config or {}
+        cluster_def = {**config["cluster_def"], "runtime_config": runtime_config}
+        link = dict(config.get("link_desc") or {})
+        if start.mode == "mesh":
+            named = {node["party"] for node in cluster_def.get("nodes") or []} or set(start.parties)
+            cluster_def["nodes"] = [
+                {"party": party, "address": f"unix:{start.mesh_dir}/spu-{number}-{rank}.sock"}
+                for rank, party in enumerate(start.parties)
+                if party in named
+            ]
+            link = _LOCAL_LINK | link
+        options = spu.logging.LogOptions()
+        options.log_level = getattr(spu.logging.LogLevel, _LOG_LEVELS[start.log_level])
+        return secretflow.SPU(cluster_def, link_desc=link or None, log_options=options)
+
+    def _heu(self) -> Any:
+        runtime = ((self._start.spu_config or {}).get("cluster_def") or {}).get("runtime_config") or {}
+        return secretflow.HEU(self._start.heu_config, runtime.get("field", "FM128"))
+
+
+def _he_parameters(flat: dict[str, Any]) -> dict[str, Any]:
+    """From the flat form that Kuscia writes: `mode`, `schema` and `key_size`, without parties."""
+    return {"schema": flat.get("schema", "ou"), "key_pair": {"generate": {"bit_size": flat.get("key_size", 2048)}}}
+
+
+def _wait_for_own_part(device: Any, party: str | None) -> None:
+    """Raise what went wrong with this party's part of a device, which is made in another thread.
+
+    Nothing is sent.
+    """
+    parts = device.actors if hasattr(device, "actors") else {p: device.get_participant(p) for p in _heu_parties(device)}
+    if party in parts:
+        parts[party]._cls_fed_obj.get_object()
+
+
+def _heu_parties(heu: Any) -> list[str]:
+    return [*heu.evaluator_names(), heu.sk_keeper_name()]

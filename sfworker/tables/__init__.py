@@ -1,0 +1,1 @@
+"""Parties' files, rows aligned between parties, and labels."""

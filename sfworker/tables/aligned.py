@@ -1,0 +1,165 @@
+"""Numeric columns of several parties whose rows belong together by position. Runs in party processes.
+
+Each party reads and checks its own file; the others learn its shape, and what a device computes from the columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from secretflow.data import FedNdarray, PartitionWay
+
+from sfworker.catalog import ColumnRef
+from sfworker.errors import InputDataError
+from sfworker.party.context import JobContext
+from sfworker.tables import files
+from sfworker.tables.files import Matrix
+
+
+@dataclass(frozen=True)
+class Part:
+    """One local party's columns."""
+
+    features: list[str]
+    matrix: Matrix
+    """The features, shape (rows, features)."""
+    others: dict[str, Matrix]
+    """Those of the columns asked for by name (label, weight) that are this party's, each of shape (rows, 1)."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What every party knows of the columns."""
+
+    rows: int
+    features: dict[str, int]
+    """Number of feature columns by party, in the order of the parties."""
+
+    @property
+    def columns(self) -> int:
+        return sum(self.features.values())
+
+
+def read(context: JobContext[Any], party: str, **others: ColumnRef | None) -> Part:
+    """A local party's columns as `input_paths`, `keys` and `features` of the parameters say, from one reading.
+
+    `others` are columns that are no features, by the parameter that names them: `label=params.label`.
+    Raises InputDataError naming field, column and row.
+    """
+    field = f"task_config.input_paths.{party}"
+    path = context.input_file(party, "input_paths", context.params.input_paths[party])
+    names = files.header(field, path)
+    own = {name: ref.column for name, ref in others.items() if ref is not None and ref.party == party}
+    for name, column in own.items():
+        files.require_columns(f"task_config.{name}.column", names, [column])
+    chosen = features(context, party, names, *own.values())
+    table = files.numbers(field, path, [*chosen, *own.values()])
+    beside = {name: table[:, [len(chosen) + index]] for index, name in enumerate(own)}
+    return Part(chosen, table[:, : len(chosen)], beside)
+
+
+def features(context: JobContext[Any], party: str, names: list[str], *others: str) -> list[str]:
+    """Which of the columns `names` of a local party's file are features: neither key nor one of `others`.
+
+    Raises InputDataError where `keys` or `features` of the parameters name one that is not there.
+    """
+    params = context.params
+    keys = params.keys.get(party, [])
+    files.require_columns(f"task_config.keys.{party}", names, keys)
+    if params.features is None:
+        return [name for name in names if name not in {*keys, *others}]
+    chosen: list[str] = params.features.get(party, [])
+    files.require_columns(f"task_config.features.{party}", names, chosen)
+    return chosen
+
+
+def shape(context: JobContext[Any], matrices: Mapping[str, npt.NDArray[Any]], among: Iterable[str] = ()) -> Shape:
+    """Rows and columns of the parties, or of those `among` them that have some. Reveals each one's to all.
+
+    Raises InputDataError where the files do not fit together or no party has a feature.
+    """
+    parties = list(among) or context.parties
+    held = [context.at(party, np.shape, matrices.get(party)) for party in parties]
+    known = context.reveal(held)
+    require_same_rows(rows for rows, _ in known)
+    found = Shape(known[0][0], {party: columns for party, (_, columns) in zip(parties, known, strict=True)})
+    if found.columns == 0:
+        raise InputDataError("task_config.features: no party has a feature column; name some")
+    return found
+
+
+def require_same_rows(counts: Iterable[int]) -> None:
+    """Raises InputDataError where parties' files, whose rows belong together, have different numbers of them."""
+    if len(set(counts)) > 1:
+        raise InputDataError(
+            "task_config.input_paths: the parties' files have different numbers of rows; align them with psi first"
+        )
+
+
+def require_more_rows_than_features(found: Shape) -> None:
+    """Raises InputDataError: with fewer rows a model would fit, and its figures would tell, every single one.
+
+    A model's intercept counts as a feature.
+    """
+    if found.rows <= found.columns + 1:
+        raise InputDataError(
+            "task_config.input_paths: there are not more rows than features; add rows or name fewer features"
+        )
+
+
+def columns(
+    context: JobContext[Any], matrices: dict[str, Matrix], found: Shape, dtype: npt.DTypeLike = np.float32
+) -> FedNdarray:
+    """The parties' features beside each other; parties without any are left out.
+
+    Training computes with float32: the SPU encodes fewer bits than that anyway.
+    """
+    return FedNdarray(
+        {
+            context.pyu(party): held(context, party, matrices.get(party), dtype)
+            for party in context.parties
+            if found.features[party]
+        },
+        PartitionWay.VERTICAL,
+    )
+
+
+def column(
+    context: JobContext[Any], party: str, values: Matrix | None, dtype: npt.DTypeLike = np.float32
+) -> FedNdarray:
+    """One party's column, such as the label."""
+    return FedNdarray({context.pyu(party): held(context, party, values, dtype)}, PartitionWay.VERTICAL)
+
+
+def held(
+    context: JobContext[Any],
+    party: str,
+    values: npt.NDArray[Any] | None,
+    dtype: npt.DTypeLike = np.float32,
+    rows: slice = slice(None),
+) -> Any:
+    """`rows` of `values` at `party`, as a device object; other parties have None."""
+    return context.at(party, _as, None if values is None else values[rows], dtype)
+
+
+def gather(
+    context: JobContext[Any], receiver: str, parties: Iterable[str], values: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What each of `parties` has in `values`, at `receiver`, which alone learns it; nothing in other processes."""
+    there = context.pyu(receiver)
+    moved = {party: there(_same)(context.at(party, values.get, party).to(there)) for party in parties}
+    if not context.is_local(receiver):
+        return {}
+    return {party: context.value_at(receiver, value) for party, value in moved.items()}
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _as(values: npt.NDArray[Any] | None, dtype: npt.DTypeLike) -> Any:
+    return None if values is None else values.astype(dtype)

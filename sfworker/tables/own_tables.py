@@ -1,0 +1,107 @@
+"""A party's own table, changed by that party alone: from its input file to its output file. Runs in party processes.
+
+What is changed is read with types; the rest is passed on as it is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sfworker.errors import InputDataError
+from sfworker.party.context import JobContext
+from sfworker.tables import aligned, files
+
+
+@dataclass(frozen=True)
+class OwnTable:
+    """A local party's input file, checked and not yet read."""
+
+    party: str
+    field: str
+    path: Path
+    names: list[str]
+    """Columns, in order."""
+    types: Mapping[str, str]
+    """Types that the envelope gives some of them."""
+
+    def features(self, context: JobContext[Any]) -> list[str]:
+        """Columns that `features` names, or that are neither in `keys` nor `label`. Raises InputDataError."""
+        ref = context.params.label
+        label = [ref.column] if ref is not None and ref.party == self.party else []
+        files.require_columns("task_config.label.column", self.names, label)
+        return aligned.features(context, self.party, self.names, *label)
+
+    def typed(self, columns: list[str], types: Mapping[str, str] | None = None) -> pa.Table:
+        """`columns` with their types, or those that `types` names; NaN is a missing value like any other.
+
+        Raises InputDataError naming column and row of a cell that is of another type, or infinite.
+        """
+        table = files.typed(self.field, self.path, columns, {**self.types, **(types or {})})
+        return pa.table({name: self._finite(name, table.column(name)) for name in columns})
+
+    def require_values(self, name: str, column: pa.ChunkedArray) -> None:
+        """Raises InputDataError where every cell of a column is missing."""
+        if column.null_count == len(column):
+            raise InputDataError(f"{self.field}: column {name!r} has no value in any row; leave it out")
+
+    def untouched(self, columns: list[str], *outputs: Path) -> pa.Table:
+        """`columns` as they are written; with their types where a file of `outputs` keeps types and the input does not.
+
+        Columns that the envelope gives a type have it. Raises InputDataError.
+        """
+        if not columns:
+            return pa.table({})
+        if not files.is_columnar(self.path) and any(map(files.is_columnar, outputs)):
+            return files.typed(self.field, self.path, columns, self.types)
+        table = files.text(self.field, self.path, columns)
+        for name in filter(self.types.__contains__, columns):
+            [column] = files.typed(self.field, self.path, [name], self.types).columns
+            table = table.set_column(columns.index(name), name, column)
+        return table
+
+    def write(self, output: Path, changed: Mapping[str, Mapping[str, Any]]) -> None:
+        """Write the table with each column of `changed` replaced, where it stands, by the columns that it maps to.
+
+        Raises InputDataError where a new column's name is taken, or ResultSaveError.
+        """
+        rest = self.untouched([name for name in self.names if name not in changed], output)
+        columns: dict[str, Any] = {}
+        for name in self.names:
+            for new, values in changed.get(name, {name: None}).items():
+                if new in columns:
+                    raise InputDataError(f"{self.field}: two columns would be named {new!r}; rename one")
+                columns[new] = rest.column(name) if values is None else values
+        files.write(f"task_config.output_paths.{self.party}", output, pa.table(columns))
+
+    def _finite(self, name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
+        if not pa.types.is_floating(column.type):
+            return column
+        infinite = pc.is_inf(column)
+        if pc.any(infinite).as_py():
+            row = pc.index(infinite, True).as_py() + 1
+            raise InputDataError(f"{self.field}: column {name!r} holds an infinite number in row {row}; correct it")
+        return pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
+
+
+def local_tables(context: JobContext[Any]) -> dict[str, OwnTable]:
+    """The table of each party of this process that has an input. Raises InputDataError."""
+    found = {}
+    for party in filter(context.is_local, with_input(context)):
+        field = f"task_config.input_paths.{party}"
+        path = context.input_file(party, "input_paths", context.params.input_paths[party])
+        names = files.header(field, path)
+        types = context.params.column_types.get(party, {})
+        files.require_columns(f"task_config.column_types.{party}", names, list(types))
+        found[party] = OwnTable(party, field, path, names, types)
+    return found
+
+
+def with_input(context: JobContext[Any]) -> list[str]:
+    """Parties that have an input, in the order that all processes share."""
+    return [party for party in context.parties if party in context.params.input_paths]

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.util
+import os
 import pkgutil
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import entry_points
 from typing import Annotated, Any, Literal
 
@@ -21,6 +25,8 @@ Path = Annotated[str, Meta(min_length=1, max_length=4096, description="A path in
 PartyPaths = dict[PartyName, Path]
 PartyColumns = dict[PartyName, Annotated[list[ColumnName], Meta(min_length=1)]]
 ENTRY_POINTS = "sfworker.jobs"
+FILES = "sfworker_files"
+"""Package that job files are loaded into by their path; it has no directory."""
 
 
 class ColumnRef(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -105,7 +111,7 @@ def register(task_type: TaskType) -> TaskType:
 
 
 def load_modules(modules: list[str]) -> None:
-    """Import every module of this package, installed entry points and `modules`.
+    """Import every module of this package, installed entry points and `modules`: names, or paths of Python files.
 
     Raises SettingsError naming what fails.
     """
@@ -113,12 +119,41 @@ def load_modules(modules: list[str]) -> None:
     for found in pkgutil.iter_modules(package.__path__, "sfworker.catalog."):
         importlib.import_module(found.name)
     named = [(entry.value, entry.load) for entry in entry_points(group=ENTRY_POINTS)]
-    named += [(module, lambda module=module: importlib.import_module(module)) for module in modules]  # type: ignore[misc]
+    named += [(module, partial(_load, module)) for module in modules]
     for name, load in named:
         try:
             load()
+        except ModuleNotFoundError as error:
+            remedy = f"; to load the file, say ./{name}.py" if os.path.exists(f"{name}.py") else ""
+            raise SettingsError(f"SFWORKER_JOBS: {name} cannot be imported: {error}{remedy}") from error
         except Exception as error:
-            raise SettingsError(f"SFWORKER_JOBS: module {name} cannot be imported: {error!r}") from error
+            raise SettingsError(f"SFWORKER_JOBS: {name} cannot be imported: {error!r}") from error
+
+
+def _load(module: str) -> None:
+    """Import an installed module by its name, or a Python file by its path.
+
+    The import path stays as it is: the file's directory may be a data root, where jobs write what they like.
+    """
+    if not module.endswith(".py"):
+        importlib.import_module(module)
+        return
+    # The same name in every process, and nobody else's: objects of the file's classes travel by name.
+    name = f"{FILES}.{os.path.basename(module).removesuffix('.py')}"
+    loaded = sys.modules.get(name)
+    if loaded is not None:
+        if not os.path.samefile(str(loaded.__file__), module):
+            raise ImportError("another file of this name is loaded")
+        return
+    spec = importlib.util.spec_from_file_location(name, os.path.abspath(module))
+    if spec is None or spec.loader is None:
+        raise ImportError("not a Python file")
+    sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(sys.modules[name])
+    except BaseException:
+        del sys.modules[name]
+        raise
 
 
 def all_task_types() -> list[TaskType]:

@@ -30,8 +30,10 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line (default: this process's) and return its exit code."""
+    from sfworker.cli.child import open_standard_streams
     from sfworker.errors import EnvelopeError, SecretFlowTaskError, SettingsError, TaskTypeNotFoundError
 
+    open_standard_streams()
     arguments = _parser().parse_args(argv)
     try:
         code = int(arguments.run(arguments))

@@ -28,8 +28,6 @@ from msgspec import Struct
 from sfworker.errors import SecretFlowTaskError
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     from sfworker.cli.demo_data import DemoData
     from sfworker.cli.progress import EventDisplay
     from sfworker.client import Client
@@ -127,11 +125,12 @@ def jobs(features: Mapping[str, list[str]]) -> list[dict[str, Any]]:
 
 def _demonstrate() -> Report:
     from sfworker.cli import demo_data
+    from sfworker.cli.child import termination_as_interrupt
     from sfworker.cli.embedded_redis import EmbeddedRedis
 
     began = time.monotonic()
     with ExitStack() as stack:
-        stack.enter_context(_termination_as_interrupt())
+        stack.enter_context(termination_as_interrupt())
         workspace = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sfworker-demo-")))
         redis = stack.enter_context(EmbeddedRedis())
         roots = {party: workspace / party for party in PARTIES}
@@ -249,22 +248,6 @@ def _worker(redis_url: str, workspace: Path, roots: dict[str, Path]) -> Iterator
         raise
     finally:
         stop(process, WORKER_STOP_SECONDS)
-
-
-@contextmanager
-def _termination_as_interrupt() -> Iterator[None]:
-    """So that SIGTERM and a closed terminal tidy up as Ctrl-C does."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
-    before[signal.SIGINT] = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 async def _ended(process: subprocess.Popen[bytes]) -> None:

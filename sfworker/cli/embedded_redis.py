@@ -7,6 +7,7 @@ It listens on a Unix socket in a private temporary directory, never on TCP, and 
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import os
 import platform
@@ -22,6 +23,7 @@ from sfworker.cli.child import bound_to_this_process, stop
 from sfworker.errors import BrokerError, SettingsError
 
 START_SECONDS = 15.0
+_LONGEST_SOCKET_PATH = 107  # bytes; the kernel takes no more
 BINARY_VARIABLE = "SFWORKER_REDIS_SERVER"
 
 
@@ -43,16 +45,25 @@ def server_binary() -> Path:
 
 
 class EmbeddedRedis:
-    """`with EmbeddedRedis() as server: connect(server.url)`. Data survives a restart, not the end of the block."""
+    """Runs the server inside a `with` block: `with EmbeddedRedis() as server: connect(server.url)`.
 
-    def __init__(self, *options: str) -> None:
+    Its data survive the block in `kept_in`, a directory that is made if missing (0700); without one, only a restart.
+    Raises SettingsError where that directory cannot be used or another server uses it.
+    """
+
+    def __init__(self, *options: str, kept_in: Path | None = None) -> None:
         self._options = options
-        self._directory = Path(tempfile.mkdtemp(prefix="sfworker-redis-"))  # 0700
+        self._temporary = Path(tempfile.mkdtemp(prefix="sfworker-redis-"))  # 0700
+        self._lock = -1
         self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def socket_path(self) -> Path:
-        return self._directory / "redis.sock"
+        try:
+            self._directory = self._temporary if kept_in is None else self._locked(kept_in)
+        except BaseException:
+            self.close()
+            raise
+        self.socket_path = self._directory / "redis.sock"
+        if len(bytes(self.socket_path)) > _LONGEST_SOCKET_PATH:
+            self.socket_path = self._temporary / "redis.sock"
 
     @property
     def url(self) -> str:
@@ -65,6 +76,18 @@ class EmbeddedRedis:
             raise BrokerError("the embedded Redis is not running")
         return self._process.pid
 
+    def _locked(self, directory: Path) -> Path:
+        """The directory's absolute path, for this server alone: two would ruin each other's append-only file."""
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = os.open(directory / "server.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SettingsError("the embedded Redis: another server uses this directory; stop it first") from None
+        except OSError as error:
+            raise SettingsError(f"the embedded Redis: its directory cannot be used ({error.strerror})") from None
+        return directory.absolute()
+
     def start(self) -> None:
         """Start the server and wait until it answers. Raises BrokerError where it does not within 15 s."""
         options = {
@@ -74,6 +97,7 @@ class EmbeddedRedis:
             "dir": str(self._directory),
             "appendonly": "yes",
             "save": "",
+            "maxmemory-policy": "noeviction",
             "daemonize": "no",
             "logfile": "server.log",
         }
@@ -83,6 +107,7 @@ class EmbeddedRedis:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            pass_fds=[] if self._lock < 0 else [self._lock],  # held as long as the server lives, not only as we do
             start_new_session=True,  # Ctrl-C is for whoever started us, who then stops the server last
         )
         give_up = time.monotonic() + START_SECONDS
@@ -103,9 +128,12 @@ class EmbeddedRedis:
         self.start()
 
     def close(self) -> None:
-        """Stop the server and remove its data."""
+        """Stop the server, and remove its data unless they are kept."""
         self.stop()
-        shutil.rmtree(self._directory, ignore_errors=True)
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+        shutil.rmtree(self._temporary, ignore_errors=True)
 
     def __enter__(self) -> EmbeddedRedis:
         try:

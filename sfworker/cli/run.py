@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,17 +15,47 @@ SUMMARY = "Take jobs from Redis and run them, until told to stop"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--group", default="secretflow", help="consumer group to read with (default: %(default)s)")
-    parser.add_argument("--redis", metavar="URL", help="Redis to work from (default: REDIS_URL)")
+    server = parser.add_mutually_exclusive_group()
+    server.add_argument("--redis", metavar="URL", help="Redis to work from (default: REDIS_URL)")
+    server.add_argument(
+        "--embedded",
+        nargs="?",
+        const="",
+        metavar="DIRECTORY",
+        help="start a Redis for this worker alone; its data are kept in DIRECTORY, or else gone at the end",
+    )
     parser.add_argument("--concurrency", type=int, metavar="N", help="executions at the same time (default: 1)")
+    add_jobs_argument(parser)
+
+
+def add_jobs_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--jobs", action="append", metavar="MODULE", help="module with task types of your own; may be repeated"
+        "--jobs",
+        action="append",
+        metavar="MODULE",
+        help="task types of your own: an installed module, or a file by its path (./greeting.py); may be repeated",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
+    if arguments.embedded is None:
+        return _run(arguments, arguments.redis)
+
+    from sfworker.cli.child import termination_as_interrupt
+    from sfworker.cli.embedded_redis import EmbeddedRedis
+    from sfworker.cli.invocation import first_job
+
+    kept_in = Path(arguments.embedded) if arguments.embedded else None
+    with termination_as_interrupt(), EmbeddedRedis(kept_in=kept_in) as server:
+        print(f"Redis runs at {server.url}. To send a first job from a second terminal:\n\n  {first_job(server.url)}\n")
+        sys.stdout.flush()
+        return _run(arguments, server.url)
+
+
+def _run(arguments: argparse.Namespace, redis_url: str | None) -> int:
     from sfworker.settings import load
 
-    settings = load(redis_url=arguments.redis, concurrency=arguments.concurrency, jobs=arguments.jobs)
+    settings = load(redis_url=redis_url, concurrency=arguments.concurrency, jobs=arguments.jobs)
 
     import uvloop
 

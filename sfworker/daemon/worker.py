@@ -42,6 +42,7 @@ from sfworker.telemetry import Telemetry
 _log = logging.getLogger("sfworker.worker")
 GIVE_BACK_SECONDS = 10.0
 LEAVE_SECONDS = 3.0
+_NOTHING_TO_DO = {signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
 
 
 async def serve(settings: Settings, group: str) -> int:
@@ -186,9 +187,19 @@ class Worker:
                 self._running.remove(attempt)
 
     async def _hear_signals(self) -> None:
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        # A closed terminal ends a worker that was started in one. Elsewhere SIGHUP, and SIGUSR1 and SIGUSR2 anywhere,
+        # come from scripts that rotate logs or reload settings; by default they would kill it in the middle of jobs.
+        hang_up_stops = os.isatty(0) or os.isatty(2)
+        heard = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup sets it
+            heard.append(signal.SIGHUP)
+        with anyio.open_signal_receiver(*heard) as signals:
             async for number in signals:
-                if self._draining.is_set():
+                if number in _NOTHING_TO_DO and not (number == signal.SIGHUP and hang_up_stops):
+                    _log.info(
+                        "%s: nothing to do; a rotated log file is noticed without it", signal.Signals(number).name
+                    )
+                elif self._draining.is_set():
                     _log.warning("%s again: running jobs are given back now", signal.Signals(number).name)
                     self._hurry.set()
                 else:

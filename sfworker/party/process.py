@@ -6,6 +6,7 @@ socket, because its peers may still need what it sent. SecretFlow runs on the ma
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import resource
@@ -199,10 +200,10 @@ def _nothing() -> None:
 
 
 def main() -> NoReturn:
-    """Entry of start method `spawn`: the frame socket is file descriptor 3; argument: job modules."""
+    """Entry of start method `spawn`: the frame socket is file descriptor 3; argument: job modules, as JSON."""
     import secretflow  # noqa: F401 - before the first frame, as in the template
 
     from sfworker.party.task_dispatcher import load_jobs
 
-    load_jobs([module for module in sys.argv[1].split(",") if module])
+    load_jobs(json.loads(sys.argv[1]))
     serve(socket.socket(fileno=3))

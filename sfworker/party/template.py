@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import ctypes
 import gc
+import json
 import os
 import select
 import shutil
@@ -154,7 +155,7 @@ def main() -> None:
     parser.add_argument("--daemon", type=int, required=True)
     parser.add_argument("--run-dir", required=True)
     parser.add_argument("--start-method", required=True)
-    parser.add_argument("--jobs", default="")
+    parser.add_argument("--jobs", default="[]")
     arguments = parser.parse_args()
     # Ctrl-C in a terminal reaches the whole foreground group; only the daemon decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -168,7 +169,7 @@ def main() -> None:
         from sfworker.party.task_dispatcher import load_jobs
         from sfworker.session import cluster_initializer, device_manager  # noqa: F401 - so that forks have them
 
-        load_jobs([module for module in arguments.jobs.split(",") if module])
+        load_jobs(json.loads(arguments.jobs))
         forget_jax_client()
         # Without this, the first garbage collection of each child would copy every page it shares with the template.
         gc.collect()

@@ -52,7 +52,6 @@ def _start(job: Job, attempt: int, settings: Settings, directory: str, rank: int
         scratch_dir=scratch,
         data_roots={each: settings.roots_of(each) for each in ([party] if party else job.parties)},
         log_level=settings.party_log_level,
-        job_modules=settings.jobs,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import json
 import logging
 import os
 import socket
@@ -66,7 +67,7 @@ class Template:
             handed_over.callback(os.close, log_write)
             self._lines = LineChannel(log_read, _log_template_line)
             arguments = ["--control", str(theirs.fileno()), "--daemon", str(os.getpid()), "--run-dir", self._run_dir]
-            arguments += ["--start-method", self._settings.start_method, "--jobs", ",".join(self._settings.jobs)]
+            arguments += ["--start-method", self._settings.start_method, "--jobs", json.dumps(self._settings.jobs)]
             self._process = await anyio.open_process(
                 entry.command("sfworker.party.template", *arguments),
                 pass_fds=[theirs.fileno()],

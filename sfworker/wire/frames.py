@@ -47,7 +47,6 @@ class Start(Struct, frozen=True, tag=True, kw_only=True):
     processors: list[int] = []
     """The only ones that this process may compute on; empty: any."""
     log_level: str
-    job_modules: list[str]
 
 
 class StageReached(Struct, frozen=True, tag=True):

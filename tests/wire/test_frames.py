@@ -84,7 +84,6 @@ class TestRoundTrip:
             scratch_dir="d",
             data_roots={"alice": ["r"]},
             log_level="INFO",
-            job_modules=[],
         )
         assert decode_start(encode_body(start)) == start
 

@@ -3,8 +3,8 @@
     demo --XADD--> embedded Redis <--> worker (a process of its own) --> party processes alice, bob
 
 Two parties hold different columns about partly different customers. They find their common customers, train a logistic
-regression on them, predict and evaluate, none seeing the other's data; then the figures are compared with what plain
-Python finds on the same rows.
+regression on three quarters of them, predict for the others and evaluate, none seeing the other's data; then the
+figures are compared with what plain Python finds on the same rows.
 """
 
 from __future__ import annotations
@@ -35,16 +35,18 @@ if TYPE_CHECKING:
 SUMMARY = "Run PSI and a logistic regression between two parties here, and compare with scikit-learn"
 PARTIES = ("alice", "bob")
 AUC_TOLERANCE = 0.02
+TRAINING, HELD_OUT = "training.csv", "held-out.csv"
 WORKER_STOP_SECONDS = 10.0
 SPU = {"cluster_def": {"runtime_config": {"protocol": "SEMI2K", "field": "FM128", "fxp_fraction_bits": 40}}}
 
 
 class Report(Struct, frozen=True, kw_only=True):
-    """What the demo found. `stages` holds each job's `performance_metrics`."""
+    """The demo's figures. `stages` holds each job's `performance_metrics`."""
 
     agrees: bool
     customers_found: int
     customers_expected: int
+    customers_held_out: int
     auc_secret_shared: float
     auc_scikit_learn: float
     seconds: float
@@ -67,11 +69,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def jobs(features: Mapping[str, list[str]]) -> list[dict[str, Any]]:
-    """The four envelopes, in order. Paths are relative to each party's own data root."""
+    """Return the five envelopes, in order. Paths are relative to each party's own data root."""
     from sfworker.cli.demo_data import FILE, KEY, LABEL
 
     keys = {party: [KEY] for party in PARTIES}
-    common = dict.fromkeys(PARTIES, "common.csv")
+    common, training, held_out = (dict.fromkeys(PARTIES, file) for file in ("common.csv", TRAINING, HELD_OUT))
     model = dict.fromkeys(PARTIES, "model")
     tasks: list[dict[str, Any]] = [
         {
@@ -83,8 +85,16 @@ def jobs(features: Mapping[str, list[str]]) -> list[dict[str, Any]]:
             "broadcast_result": True,
         },
         {
-            "task_type": "ss_lr",
+            "task_type": "train_test_split",
             "input_paths": common,
+            "train_paths": training,
+            "test_paths": held_out,
+            "random_state": 1,
+            "stratify": {"party": "alice", "column": LABEL},
+        },
+        {
+            "task_type": "ss_lr",
+            "input_paths": training,
             "keys": keys,
             "features": dict(features),
             "label": {"party": "alice", "column": LABEL},
@@ -95,7 +105,7 @@ def jobs(features: Mapping[str, list[str]]) -> list[dict[str, Any]]:
         },
         {
             "task_type": "ss_lr_predict",
-            "input_paths": common,
+            "input_paths": held_out,
             "keys": keys,
             "model_path": model,
             "receiver": "alice",
@@ -185,12 +195,17 @@ def _report(results: dict[str, dict[str, Any]], data: DemoData, roots: dict[str,
     from sfworker.cli.demo_data import ids_in
 
     found = int(results["psi"]["result"]["intersection_count"])
-    same_rows = all(sorted(ids_in(roots[party] / "common.csv")) == sorted(data.shared_ids) for party in PARTIES)
-    secret, plain = float(results["biclassification_eval"]["result"]["auc"]), data.plain_auc()
+    training, held_out = ids_in(roots["alice"] / TRAINING), ids_in(roots["alice"] / HELD_OUT)
+    same_rows = sorted([*training, *held_out]) == sorted(data.shared_ids) and all(
+        ids_in(roots[party] / TRAINING) == training and ids_in(roots[party] / HELD_OUT) == held_out for party in PARTIES
+    )
+    secret = float(results["biclassification_eval"]["result"]["auc"])
+    plain = data.plain_auc(training, held_out)
     return Report(
         agrees=found == len(data.shared_ids) and same_rows and abs(secret - plain) <= AUC_TOLERANCE,
         customers_found=found,
         customers_expected=len(data.shared_ids),
+        customers_held_out=len(held_out),
         auc_secret_shared=secret,
         auc_scikit_learn=plain,
         seconds=time.monotonic() - began,
@@ -200,12 +215,15 @@ def _report(results: dict[str, dict[str, Any]], data: DemoData, roots: dict[str,
 
 def _print(report: Report) -> None:
     from sfworker.cli.console import console, table
+    from sfworker.cli.invocation import command
 
     out = console()
     figures = table("", "computed in secret >", "expected >")
     figures.add_row("common customers", str(report.customers_found), str(report.customers_expected))
     figures.add_row(
-        "AUC of the model", f"{report.auc_secret_shared:.4f}", f"{report.auc_scikit_learn:.4f} scikit-learn"
+        f"AUC on {report.customers_held_out} held-out ones",
+        f"{report.auc_secret_shared:.4f}",
+        f"{report.auc_scikit_learn:.4f} scikit-learn",
     )
     out.print(figures)
     columns = ("queue", "cluster_init", "device_init", "execution", "total")
@@ -215,6 +233,14 @@ def _print(report: Report) -> None:
     out.print(seconds)
     verdict = "The figures agree" if report.agrees else "THE FIGURES DIFFER"
     out.print(f"{verdict}. {report.seconds:.1f} s in all.")
+    sfworker = command()
+    out.print("\nThe demo's Redis, worker and files are gone. To go on:\n")
+    for what, line in (
+        ("a worker with a Redis of its own, which prints how to send a job", f"{sfworker} run --embedded"),
+        ("what it can compute", f"{sfworker} tasks"),
+        ("one of these: parameters, result, what it reveals", f"{sfworker} tasks psi"),
+    ):
+        out.print(f"  {line:<40} # {what}", soft_wrap=True)
 
 
 @contextmanager

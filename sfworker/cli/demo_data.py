@@ -22,19 +22,22 @@ class DemoData:
 
     features: dict[str, list[str]]
     shared_ids: frozenset[str]
-    _shared_features: Any
-    _shared_labels: Any
+    _ids: list[str]
+    _rows: Any
+    _labels: Any
 
-    def plain_auc(self) -> float:
-        """AUC of scikit-learn's LogisticRegression, trained and evaluated on the shared rows in plain text."""
+    def plain_auc(self, training: list[str], held_out: list[str]) -> float:
+        """Return the AUC on `held_out` customers of scikit-learn's LogisticRegression, trained on `training` ones."""
         from sklearn.linear_model import LogisticRegression
         from sklearn.metrics import roc_auc_score
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
 
         model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-        model.fit(self._shared_features, self._shared_labels)
-        return float(roc_auc_score(self._shared_labels, model.predict_proba(self._shared_features)[:, 1]))
+        row = {each: number for number, each in enumerate(self._ids)}
+        fitted, seen = [row[each] for each in training], [row[each] for each in held_out]
+        model.fit(self._rows[fitted], self._labels[fitted])
+        return float(roc_auc_score(self._labels[seen], model.predict_proba(self._rows[seen])[:, 1]))
 
 
 def write(directories: dict[str, Path]) -> DemoData:
@@ -64,7 +67,7 @@ def write(directories: dict[str, Path]) -> DemoData:
         [KEY, *features["bob"]],
         ([ids[row], *data.data[row, middle:].tolist()] for row in held["bob"]),
     )
-    return DemoData(features, frozenset(ids[row] for row in shared), data.data[shared], data.target[shared])
+    return DemoData(features, frozenset(ids[row] for row in shared), ids, data.data, data.target)
 
 
 def ids_in(path: Path) -> list[str]:

@@ -1,19 +1,25 @@
 # The worker: run-time packages from requirements.lock (hashes checked, nothing resolved), this package, no compiler, no
 # pip, no root. Runs with a read-only root file system, given /tmp (sockets, scratch) and /data (the parties' files).
 
-FROM python:3.10-slim-bookworm AS build
+# By digest; `make images` renews it.
+ARG BASE=python:3.10-slim-bookworm@sha256:68d914ec641a0b69267ce65184d000a2bc3a9ee2590ab702b82250ab2385735a
+
+FROM ${BASE} AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 RUN python -m venv --without-pip /opt/sfworker
 WORKDIR /src
 # First the packages alone, so that a change of our code does not install them anew.
 COPY requirements.lock ./
-RUN sed '/^# --- development/,$d' requirements.lock > runtime.lock \
-    && pip --python /opt/sfworker/bin/python install --no-deps --require-hashes -r runtime.lock
-COPY pyproject.toml README.md LICENSE ./
+RUN sed '/^# --- build/,$d' requirements.lock > runtime.lock \
+    && sed '1,/^# --- build/d;/^# --- development/,$d' requirements.lock > build.lock \
+    && pip --python /opt/sfworker/bin/python install --no-deps --require-hashes -r runtime.lock \
+    && pip install --no-deps --require-hashes -r build.lock
+COPY pyproject.toml README.md LICENSE CHANGELOG.md ./
 COPY sfworker ./sfworker
-RUN pip --python /opt/sfworker/bin/python install --no-deps --no-build-isolation .
+RUN pip wheel --no-deps --no-build-isolation --wheel-dir /tmp/wheel . \
+    && pip --python /opt/sfworker/bin/python install --no-deps /tmp/wheel/*.whl
 
-FROM python:3.10-slim-bookworm
+FROM ${BASE}
 # libgomp1: SecretFlow's native libraries link to it. tini: a party process that is killed may leave children (PSI runs
 # `sort`); in a container they become process 1's, and neither the daemon nor its template process reaps children
 # that it did not start. tini does, and passes SIGTERM on to the daemon alone, which ends its own processes.

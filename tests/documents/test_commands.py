@@ -1,0 +1,164 @@
+"""Every command and example that a document shows works as it stands, in the document's order."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from sfworker.cli import _parser
+from tests.documents.shell import ROOT, Block, Reader, blocks, commands
+from tests.running_worker import until
+
+README = ROOT / "README.md"
+DEPLOY = ROOT / "deploy" / "README.md"
+WIRE = ROOT / "sfworker" / "wire" / "README.md"
+JOBS = ROOT / "sfworker" / "jobs" / "README.md"
+HOUSE = ROOT / "sfworker" / "README.md"
+TESTS = ROOT / "tests" / "README.md"
+DOCUMENTS = [README, DEPLOY, WIRE, JOBS, HOUSE, TESTS]
+WORKER = "sfworker run --embedded redis-data"
+
+
+@pytest.fixture
+def reader(tmp_path: Path) -> Iterator[Reader]:
+    with ExitStack() as stack:
+        yield Reader(tmp_path, stack)
+
+
+def follow(reader: Reader, block: Block) -> list[str]:
+    """Do what the block says; returns what each command printed."""
+    if block.language == "sh":
+        return [told for command in commands(block.text) if (told := _obey(reader, command)) is not None]
+    assert block.language == "console"
+    return []
+
+
+def _obey(reader: Reader, command: str) -> str | None:
+    if command.startswith("sfworker run"):
+        reader.start_worker(command.split(" #", maxsplit=1)[0])
+        return None
+    return reader.run(command)
+
+
+def shown(document: Path, *languages: str) -> list[Block]:
+    return [block for block in blocks(document) if block.language in languages and not block.note]
+
+
+def test_every_document_is_known_and_every_block_has_a_language() -> None:
+    listed = subprocess.run(["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True)
+    without_commands = {"CHANGELOG.md", "sfworker/catalog/README.md"}
+    assert {str(each.relative_to(ROOT)) for each in DOCUMENTS} | without_commands == set(listed.stdout.split())
+    for document in DOCUMENTS:
+        for block in blocks(document):
+            assert block.language in {"", "sh", "console", "python", "js", "json"}, block
+            assert block.language or not re.search(r"^(\$ |make |sfworker )", block.text, re.MULTILINE)
+            if block.note:
+                [test] = re.findall(r"^run by (\S+)$", block.note)
+                assert document.parent.name in (ROOT / test).read_text()
+    for name in without_commands:
+        assert "```" not in (ROOT / name).read_text()
+
+
+def test_readme(reader: Reader) -> None:
+    """The first job: a worker, an envelope, and what is said about it."""
+    for party, ids in (("alice", range(30)), ("bob", range(20, 60))):
+        (reader.directory / f"{party}.csv").write_text("id\n" + "".join(f"{each:04d}\n" for each in ids))
+    [envelope] = shown(README, "json")
+    (reader.directory / "job.json").write_text(envelope.text)
+    started, rest = shown(README, "sh")
+    follow(reader, started)
+    told = "\n".join(follow(reader, rest))
+    assert "intersection_count" in told
+    assert len((reader.directory / "bob-common.csv").read_text().split()) == 11
+    assert "ss_xgb" in told
+    assert "table_keys_duplicated" in told
+
+
+def test_wire(reader: Reader) -> None:
+    """The same in three languages, and how to cancel."""
+    reader.start_worker(WORKER)
+    for block in shown(WIRE, "sh"):
+        follow(reader, block)
+    assert json.loads(reader.run("redis-cli --raw GET sf:result:e-1"))["status"] == "success"
+    assert reader.run("redis-cli --raw GET sf:cancel:e-4") == "1\n"
+    [program] = shown(WIRE, "python")
+    (reader.directory / "submit.py").write_text(program.text)
+    told = reader.run("python submit.py")
+    assert "task_succeeded" in told
+    assert "Hello, Python!" in told
+
+
+def test_jobs(reader: Reader) -> None:
+    """A task type of one's own, from the working directory."""
+    [source] = shown(JOBS, "python")
+    (reader.directory / "greeting.py").write_text(source.text)
+    (reader.directory / "json.py").write_text("raise SystemExit('imported from the working directory')")
+    about, worker, job = shown(JOBS, "sh")
+    tasks, schema = follow(reader, about)
+    assert "Number of repetitions." in tasks
+    assert json.loads(schema)
+    follow(reader, worker)
+    [result] = follow(reader, job)
+    assert "Hello ALICE, BOB! Hello ALICE, BOB!" in result
+    refused = subprocess.run(
+        ["bash", "-c", next(commands(job.text)).replace('"times": 2', '"times": 11').replace("greet-1", "greet-2")],
+        cwd=reader.directory,
+        env=reader.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert refused.returncode == 1
+    assert "task_config.times: " in refused.stdout
+
+
+def test_deploy(reader: Reader) -> None:
+    """Doctor and a worker; what to do with a job that failed for good."""
+    reader.start_worker(WORKER)
+    job = {"task_id": "t", "subtask_id": "s", "execution_id": "bad-1", "sf_init_config": {}}
+    job |= {"task_config": {"task_type": "act", "action": "raise"}, "options": {"max_retries": 0}}
+    start, dead = shown(DEPLOY, "sh")
+    (reader.directory / "bad.json").write_text(json.dumps(job))
+    reader.environment |= {"SFWORKER_JOBS": "tests.acting_job", "PYTHONPATH": str(ROOT)}
+    told = follow(reader, start)
+    assert "ERROR" not in told[0]
+    reader.run("sfworker submit bad.json")
+    for command in commands(dead.text):
+        until(lambda: "bad-1" in reader.run("sfworker dead list --json"), 30)
+        reader.run(command)
+    assert "bad-1" not in reader.run("sfworker dead list --json")
+
+
+@pytest.mark.parametrize("document", [HOUSE, TESTS], ids=["house", "tests"])
+def test_checks(document: Path) -> None:
+    """Make targets are there (the suite itself runs below one of them), and tests that are named are found."""
+    said = [command.split(" #")[0].strip() for block in shown(document, "sh") for command in commands(block.text)]
+    assert said
+    for command in said:
+        if command.startswith("make "):
+            subprocess.run(["make", "-n", *shlex.split(command)[1:]], cwd=ROOT, capture_output=True, check=True)
+        else:
+            words = command.partition(".venv/bin/pytest ")
+            assert words[1], command
+            collect = [sys.executable, "-m", "pytest", "--collect-only", "-q", *shlex.split(words[2])]
+            subprocess.run(collect, cwd=ROOT, capture_output=True, check=True)
+
+
+def test_every_command_in_a_sentence_is_one() -> None:
+    """`sfworker ...` between backticks is taken by the parser, and `make ...` is a target."""
+    said = {each for document in DOCUMENTS for each in re.findall(r"`((?:sfworker|make) [^`]+)`", document.read_text())}
+    assert len(said) > 10
+    for command in said:
+        words = shlex.split(command)
+        if words[0] == "make":
+            subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, check=True)
+        elif "..." not in words:
+            _parser().parse_args(words[1:])

@@ -288,9 +288,14 @@ class GroupbyStatisticsParams(TaskParams, tag="groupby_statistics", frozen=True,
     input_paths: Annotated[PartyPaths, Meta(description="File of each party that `by` or `values` names.")]
     by: Annotated[PartyColumns, Meta(description="The columns that make the groups, of one party.")]
     values: Annotated[PartyColumns, Meta(min_length=1, description="The columns to aggregate, by party.")]
-    aggregations: Annotated[list[Aggregation], Meta(min_length=1, description="Figures of each column and group.")] = (
-        field(default_factory=lambda: ["sum", "mean"])
-    )
+    aggregations: Annotated[
+        list[Aggregation],
+        Meta(
+            min_length=1,
+            description="Figures of each column and group.",
+            extra_json_schema={"default": ["sum", "mean"]},  # no schema is made from a function
+        ),
+    ] = field(default_factory=lambda: ["sum", "mean"])
     min_group_size: Annotated[
         int, Meta(ge=1, le=1_000_000, description="Smaller groups are left out: figures of few rows tell single ones.")
     ] = 5

@@ -47,7 +47,11 @@ class SsLrParams(TrainParams, tag="ss_lr", frozen=True, kw_only=True):
     penalty: Annotated[Literal["none", "l2"], Meta(description="Regularisation.")] = "none"
     l2_norm: Annotated[float, Meta(ge=0, le=1000, description="Weight of the l2 penalty.")] = 0.5
     sig_type: Annotated[
-        Sigmoid, Meta(description="Approximation of the sigmoid; t1 is the fastest, its scores are not calibrated.")
+        Sigmoid,
+        Meta(
+            description="What stands for the sigmoid of a logistic regression in training; `real` is exact. With `t1`, "
+            "the fastest, and `t3` and `t5`, predictions have the true sigmoid; with `df` and `sr`, the same curve."
+        ),
     ] = "t1"
     eps: Eps = 0.0
     standardize: Standardize = True
@@ -150,7 +154,12 @@ SS_LR_PREDICT = register(
         params=SsLrPredictParams,
         result=PredictResult,
         devices=frozenset({"spu"}),
-        disclosures=(SHAPES, MODEL_ID, PREDICTIONS),
+        disclosures=(
+            SHAPES,
+            MODEL_ID,
+            f"{PREDICTIONS}; of a logistic regression it computes them from the rows' linear scores, which tell it the "
+            "same",
+        ),
     )
 )
 SS_GLM = register(

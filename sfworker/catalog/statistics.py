@@ -54,7 +54,8 @@ Statistic = Literal[
 Aggregation = Literal["sum", "mean", "var", "min", "max"]
 Keys = Annotated[PartyColumns, Meta(description="Columns that are no features, such as ids.")]
 Features = Annotated[
-    PartyColumns | None, Meta(description="Feature columns by party. Default: every column that is no key.")
+    PartyColumns | None,
+    Meta(description="Feature columns by party; a party left out has none. Default: every column that is no key."),
 ]
 
 
@@ -300,7 +301,13 @@ class GroupbyStatisticsParams(TaskParams, tag="groupby_statistics", frozen=True,
         int, Meta(ge=1, le=1_000_000, description="Smaller groups are left out: figures of few rows tell single ones.")
     ] = 5
     max_groups: Annotated[int, Meta(ge=1, le=10_000, description="More groups than this are an error.")] = 1000
-    column_types: ColumnTypes = field(default_factory=dict)
+    column_types: Annotated[
+        ColumnTypes,
+        Meta(
+            description="Types of columns of `by`, under its party, where those that the cells have are not the right "
+            "ones; `values` are numbers."
+        ),
+    ] = field(default_factory=dict)
 
     def check(self, parties: list[str]) -> None:
         super().check(parties)

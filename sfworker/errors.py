@@ -6,6 +6,7 @@ here or by whoever raises, never copied from a library's exception: those may qu
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar
 
 from msgspec import Struct
@@ -114,6 +115,21 @@ class SettingsError(SecretFlowTaskError):
 
 class BrokerError(SecretFlowTaskError):
     """Redis refused a command that the worker needs."""
+
+
+# A command line says these; and what was cancelled has no error.
+_NEVER_PUBLISHED = (SettingsError, BrokerError, JobCancelledError)
+
+
+def published_error_types() -> list[str]:
+    """Lists the names that `error_type` of an answer can have, those of the errors of imported modules included."""
+
+    def tree(root: type[SecretFlowTaskError]) -> Iterator[type[SecretFlowTaskError]]:
+        yield root
+        for child in root.__subclasses__():
+            yield from tree(child)
+
+    return sorted({found.__name__ for found in tree(SecretFlowTaskError) if found not in _NEVER_PUBLISHED})
 
 
 class Failure(Struct, frozen=True):

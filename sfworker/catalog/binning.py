@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from sfworker.catalog.base import TaskType, register
+from sfworker.catalog.base import ColumnRef, PartyColumns, TaskType, register
 from sfworker.catalog.preprocessing import ALONE, RULE_ID, FitParams, FitResult
 from sfworker.errors import ParameterValidationError
 
@@ -22,9 +22,21 @@ class BinningParams(FitParams, tag="binning", frozen=True, kw_only=True):
     stay missing, or get a WOE of their own.
 
     WOE is ln((positives of the bin / all positives) / (negatives of the bin / all negatives)); in a bin without one of
-    the two, half a row is added to both. It needs rows that are aligned, as after `psi`, and a label of 0 and 1.
+    the two, half a row is added to both. `woe` and `chimerge` need `label` and `features`, rows that are aligned, as
+    after `psi`, and `spu_config` where a party without the label has features.
     """
 
+    label: Annotated[
+        ColumnRef | None,
+        Meta(description="The label, which is no feature. `woe` and `chimerge` need one, of 0 and 1. Default: none."),
+    ] = None
+    features: Annotated[
+        PartyColumns | None,
+        Meta(
+            description="Columns to change, by party; of a party left out, none. `woe` and `chimerge` need them named. "
+            "Default of the others: every column that is neither key nor label."
+        ),
+    ] = None
     method: Annotated[
         Literal["equal_frequency", "equal_range", "chimerge"],
         Meta(description="How bins are found; chimerge: by label."),
@@ -32,16 +44,26 @@ class BinningParams(FitParams, tag="binning", frozen=True, kw_only=True):
     substitution: Annotated[
         Literal["bin", "woe"], Meta(description="What replaces a value: its bin's number from 0, or its bin's WOE.")
     ] = "bin"
-    bin_num: Annotated[int, Meta(ge=2, le=1000, description="Bins of equal_frequency and equal_range, at most.")] = 10
-    chimerge_init_bins: Annotated[int, Meta(ge=3, le=1000, description="Bins that chimerge begins with.")] = 100
-    chimerge_target_bins: Annotated[int, Meta(ge=2, le=1000, description="Bins at which chimerge stops.")] = 10
+    bin_num: Annotated[
+        int, Meta(ge=2, le=1000, description="Bins of numbers that equal_frequency and equal_range make, at most.")
+    ] = 10
+    chimerge_init_bins: Annotated[int, Meta(ge=3, le=1000, description="Bins that chimerge begins with, at most.")] = (
+        100
+    )
+    chimerge_target_bins: Annotated[
+        int, Meta(ge=2, le=1000, description="Bins of numbers at which chimerge stops.")
+    ] = 10
     chimerge_target_pvalue: Annotated[
         float,
         Meta(gt=0, lt=1, description="chimerge stops where even the most alike bins differ with a smaller p-value."),
     ] = 0.1
     min_bin_rows: Annotated[
         int,
-        Meta(ge=1, description="A smaller bin of a party without the label is an error: its WOE tells single labels."),
+        Meta(
+            ge=1,
+            description="With `woe`, smaller bins, or fewer missing values, at a party without the label are refused, "
+            "because their WOE would reveal individual labels.",
+        ),
     ] = 5
 
     def check(self, parties: list[str]) -> None:

@@ -23,7 +23,7 @@ class BoostingParams(TrainParams, frozen=True, kw_only=True):
     """What both kinds of boosted trees are told, in the words of XGBoost."""
 
     num_boost_round: Annotated[int, Meta(ge=1, le=1024, description="Number of trees.")] = 10
-    max_depth: Annotated[int, Meta(ge=1, le=16, description="Depth of a tree.")] = 5
+    max_depth: Annotated[int, Meta(ge=1, le=16, description="Depth of a tree, at most.")] = 5
     learning_rate: Annotated[float, Meta(gt=0, le=1, description="Share of each tree that counts.")] = 0.3
     reg_lambda: Annotated[float, Meta(ge=0, le=10_000, description="Weight of the l2 penalty on leaves.")] = 1.0
     subsample: Annotated[float, Meta(gt=0, le=1, description="Share of the rows that each tree is grown from.")] = 1.0
@@ -59,9 +59,11 @@ class SgbParams(BoostingParams, tag="sgb", frozen=True, kw_only=True):
     objective: Annotated[Literal["logistic", "linear", "tweedie"], Meta(description="What is predicted.")] = "logistic"
     gamma: Annotated[float, Meta(ge=0, le=10_000, description="Gain below which a node is not split.")] = 0.0
     tree_growing_method: Annotated[
-        Literal["level", "leaf"], Meta(description="By levels up to `max_depth`, or the best leaf first.")
+        Literal["level", "leaf"],
+        Meta(description="By levels up to `max_depth`, or the best leaf first up to `max_leaf`."),
     ] = "level"
-    max_leaf: Annotated[int, Meta(ge=1, le=2**15, description="Leaves of a tree that grows by leaf.")] = 15
+    max_depth: Annotated[int, Meta(ge=1, le=16, description="Depth of a tree that grows by level, at most.")] = 5
+    max_leaf: Annotated[int, Meta(ge=1, le=2**15, description="Leaves of a tree that grows by leaf, at most.")] = 15
     tweedie_variance_power: Annotated[float, Meta(gt=1, lt=2, description="Power of the variance of `tweedie`.")] = 1.5
 
 

@@ -1,12 +1,10 @@
-"""Task types in words and as JSON Schema, for `sfworker tasks`, `sfworker schema` and the page in this directory."""
+"""Describes task types in words, for `sfworker tasks` and the page in this directory."""
 
 from __future__ import annotations
 
-import ast
 import inspect
 import itertools
 import json
-import textwrap
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,6 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from sfworker.catalog.base import TaskType
+from sfworker.catalog.schema import docstrings_of_fields, parameters_schema, result_schema
 
 _HEAD = """\
 # Task types
@@ -32,8 +31,8 @@ def described(task_type: TaskType) -> dict[str, Any]:
         "description": inspect.getdoc(task_type.params) or "",
         "devices": sorted(task_type.devices),
         "spu_defaults": dict(task_type.spu_defaults),
-        "parameters": schema_of(task_type.params),
-        "result": schema_of(task_type.result),
+        "parameters": parameters_schema(task_type),
+        "result": result_schema(task_type),
         "disclosures": list(task_type.disclosures),
     }
 
@@ -53,17 +52,12 @@ def page(task_types: Iterable[TaskType]) -> str:
     return "\n".join(parts)
 
 
-def schema_of(struct: Any) -> dict[str, Any]:
-    """JSON Schema of a struct."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **msgspec.json.schema(struct)}
-
-
 def described_fields(struct: type[Struct]) -> list[dict[str, str]]:
     """Each field's name, type with bounds, default (`required` where there is none) and description."""
     [schema], components = msgspec.json.schema_components([struct], ref_template="{name}")
     schema = components[schema["$ref"]] if "$ref" in schema else schema
     required = set(schema.get("required", ()))
-    noted = _docstrings_of_fields(struct)
+    noted = docstrings_of_fields(struct)
     described = []
     for name, field in schema["properties"].items():
         if name == "task_type":  # the tag
@@ -78,19 +72,6 @@ def described_fields(struct: type[Struct]) -> list[dict[str, str]]:
             }
         )
     return described
-
-
-def _docstrings_of_fields(struct: type[Struct]) -> dict[str, str]:
-    """The string below each field's line, which is how results are described; nothing keeps it at run time."""
-    found = {}
-    for base in reversed(struct.__mro__):
-        if not base.__module__.startswith("msgspec") and base is not object:
-            [declared] = ast.parse(textwrap.dedent(inspect.getsource(base))).body
-            lines = getattr(declared, "body", [])
-            for line, below in itertools.pairwise(lines):
-                if isinstance(line, ast.AnnAssign) and isinstance(below, ast.Expr):
-                    found[ast.unparse(line.target)] = inspect.cleandoc(ast.literal_eval(below.value))
-    return found
 
 
 def _entry(task_type: TaskType) -> str:

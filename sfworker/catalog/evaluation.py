@@ -163,7 +163,8 @@ class ScorecardParams(TaskParams, tag="scorecard", frozen=True, kw_only=True):
     """Turns predicted probabilities into scores: offset plus or minus factor times the logarithm of the odds.
 
     factor = pdo / ln 2; offset = scaled_value - factor * ln(odd_base). The party's whole table is written, the score
-    beside the prediction.
+    beside the prediction. A probability of 0 or 1 has no odds: its score is `min_score` or `max_score`, and the result
+    warns of such rows.
     """
 
     input_paths: Annotated[PartyPaths, Meta(description="File of the party that holds the prediction.")]
@@ -198,6 +199,8 @@ class ScorecardResult(Struct, frozen=True, kw_only=True):
 
     rows: int
     output_paths: dict[str, str]
+    warnings: list[str]
+    """A sentence where rows have a probability of 0 or 1, with their share and what helps."""
 
 
 BICLASSIFICATION_EVAL = register(
@@ -242,6 +245,9 @@ SCORECARD = register(
         summary="Turns predicted probabilities into scores",
         params=ScorecardParams,
         result=ScorecardResult,
-        disclosures=("readers of the result learn the number of rows; scores stay at the party of the prediction",),
+        disclosures=(
+            "readers of the result learn the number of rows, and of those with a probability of 0 or 1; scores stay at "
+            "the party of the prediction",
+        ),
     )
 )

@@ -9,13 +9,10 @@ from sfworker.catalog.base import TaskType, validate
 from sfworker.catalog.resources import Resources, granted
 from sfworker.errors import ExpiredError, ParameterValidationError
 from sfworker.settings import Settings
-from sfworker.wire.envelope import Envelope, SpuConfig, decode_envelope, expired
+from sfworker.wire.envelope import FIELDS, PROTOCOLS, Envelope, SpuConfig, decode_envelope, expired
 
 Mode = Literal["none", "mesh", "cluster"]
-# How many parties each protocol computes with: fewest and most. REF2K keeps no secrets at all.
-_PROTOCOLS = {"REF2K": (2, 16), "SEMI2K": (2, 16), "ABY3": (3, 3), "CHEETAH": (2, 2)}
-_INSECURE = {"REF2K"}
-_FIELDS = {"FM32", "FM64", "FM128"}
+_INSECURE = {"REF2K"}  # it keeps no secrets at all
 _RUNTIME = "spu_config.cluster_def.runtime_config"
 
 
@@ -100,15 +97,15 @@ def _check_spu(config: SpuConfig, parties: list[str], settings: Settings) -> Non
                 f"spu_config.cluster_def.nodes: names a party that is not in sf_init_config.parties ({given})"
             )
     protocol = runtime.get("protocol")
-    if protocol not in _PROTOCOLS:
-        raise ParameterValidationError(f"{_RUNTIME}.protocol: one of {', '.join(sorted(_PROTOCOLS))}")
+    if protocol not in PROTOCOLS:
+        raise ParameterValidationError(f"{_RUNTIME}.protocol: one of {', '.join(sorted(PROTOCOLS))}")
     if protocol in _INSECURE and not settings.allow_insecure_protocols:
         raise ParameterValidationError(
-            f"{_RUNTIME}.protocol: {protocol} keeps no secrets; use SEMI2K, or set SFWORKER_ALLOW_INSECURE_PROTOCOLS"
+            f"{_RUNTIME}.protocol: {protocol} keeps no secrets; use SEMI2K, or set SFWORKER_ALLOW_INSECUREPROTOCOLS"
         )
-    if runtime.get("field", "FM128") not in _FIELDS:
-        raise ParameterValidationError(f"{_RUNTIME}.field: one of {', '.join(sorted(_FIELDS))}")
-    fewest, most = _PROTOCOLS[protocol]
+    if runtime.get("field", "FM128") not in FIELDS:
+        raise ParameterValidationError(f"{_RUNTIME}.field: one of {', '.join(sorted(FIELDS))}")
+    fewest, most = PROTOCOLS[protocol]
     count = len(set(nodes)) or len(parties)
     if not fewest <= count <= most:
         needed = f"exactly {fewest}" if fewest == most else f"at least {fewest}"

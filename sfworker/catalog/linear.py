@@ -27,7 +27,9 @@ Link = Literal["Logit", "Log", "Reciprocal", "Identity"]
 Epochs = Annotated[int, Meta(ge=1, le=10_000, description="Passes over the data.")]
 LearningRate = Annotated[float, Meta(gt=0, le=100, description="Step of the gradient descent.")]
 BatchSize = Annotated[int, Meta(ge=1, le=1_000_000, description="Rows per step; at most as many as there are.")]
-Eps = Annotated[float, Meta(ge=0, lt=1, description="Stops when weights change by less than this share; 0: never.")]
+Eps = Annotated[
+    float, Meta(ge=0, lt=1, description="Stops when the model's weights change by less than this share; 0: never.")
+]
 Standardize = Annotated[
     bool, Meta(description="Whether each party brings its own columns to mean 0 and deviation 1 first.")
 ]
@@ -45,9 +47,15 @@ class SsLrParams(TrainParams, tag="ss_lr", frozen=True, kw_only=True):
     learning_rate: LearningRate = 0.1
     batch_size: BatchSize = 1024
     penalty: Annotated[Literal["none", "l2"], Meta(description="Regularisation.")] = "none"
-    l2_norm: Annotated[float, Meta(ge=0, le=1000, description="Weight of the l2 penalty.")] = 0.5
+    l2_norm: Annotated[
+        float, Meta(ge=0, le=1000, description="Weight of the l2 penalty, which spares the intercept.")
+    ] = 0.5
     sig_type: Annotated[
-        Sigmoid, Meta(description="Approximation of the sigmoid; t1 is the fastest, its scores are not calibrated.")
+        Sigmoid,
+        Meta(
+            description="What stands for the sigmoid of a logistic regression in training; `real` is exact. With `t1`, "
+            "the fastest, and `t3` and `t5`, predictions have the true sigmoid; with `df` and `sr`, the same curve."
+        ),
     ] = "t1"
     eps: Eps = 0.0
     standardize: Standardize = True
@@ -88,12 +96,20 @@ class SsGlmParams(TrainParams, tag="ss_glm", frozen=True, kw_only=True):
     ] = 0.0
     tweedie_power: Annotated[
         float,
-        Meta(ge=0, le=2, description="Power of a Tweedie variance: 0 is normal, 1 Poisson, 2 Gamma; 0 to 1 is none."),
+        Meta(
+            ge=0,
+            le=2,
+            description="Power of a Tweedie variance: 0 is normal, 1 Poisson, 2 Gamma; 0 to 1 is none.",
+        ),
     ] = 1.5
     offset: Annotated[
-        ColumnRef | None, Meta(description="Column that is added to the linear predictor, such as a log exposure.")
+        ColumnRef | None,
+        Meta(
+            description="Column that is added to the linear predictor, such as a log exposure; with the links Log and "
+            "Logit only. Default: none."
+        ),
     ] = None
-    weight: Annotated[ColumnRef | None, Meta(description="Column of the rows' weights.")] = None
+    weight: Annotated[ColumnRef | None, Meta(description="Column of the rows' weights. Default: all the same.")] = None
     eps: Eps = 0.0
     standardize: Standardize = True
 
@@ -150,7 +166,12 @@ SS_LR_PREDICT = register(
         params=SsLrPredictParams,
         result=PredictResult,
         devices=frozenset({"spu"}),
-        disclosures=(SHAPES, MODEL_ID, PREDICTIONS),
+        disclosures=(
+            SHAPES,
+            MODEL_ID,
+            f"{PREDICTIONS}; of a logistic regression it computes them from the rows' linear scores, which tell it the "
+            "same",
+        ),
     )
 )
 SS_GLM = register(

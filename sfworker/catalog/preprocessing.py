@@ -30,7 +30,10 @@ Value: TypeAlias = bool | Integer | float | str
 ColumnType = Literal["int", "float", "str", "bool"]
 ColumnTypes = Annotated[
     dict[PartyName, dict[ColumnName, ColumnType]],
-    Meta(description="Types of columns by party, where those that the cells have are not the right ones."),
+    Meta(
+        description="Types of columns by party, where those that the cells have are not the right ones. Columns that "
+        "are computed with as numbers are numbers whatever stands here."
+    ),
 ]
 FITTING = ("scaler", "encoder", "fillna", "binning")
 """Task types whose rules `preprocessing_apply` applies."""
@@ -90,11 +93,17 @@ class FitParams(CopyParams, frozen=True, kw_only=True):
     label: Annotated[ColumnRef | None, Meta(description="The label, which is no feature.")] = None
     features: Annotated[
         PartyColumns | None,
-        Meta(description="Columns to change, by party. Default: every column that is neither key nor label."),
+        Meta(
+            description="Columns to change, by party; of a party left out, none. "
+            "Default: every column that is neither key nor label."
+        ),
     ] = None
     model_path: Annotated[
         PartyPaths | None,
-        Meta(description="Directory of each party for its rules, which `preprocessing_apply` applies to other files."),
+        Meta(
+            description="Directory of each party for its rules, which `preprocessing_apply` applies to other files. "
+            "Default: they are not saved."
+        ),
     ] = None
 
     def check(self, parties: list[str]) -> None:
@@ -172,7 +181,10 @@ class FillnaParams(FitParams, tag="fillna", frozen=True, kw_only=True):
 
     strategy: Annotated[
         Literal["mean", "median", "most_frequent", "constant"],
-        Meta(description="What fills: a figure of the column's other values (of equally frequent the smallest)."),
+        Meta(
+            description="What fills: a figure of the column's other values (of equally frequent the smallest), or "
+            "`fill_value`."
+        ),
     ]
     fill_value: Annotated[Value | None, Meta(description="What `constant` fills with.")] = None
 
@@ -186,6 +198,13 @@ class PreprocessingApplyParams(CopyParams, tag="preprocessing_apply", frozen=Tru
     """Applies what `scaler`, `encoder`, `fillna` or `binning` saved to other files with the same columns."""
 
     model_path: Annotated[PartyPaths, Meta(description="Directory of each party's saved rules.")]
+    column_types: Annotated[
+        ColumnTypes,
+        Meta(
+            description="Types of columns that no rule replaces, by party, where those that the cells have are not the "
+            "right ones. The others have the type that they were fitted with."
+        ),
+    ] = field(default_factory=dict)
 
     def check(self, parties: list[str]) -> None:
         super().check(parties)

@@ -49,7 +49,9 @@ class JoinParams(TaskParams, frozen=True, kw_only=True):
         PartyPaths,
         Meta(description="File to write at each party; without `broadcast_result` only the receiver's is written."),
     ]
-    receiver: Annotated[PartyName, Meta(description="The party that learns the result.")]
+    receiver: Annotated[
+        PartyName, Meta(description="The party that gets the result; alone where `broadcast_result` is false.")
+    ]
     join_type: Annotated[
         Literal["inner", "left", "full", "difference"],
         Meta(

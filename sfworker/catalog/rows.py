@@ -119,7 +119,7 @@ class SampleParams(CopyParams, tag="sample", frozen=True, kw_only=True):
     replace: Annotated[bool, Meta(description="Whether a row can be chosen more than once.")] = False
     random_state: Seed = None
     stratify: Annotated[
-        ColumnRef | None, Meta(description="Column of whose every value as large a share of its rows is chosen.")
+        ColumnRef | None, Meta(description="Column each of whose values has `n` rows, or the share `frac` of its rows.")
     ] = None
 
     def check(self, parties: list[str]) -> None:
@@ -149,7 +149,9 @@ class TrainTestSplitParams(TableParams, tag="train_test_split", frozen=True, kw_
     shuffle: Annotated[bool, Meta(description="Whether rows are mixed; if not, the first ones are to train with.")] = (
         True
     )
-    random_state: Seed = None
+    random_state: Annotated[
+        Seed, Meta(description="Seed of the mixing, of `shuffle`. Default: drawn by one party, which tells no other.")
+    ] = None
     stratify: Annotated[
         ColumnRef | None, Meta(description="Column, such as the label, whose values have equal shares in both parts.")
     ] = None

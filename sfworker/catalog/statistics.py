@@ -54,7 +54,8 @@ Statistic = Literal[
 Aggregation = Literal["sum", "mean", "var", "min", "max"]
 Keys = Annotated[PartyColumns, Meta(description="Columns that are no features, such as ids.")]
 Features = Annotated[
-    PartyColumns | None, Meta(description="Feature columns by party. Default: every column that is no key.")
+    PartyColumns | None,
+    Meta(description="Feature columns by party; a party left out has none. Default: every column that is no key."),
 ]
 
 
@@ -288,14 +289,25 @@ class GroupbyStatisticsParams(TaskParams, tag="groupby_statistics", frozen=True,
     input_paths: Annotated[PartyPaths, Meta(description="File of each party that `by` or `values` names.")]
     by: Annotated[PartyColumns, Meta(description="The columns that make the groups, of one party.")]
     values: Annotated[PartyColumns, Meta(min_length=1, description="The columns to aggregate, by party.")]
-    aggregations: Annotated[list[Aggregation], Meta(min_length=1, description="Figures of each column and group.")] = (
-        field(default_factory=lambda: ["sum", "mean"])
-    )
+    aggregations: Annotated[
+        list[Aggregation],
+        Meta(
+            min_length=1,
+            description="Figures of each column and group.",
+            extra_json_schema={"default": ["sum", "mean"]},  # no schema is made from a function
+        ),
+    ] = field(default_factory=lambda: ["sum", "mean"])
     min_group_size: Annotated[
         int, Meta(ge=1, le=1_000_000, description="Smaller groups are left out: figures of few rows tell single ones.")
     ] = 5
     max_groups: Annotated[int, Meta(ge=1, le=10_000, description="More groups than this are an error.")] = 1000
-    column_types: ColumnTypes = field(default_factory=dict)
+    column_types: Annotated[
+        ColumnTypes,
+        Meta(
+            description="Types of columns of `by`, under its party, where those that the cells have are not the right "
+            "ones; `values` are numbers."
+        ),
+    ] = field(default_factory=dict)
 
     def check(self, parties: list[str]) -> None:
         super().check(parties)

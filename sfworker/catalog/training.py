@@ -32,7 +32,10 @@ class TrainParams(TaskParams, frozen=True, kw_only=True):
     )
     features: Annotated[
         PartyColumns | None,
-        Meta(description="Feature columns by party. Default: every column that is nothing else here."),
+        Meta(
+            description="Feature columns by party; a party left out has none. "
+            "Default: every column that is nothing else here."
+        ),
     ] = None
 
     def check(self, parties: list[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-SUMMARY = "Print JSON Schema: of the envelope, an event, a result, or a task type's parameters"
+SUMMARY = "Print JSON Schema: of the envelope, an event, a result, or a task type's parameters or result"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,24 +16,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="envelope",
         help="envelope (default), event, result, or a task type, whose parameters go flat into task_config",
     )
+    parser.add_argument("--result", action="store_true", help="of what the task type NAME answers as `result`")
 
 
 def run(arguments: argparse.Namespace) -> int:
     from sfworker.cli.console import print_json
 
-    print_json(schema(arguments.name))
+    print_json(schema(arguments.name, of_result=arguments.result))
     return 0
 
 
-def schema(name: str) -> dict[str, Any]:
+def schema(name: str, *, of_result: bool = False) -> dict[str, Any]:
     """The JSON Schema called `name`. Raises TaskTypeNotFoundError where there is none."""
-    from sfworker.catalog.description import schema_of
-    from sfworker.wire.envelope import Envelope
-    from sfworker.wire.events import JobResult, StatusEvent
+    from sfworker.catalog import schema
+    from sfworker.catalog.installed import installed, installed_task_types
 
-    found = {"envelope": Envelope, "event": StatusEvent, "result": JobResult}.get(name)
-    if found is None:
-        from sfworker.cli.tasks import installed
-
-        found = installed(name).params
-    return schema_of(found)
+    if of_result:
+        return schema.result_schema(installed(name))
+    task_types = installed_task_types()
+    if name == "envelope":
+        return schema.envelope_schema(task_types)
+    if name == "event":
+        return schema.event_schema()
+    if name == "result":
+        return schema.job_result_schema()
+    return schema.parameters_schema(installed(name))

@@ -4,12 +4,6 @@ from __future__ import annotations
 
 import argparse
 import inspect
-from typing import TYPE_CHECKING
-
-from sfworker.errors import TaskTypeNotFoundError
-
-if TYPE_CHECKING:
-    from sfworker.catalog.base import TaskType
 
 SUMMARY = "List the task types, or describe one: parameters, results, what it reveals"
 
@@ -23,10 +17,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from sfworker.catalog.description import described, described_fields, page
+    from sfworker.catalog.installed import installed, installed_task_types
     from sfworker.cli.console import console, print_json, table
 
     if arguments.json or arguments.markdown:
-        asked = _catalog() if arguments.name is None else [installed(arguments.name)]
+        asked = installed_task_types() if arguments.name is None else [installed(arguments.name)]
         if arguments.json:
             print_json([described(task_type) for task_type in asked])
         else:
@@ -35,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     out = console()
     if arguments.name is None:
         listed = table("task type", "what it does")
-        for task_type in _catalog():
+        for task_type in installed_task_types():
             listed.add_row(task_type.name, task_type.summary)
         out.print(listed)
         return 0
@@ -57,23 +52,3 @@ def run(arguments: argparse.Namespace) -> int:
     for disclosure in task_type.disclosures:
         out.print(f"  - {disclosure}")
     return 0
-
-
-def installed(name: str) -> TaskType:
-    """The task type `name`. Raises TaskTypeNotFoundError, with the nearest names."""
-    from sfworker.catalog.base import find
-
-    _catalog()
-    try:
-        return find(name)
-    except TaskTypeNotFoundError as error:
-        # On a command line there is no envelope whose field could be named.
-        raise TaskTypeNotFoundError(str(error).removeprefix("task_config.task_type: ")) from None
-
-
-def _catalog() -> list[TaskType]:
-    from sfworker.catalog.base import all_task_types, load_modules
-    from sfworker.settings import load
-
-    load_modules(load().jobs)
-    return all_task_types()

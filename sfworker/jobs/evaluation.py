@@ -128,7 +128,11 @@ def scorecard(context: JobContext[ScorecardParams]) -> ScorecardResult | None:
     table = OwnTable(party, field, path, names, {})
     given = table.untouched([name], output).column(name)
     table.write(output, {name: {name: given, params.predict_score_name: scores(params, probability)}})
-    return ScorecardResult(rows=len(probability), output_paths={party: params.output_paths[party]})
+    return ScorecardResult(
+        rows=len(probability),
+        output_paths={party: params.output_paths[party]},
+        warnings=_without_odds(probability),
+    )
 
 
 def scores(params: ScorecardParams, probability: Vector) -> Vector:
@@ -141,6 +145,18 @@ def scores(params: ScorecardParams, probability: Vector) -> Vector:
     sign = -1.0 if params.positive == 1 else 1.0
     found: Vector = np.clip(offset + sign * factor * log_odds, params.min_score, params.max_score)
     return found
+
+
+def _without_odds(probability: Vector) -> list[str]:
+    """Warns of probabilities of 0 and 1, which nothing but rounding or a cut makes."""
+    count, rows = int(((probability <= 0) | (probability >= 1)).sum()), len(probability)
+    if not count:
+        return []
+    return [
+        f"{count} of {rows} rows ({count / rows:.1%}) have a probability of 0 or 1, so their score is min_score or "
+        f"max_score whatever their risk; predict again if the model is of ss_lr, whose predictions earlier versions "
+        f"cut, or with more fxp_fraction_bits if it is of another task type"
+    ]
 
 
 def evaluate(label: Vector, score: Vector, bucket_count: int, threshold: float) -> BiclassificationEvalResult:

@@ -21,6 +21,9 @@ _PARTY = r"^(?!\.{1,2}$)[^/\x00-\x1f\x7f]+$(?!\n)"
 _PATTERNS = {_ID: "without control characters", _PARTY: "without `/` and control characters, and not `.` or `..`"}
 Identifier = Annotated[str, Meta(min_length=1, max_length=256, pattern=_ID, description="A non-empty identifier.")]
 PartyName = Annotated[str, Meta(min_length=1, max_length=64, pattern=_PARTY, description="Name of a party.")]
+# How many parties each protocol computes with: fewest and most.
+PROTOCOLS = {"REF2K": (2, 16), "SEMI2K": (2, 16), "ABY3": (3, 3), "CHEETAH": (2, 2)}
+FIELDS = frozenset({"FM32", "FM64", "FM128"})
 Seconds = Annotated[float, Meta(gt=0, le=30 * 86400)]
 
 
@@ -37,7 +40,8 @@ class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         float, Meta(ge=0, le=86400, description="Seconds before the first retry; doubles with each, with jitter.")
     ] = 60.0
     expires_at: Annotated[
-        str | float | None, Meta(description="ISO 8601 with zone, or Unix seconds: not started after this.")
+        Annotated[str, Meta(extra_json_schema={"format": "date-time"})] | float | None,
+        Meta(description="ISO 8601 with zone, or Unix seconds: not started after this."),
     ] = None
     memory_limit_bytes: Annotated[
         Annotated[int, Meta(ge=1)] | None,
@@ -75,7 +79,7 @@ class SfInitConfig(Struct, frozen=True, kw_only=True):
 
     parties: Annotated[
         Annotated[list[PartyName], Meta(min_length=1, max_length=16)] | None,
-        Meta(description="Default: SECRETFLOW_PARTIES."),
+        Meta(description="At most 16. Default: SECRETFLOW_PARTIES."),
     ] = None
     address: Annotated[
         str | None,
@@ -99,7 +103,16 @@ class SpuNode(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class ClusterDef(Struct, frozen=True, kw_only=True):
     """SecretFlow's SPU `cluster_def`; on a local mesh `nodes` may be left out and addresses are replaced."""
 
-    runtime_config: dict[str, Any]
+    runtime_config: Annotated[
+        dict[str, Any],
+        Meta(
+            description="SPU's own options, `protocol` and `field` among them.",
+            extra_json_schema={
+                "properties": {"protocol": {"enum": sorted(PROTOCOLS)}, "field": {"enum": sorted(FIELDS)}},
+                "required": ["protocol"],
+            },
+        ),
+    ]
     nodes: list[SpuNode] = []
 
 

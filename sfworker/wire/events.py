@@ -20,6 +20,8 @@ Stage = Literal[
     "task_failed_final",
     "task_cancelled",
 ]
+Timestamp = Annotated[str, Meta(description="ISO 8601 with zone.", extra_json_schema={"format": "date-time"})]
+ErrorType = Annotated[str, Meta(description="Name of the error, for programs.")]
 FINAL_STATUSES = frozenset({"SUCCESS", "FAILURE", "CANCELLED"})
 
 
@@ -36,14 +38,14 @@ class StatusEvent(Struct, frozen=True, kw_only=True, omit_defaults=True):
     subtask_id: str | None
     status: Status
     stage: Stage
-    timestamp: Annotated[str, Meta(description="ISO 8601 with zone.")]
+    timestamp: Timestamp
     worker_id: str
     attempt: Annotated[int, Meta(description="1 for the first run of the execution.")]
     progress: Annotated[float, Meta(ge=0, le=1)] | None = None
     message: str | None = None
     retry_count: int | None = None
     error: Annotated[str, Meta(description="A sentence for people; holds no data.")] | None = None
-    error_type: str | None = None
+    error_type: ErrorType | None = None
     retryable: bool | None = None
     message_id: Annotated[str, Meta(description="Stream entry id, where no execution_id could be read.")] | None = None
 
@@ -66,8 +68,8 @@ class TaskMetadata(Struct, frozen=True, kw_only=True):
     subtask_id: str | None
     execution_id: str | None
     task_type: str | None
-    started_at: str | None
-    completed_at: str
+    started_at: Timestamp | None
+    completed_at: Timestamp
     devices_used: list[str] = []
     attempt: int = 0
     worker_id: str = ""
@@ -77,11 +79,17 @@ class JobResult(Struct, frozen=True, kw_only=True):
     """The one final answer of an execution, at `sf:result:<execution_id>` and on `sf:results`."""
 
     status: Literal["success", "failure", "cancelled"]
-    result: Any = None
+    result: Annotated[
+        Any,
+        Meta(
+            description="Of a success, what `sfworker schema TASK_TYPE --result` describes; else null.",
+            extra_json_schema={"type": ["object", "null"]},
+        ),
+    ] = None
     performance_metrics: PerformanceMetrics = PerformanceMetrics()
     task_metadata: TaskMetadata
     error: str | msgspec.UnsetType | None = msgspec.UNSET
-    error_type: str | msgspec.UnsetType | None = msgspec.UNSET
+    error_type: ErrorType | msgspec.UnsetType | None = msgspec.UNSET
     message_id: str | msgspec.UnsetType = msgspec.UNSET
     disclosures: Annotated[
         list[str] | msgspec.UnsetType,

@@ -34,10 +34,21 @@ def test_as_data_it_holds_schemas(sfworker: Command) -> None:
     listed = json.loads(sfworker("tasks", "--json").out)
     assert {entry["name"] for entry in listed} >= {task_type.name for task_type in built_in()}
     [one] = json.loads(sfworker("tasks", "--json", "ss_glm").out)
-    assert one["parameters"]["$defs"]["SsGlmParams"]["properties"]["epochs"]["maximum"] == 10_000
+    assert one["parameters"]["properties"]["epochs"]["maximum"] == 10_000
     assert one["devices"] == ["spu"]
     assert one["disclosures"]
 
 
 def test_as_a_page_of_one(sfworker: Command) -> None:
     assert "## psi\n" in sfworker("tasks", "psi", "--markdown").out
+
+
+def test_schemas_of_a_task_type(sfworker: Command) -> None:
+    [listed] = json.loads(sfworker("tasks", "--json", "psi").out)
+    assert json.loads(sfworker("schema", "psi").out) == listed["parameters"]
+    assert json.loads(sfworker("schema", "psi", "--result").out) == listed["result"]
+    assert listed["parameters"]["$id"] != listed["result"]["$id"]
+    for words in (("schema", "ps"), ("schema", "ps", "--result"), ("schema", "--result")):
+        outcome = sfworker(*words)
+        assert (outcome.code, outcome.out) == (2, "")
+        assert outcome.err.startswith("sfworker: no task type of this name is installed")

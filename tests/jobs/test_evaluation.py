@@ -234,6 +234,8 @@ def test_scores_are_those_of_the_formula(worker: RunningWorker, data: Path, posi
     ids = [f"00{number}" for number in range(7)]
     pd.DataFrame({"id": ids, "pred": pred, "备注": "x,y"}).to_csv(data / "pred.csv", index=False)
     result = worker.run(scorecard(data, positive=positive, scaled_value=600, odd_base=20, pdo=20, max_score=700))
+    [warning] = result["result"].pop("warnings")
+    assert warning.startswith("3 of 7 rows (42.9%) have a probability of 0 or 1, so their score is min_score or ")
     assert result["result"] == {"rows": 7, "output_paths": {"bob": str(data / "scored.csv")}}
     written = pd.read_csv(data / "scored.csv", dtype={"id": str})
     assert list(written.columns) == ["id", "pred", "predict_score", "备注"]

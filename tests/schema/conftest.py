@@ -1,0 +1,50 @@
+"""The web side's own tools, as npm installs them: Ajv, json-schema-to-typescript, react-jsonschema-form."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HERE = Path(__file__).parent
+
+
+class Node:
+    """Runs the scripts of this directory with the packages of `package-lock.json`."""
+
+    def __init__(self, packages: Path) -> None:
+        self.packages = packages
+
+    def run(self, script: str, given: Any, *arguments: str) -> Any:
+        """What a script answers to `given` on its stdin; None where it answers nothing."""
+        done = subprocess.run(
+            ["node", str(HERE / script), *arguments],
+            input=json.dumps(given),
+            env={**os.environ, "NODE_PATH": str(self.packages / "node_modules"), "NODE_ENV": "development"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout) if done.stdout else None
+
+
+@pytest.fixture(scope="session")
+def node() -> Iterator[Node]:
+    """The packages are installed once per test run, outside the tree, and removed again."""
+    if shutil.which("npm") is None:
+        pytest.skip("npm is not installed")
+    with tempfile.TemporaryDirectory(prefix="sfworker-npm-") as directory:
+        for name in ("package.json", "package-lock.json"):
+            shutil.copy(HERE / name, directory)
+        command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
+        done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        yield Node(Path(directory))

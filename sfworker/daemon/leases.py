@@ -1,4 +1,4 @@
-"""Renews the leases of the daemon's jobs and takes over those of silent workers. Its loops outlive absences of Redis."""
+"""Renews the leases of the daemon's jobs and takes over those of silent workers. Its loops outlive a lost Redis."""
 
 from __future__ import annotations
 

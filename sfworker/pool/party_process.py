@@ -22,7 +22,7 @@ class PartyProcess:
         self.number = number
         self.pid: int | None = None
         self.exit_status: int | None = None
-        """Exit code by `os.waitstatus_to_exitcode`, None before `ended` and where the template died with the process."""
+        """Exit code by `os.waitstatus_to_exitcode`. None before `ended`, and where the template died with it."""
         self.ended = anyio.Event()
         self.doomed = False
         """True where it was to be killed before the template had told its pid, by which it is then killed."""

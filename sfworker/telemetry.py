@@ -83,7 +83,7 @@ class ExecutionTrace:
 
 
 class Telemetry:
-    """Takes the worker's traces and metrics. This class drops them, `from_environ` returns one that records."""
+    """Takes the worker's traces and metrics. This class drops them; `from_environ` returns one that records."""
 
     @staticmethod
     def from_environ(environ: Mapping[str, str], worker_id: str, version: str) -> Telemetry:

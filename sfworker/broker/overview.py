@@ -40,7 +40,7 @@ class WorkerOverview(Struct, frozen=True, kw_only=True):
 
 
 class Overview(Struct, frozen=True, kw_only=True):
-    """All figures of one consumer group. `queued`, `running` and `retrying` are live work, `dead` waits for people."""
+    """All figures of one consumer group. `queued`, `running` and `retrying` are live work; `dead` waits for people."""
 
     queued: int
     running: int

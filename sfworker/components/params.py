@@ -1,6 +1,6 @@
 """Checks a component's parameters against SecretFlow's definition of it. Runs in party processes.
 
-Upstream's own checks answer with text that holds values, these name the field and the remedy.
+Upstream's own checks answer with text that holds values; these name the field and the remedy.
 """
 
 from __future__ import annotations
@@ -136,10 +136,12 @@ def _check_attributes(parties: list[str], definition: Definition, param: NodeEva
     }
     for number, (path, value) in enumerate(zip(param.attr_paths, param.attrs, strict=True)):
         field = f"{where}.attrs[{number}] ({path})"
+        # Upstream takes column attributes without the prefix, too, and SecretPad sends them so.
         if path in columns or path in {key.removeprefix("input/").replace("/", "_", 1) for key in columns}:
             _check_kind(field, AttrType.AT_STRINGS, value)
             limits = columns.get(path)
             if limits is not None:
+                # In the definition, an upper limit of 0 is none.
                 _check_length(field, len(value.ss), limits.col_min_cnt_inclusive, limits.col_max_cnt_inclusive or -1)
         elif path in described:
             _check_attribute(parties, field, described[path], value)

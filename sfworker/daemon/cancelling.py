@@ -39,6 +39,7 @@ class Cancelling:
     async def cancel(self, execution_id: str) -> None:
         """End the execution, or have it looked for in the queue."""
         self._running.stop(execution_id, Stop.CANCELLED)
+        # A job that waits for a retry is found by its record. A queued one has none, so it takes a walk to find it.
         if (waiting := await self._broker.withdraw(execution_id)) is not None:
             self._run(waiting).stop(Stop.CANCELLED)
         elif await self._broker.is_first_to_look(execution_id):

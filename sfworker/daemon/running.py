@@ -22,6 +22,7 @@ class Running:
 
     @property
     def free(self) -> int:
+        # Below 0 while `Cancelling` answers jobs beside the slots.
         return self.capacity - len(self._executions)
 
     @property

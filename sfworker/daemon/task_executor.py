@@ -201,7 +201,8 @@ class _Run:
         if outcome.outputs:
             try:
                 await anyio.to_thread.run_sync(outputs.flush, outcome.outputs)
-                # Another worker may have started this job while this one was cut off: its outputs are not replaced.
+                # Another worker may have started this job while this one was cut off. Its outputs are not replaced, so
+                # the lease is looked at after the flush, which may take long.
                 renew = partial(self._broker.renew, [self._attempt])
                 if (await patiently("the check before outputs are renamed", renew)) == [Lease.LOST]:
                     await _in_thread(outputs.discard, outcome.outputs)

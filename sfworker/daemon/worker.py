@@ -109,6 +109,7 @@ class Worker:
         await patiently("the consumer group", self._broker.ensure_groups)
 
         cancelling = Cancelling(self._broker, self._running, self._executor, lambda entry: self._run(entry, jobs))
+        # These need no template, whose imports take seconds.
         standing.start_soon(self._leases.renew)
         standing.start_soon(self._leases.hear_cancellations, cancelling.cancel)
         standing.start_soon(cancelling.look_through_queue)
@@ -130,7 +131,7 @@ class Worker:
             await self._running.until_free()
             await self._pool.until_ready()
             try:
-                async with self._taking:
+                async with self._taking:  # so that a drain can wait for the read that is under way
                     if failures:
                         await self._recover(begin)
                     for entry in await self._next():

@@ -1,4 +1,4 @@
-"""Runs `binning`, in which the party with a column bins it and the SPU counts another party's positive labels by bin.
+"""Implements `binning`, where the party of a column bins it and the SPU counts another's positive labels by bin.
 
 Runs in party processes. SecretFlow's VertWoeBinning holds rows x bins of all features at once, sends positive rates,
 too, and with HEU and three parties it sends one party's bins to another in the clear. So only its ChiMerge is used, and
@@ -96,7 +96,7 @@ class Evidence:
 
 @TaskDispatcher.register_task("binning")
 def binning(context: JobContext[BinningParams]) -> BinningResult | None:
-    """Bin columns. With a label, its party learns the counts of every bin, a feature's party its bins' WOE."""
+    """Bin columns. With a label, its party learns every bin's counts, and a feature's party its own bins' WOE."""
     params = context.params
     own = own_tables.local_tables(context)
     typed = {party: table.typed(table.features(context)) for party, table in own.items()}

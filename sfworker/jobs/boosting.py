@@ -1,4 +1,4 @@
-"""Runs `ss_xgb`, `sgb` and their predictions, with SecretFlow's Xgb and Sgb. Runs in party processes.
+"""Implements `ss_xgb`, `sgb` and their predictions, with SecretFlow's Xgb and Sgb. Runs in party processes.
 
 Each party reads its columns alone, and rows of the parties belong together by their position. A label that is not 0 or
 1 is brought to mean 0 and deviation 1 (for `tweedie`, to mean 1) at its party, so that fixed-point arithmetic and the
@@ -42,7 +42,7 @@ fed_pickle.allow("secretflow.ml.boost.ss_xgb_v.core.xgb_tree", "XgbTree")  # two
 
 @TaskDispatcher.register_task("ss_xgb")
 def ss_xgb(context: JobContext[SsXgbParams]) -> BoostingResult | None:
-    """Train trees. Every party learns which party's bins split the nodes, weights of leaves stay shared."""
+    """Train trees. Every party learns which party's bins split the nodes, while weights of leaves stay shared."""
     params = context.params
     prepared = _Prepared(context)
     checkpoints = Checkpoints(context, params.model_path)
@@ -51,7 +51,7 @@ def ss_xgb(context: JobContext[SsXgbParams]) -> BoostingResult | None:
     booster = _Xgb(context.spu, resumed)
 
     def after_tree(trained: Xgb, tree: int, _: Any) -> None:
-        if tree + 1 < params.num_boost_round:
+        if tree + 1 < params.num_boost_round:  # after the last tree, the model itself is saved
             checkpoints.keep(tree, _xgb_state(trained.model), _xgb_objects(trained.model))
         _report(context, tree)
 

@@ -1,4 +1,4 @@
-"""Runs `component`, a component of SecretFlow, in this session. Runs in every party's process."""
+"""Implements `component`, which evaluates a component of SecretFlow in this session. Runs in party processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs `pearson_correlation` and `vif` on the columns of several parties. Runs in party processes.
+"""Implements `pearson_correlation` and `vif` on the columns of several parties. Runs in party processes.
 
 Each party brings its own columns to mean 0 and length 1 and multiplies them alone. Only cross products of different
 parties' columns are computed on the SPU.

@@ -1,4 +1,4 @@
-"""Runs the evaluations and `scorecard`, in NumPy in the process of the party that holds the columns.
+"""Implements the evaluations and `scorecard`, in NumPy in the process of the party that holds the columns.
 
 SecretFlow's own evaluation gives the same figures and spends four seconds on compiling them first.
 """
@@ -46,6 +46,7 @@ def biclassification_eval(context: JobContext[BiclassificationEvalParams]) -> Bi
     if not context.is_local(params.label.party):
         return None
     label, score = _label_and_prediction(context)
+    # No bucket may be so small that its figures tell of single rows.
     bucket_count = min(params.bucket_count, max(1, len(label) // params.min_item_cnt_per_bucket))
     return evaluate(labels.binary(label, "an evaluation"), score, bucket_count, params.threshold)
 
@@ -63,6 +64,7 @@ def regression_eval(context: JobContext[RegressionEvalParams]) -> RegressionEval
     counts, edges = np.histogram(residual, context.params.bucket_count)
     return RegressionEvalResult(
         rows=len(label),
+        # Figures that would divide by 0 are null.
         r2=1 - float(squared.sum()) / spread if spread else None,
         mse=float(squared.mean()),
         rmse=math.sqrt(squared.mean()),

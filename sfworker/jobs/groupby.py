@@ -1,4 +1,4 @@
-"""Runs `groupby_statistics`, figures of one party's columns by another party's groups. Runs in party processes.
+"""Implements `groupby_statistics`, figures of one party's columns by another party's groups. Runs in party processes.
 
 The party of the keys gives the SPU one column of zeros and ones per group, and the owner of the values gives it those.
 Only figures of whole groups are opened, to that owner, which brings them to their units.
@@ -90,14 +90,14 @@ class _Values:
 
 @TaskDispatcher.register_task("groupby_statistics")
 def groupby_statistics(context: JobContext[GroupbyStatisticsParams]) -> GroupbyStatisticsResult | None:
-    """Aggregate values. Owners of values learn their own figures and the groups' sizes, the keys' party all figures."""
+    """Aggregate values. Owners learn their own figures and the groups' sizes, and the keys' party all figures."""
     params = context.params
     [(owner, columns)] = params.by.items()
     groups = _groups(context, owner) if context.is_local(owner) else None
     values = {party: _values(context, party) for party in params.values if context.is_local(party)}
     held: dict[str, Any] = {party: each.columns for party, each in values.items()}
     if groups is not None and owner not in params.values:
-        held[owner] = groups.codes[:, np.newaxis]
+        held[owner] = groups.codes[:, np.newaxis]  # only to compare the numbers of rows
     involved = [party for party in context.parties if party in params.values or party == owner]
     rows = aligned.shape(context, held, involved).rows
     group_count: int = context.reveal(context.at(owner, _count, groups))

@@ -1,4 +1,4 @@
-"""Runs `health_check`, which joins the parties and computes once on each device. Runs in every party's process."""
+"""Implements `health_check`, which joins the parties and computes once on each device. Runs in party processes."""
 
 from __future__ import annotations
 

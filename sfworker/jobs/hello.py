@@ -1,4 +1,4 @@
-"""Runs `hello`, a greeting from a process of its own."""
+"""Implements `hello`, a greeting from a process of its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs `ss_lr`, `ss_glm` and their predictions, with SecretFlow's SSRegression and SSGLM. Runs in party processes.
+"""Implements `ss_lr`, `ss_glm` and their predictions by SecretFlow's SSRegression and SSGLM. Runs in party processes.
 
 Parties prepare their columns alone, and rows of the parties belong together by their position.
 """
@@ -173,6 +173,7 @@ def ss_glm_predict(context: JobContext[SsGlmPredictParams]) -> PredictResult | N
             asks = "was trained with an offset; name the column" if inputs.options["offset"] else "has no offset"
             raise ParameterValidationError(f"task_config.offset: the model {asks}")
         model = SSGLM(context.spu)
+        # SecretFlow's `y_scale` is known to every party. Ours is shared, and multiplied with the predictions below.
         model.spu_w, model.link, model.y_scale = weights, _link(inputs.options["link"]), 1.0
         predicted = model.predict(inputs.columns, o=inputs.offset, infeed_batch_size_limit=PREDICTED_CELLS)
         receiver = context.pyu(context.params.receiver)
@@ -267,7 +268,7 @@ class _Epochs:
 
     def ended(self, epoch: int, state: tuple[dict[str, Any], list[Any]]) -> None:
         self._reported = epoch + 1
-        if self._reported < self._epochs:
+        if self._reported < self._epochs:  # after the last epoch, the model itself is saved
             self._checkpoints.keep(epoch, *state)
         if self._context.is_local(self._context.parties[0]):
             self._context.progress(self._reported / self._epochs, f"epoch {self._reported} of {self._epochs}")

@@ -1,4 +1,4 @@
-"""Runs `model_export`, SecretFlow's export of components for SecretFlow-Serving. Runs in every party's process."""
+"""Implements `model_export`, SecretFlow's export of components for SecretFlow-Serving. Runs in party processes."""
 
 from __future__ import annotations
 

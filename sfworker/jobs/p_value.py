@@ -1,4 +1,4 @@
-"""Runs `p_value`, which tests a model's coefficients against chance. Runs in party processes.
+"""Implements `p_value`, which tests a model's coefficients against chance. Runs in party processes.
 
 SecretFlow's own shows the features' cross products to the label's party, which inverts them. Here they are inverted on
 the SPU, and nothing but each coefficient's squared statistic is opened.
@@ -101,6 +101,7 @@ def p_value(context: JobContext[PValueParams]) -> PValueResult | None:
     sound = sound > 0.5
     sound[-1] = sound.all()  # the intercept in the columns' own units depends on all coefficients
     statistic = np.sqrt(np.maximum(squares, 0))
+    # Degrees of freedom, less one for the intercept.
     spare = shape.rows - shape.columns - 1
     chances = 2 * (stats.t(spare).sf(statistic) if linear else stats.norm.sf(statistic))
     told = [chance if each else None for chance, each in zip(chances.tolist(), sound, strict=True)]
@@ -199,6 +200,7 @@ def _squares(sums: Any, coefficients: Any, label_scaling: list[Any], count: int,
     diagonal = jnp.diagonal(inverted)
     variances = jnp.append(diagonal[:-1], contrast @ inverted @ contrast)
     intercept = estimates @ contrast
+    # A singular matrix has an "inverse" beyond the limit, which may have wrapped around.
     sound = (diagonal < limit) & (diagonal > 0)
     if label_scaling:
         intercept = intercept + label_scaling[0][1]

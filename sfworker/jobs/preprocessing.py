@@ -1,4 +1,4 @@
-"""Runs `scaler`, `encoder`, `fillna` and `preprocessing_apply`, plain computations at the party with the column.
+"""Implements `scaler`, `encoder`, `fillna` and `preprocessing_apply`, plain computations at the party with the column.
 
 Runs in party processes. The task types join the parties although no column leaves its party. So each process can reach
 its own party's data roots only, the same job runs where parties are on machines of their own, and saved rules share an

@@ -1,4 +1,4 @@
-"""Runs `psi`, the private set intersection of parties' files. Runs in party processes.
+"""Implements `psi`, the private set intersection of parties' files. Runs in party processes.
 
 SecretFlow's own PSI reads and writes the files. It sorts lines with a shell tool that knows nothing of quotes, pairs
 rows wrongly where a key is duplicated at both parties, leaves a file beside its input, and takes only unique keys of
@@ -111,7 +111,7 @@ def _side(context: JobContext[Any], party: str, distinct: bool) -> Side:
     found = context.scratch / f"psi-output-{party}.csv"
     as_it_is = read.given_keys is read.source_keys and params.join_type == "inner"
     if output is not None and as_it_is and not files.is_columnar(output):
-        found = output
+        found = output  # what SecretFlow writes may be the output itself
     return Side(**vars(read), found=found, output=output)
 
 
@@ -209,6 +209,7 @@ def join_two(
         parts = [] if params.join_type == "difference" else [joined]
         for owner in unmatched:
             is_own = owner == party
+            # The other party's rows without a partner become empty rows, of which only the number is known here.
             parts.append(own.without(at) if is_own else np.full(others_rows[party] - times.sum(), _ABSENT))
         written[party] = len(joined), _write(context, party, output, table, np.concatenate(parts))
     return written
@@ -234,10 +235,12 @@ def _join_three(context: JobContext[Any], sides: Mapping[str, Side]) -> dict[str
     common = {}
     for party, (_, rows) in own.items():
         keys = _found_keys(sides[party])
+        # Sorted, because parties tell each other counts by the key's position.
         common[party] = rows.index(keys.take(pc.sort_indices(keys)))
     counts = {party: _compact(rows.counts[common[party]]) for party, (_, rows) in own.items()}
     written = {}
     for reader in readers:
+        # Where keys are unique, all counts are 1 and need not be told.
         others = [party for party in readers if party != reader] if params.table_keys_duplicated else []
         told = aligned.gather(context, reader, others, counts)
         if reader in outputs:

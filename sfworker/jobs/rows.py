@@ -1,4 +1,4 @@
-"""Runs `feature_filter`, `condition_filter`, `sample` and `train_test_split`. Runs in party processes.
+"""Implements `feature_filter`, `condition_filter`, `sample` and `train_test_split`. Runs in party processes.
 
 One party, the one with the column where there is one, chooses rows by their number and tells the others. So all take
 the same rows, whatever their versions of NumPy draw.

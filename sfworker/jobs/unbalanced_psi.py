@@ -1,4 +1,4 @@
-"""Runs `unbalanced_psi` and `unbalanced_psi_cache`, joins with a far longer file. Runs in party processes.
+"""Implements `unbalanced_psi` and `unbalanced_psi_cache`, joins with a far longer file. Runs in party processes.
 
 A cache is a directory per party, with the files that SecretFlow has written and one that describes them.
 """

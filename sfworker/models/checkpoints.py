@@ -38,6 +38,7 @@ class Checkpoints:
     def __init__(self, context: JobContext[Any], paths: dict[str, str]) -> None:
         """Make the directories beside the model's `paths`. Raises ParameterValidationError or ResultSaveError."""
         self._context = context
+        # An attempt with other parameters or another arithmetic does not find these checkpoints.
         basis = msgspec.json.encode([context.params, device_objects.arithmetic(context)])
         self._directories = {
             party: context.kept_directory(party, "model_path", paths[party], basis)

@@ -50,6 +50,7 @@ def take_apart(context: JobContext[Any], objects: list[Any]) -> tuple[list[Descr
                 for (party, actor), name in zip(context.spu.actors.items(), item.shares_name, strict=True)
             }
             for party, part in parts.items():
+                # The SPU may have fewer parties than the job.
                 part.append(context.value_at(party, shares[party]) if party in shares else None)
         else:
             owner = item.device.party

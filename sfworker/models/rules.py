@@ -194,6 +194,7 @@ def _read(context: JobContext[Any], party: str, table: OwnTable) -> Manifest:
     path: Path = context.input_directory(party, "model_path", context.params.model_path[party]) / MANIFEST
     try:
         content = path.read_bytes()
+        # Read by itself first, so that another job's manifest is named as that and not as a broken one.
         kind = msgspec.json.decode(content, type=_Kind)
         if kind.task_type not in FITTING:
             raise ModelMismatchError(f"{field}: is of task type {kind.task_type}; name what a preprocessing job saved")

@@ -1,6 +1,6 @@
 """Builds status events and results and hands them to the broker. Runs in the daemon.
 
-The beginning and the end of an attempt are sent until Redis has answered, all that happens in between is sent once.
+The beginning and the end of an attempt are sent until Redis has answered; all that happens in between is sent once.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class StatusNotifier:
         around = (b"", b"")
         if not silently:
             head, found, tail = _encode(self._event(attempt, 0, "RUNNING", "task_started")).partition(_ATTEMPT)
-            around = (head + found[:-1], tail)
+            around = (head + found[:-1], tail)  # without the 0, in whose place the script puts the number
         return await patiently("the start of a job", partial(self._broker.start, attempt, around))
 
     async def progressed(
@@ -55,7 +55,7 @@ class StatusNotifier:
         return await self._finish(attempt, self._event(attempt, number, "CANCELLED", "task_cancelled"), result)
 
     async def cancelled_in_queue(self, attempt: Attempt, result: JobResult) -> bool:
-        event = self._event(attempt, 0, "CANCELLED", "task_cancelled")
+        event = self._event(attempt, 0, "CANCELLED", "task_cancelled")  # 0, as no attempt has begun
         cancel = partial(self._broker.cancel_queued, attempt, _encode(event), _encode(result))
         return await patiently("a queued job's cancellation", cancel)
 

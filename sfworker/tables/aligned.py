@@ -151,6 +151,7 @@ def gather(
 ) -> dict[str, Any]:
     """Send the entry of each of `parties` in `values` to `receiver`, which alone learns it. Empty elsewhere."""
     there = context.pyu(receiver)
+    # A value is sent only when the receiver computes with it.
     moved = {party: there(_same)(context.at(party, values.get, party).to(there)) for party in parties}
     if not context.is_local(receiver):
         return {}

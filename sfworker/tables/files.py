@@ -26,6 +26,7 @@ from sfworker.party.data_roots import saving
 Matrix: TypeAlias = npt.NDArray[np.float64]
 PARQUET, ORC = ".parquet", ".orc"
 ESCAPE = "\x1b"
+"""Character with which `plain_keys` begins the text for a key that has special characters."""
 SEPARATOR = "\x1f"
 """Character by which keys of `plain_keys` can be joined, as none of them holds it."""
 _BOM = b"\xef\xbb\xbf"
@@ -211,7 +212,7 @@ def _read(field: str, path: Path, columns: list[str], csv_type: pa.DataType) -> 
             include_columns=columns,
             column_types=dict.fromkeys(columns, type_),
             null_values=_MISSING_SPELLINGS,
-            strings_can_be_null=csv_type != pa.string(),
+            strings_can_be_null=csv_type != pa.string(),  # text stays as it is written, `NA` too
         )
         try:
             return pa_csv.read_csv(path, convert_options=convert)
@@ -340,7 +341,7 @@ def _ragged_row(path: Path) -> str:
     with suppress(pa.ArrowInvalid):
         pa_csv.read_csv(
             path,
-            read_options=pa_csv.ReadOptions(use_threads=False),
+            read_options=pa_csv.ReadOptions(use_threads=False),  # with several threads, Arrow does not number rows
             parse_options=pa_csv.ParseOptions(invalid_row_handler=keep),
             convert_options=pa_csv.ConvertOptions(check_utf8=False),
         )

@@ -1,6 +1,6 @@
 """Lets a party change its own table, from its input file to its output file. Runs in party processes.
 
-Columns that change are read with types, the others are passed on as they are written.
+Columns that change are read with types; the others are passed on as they are written.
 """
 
 from __future__ import annotations

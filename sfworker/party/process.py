@@ -202,7 +202,7 @@ def _nothing() -> None:
 
 
 def main() -> NoReturn:
-    """Run a process of start method `spawn`, with the frame socket as descriptor 3 and job modules as argument."""
+    """Entry of start method `spawn`: the frame socket is file descriptor 3; argument: job modules."""
     import secretflow  # noqa: F401 - before the first frame, as in the template
 
     from sfworker.party.task_dispatcher import load_jobs

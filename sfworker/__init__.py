@@ -1,4 +1,4 @@
-"""A worker that runs SecretFlow jobs from a Redis Stream.
+"""Runs SecretFlow jobs from a Redis Stream.
 
 The path of a job, and the package that each step lives in::
 

@@ -1,4 +1,4 @@
-"""`python -m sfworker` is the `sfworker` command."""
+"""Makes `python -m sfworker` the `sfworker` command."""
 
 import sys
 

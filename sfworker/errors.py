@@ -1,7 +1,7 @@
-"""Every error that an execution can end with: a stable name, a sentence for people, and whether a retry can help.
+"""Defines the errors of executions, each with a stable name, a sentence for people, and whether a retry can help.
 
 The class name is the `error_type` of events and results, so renaming a class changes the contract. Messages are written
-here or by whoever raises, never copied from a library's exception: those may quote data.
+here or by whoever raises, never copied from a library's exception, which may quote data.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def published_error_types() -> list[str]:
 
 
 class Failure(Struct, frozen=True):
-    """An error as a value: what is published, and what decides whether the job is tried again."""
+    """An error as it is published, and whether the job may be tried again."""
 
     error: str
     error_type: str

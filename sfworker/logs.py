@@ -1,4 +1,4 @@
-"""Structured logs of the daemon and, through it, of its party processes. Runs in the daemon.
+"""Writes structured logs of the daemon and, through it, of its party processes. Runs in the daemon.
 
     any task --record--> bounded queue --> listener thread --> console (stderr)
                                                           `--> log file, if any
@@ -7,7 +7,7 @@ The event loop only ever puts a record into the queue. A full disk, a file that 
 nobody reads costs records, which are counted, and never time. A record holds `time`, `level`, `pid`, `worker_id`,
 `logger`, `message`, then the ids that are bound (`ids`), the fields of `extra` and, at last, `exception`.
 
-Tracebacks are complete here: the daemon never sees data. What party processes say was made free of data by
+Tracebacks are complete here, as the daemon never sees data. Lines of party processes were made free of data by
 `sfworker.wire.party_log` before. The password of Redis is taken out of everything, since exceptions quote URLs.
 """
 
@@ -34,7 +34,7 @@ QUEUE_RECORDS = 10_000
 CLOSE_SECONDS = 2.0
 _STDERR = 2
 _ids: ContextVar[Mapping[str, str]] = ContextVar("ids", default=MappingProxyType({}))
-# Where ids and party travel on a record, beside the fields of `extra`.
+# Attribute of a record that holds ids and party, beside the fields of `extra`.
 _BOUND = "sfworker_bound"
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", _BOUND}
 _COLOURS = {"DEBUG": "2", "INFO": "32", "WARNING": "33", "ERROR": "31", "CRITICAL": "1;31"}
@@ -43,7 +43,7 @@ _log = logging.getLogger("sfworker.logs")
 
 
 class _PartyLevels:
-    """Which records of party processes are kept; `configure` sets it."""
+    """Minimum log levels of party processes' records, set by `configure`."""
 
     own = logging.INFO
     libraries = logging.WARNING
@@ -109,12 +109,12 @@ def configure(settings: Settings, worker_id: str = "") -> Iterator[None]:
 
 
 class _Queueing(QueueHandler):
-    """Hands records to the listener; where the queue is full it drops them and says later how many."""
+    """Hands records to the listener. Where the queue is full it drops them and says later how many."""
 
     dropped = 0
 
     def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
-        # Here, as the ids, the arguments and the exception may be others by the time that the listener looks.
+        # Done now, because ids, arguments and exception may be others by the time that the listener looks.
         try:
             record.msg = record.getMessage()
         except (TypeError, ValueError):
@@ -162,14 +162,14 @@ class _Listener(QueueListener):
 
 
 class _Sink(logging.Handler):
-    """What the listener thread writes to. It has no lock: at exit Python would wait for one held by a hung write."""
+    """A handler of the listener thread. It has no lock, as Python would wait at exit for one held by a hung write."""
 
     def createLock(self) -> None:  # noqa: N802 - logging's name
         self.lock = None
 
 
 class _Console(_Sink):
-    """JSON lines on stderr, or lines for people where it is a terminal."""
+    """Writes JSON lines to stderr, or lines for people where it is a terminal."""
 
     def __init__(self, render: _Renderer) -> None:
         super().__init__()
@@ -177,7 +177,7 @@ class _Console(_Sink):
         self._render: Callable[[logging.LogRecord], str] = render.line if people else render.json
 
     def emit(self, record: logging.LogRecord) -> None:
-        # Straight to the descriptor: the lock of sys.stderr would be held by a write that hangs.
+        # Straight to the descriptor, as the lock of sys.stderr would be held by a write that hangs.
         with contextlib.suppress(OSError):
             left = f"{self._render(record)}\n".encode(errors="backslashreplace")
             while left:
@@ -185,7 +185,7 @@ class _Console(_Sink):
 
 
 class _File(_Sink, WatchedFileHandler):
-    """JSON lines in a file that log rotation may move away at any time."""
+    """Writes JSON lines to a file that log rotation may move away at any time."""
 
     def __init__(self, path: str, render: _Renderer) -> None:
         WatchedFileHandler.__init__(self, path, encoding="utf-8", errors="backslashreplace", delay=True)
@@ -216,14 +216,14 @@ class _File(_Sink, WatchedFileHandler):
             _log.error("the log file cannot be written (%s); until it can, records are on the console only", error)
         self._missing += 1
         stream, self.stream = self.stream, None
-        # With what is buffered, which would fail again and again.
+        # Closed together with the buffered text, whose writing would fail again and again.
         with contextlib.suppress(OSError, ValueError):
             if stream is not None:
                 stream.close()
 
 
 class _Renderer:
-    """A record as text, without secrets."""
+    """Renders records as text without secrets."""
 
     def __init__(self, worker_id: str, secrets: list[str]) -> None:
         self._worker_id = worker_id
@@ -233,7 +233,7 @@ class _Renderer:
         return json.dumps(self._fields(record), ensure_ascii=False)
 
     def line(self, record: logging.LogRecord) -> str:
-        """One line for people; a traceback follows on lines of its own."""
+        """Return one line for people. A traceback follows on lines of its own."""
         fields = self._fields(record)
         exception = str(fields.pop("exception", ""))
         time, level, logger, message = (str(fields.pop(name)) for name in ("time", "level", "logger", "message"))
@@ -273,7 +273,7 @@ class _Renderer:
 
 
 def _secrets(redis_url: str) -> list[str]:
-    """The password of a Redis URL in every spelling that a message may have, the longest first."""
+    """Return the password of a Redis URL in every spelling that a message may have, the longest first."""
     parts = urlsplit(redis_url)
     given = [parts.password or "", *re.findall(r"(?:^|&)\w*password=([^&]*)", parts.query)]
     plain = {spelling for text in given for spelling in (text, unquote(text), unquote_plus(text))}

@@ -1,4 +1,4 @@
-"""Traces and metrics by OpenTelemetry, configured by its standard `OTEL_*` variables. Runs in the daemon.
+"""Exports traces and metrics by OpenTelemetry, as its standard `OTEL_*` variables say. Runs in the daemon.
 
 Without them nothing is imported and every call does nothing. `OTEL_TRACES_EXPORTER` and `OTEL_METRICS_EXPORTER` take
 `otlp` (over HTTP, protobuf), `console`, both, or `none`; where one is not set, an `OTEL_EXPORTER_OTLP_ENDPOINT` (or the
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 CLOSE_SECONDS = 3.0
 _EXPORTERS = ("otlp", "console", "none")
 _PROTOCOL = "http/protobuf"
-# The caller's name of an attribute and the exported one; anything else is left out.
+# The caller's name of each attribute and the exported one. Attributes that are not listed are never exported.
 _ATTRIBUTES = {
     "task_id": "sfworker.task.id",
     "subtask_id": "sfworker.subtask.id",
@@ -64,32 +64,32 @@ _ATTRIBUTES = {
     "message_id": "messaging.message.id",
     "error_type": "error.type",
 }
-# The SDK's own bounds are meant for milliseconds.
+# Bounds of the histogram in seconds. The SDK's own are meant for milliseconds.
 _BOUNDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
 _log = logging.getLogger("sfworker.telemetry")
 
 
 class ExecutionTrace:
-    """The trace of one execution; this one records nothing."""
+    """The trace of one execution. This class records nothing."""
 
     traceparent: str | None = None
-    """What a process that takes part would continue."""
+    """Parent that a process which takes part would continue."""
 
     def span(self, name: str, start: float, end: float, **attributes: str | int) -> None:
-        """A step that is over. Times in Unix seconds."""
+        """Record a step that is over. Times are in Unix seconds."""
 
     def end(self, outcome: str, error_type: str | None = None) -> None:
-        """The execution was answered with `outcome`."""
+        """Record that the execution was answered with `outcome`."""
 
 
 class Telemetry:
-    """What the worker tells about itself; this one tells nothing. `from_environ` makes one that does."""
+    """Takes the worker's traces and metrics. This class drops them; `from_environ` returns one that records."""
 
     @staticmethod
     def from_environ(environ: Mapping[str, str], worker_id: str, version: str) -> Telemetry:
-        """Telemetry as `environ` asks for; what the SDK reads by itself it reads from the process's environment.
+        """Return telemetry as `environ` asks for. The SDK itself reads the process's environment.
 
-        Raises SettingsError, naming the variable, for what is not supported here.
+        Raises SettingsError, naming the variable, for values that are not supported here.
         """
         if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
             return Telemetry()
@@ -99,20 +99,20 @@ class Telemetry:
         return _recording(traces, metrics, worker_id, version)
 
     def execution(self, traceparent: str | None, started: float, attributes: Mapping[str, str | int]) -> ExecutionTrace:
-        """Begin an execution's trace. `started`: Unix seconds of the append; `attributes`: see `_ATTRIBUTES`."""
+        """Begin an execution's trace, `started` (Unix seconds) being the append. `_ATTRIBUTES` lists `attributes`."""
         return _NO_TRACE
 
     def slots(self, running: int, free: int) -> None:
-        """How many executions run here, and how many more could."""
+        """Set the number of executions that run here, and of those that could run beside them."""
 
     def finished(self, task_type: str, outcome: str, seconds: Mapping[str, float]) -> None:
-        """An execution ended. `task_type`: a name of the catalogue; `seconds`: by phase, those that it came to."""
+        """Count an ended execution. `task_type` is from the catalogue, `seconds` are by phase that it came to."""
 
     def count(self, name: str) -> None:
-        """Something rare happened: `lease_lost`, `template_restart`, `reconnect`."""
+        """Count a rare event such as `lease_lost`, `template_restart` or `reconnect`."""
 
     def close(self) -> None:
-        """Send what is left. Blocks for at most CLOSE_SECONDS: not for the event loop's thread while it has work."""
+        """Send what is left, blocking for at most CLOSE_SECONDS. Not for the event loop's thread while it has work."""
 
 
 _NO_TRACE = ExecutionTrace()
@@ -128,7 +128,7 @@ class RecordingTelemetry(Telemetry):
         from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, View
         from opentelemetry.sdk.trace import TracerProvider
 
-        # `close` shuts both down; at exit they would wait for the collector without a bound.
+        # `close` shuts both down. At exit they would wait for the collector without a bound.
         self._tracers = TracerProvider(resource=resource, shutdown_on_exit=False)
         for processor in processors:
             self._tracers.add_span_processor(processor)
@@ -165,7 +165,7 @@ class RecordingTelemetry(Telemetry):
         self._incidents.add(1, {"sfworker.incident": name})
 
     def close(self) -> None:
-        # Side by side, in threads that may be left behind: neither shutdown keeps to a bound by itself.
+        # In threads side by side that may be left behind, as neither shutdown keeps to a bound by itself.
         threads = [
             threading.Thread(target=provider.shutdown, name="telemetry-close", daemon=True)
             for provider in (self._tracers, self._meters)
@@ -235,7 +235,7 @@ class _RecordedTrace(ExecutionTrace):
 
 
 class _Patient:
-    """Mixed into an exporter: a collector that is away is one sentence in the log, not a traceback every time."""
+    """Mixed into an exporter, logs a collector that is away as one sentence instead of a traceback every time."""
 
     _failure: Any
     _away = False
@@ -255,7 +255,7 @@ class _Patient:
 
 
 def _exporters(environ: Mapping[str, str], signal: str) -> list[str]:
-    """The exporters of a signal (TRACES, METRICS); none where nothing asks for any."""
+    """Return the exporters of a signal (TRACES, METRICS), none where nothing asks for any."""
     variable = f"OTEL_{signal}_EXPORTER"
     endpoints = ("OTEL_EXPORTER_OTLP_ENDPOINT", f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT")
     default = "otlp" if any(environ.get(name) for name in endpoints) else "none"
@@ -276,7 +276,7 @@ def _recording(traces: list[str], metrics: list[str], worker_id: str, version: s
     from opentelemetry.sdk.resources import OTELResourceDetector, Resource
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-    # Last, what OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES say.
+    # Merged last, OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES win.
     resource = Resource.create(
         {"service.name": "sfworker", "service.version": version, "service.instance.id": worker_id}
     ).merge(OTELResourceDetector().detect())

@@ -1,1 +1,1 @@
-"""The only package (with the web side's client) that speaks Redis. State changes are the Lua scripts in `lua/`."""
+"""Speaks Redis; nothing else does but the web side's client. State changes are the Lua scripts in `lua/`."""

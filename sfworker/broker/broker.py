@@ -1,4 +1,4 @@
-"""What a worker does with Redis, in its own words. Runs in the daemon; the only code there that sends commands.
+"""Offers the worker's operations on Redis. Runs in the daemon and is the only code there that sends commands.
 
 State changes are the scripts in `lua/`: each changes an execution's state and publishes what happened in one step, and
 refuses to act for a worker that no longer owns the pending entry.
@@ -35,18 +35,18 @@ _LOOKED_FOR = b"looked for"
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """Whose state is changed: one run of one execution by this worker."""
+    """One run of one execution by this worker, whose state the scripts change."""
 
     entry: Entry
     run: str
-    """Unique; the same for repeated calls about the same attempt."""
+    """Unique id by which a script recognises a call that was repeated after its reply was lost."""
     execution_id: str | None
     task_id: str | None
     subtask_id: str | None
 
     @classmethod
     def of(cls, entry: Entry) -> Attempt:
-        """A new attempt at what `entry` holds."""
+        """Return a new attempt at the job in `entry`."""
         known = decode_ids(entry.envelope or b"")
         return cls(
             entry,
@@ -58,7 +58,7 @@ class Attempt:
 
     @property
     def known_as(self) -> str:
-        """The execution's id, or its entry's where the envelope holds none."""
+        """Id of the execution, or of its entry where the envelope holds none."""
         return self.execution_id or self.entry.entry_id
 
     @property
@@ -69,14 +69,14 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """What Redis says of an attempt that begins; see `lua/start.lua`."""
+    """Reply to the start of an attempt, as `lua/start.lua` describes it."""
 
     verdict: Literal["run", "cancelled", "poison", "duplicate", "lost"]
     attempt: int
     crashes: int
     releases: int
     written: list[str] = field(default_factory=list)
-    """What earlier attempts have made beside their targets, and may have left there."""
+    """Paths that earlier attempts staged beside their targets and may have left there."""
 
     @property
     def used_up(self) -> int:
@@ -85,11 +85,11 @@ class Started:
 
 
 Replay = Literal["replayed", "not dead", "gone", "superseded"]
-"""What became of an attempt to replay; see `lua/replay.lua`."""
+"""Outcome of a replay, as `lua/replay.lua` describes it."""
 
 
 class Lease(IntEnum):
-    """What a renewal says of an attempt; the numbers are `lua/renew.lua`'s."""
+    """State of an attempt's lease after a renewal. The numbers are those of `lua/renew.lua`."""
 
     LOST = 0
     HELD = 1
@@ -97,7 +97,10 @@ class Lease(IntEnum):
 
 
 class Broker:
-    """One worker's view of one consumer group; `open_broker` makes one."""
+    """One worker's access to one consumer group, made by `open_broker`.
+
+    Methods about an attempt that return bool return False where it was no longer this worker's and nothing changed.
+    """
 
     def __init__(self, redis: Redis, pipes: Redis, settings: Settings, group: str, worker_id: str) -> None:
         self.keys = Keys(settings.prefix)
@@ -128,12 +131,15 @@ class Broker:
     # --- taking jobs
 
     async def take(self, first_ranks: Sequence[int]) -> list[Entry]:
-        """Jobs that are there now, at most one per free slot; `first_ranks` says which rank (1..3) each asks first."""
+        """Take due and queued jobs without waiting, at most one per free slot.
+
+        `first_ranks` holds for each free slot the rank (1..3) of the stream that it asks first.
+        """
         keys = (self.keys.retries(self._group), *self.keys.job_streams())
         return _entries(await self._scripts.call("take", keys, self._group, self._worker, RETRY_CONSUMER, *first_ranks))
 
     async def wait(self) -> list[Entry]:
-        """The next new job, waiting up to a second. Where several streams got one in the same moment, one of each."""
+        """Wait up to a second for the next new job. Streams that get one in the same moment give one each."""
         streams = self.keys.job_streams()
         read = ("XREADGROUP", "GROUP", self._group, self._worker, "COUNT", 1, "BLOCK", _ms(BLOCK_SECONDS))
         new = [">"] * len(streams)
@@ -147,7 +153,7 @@ class Broker:
         ]
 
     async def sweep(self, slots: int, running: Sequence[Attempt] = ()) -> list[Entry]:
-        """Jobs that silent workers left, at most `slots`; and of this worker what is not `running`."""
+        """Claim up to `slots` pending entries whose lease ran out, also those of this worker that are not `running`."""
         lease, forget = _ms(self._settings.lease_seconds), _ms(FORGET_IDLE_SECONDS)
         keys = tuple(self.keys.job_streams())
         return _entries(
@@ -158,7 +164,7 @@ class Broker:
         )
 
     async def owned(self) -> list[tuple[str, str]]:
-        """Stream and entry id of everything that is pending for this worker."""
+        """Return stream and entry id of this worker's pending entries."""
         found = []
         for stream in self.keys.job_streams():
             pending = await self._redis.xpending_range(stream, self._group, "-", "+", 1000, self._worker)
@@ -166,12 +172,12 @@ class Broker:
         return found
 
     async def read_owned(self, stream: str, entry_id: str) -> Entry:
-        """The content of a pending entry of this worker."""
+        """Return the content of a pending entry of this worker."""
         found = await self._redis.xrange(stream, entry_id, entry_id)
         return entry_from_fields(stream, entry_id, found[0][1] if found else None)
 
     async def identify(self, attempt: Attempt) -> Attempt:
-        """An attempt at an entry without payload, with the ids of its execution where that had begun before."""
+        """Return an attempt at an entry without payload, with the ids of its execution where that had begun before."""
         known = await cast(Awaitable["bytes | None"], self._redis.hget(self._answers, _place(attempt.entry)))
         if known is None:
             return attempt
@@ -192,7 +198,7 @@ class Broker:
         return bool(await self._scripts.call("progress", self._keys(attempt), *self._arguments(attempt), event))
 
     async def wrote(self, attempt: Attempt, path: str) -> bool:
-        """Note what the attempt makes beside its targets, for whoever answers if this worker dies."""
+        """Note a path that the attempt stages beside its target, for whoever answers if this worker dies."""
         return bool(await self._scripts.call("wrote", self._keys(attempt), *self._arguments(attempt), path))
 
     async def finish(self, attempt: Attempt, status: str, event: bytes, result: bytes) -> bool:
@@ -206,7 +212,7 @@ class Broker:
         return bool(await self._scripts.call("bury", keys, *self._arguments(attempt), *more))
 
     async def lost(self, attempt: Attempt, event: bytes, result: bytes) -> list[str] | None:
-        """Answer an entry whose payload is gone; returns what its attempts have written (see `Started`).
+        """Answer an entry whose payload is gone. Returns the paths that its attempts staged, as in `Started.written`.
 
         None where another worker has answered, or it was sent again.
         """
@@ -248,14 +254,15 @@ class Broker:
         return parcel and entry_from_parcel(parcel)
 
     async def is_first_to_look(self, execution_id: str) -> bool:
-        """Whether the execution, which is to be cancelled, may be queued and no other worker looks there for it."""
-        if await self._redis.exists(self.keys.execution(execution_id)):
+        """Return whether this worker is to look in the queue for an execution that is to be cancelled."""
+        if await self._redis.exists(self.keys.execution(execution_id)):  # it has begun, so it is not queued
             return False
+        # Every worker hears of the cancel; the first to change the mark's value walks through the streams for all.
         wish = await self._redis.set(self.keys.cancel(execution_id), _LOOKED_FOR, xx=True, get=True, keepttl=True)
         return wish not in (None, _LOOKED_FOR)
 
     async def queued(self) -> AsyncIterator[Entry]:
-        """What nobody works on now, page by page: new, given back, or waiting for a retry."""
+        """Iterate over the entries that nobody works on now, whether new, given back or waiting for a retry."""
         for stream in self.keys.job_streams():
             after = await self._last_delivered(stream)
             while page := await self._redis.xrange(stream, f"({after}", "+", PAGE):
@@ -276,7 +283,7 @@ class Broker:
         return "0-0"
 
     async def cancel_queued(self, attempt: Attempt, event: bytes, result: bytes) -> bool:
-        """End what nobody has begun yet. False where somebody has, meanwhile."""
+        """End an execution that nobody has begun. Returns False where somebody has begun it meanwhile."""
         keys = (*self._keys_of_answer(attempt), self.keys.retries(self._group))
         more = (event, result, self._settings.result_ttl, self._settings.retention, RETRY_CONSUMER)
         return bool(await self._scripts.call("cancel_queued", keys, *self._arguments(attempt), *more))
@@ -284,7 +291,7 @@ class Broker:
     # --- the dead
 
     async def replay(self, attempt: Attempt, event: bytes) -> Replay:
-        """Let a buried execution start anew, whoever runs it then."""
+        """Let a buried execution start anew, on any worker."""
         of_execution = (self.keys.cancel(attempt.known_as), self.keys.result(attempt.known_as))
         keys = (*self._keys(attempt), self.keys.retries(self._group), *of_execution, self._answers)
         more = (event, DEAD_CONSUMER, RETRY_CONSUMER)
@@ -292,14 +299,14 @@ class Broker:
         return replay
 
     async def purge(self, entry: Entry) -> bool:
-        """Forget a buried entry. False where it is buried no more."""
+        """Forget a buried entry. Returns False where it is buried no more."""
         arguments = (self._group, entry.entry_id, DEAD_CONSUMER)
         return bool(await self._scripts.call("purge", (entry.stream,), *arguments))
 
     # --- the worker itself
 
     async def heartbeat(self, content: bytes) -> None:
-        """Say that this worker lives; expires with the lease."""
+        """Write this worker's heartbeat, which expires with the lease."""
         await self._redis.set(self.keys.worker(self._worker), content, px=_ms(self._settings.lease_seconds))
 
     async def leave(self) -> None:
@@ -314,7 +321,7 @@ class Broker:
 
     @asynccontextmanager
     async def cancellations(self) -> AsyncIterator[AsyncIterator[str]]:
-        """Execution ids that the web side wants cancelled, as they are said."""
+        """Yield an iterator over the execution ids that the web side wants cancelled, as it publishes them."""
         async with self._redis.pubsub() as pubsub:
             await pubsub.subscribe(self.keys.control)
 
@@ -343,7 +350,7 @@ class Broker:
         return self.keys.answers(self._group)
 
     def _arguments(self, attempt: Attempt) -> tuple[Any, ...]:
-        """The arguments that all scripts about an attempt share; see `lua/prelude.lua`."""
+        """Return the arguments that all scripts about an attempt share, as `lua/prelude.lua` lists them."""
         named = attempt.execution_id is not None
         return (
             self._group,
@@ -368,7 +375,7 @@ class Broker:
 
 @asynccontextmanager
 async def open_broker(settings: Settings, group: str, worker_id: str) -> AsyncIterator[Broker]:
-    """A broker for the block. Redis need not be there yet."""
+    """Open a broker for the block. Redis need not be reachable yet."""
     async with connect(settings.redis_url) as redis, connect(settings.redis_url, socket_timeout=None) as pipes:
         broker = Broker(redis, pipes, settings, group, worker_id)
         try:
@@ -382,17 +389,17 @@ def _entries(parcels: Iterable[list[bytes]]) -> list[Entry]:
 
 
 def _paired(flat: Sequence[bytes]) -> dict[bytes, bytes]:
-    """Fields of an entry as the server sends them: names and values in turn."""
+    """Return the fields of an entry, which the server sends as names and values in turn."""
     return dict(zip(flat[::2], flat[1::2], strict=True))
 
 
 def _literally(text: str) -> str:
-    """For a pattern of keys."""
+    """Escape the characters of `text` that a key pattern gives a meaning."""
     return "".join(f"\\{each}" if each in "\\*?[" else each for each in text)
 
 
 def _place(entry: Entry) -> str:
-    """An entry in one word, as keys and scripts call it."""
+    """Return the name that keys and scripts use for an entry, `stream entry-id`."""
     return f"{entry.stream} {entry.entry_id}"
 
 

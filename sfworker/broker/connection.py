@@ -1,4 +1,4 @@
-"""How a Redis client is made: no blind retries (they would append or read twice), time-outs on everything.
+"""Makes Redis clients, with time-outs on everything and no blind retries, which would append or read twice.
 
 A URL is one of
 
@@ -53,9 +53,9 @@ _KEEPALIVE = {socket.TCP_KEEPIDLE: 15, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPC
 
 
 def connect(url: str, *, max_connections: int = 16, socket_timeout: float | None = COMMAND_SECONDS) -> Redis:
-    """A client for `url`; nothing is sent yet. A blocking read needs one of its own, without `socket_timeout`.
+    """Return a client for `url` that has sent nothing yet. A blocking read needs one without `socket_timeout`.
 
-    Raises SettingsError where the URL is none, or a file that it names is not there.
+    Raises SettingsError where `url` is not a Redis URL, or a file that it names is not there.
     """
     options = {
         "max_connections": max_connections,
@@ -76,7 +76,7 @@ def connect(url: str, *, max_connections: int = 16, socket_timeout: float | None
 
 
 def shown(url: str) -> str:
-    """The URL without user name, password and options, for logs."""
+    """Return the URL without user name, password and options, for logs."""
     parts = urlsplit(url)
     _, at, host = parts.netloc.rpartition("@")
     if not at and "@" in url:
@@ -147,7 +147,7 @@ def _check(connection: AbstractConnection) -> None:
 
 
 class _Sentinels:
-    """Who is asked for the master. All at once, as one that is silent would use up the time of those who wait."""
+    """Asks all sentinels for the master at once, because one that is silent would use up the others' time."""
 
     def __init__(
         self, addresses: list[tuple[str, int]], connection_class: type[Connection], options: dict[str, Any]
@@ -157,7 +157,7 @@ class _Sentinels:
         self._options = options
 
     async def discover_master(self, service: str) -> tuple[str, int]:
-        """Address of the master that the first sentinel to answer takes for alive. Raises MasterNotFoundError."""
+        """Return the master that the first sentinel to answer takes for alive. Raises MasterNotFoundError."""
         found: list[tuple[str, int]] = []
         errors: list[RedisError] = []
 
@@ -189,7 +189,7 @@ class _Sentinels:
 
 
 class _Leaving(AbstractConnection):
-    """Leaves a server that has become a replica or lost its own: the next command goes to the master there is now."""
+    """Leaves a server that became a replica or lost its replicas, so that the next command finds the new master."""
 
     async def read_response(self, *arguments: Any, **named: Any) -> Any:
         try:

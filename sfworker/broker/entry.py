@@ -1,4 +1,4 @@
-"""One entry of a job stream, as this worker owns it."""
+"""Represents one entry of a job stream, as a worker owns it."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ class Entry:
 
     @property
     def appended_at(self) -> float:
-        """When it was appended, in Unix seconds, by Redis' clock."""
+        """Time of the append in Unix seconds, by Redis' clock."""
         return int(self.entry_id.partition("-")[0]) / 1000
 
 
 def entry_from_parcel(parcel: list[bytes]) -> Entry:
-    """From the reply of a script (see `parcel` in `lua/prelude.lua`)."""
+    """Make an entry from a script's reply, see `parcel` in `lua/prelude.lua`."""
     stream, entry_id, *content = parcel
     fields = dict(zip((b"envelope", b"traceparent"), content, strict=True)) if content else None
     return entry_from_fields(stream.decode(), entry_id.decode(), fields)
 
 
 def entry_from_fields(stream: str, entry_id: str, fields: Mapping[bytes, bytes] | None) -> Entry:
-    """From the fields of a stream entry; None where they were deleted."""
+    """Make an entry from the fields of a stream entry, which are None where they were deleted."""
     if fields is None:
         return Entry(stream, entry_id, None)
     traceparent = fields.get(b"traceparent", b"").decode(errors="replace")

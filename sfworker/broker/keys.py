@@ -1,4 +1,4 @@
-"""The names of all keys and channels. The first five are a contract with the web side.
+"""Names all keys and channels. The first five are a contract with the web side.
 
 | key | type | what |
 |---|---|---|
@@ -25,13 +25,13 @@ STATUS_CHANNEL = "task_status"
 
 
 def status_channel(execution_id: str) -> str:
-    """The pub/sub channel of one execution; without the prefix, as the first generation of web sides expects."""
+    """Return the pub/sub channel of one execution, without the prefix, as the first web sides expect it."""
     return f"{STATUS_CHANNEL}:{execution_id}"
 
 
 @dataclass(frozen=True)
 class Keys:
-    """All names under one prefix."""
+    """Makes all names under one prefix."""
 
     prefix: str = "sf"
 
@@ -39,7 +39,7 @@ class Keys:
         return f"{self.prefix}:jobs" if priority == "normal" else f"{self.prefix}:jobs:{priority}"
 
     def job_streams(self) -> list[str]:
-        """The job streams, most urgent first."""
+        """Return the job streams, most urgent first."""
         return [self.jobs(priority) for priority in PRIORITIES]
 
     @property

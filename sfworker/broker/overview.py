@@ -1,6 +1,6 @@
-"""How much work there is, who does it and what waits: figures for people and for autoscaling.
+"""Reads the figures of queues and workers, for people and for autoscaling.
 
-Only reads. They are taken one after the other, so a job that moves meanwhile may be counted twice or not at all.
+The figures are read one after the other, so a job that moves meanwhile may be counted twice or not at all.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class StreamOverview(Struct, frozen=True, kw_only=True):
 
 
 class WorkerOverview(Struct, frozen=True, kw_only=True):
-    """A worker whose heartbeat has not expired, in its own words."""
+    """A worker whose heartbeat has not expired, as the heartbeat describes it."""
 
     worker_id: str
     started_at: str | None = None
@@ -40,7 +40,7 @@ class WorkerOverview(Struct, frozen=True, kw_only=True):
 
 
 class Overview(Struct, frozen=True, kw_only=True):
-    """All of it. `queued`, `running` and `retrying` are live work; `dead` is what waits for people."""
+    """All figures of one consumer group. `queued`, `running` and `retrying` are live work; `dead` waits for people."""
 
     queued: int
     running: int
@@ -51,7 +51,7 @@ class Overview(Struct, frozen=True, kw_only=True):
 
 
 async def overview(redis: Redis, keys: Keys, group: str) -> Overview:
-    """The state of the consumer group `group`. A stream or group that does not exist yet counts as empty."""
+    """Read the state of the consumer group `group`. A stream or group that does not exist yet counts as empty."""
     streams = [await _stream(redis, keys.jobs(priority), priority, group) for priority in PRIORITIES]
     return Overview(
         queued=sum(stream.queued for stream in streams),
@@ -78,9 +78,9 @@ async def _stream(redis: Redis, stream: str, priority: str, group: str) -> Strea
         if not str(error).startswith(("no such key", "NOGROUP")):
             raise
     # Finished entries are deleted, so where the server knows no lag (before 7.0, and when an entry was deleted unread)
-    # the rest of the stream is what nobody has taken yet. With a second group on the same stream that is too many (the
-    # worker warns of that, not we), with pending entries whose payload was deleted too few; and until 8.2 a lag counts
-    # what was trimmed unread, for good. Whether anything is queued at all, the stream itself says.
+    # the queue is the stream's length less the pending entries. That is too many with a second group on the stream
+    # (the worker warns of it, not we) and too few where the payload of pending entries was deleted. Until 8.2, a lag
+    # counts entries that were trimmed unread for ever, so we ask the stream itself whether anything is queued at all.
     queued = lag if lag is not None else length - sum(owned.values())
     unread = await redis.xrange(stream, delivered, "+", count=1)
     queued = max(1, min(queued, length)) if unread else 0

@@ -1,4 +1,4 @@
-"""What to do while Redis is away or refuses: try again, with a growing pause and jitter, and say so once in a while.
+"""Repeats operations while Redis is away or refuses, after growing pauses with jitter, and logs that now and then.
 
 The scripts that change an execution's state find out for themselves whether they have run already, so sending one again
 after its reply was lost is safe.
@@ -21,7 +21,7 @@ _log = logging.getLogger("sfworker.broker")
 
 
 async def patiently(what: str, action: Callable[[], Awaitable[_T]]) -> _T:
-    """The answer of `action`, however long Redis is away. `what` says in the log what is waiting."""
+    """Return the answer of `action`, however long Redis is away. `what` says in the log what is waiting."""
     attempt = 0
     while True:
         try:
@@ -38,6 +38,7 @@ async def patiently(what: str, action: Callable[[], Awaitable[_T]]) -> _T:
 
 
 def pause(attempt: int) -> float:
-    """Seconds to wait after failed attempt number `attempt` (from 0): doubling, with jitter, at most 2 s."""
+    """Return the seconds to wait after failed attempt number `attempt` (from 0), doubling to 2 s, with jitter."""
+    # Jitter, so that many workers do not come back to a restarted Redis in step.
     longest = min(FIRST_PAUSE * 2.0 ** min(attempt, 16), LONGEST_PAUSE)
     return longest * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, no secret

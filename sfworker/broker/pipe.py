@@ -1,4 +1,4 @@
-"""One connection to Redis that is held all the time and carries raw commands, several in one round trip.
+"""Holds one connection to Redis and sends raw commands over it, several in one round trip.
 
 It is below redis-py's client, whose packing in Python and whose look at the connection before each use take longer than
 a state change does; connecting, TLS, authentication and parsing stay redis-py's.
@@ -19,7 +19,7 @@ Command = tuple[Any, ...]
 
 
 class Pipe:
-    """`replies = await pipe.send([("GET", "a"), ("GET", "b")], timeout)`, by one task at a time.
+    """Sends commands for one task at a time, as in `replies = await pipe.send([("GET", "a"), ("GET", "b")], timeout)`.
 
     `redis` is a client without a time-out on its socket: a round trip as a whole has one.
     """
@@ -28,7 +28,7 @@ class Pipe:
         self._connection: AbstractConnection = redis.connection_pool.make_connection()  # type: ignore[no-untyped-call]
 
     async def send(self, commands: list[Command], timeout: float) -> list[Any]:
-        """Each command's reply, or the ResponseError that the server answered with.
+        """Return each command's reply, or the ResponseError that the server answered with.
 
         Raises redis' ConnectionError or TimeoutError where the connection is lost or silent for `timeout` seconds; the
         commands may then have run or not. The next call connects again.

@@ -1,4 +1,4 @@
-"""Runs the Lua scripts; calls that are made at the same time share one round trip.
+"""Runs the Lua scripts for the daemon. Concurrent calls share one round trip.
 
 A state change costs Redis a few dozen microseconds and Python about as many per round trip, so under load the round
 trips are what limits a worker. Calls wait for nothing: whatever is queued when the previous trip is back goes next.
@@ -46,7 +46,7 @@ class _Call:
 
 
 class Scripts:
-    """`await scripts.call("finish", keys, arguments)`; `timeout` in seconds per round trip."""
+    """Calls scripts by name, as in `await scripts.call("finish", keys, ...)`. A round trip takes up to `timeout` s."""
 
     def __init__(self, pipe: Pipe, timeout: float) -> None:
         self._pipe = pipe
@@ -56,7 +56,7 @@ class Scripts:
         self._trip = anyio.Lock(fast_acquire=True)
 
     async def call(self, name: str, keys: tuple[str, ...], *arguments: Any) -> Any:
-        """The script's reply. Raises RedisError; after a lost connection the script may have run or not."""
+        """Return the script's reply. Raises RedisError; after a lost connection the script may have run or not."""
         call = _Call(name, keys, arguments)
         self._queued.append(call)
         try:
@@ -72,7 +72,7 @@ class Scripts:
         return call.reply
 
     async def _carry(self) -> None:
-        """One trip with what is queued."""
+        """Make one round trip with the calls that are queued."""
         batch, self._queued = self._queued[:LARGEST_BATCH], self._queued[LARGEST_BATCH:]
         replies: Sequence[Any]
         try:

@@ -1,1 +1,1 @@
-"""SecretFlow's own components, run inside our session."""
+"""Runs SecretFlow's own components inside our session."""

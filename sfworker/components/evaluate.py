@@ -40,10 +40,10 @@ from sfworker.party.data_roots import saving
 from sfworker.party.process import first_cause
 from sfworker.session import fed_pickle
 
-# What a component finds wrong with its parameters and tables; trying again would find the same.
+# Exceptions by which components refuse parameters and tables, as another attempt would find them, too.
 _REFUSALS = (SFException, AssertionError, ValueError, LookupError, TypeError, AttributeError, duckdb.Error)
 
-# What components send from party to party, or keep in models: data, and containers of data.
+# Types that components send from party to party or keep in models, which are data and containers of data.
 fed_pickle.allow("builtins", "int", "slice")
 fed_pickle.allow("collections", "defaultdict")
 fed_pickle.allow("jax._src.array", "_reconstruct_array")
@@ -86,10 +86,10 @@ def evaluate(
     inputs: str = "node_eval_param.inputs",
     outputs: str = "node_eval_param.output_uris",
 ) -> list[DistData]:
-    """Run the component; returns its outputs. Call `component_params.check` before.
+    """Run a component whose parameters `params.check` has accepted, and return its outputs.
 
-    What it reveals is the component's own affair. `where`, `inputs` and `outputs` are fields of the job that errors
-    name. Raises ParameterValidationError or InputDataError.
+    The component decides what it reveals. `where`, `inputs` and `outputs` are fields of the job that errors name.
+    Raises ParameterValidationError or InputDataError.
     """
     use_careful_libraries()
     try:
@@ -120,24 +120,24 @@ def evaluate(
 
 
 def as_json(data: DistData) -> dict[str, Any]:
-    """The protobuf JSON form, with field names as the definition spells them."""
+    """Return the protobuf JSON form, with field names as the definition spells them."""
     form: dict[str, Any] = json_format.MessageToDict(data, preserving_proto_field_name=True)
     return form
 
 
 def column_names(table: DistData) -> dict[str, list[str]]:
-    """The columns of each party's part of a table."""
+    """Return the columns of each party's part of a table."""
     return {party: part.columns for party, part in VTable.from_distdata(table).parties.items()}
 
 
 @functools.cache
 def use_careful_libraries() -> None:
-    """Make what components read files with keep to what is harmless, in this process."""
+    """Confine the libraries by which components read files in this process to what is harmless."""
     for module in (model_module, checkpoint_module, spu_module):
         module.pickle = _CAREFUL_PICKLE
-    # It stands for missing cells in files between steps, where pandas cuts it off after 32 characters.
+    # This id stands for missing cells in files between steps, where pandas cuts it off after 32 characters.
     ub_psi_cache_module.uuid4 = lambda party: str(uuid4(party)).replace("-", "")
-    # An archive's members stay below the directory that it is unpacked in.
+    # With this filter, an archive's members stay below the directory that it is unpacked in.
     tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
     stock_connect = duckdb.connect
 
@@ -167,9 +167,9 @@ _CAREFUL_PICKLE = SimpleNamespace(
 
 
 class _Storage(Storage):  # type: ignore[misc]
-    """The first data root of this process's party. Outputs are staged, and can be read back before they are in place.
+    """Offers the data roots of this process's party. Outputs are staged, and can be read before they are in place.
 
-    With `lasting` they are written in place, as checkpoints are: what a failed execution leaves is their purpose.
+    With `lasting` they are written in place. Checkpoints are, as they are meant to outlive a failed execution.
     """
 
     def __init__(self, context: JobContext[Any], inputs: str, outputs: str, *, lasting: bool = False) -> None:
@@ -228,7 +228,7 @@ class _Storage(Storage):  # type: ignore[misc]
 
 
 class _Context(Context):  # type: ignore[misc]
-    """What a component sees of the execution, in place of upstream's, which is made from a cluster's configuration."""
+    """Shows a component its execution, in place of upstream's context, which is made from a cluster's configuration."""
 
     def __init__(self, context: JobContext[Any], checkpoint: Checkpoint | None, inputs: str, outputs: str) -> None:
         self._job = context

@@ -25,7 +25,7 @@ REFUSED = {
     "ml.train/knn_train": "its parties would send each other code",
     "ml.predict/knn_predict": "its model holds code",
 }
-# What an attribute's type is called in protobuf JSON, and its field there.
+# Field of each attribute type in the protobuf JSON of an attribute.
 _FIELDS = {
     AttrType.AT_FLOAT: "f",
     AttrType.AT_INT: "i64",
@@ -43,7 +43,7 @@ _FIELDS = {
 
 
 def definition_of(component: str, where: str) -> Definition:
-    """The definition of `domain/name:version`. Raises ParameterValidationError, with the nearest names."""
+    """Return the definition of `domain/name:version`. Raises ParameterValidationError with the nearest names."""
     prefix = component.partition(":")[0]
     if prefix in REFUSED:
         raise ParameterValidationError(f"{where}.comp_id: {prefix} is not run here; {REFUSED[prefix]}")
@@ -59,7 +59,7 @@ def definition_of(component: str, where: str) -> Definition:
 
 
 def message(node: catalog.NodeEvalParam, where: str) -> NodeEvalParam:
-    """The parameter as SecretFlow takes it. Raises ParameterValidationError, naming the field below `where`."""
+    """Return the parameter as SecretFlow takes it. Raises ParameterValidationError naming the field below `where`."""
     return NodeEvalParam(
         version=node.version if node.comp_id else "",
         comp_id=node.component,
@@ -75,7 +75,7 @@ def message(node: catalog.NodeEvalParam, where: str) -> NodeEvalParam:
 
 
 def dist_data(given: catalog.DistData, where: str) -> DistData:
-    """As SecretFlow takes it. Raises ParameterValidationError, naming the field."""
+    """Return data as SecretFlow takes it. Raises ParameterValidationError naming the field."""
     kind = str((given.meta or {}).get("@type", "")).rpartition("/")[2]
     try:
         if kind:
@@ -89,9 +89,9 @@ def dist_data(given: catalog.DistData, where: str) -> DistData:
 
 
 def check(parties: list[str], definition: Definition, param: NodeEvalParam, where: str) -> None:
-    """Whether the component takes these attributes, inputs and outputs.
+    """Check that the component takes these attributes, inputs and outputs.
 
-    Raises ParameterValidationError, naming the field below `where`.
+    Raises ParameterValidationError naming the field below `where`.
     """
     minor = Definition.parse_minor(param.comp_id.partition(":")[2])
     _check_inputs(definition.get_input_defs(minor), list(param.inputs), where)
@@ -136,10 +136,12 @@ def _check_attributes(parties: list[str], definition: Definition, param: NodeEva
     }
     for number, (path, value) in enumerate(zip(param.attr_paths, param.attrs, strict=True)):
         field = f"{where}.attrs[{number}] ({path})"
+        # Upstream takes column attributes without the prefix, too, and SecretPad sends them so.
         if path in columns or path in {key.removeprefix("input/").replace("/", "_", 1) for key in columns}:
             _check_kind(field, AttrType.AT_STRINGS, value)
             limits = columns.get(path)
             if limits is not None:
+                # In the definition, an upper limit of 0 is none.
                 _check_length(field, len(value.ss), limits.col_min_cnt_inclusive, limits.col_max_cnt_inclusive or -1)
         elif path in described:
             _check_attribute(parties, field, described[path], value)
@@ -190,7 +192,7 @@ def _check_bound(field: str, value: float, bound: float, atomic: Any, *, lower: 
 
 
 def _check_kind(field: str, kind: Any, value: Attribute) -> None:
-    """Whether the value stands in the field of its type; left out, it is that type's zero."""
+    """Check that the value stands in the field of its type. A value that is left out is that type's zero."""
     expected = _FIELDS.get(kind)
     for descriptor, _ in value.ListFields():
         if expected is not None and descriptor.name not in (expected, "is_na"):

@@ -1,1 +1,1 @@
-"""The daemon: one asyncio process that takes jobs, owns their leases and deadlines, and answers. No SecretFlow here."""
+"""Runs the daemon, one asyncio process that takes jobs, owns their leases and deadlines, and answers. No SecretFlow."""

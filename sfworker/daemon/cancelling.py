@@ -1,4 +1,4 @@
-"""Ends an execution that the web side wants cancelled, wherever it is: running here, waiting for a retry, or queued."""
+"""Ends executions that the web side wants cancelled, whether they run here, wait for a retry, or are queued."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ _log = logging.getLogger("sfworker.cancelling")
 
 
 class Cancelling:
-    """`run` takes up an entry that this worker owns, beside the slots, which may be taken for hours."""
+    """Finds and ends executions that are to be cancelled.
+
+    `run` takes up an entry that this worker owns, even where no slot is free: slots may be taken for hours.
+    """
 
     def __init__(
         self, broker: Broker, running: Running, executor: TaskExecutor, run: Callable[[Entry], Execution]
@@ -34,8 +37,9 @@ class Cancelling:
         self._asked = anyio.Event()
 
     async def cancel(self, execution_id: str) -> None:
-        """End it, or have it looked for among the queued."""
+        """End the execution, or have it looked for in the queue."""
         self._running.stop(execution_id, Stop.CANCELLED)
+        # A job that waits for a retry is found by its record. A queued one has none, so it takes a walk to find it.
         if (waiting := await self._broker.withdraw(execution_id)) is not None:
             self._run(waiting).stop(Stop.CANCELLED)
         elif await self._broker.is_first_to_look(execution_id):
@@ -43,7 +47,10 @@ class Cancelling:
             self._asked.set()
 
     async def look_through_queue(self) -> None:
-        """Whenever asked, one walk for all that are wanted then. What is taken meanwhile is cancelled as it starts."""
+        """Walk through the queue whenever `cancel` asks for it, once for all executions that are wanted then.
+
+        A job that is taken during the walk is cancelled as it starts.
+        """
         failures = 0
         while True:
             await self._asked.wait()

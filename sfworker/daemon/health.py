@@ -1,4 +1,4 @@
-"""Health over HTTP: does the daemon's event loop live, and could it claim a job now.
+"""Answers over HTTP whether the daemon's event loop lives and whether it could claim a job now.
 
     GET /healthz   200 while the event loop answers
     GET /readyz    200 where a job could be claimed now, or a free slot is all that is missing; else 503
@@ -32,19 +32,19 @@ if TYPE_CHECKING:
 _UNIX = "unix:"
 _HEAD_BYTES = 8192
 _SECONDS = 5.0
-"""That a client may take, and that Redis may be silent for beyond what the worker's own loops wait."""
+"""Longest time for a client, and for a silence of Redis beyond the waits of the worker's own loops."""
 _CONNECTIONS = 64
 
 
 class State(Struct, frozen=True):
-    """What is answered."""
+    """Body of an answer."""
 
     state: Literal["alive", "ready", "starting", "template_lost", "redis_away", "draining"]
     reason: str = ""
 
 
 class Readiness:
-    """Whether the worker could claim a job now, as its own dealings with the template process and Redis show it."""
+    """Tells whether the worker could claim a job now, by how its own dealings with the template and Redis went."""
 
     def __init__(self, pool: Pool, lease_seconds: float) -> None:
         self.draining = False
@@ -62,7 +62,7 @@ class Readiness:
         self._failed_at[asked_by] = time.monotonic()
 
     def state(self) -> State:
-        """Costs nothing: nobody is asked."""
+        """Return the state as it is known, without asking Redis or the template."""
         if self.draining:
             return State("draining", "the worker was told to stop and takes no new jobs")
         if self._pool.trouble:
@@ -83,7 +83,7 @@ class Readiness:
 
 @contextmanager
 def listening(address: str) -> Iterator[socket.socket | None]:
-    """A socket that listens at `address`, None where that is empty. Raises SettingsError where it cannot."""
+    """Open a socket that listens at `address`, None where that is empty. Raises SettingsError where it cannot."""
     if not address:
         yield None
         return
@@ -101,7 +101,7 @@ def listening(address: str) -> Iterator[socket.socket | None]:
 
 @asynccontextmanager
 async def serving(listener: socket.socket | None, readiness: Readiness) -> AsyncIterator[None]:
-    """Answer on `listener` in the block."""
+    """Answer requests on `listener` during the block."""
     if listener is None:
         yield
         return
@@ -118,7 +118,7 @@ async def serving(listener: socket.socket | None, readiness: Readiness) -> Async
 
 
 class _Connection(asyncio.Protocol):
-    """One request, however it arrives, and its answer. Holds no more than a head and lives no longer than 5 s."""
+    """Answers one request, in however many pieces it arrives. Holds no more than a head and lives at most 5 s."""
 
     def __init__(self, readiness: Readiness, connections: set[_Connection]) -> None:
         self._readiness = readiness
@@ -178,7 +178,7 @@ class _Connection(asyncio.Protocol):
 
 
 def ask(address: str, path: str) -> tuple[int, str]:
-    """Status and body that the worker at `address` answers. Raises SettingsError or OSError."""
+    """Return the status and body that the worker at `address` answers. Raises SettingsError or OSError."""
     family, where = _parse(address)
     with socket.socket(family, socket.SOCK_STREAM) as client:
         client.settimeout(_SECONDS)
@@ -195,7 +195,7 @@ def ask(address: str, path: str) -> tuple[int, str]:
 
 
 def main() -> int:
-    """Print the answer; 0 where it is 200, else 1."""
+    """Ask a worker and print its answer. Returns exit code 0 where the status is 200, else 1."""
     parser = argparse.ArgumentParser(prog="python -m sfworker.daemon.health", description="Ask a worker how it is.")
     parser.add_argument("address", nargs="?", help=f"HOST:PORT or unix:/PATH (default: {variable('health')})")
     parser.add_argument("--live", action="store_true", help="ask only whether it lives, not whether it is ready")
@@ -243,7 +243,7 @@ def _remove_abandoned(path: str) -> None:
     """Remove the socket of a worker that was killed. Raises OSError where a living process listens on it."""
     try:
         if not stat.S_ISSOCK(os.stat(path).st_mode):
-            return  # a file of somebody's: binding will say so
+            return  # a file of somebody's, which must not be removed; binding will fail and say so
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
             client.settimeout(_SECONDS)
             client.connect(path)

@@ -1,4 +1,4 @@
-"""What keeps a worker's claims alive and takes over those of workers that fell silent. Each loop outlives Redis."""
+"""Renews the leases of the daemon's jobs and takes over those of silent workers. Its loops outlive a lost Redis."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TIDY_SECONDS = 60.0
 
 
 class Leases:
-    """The worker's standing dealings with Redis, apart from taking jobs and answering them."""
+    """Runs the worker's regular exchanges with Redis, apart from taking jobs and answering them."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class Leases:
         self._started_at = timestamp(time.time())
 
     async def renew(self) -> None:
-        """Renew the lease of every running attempt at a third of its length; end those that were lost or cancelled."""
+        """Renew running attempts' leases at a third of their length, and end attempts that were lost or cancelled."""
 
         async def renew() -> None:
             try:
@@ -59,17 +59,18 @@ class Leases:
         await self._regularly(self._settings.lease_seconds / 3, renew)
 
     async def take_over(self, begin: Callable[[Entry], Awaitable[None]], is_ready: Callable[[], bool]) -> None:
-        """`begin` what silent workers left, as far as there are free slots and executions can start."""
+        """Claim the jobs of silent workers and `begin` them, while slots are free and executions can start."""
 
         async def sweep() -> None:
             if self._running.free > 0 and is_ready():
                 for entry in await self._broker.sweep(self._running.free, self._running.attempts):
                     await begin(entry)
 
+        # A job of a killed worker then waits for its lease and a fifth more, at most.
         await self._regularly(self._settings.lease_seconds / 5, sweep)
 
     async def tidy(self) -> None:
-        """Put right, once a minute, what crashes and restarts leave behind."""
+        """Once a minute, restore due times that a crash or restart has lost and settle buried jobs past retention."""
 
         async def tidy() -> None:
             if missing := await self._broker.tidy():
@@ -78,9 +79,9 @@ class Leases:
         await self._regularly(TIDY_SECONDS, tidy)
 
     async def hear_cancellations(self, cancel: Callable[[str], Awaitable[None]]) -> None:
-        """`cancel` the executions of which the web side says so.
+        """Call `cancel` for the executions that the web side wants cancelled.
 
-        What is said while this is away is found when it is back.
+        Cancels that are published while the subscription is down are found when it is back.
         """
 
         async def listen() -> None:
@@ -91,7 +92,7 @@ class Leases:
         await self._regularly(1.0, listen)
 
     async def _renew(self) -> None:
-        # First, and the heartbeat within a bound: nothing may use up the time that a lease has.
+        # Leases come first and the heartbeat has a time-out, so that nothing uses up the time that a lease has.
         attempts = self._running.attempts
         leases = await self._broker.renew(attempts) if attempts else []
         for attempt, lease in zip(attempts, leases, strict=True):
@@ -122,7 +123,7 @@ class Leases:
             except (RedisError, OSError) as error:
                 if not failures:
                     _log.warning("Redis is away or refuses (%s)", type(error).__name__)
-                # It is asked more often then, so that leases are renewed as soon as it is back.
+                # Redis is asked more often while it is away, so that leases are renewed as soon as it is back.
                 wait = min(seconds, pause(failures))
                 failures += 1
             await anyio.sleep_until(began + wait)

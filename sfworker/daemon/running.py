@@ -1,4 +1,4 @@
-"""Which executions run here now, and how many slots are free."""
+"""Keeps account of the daemon's slots and the executions in them."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from sfworker.telemetry import Telemetry
 
 
 class Running:
-    """The worker's slots. An entry holds one from the moment it is taken until it is answered or given back."""
+    """Holds the worker's slots. An entry has one from the moment it is taken until it is answered or given back."""
 
     def __init__(self, capacity: int, telemetry: Telemetry) -> None:
         self.capacity = capacity
         self._telemetry = telemetry
-        # By run: an entry that waits for its next attempt may come back before the last one's slot is free.
+        # Keyed by run, because an entry may come back for its next attempt before the last one's slot is free.
         self._executions: dict[str, tuple[Attempt, Execution]] = {}
         self._changed = anyio.Event()
 
     @property
     def free(self) -> int:
+        # Below 0 while `Cancelling` answers jobs beside the slots.
         return self.capacity - len(self._executions)
 
     @property
@@ -32,7 +33,7 @@ class Running:
         return any((at.entry.entry_id, at.entry.stream) == (entry_id, stream) for at in self.attempts)
 
     def add(self, attempt: Attempt) -> Execution:
-        """Take a slot."""
+        """Take a slot for the attempt."""
         execution = Execution()
         self._executions[attempt.run] = (attempt, execution)
         self._say()

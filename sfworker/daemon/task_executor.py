@@ -1,4 +1,4 @@
-"""One attempt, from an entry that this worker owns to the answer that Redis has accepted.
+"""Runs one attempt, from an entry that this worker owns to the answer that Redis has accepted. Runs in the daemon.
 
 entry --accept--> start --> compute --> outcome --> succeed | cancel | retry | bury | release | say nothing
          |          |
@@ -48,7 +48,7 @@ _NOT_STARTED = Started("lost", 0, 0, 0)
 
 @dataclass(frozen=True, kw_only=True)
 class Services:
-    """What every attempt of a worker uses."""
+    """Parts of a worker that every attempt uses."""
 
     settings: Settings
     worker_id: str
@@ -59,7 +59,7 @@ class Services:
 
 
 class TaskExecutor:
-    """Runs attempts; one instance serves all of a worker's slots."""
+    """Runs attempts for all of a worker's slots."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -77,9 +77,10 @@ class TaskExecutor:
             job = self._accept(attempt)
         except SecretFlowTaskError as error:
             refusal = Failure.of(error)
+        # A refused job counts as an attempt, which is answered without a RUNNING event.
         started = await self._services.notifier.started(attempt, silently=refusal is not None)
         try:
-            if job is not None:  # Redis may have been away until now
+            if job is not None:  # Redis may have been away until now, and the job may have expired meanwhile
                 require_time_left(job.envelope, time.time())
         except ExpiredError as error:
             refusal = Failure.of(error)
@@ -98,7 +99,7 @@ class TaskExecutor:
             await run.compute_and_answer(execution)
 
     async def cancel_queued(self, attempt: Attempt) -> None:
-        """Answer for a job that nobody has taken yet and the web side wants no more."""
+        """Answer a job that nobody has taken yet and that the web side wants cancelled."""
         await _Run(self._services, attempt, _NOT_STARTED, None).cancel_queued()
 
     def _accept(self, attempt: Attempt) -> Job:
@@ -109,7 +110,7 @@ class TaskExecutor:
 
 
 class _Run:
-    """An attempt that Redis has accepted as started."""
+    """One attempt whose start Redis has answered, or that is answered without a start."""
 
     def __init__(self, services: Services, attempt: Attempt, started: Started, job: Job | None) -> None:
         self._worker_id = services.worker_id
@@ -140,12 +141,12 @@ class _Run:
                     reporter.hear(frame)
 
             async with self._pool.execute(job, number, execution, hear) as outcome:
-                await reporter.close()
+                await reporter.close()  # every stage is published before the answer
                 self._trace_outcome(outcome)
                 await self._answer(job, outcome)
 
     async def report_loss(self) -> None:
-        """Answer for a job whose payload is gone."""
+        """Answer a job whose payload was deleted."""
         failure = Failure.of(JobLostError())
         result = self._result("failure", Outcome(), failure)
         if (written := await self._notifier.lost(self._attempt, failure, result)) is not None:
@@ -180,11 +181,12 @@ class _Run:
         await _in_thread(outputs.discard, outcome.outputs)
         if outcome.stopped is Stop.LEASE_LOST:
             await self._lease_lost("the computation was ended and nothing is published")
-        elif outcome.stopped is Stop.DRAINED or outcome.never_ran:
+        elif outcome.stopped is Stop.DRAINED or outcome.never_ran:  # not the job's doing, so no attempt is used up
             await self._release("releases")
         elif outcome.stopped is Stop.CANCELLED:
             await self.cancel(outcome)
         elif outcome.template_lost:
+            # It may be the job that ends the template, so this counts towards `max_crashes`.
             await self._release("crashes")
         else:
             await self._retry_or_bury(job, failure, outcome)
@@ -199,7 +201,8 @@ class _Run:
         if outcome.outputs:
             try:
                 await anyio.to_thread.run_sync(outputs.flush, outcome.outputs)
-                # Another worker may have started this job while this one was cut off: its outputs are not replaced.
+                # Another worker may have started this job while this one was cut off. Its outputs are not replaced, so
+                # the lease is looked at after the flush, which may take long.
                 renew = partial(self._broker.renew, [self._attempt])
                 if (await patiently("the check before outputs are renamed", renew)) == [Lease.LOST]:
                     await _in_thread(outputs.discard, outcome.outputs)
@@ -284,7 +287,7 @@ class _Run:
 
     @property
     def _queue_seconds(self) -> float:
-        """From the append to this attempt's start, by two clocks: Redis' and this host's."""
+        """Seconds from the append, by Redis' clock, to this attempt's start, by this host's clock."""
         return max(0.0, self._began - self._attempt.entry.appended_at)
 
     def _begin_trace(self) -> ExecutionTrace:
@@ -311,7 +314,7 @@ class _Run:
                 begun = ended
 
     async def _end(self, outcome_name: str, outcome: Outcome, error_type: str | None) -> None:
-        if outcome_name != "retry":
+        if outcome_name != "retry":  # the next attempt goes on from the checkpoints that are kept
             await _in_thread(outputs.remove, outcome.kept)
             await self._remove_left_behind(self._started.written)
         seconds = {"queue": self._queue_seconds, "total": time.time() - self._began}
@@ -323,6 +326,6 @@ class _Run:
 
 
 async def _in_thread(remove: Callable[..., None], paths: Iterable[Any], *more: Any) -> None:
-    """A large directory takes long to remove; mostly there is nothing."""
+    """Call `remove` in a thread, because a large directory takes long, and not at all where there are no paths."""
     if paths := list(paths):
         await anyio.to_thread.run_sync(remove, paths, *more)

@@ -1,4 +1,4 @@
-"""The worker: wires the parts, takes jobs, and stops in order.
+"""Wires the daemon's parts, takes jobs and stops in order.
 
 stop: no new jobs -> running ones finish (drain_timeout) -> the rest are given back -> leases end -> Redis forgets
 this worker -> template and party processes end
@@ -46,7 +46,7 @@ _NOTHING_TO_DO = {signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
 
 
 async def serve(settings: Settings, group: str) -> int:
-    """Work until SIGTERM or SIGINT; returns the exit code. Raises SettingsError where a worker cannot start so."""
+    """Work until SIGTERM or SIGINT and return the exit code. Raises SettingsError where a worker cannot start so."""
     load_modules(settings.jobs)
     worker_id = f"{settings.hostname()}-{os.getpid()}-{secrets.token_hex(2)}"
     telemetry = Telemetry.from_environ(os.environ, worker_id, __version__)
@@ -66,7 +66,7 @@ async def serve(settings: Settings, group: str) -> int:
 
 
 class Worker:
-    """One worker, from its first job to its last."""
+    """Runs one worker, from its first job to its last."""
 
     def __init__(self, settings: Settings, worker_id: str, broker: Broker, pool: Pool, telemetry: Telemetry) -> None:
         self._settings = settings
@@ -92,7 +92,7 @@ class Worker:
         self._taking = anyio.Lock()
 
     async def run(self) -> None:
-        """Work until told to stop, and then until what runs has ended or was given back."""
+        """Work until told to stop, then until every running job has ended or was given back."""
         async with anyio.create_task_group() as standing, anyio.create_task_group() as jobs:
             standing.start_soon(self._hear_signals)
             standing.start_soon(self._start_and_take, standing, jobs)
@@ -110,6 +110,7 @@ class Worker:
         await patiently("the consumer group", self._broker.ensure_groups)
 
         cancelling = Cancelling(self._broker, self._running, self._executor, lambda entry: self._run(entry, jobs))
+        # These need no template, whose imports take seconds.
         standing.start_soon(self._leases.renew)
         standing.start_soon(self._leases.hear_cancellations, cancelling.cancel)
         standing.start_soon(cancelling.look_through_queue)
@@ -121,7 +122,7 @@ class Worker:
 
         standing.start_soon(self._leases.take_over, begin, lambda: self._pool.is_ready)
         gc.collect()
-        gc.freeze()  # what is here now stays: a collection that walks through it would delay a job by milliseconds
+        gc.freeze()  # these objects stay, and a collection that walks through them would delay a job by milliseconds
         _log.info("ready, %d at a time", self._running.capacity)
         await self._take_jobs(begin)
 
@@ -131,7 +132,7 @@ class Worker:
             await self._running.until_free()
             await self._pool.until_ready()
             try:
-                async with self._taking:
+                async with self._taking:  # so that a drain can wait for the read that is under way
                     if failures:
                         await self._recover(begin)
                     for entry in await self._next():
@@ -149,14 +150,17 @@ class Worker:
                 failures += 1
 
     async def _next(self) -> list[Entry]:
-        """Jobs for free slots: those that are there, or the next to come within a second."""
+        """Take jobs for the free slots, or wait up to a second for the next one."""
         free = self._running.free
         if free <= 0:  # jobs that are answered beside the slots came in between
             return []
         return await self._broker.take(self._ranks.deal(free)) or await self._broker.wait()
 
     async def _recover(self, begin: Callable[[Entry], Awaitable[None]]) -> None:
-        """After a failure: the group may be gone, and jobs may be ours whose reading reply never came."""
+        """Restore the group after a failure, and begin the entries that are ours although their reply was lost.
+
+        XREADGROUP and the scripts make us their owner before the reply is sent.
+        """
         await self._broker.ensure_groups()
         for stream, entry_id in await self._broker.owned():
             entry = await self._broker.read_owned(stream, entry_id)
@@ -165,7 +169,7 @@ class Worker:
 
     async def _begin(self, entry: Entry, jobs: TaskGroup) -> None:
         if self._running.free <= 0 or self._draining.is_set():
-            # Several streams had a job in the same moment, or it came while stopping: for others to take.
+            # Several streams had a job in the same moment, or it came while stopping.
             await self._broker.give_back(entry.stream, entry.entry_id)
             return
         self._run(entry, jobs)
@@ -181,7 +185,8 @@ class Worker:
             try:
                 await self._executor.execute(attempt, execution)
             except Exception:  # noqa: BLE001 - one job's trouble must not end the others
-                # A defect of ours: the job stays ours, unrenewed, so it is taken over, and buried at the third time.
+                # This is a defect of ours. The lease is not renewed any more, so the job is taken over like that of a
+                # crashed worker, and buried as poison once this has happened `max_crashes` times.
                 _log.exception("the execution ended unexpectedly; its lease is left to run out")
             finally:
                 self._running.remove(attempt)
@@ -208,8 +213,9 @@ class Worker:
                     self._draining.set()
 
     async def _drain(self) -> None:
-        """Returns when nothing runs here any more, or nothing more can be done for it."""
-        # A read that is under way may still bring a job; cut off, it would strand it until the lease has run out.
+        """Wait for running jobs, give back those that are left, and return when none is or Redis does not answer."""
+        # A read that is under way may still bring a job, which would be stranded until its lease runs out if it were
+        # cut off.
         with anyio.move_on_after(2 * BLOCK_SECONDS):
             await self._taking.acquire()
         async with anyio.create_task_group() as tasks:

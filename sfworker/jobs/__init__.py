@@ -1,1 +1,1 @@
-"""The functions behind the task types; one module per task type or family. Run in party processes."""
+"""Holds the functions behind the task types, one module per task type or family. They run in party processes."""

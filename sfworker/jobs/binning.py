@@ -1,7 +1,8 @@
-"""`binning`: bins are found at the party with the column; with a label elsewhere, secret sharing counts its positives.
+"""Implements `binning`, where the party of a column bins it and the SPU counts another's positive labels by bin.
 
-Runs in party processes. SecretFlow's VertWoeBinning holds rows x bins of all features at once, sends positive rates too
-and, with HEU and three parties, one party's bins to another; so only its ChiMerge is used. Here rows come in batches.
+Runs in party processes. SecretFlow's VertWoeBinning holds rows x bins of all features at once, sends positive rates,
+too, and with HEU and three parties it sends one party's bins to another in the clear. So only its ChiMerge is used, and
+rows come in batches.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from sfworker.tables.own_tables import OwnTable
 
 MOST_CATEGORIES = 1_000
 CELLS = 1_000_000
-"""Rows x bins that are shared at a time."""
+"""Cells (rows x bins) that are shared at a time."""
 Counts: TypeAlias = npt.NDArray[np.int64]
 
 
@@ -43,23 +44,24 @@ class Binned:
 
     column: str
     edges: list[float] | None
-    """Between bins of numbers, each belonging to the bin below."""
+    """Edges between bins of numbers, each belonging to the bin below, or None for a column of categories."""
     categories: list[Value]
-    """Of a column that holds no numbers: its bins."""
+    """Bins of a column that holds no numbers."""
     type: Any
     codes: npt.NDArray[np.int64]
-    """Each row's bin; `bins` where the value is missing."""
+    """Bin of each row, `bins` where the value is missing."""
 
     @property
     def bins(self) -> int:
         return len(self.categories) if self.edges is None else len(self.edges) + 1
 
     def merged(self, removed: list[int]) -> Binned:
-        """Without the edges above the bins `removed`."""
+        """Return the column without the edges above the bins `removed`."""
         if self.edges is None or not removed:
             return self
         stays = np.ones(self.bins, dtype=np.int64)
         stays[removed] = 0
+        # A bin's new number is the number of bins below it that stay. That of missing values is last.
         new = np.append(np.cumsum(stays) - stays, stays.sum())
         edges = [edge for edge, kept in zip(self.edges, stays, strict=False) if kept]
         return Binned(self.column, edges, [], self.type, new[self.codes])
@@ -79,22 +81,22 @@ class Binned:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the labels say of one column's bins."""
+    """Figures of one column's bins that come from the labels."""
 
     removed: list[int]
     """Bins that were merged with the next one."""
     woe: list[float]
-    """Of each bin that is left; of another party's bins only where it substitutes them."""
+    """WOE of each bin that is left, at another party only where it substitutes the bins."""
     missing: float
-    """WOE of missing values; 0, which says nothing, where there were none."""
+    """WOE of missing values, 0 where there were none."""
     iv: float = 0.0
     smallest: int = 0
-    """Rows of the smallest bin. This and the one above stay with the label's party."""
+    """Rows of the smallest bin. This and `iv` stay with the label's party."""
 
 
 @TaskDispatcher.register_task("binning")
 def binning(context: JobContext[BinningParams]) -> BinningResult | None:
-    """Bin. With a label, its party learns counts of every bin; a feature's party learns its bins' WOE."""
+    """Bin columns. With a label, its party learns every bin's counts, and a feature's party its own bins' WOE."""
     params = context.params
     own = own_tables.local_tables(context)
     typed = {party: table.typed(table.features(context)) for party, table in own.items()}
@@ -123,7 +125,7 @@ def binning(context: JobContext[BinningParams]) -> BinningResult | None:
 
 
 def _bin(params: BinningParams, table: OwnTable, name: str, column: Column) -> Binned:
-    """Raises InputDataError where the column has no value, one number only or too many categories."""
+    """Bin one column. Raises InputDataError where it has no value, one number only or too many categories."""
     table.require_values(name, column)
     kind = rules.type_of(column)
     if kind in ("str", "bool"):
@@ -146,7 +148,7 @@ def _bin(params: BinningParams, table: OwnTable, name: str, column: Column) -> B
     binned = Binned(name, inner.tolist(), [], kind, codes)
     if not params.uses_label:
         return binned
-    return binned.merged(np.flatnonzero(_totals(binned)[:-1] == 0).tolist())
+    return binned.merged(np.flatnonzero(_totals(binned)[:-1] == 0).tolist())  # an empty bin has no WOE
 
 
 def _rule(params: BinningParams, binned: Binned, evidence: Evidence | None) -> AnyRule:
@@ -161,7 +163,7 @@ def _rule(params: BinningParams, binned: Binned, evidence: Evidence | None) -> A
 def _weigh(
     context: JobContext[BinningParams], own: dict[str, OwnTable], binned: dict[str, list[Binned]]
 ) -> dict[str, list[Evidence]]:
-    """Evidence for the columns of local parties; at the label's party for those of all parties.
+    """Return the evidence for the columns of local parties, at the label's party for those of all parties.
 
     Reveals rows and numbers of bins to every party. Raises InputDataError.
     """
@@ -203,7 +205,7 @@ def _shapes(
     weighed: list[str],
     local: dict[str, list[Binned]],
 ) -> list[Any]:
-    """The number of rows, and each weighed party's bins by feature. Reveals both. Raises InputDataError."""
+    """Return the number of rows, and each weighed party's bins by feature. Reveals both. Raises InputDataError."""
     lengths = [context.at(holder, _length, label)]
     lengths += [context.at(party, _length, local[party][0].codes if party in local else None) for party in weighed]
     bins = [context.at(party, _bins, local.get(party)) for party in weighed]
@@ -221,7 +223,7 @@ def _secret_positives(
     rows: int,
     bins: list[int],
 ) -> Any:
-    """Positive rows of each of `party`'s bins, those of missing values last of each column; known to `holder` alone."""
+    """Count the positive rows of `party`'s bins for `holder` alone. Missing values are the last bin of each column."""
     spu = context.device_manager.spu({})
     width = sum(bins) + len(bins)
     batch = max(1, min(rows, CELLS // width))
@@ -231,7 +233,8 @@ def _secret_positives(
         select = context.at(party, _select, binned, start, batch, width)
         total = spu(_count)(positive, select) if total is None else spu(_count_on)(total, positive, select)
         if batch < rows:
-            secretflow.wait(total)  # or all batches would be in memory before the first is counted
+            # The main thread would run ahead of the SPU and hold all batches before the first is counted.
+            secretflow.wait(total)
             if context.is_local(context.parties[0]):
                 context.progress(min(1.0, (start + batch) / rows), "rows of a party counted by bin")
     return total.to(context.pyu(holder))  # type: ignore[union-attr]
@@ -246,7 +249,7 @@ def _count_on(total: Any, positive: Any, select: Any) -> Any:
 
 
 def _padded(label: Counts | None, start: int, batch: int) -> Any:
-    """A batch of labels as the integers that they are: sums are exact. All batches have one shape, compiled once."""
+    """Return a batch of labels as integers, whose sums are exact. All batches have one shape and are compiled once."""
     if label is None:
         return None
     part = label[start : start + batch].astype(np.int32)
@@ -254,7 +257,7 @@ def _padded(label: Counts | None, start: int, batch: int) -> Any:
 
 
 def _select(binned: list[Binned] | None, start: int, batch: int, width: int) -> Any:
-    """A column of 0 and 1 for each bin of each feature."""
+    """Return a column of 0 and 1 for each bin of each feature, and of its missing values."""
     if binned is None:
         return None
     select, offset = np.zeros((batch, width), dtype=np.int32), 0
@@ -266,12 +269,12 @@ def _select(binned: list[Binned] | None, start: int, batch: int, width: int) -> 
 
 
 def _totals(binned: Binned, weights: Counts | None = None) -> Counts:
-    """Rows, or positive rows where labels are the weights, of each bin; of missing values last."""
+    """Count the rows of each bin, or the positive ones with labels as `weights`. Missing values come last."""
     return np.bincount(binned.codes, weights=weights, minlength=binned.bins + 1).astype(np.int64)
 
 
 def _evidence(params: BinningParams, label: Counts, numeric: bool, totals: Counts, positives: Counts) -> Evidence:
-    """`totals` and `positives` of each bin, of missing values last."""
+    """Return the evidence from `totals` and `positives` of each bin, those of missing values last."""
     counts = list(zip(totals[:-1].tolist(), positives[:-1].tolist(), strict=True))
     removed: list[int] = []
     if params.method == "chimerge" and numeric:
@@ -290,7 +293,8 @@ def _evidence(params: BinningParams, label: Counts, numeric: bool, totals: Count
 
 
 def _woe(all_positive: int, all_negative: int, total: int, positive: int) -> tuple[float, float]:
-    """WOE of a bin, and what it adds to the information value."""
+    """Return the WOE of a bin, and its share of the information value."""
+    # Half a row keeps the logarithm finite where all rows of a bin have one label.
     half = 0.5 if positive in (0, total) else 0.0
     positive_share, negative_share = (positive + half) / all_positive, (total - positive + half) / all_negative
     woe = math.log(positive_share / negative_share)
@@ -298,7 +302,7 @@ def _woe(all_positive: int, all_negative: int, total: int, positive: int) -> tup
 
 
 def _require_rows(params: BinningParams, party: str, evidence: list[Evidence]) -> None:
-    """Raises InputDataError where a bin's WOE would tell single labels to a party that has none."""
+    """Raise InputDataError where a bin is so small that its WOE would tell another party single labels."""
     for column, one in zip((params.features or {})[party], evidence, strict=True):
         if params.substitution == "woe" and one.smallest < params.min_bin_rows:
             raise InputDataError(
@@ -308,7 +312,7 @@ def _require_rows(params: BinningParams, party: str, evidence: list[Evidence]) -
 
 
 def _told(params: BinningParams, evidence: list[Evidence] | None) -> list[Any] | None:
-    """What a party without the label learns of its own columns."""
+    """Return the part of the evidence that a party without the label learns of its own columns."""
     if evidence is None:
         return None
     if params.substitution == "bin":
@@ -317,7 +321,7 @@ def _told(params: BinningParams, evidence: list[Evidence] | None) -> list[Any] |
 
 
 def _described(binned: list[Binned] | None) -> tuple[list[bool], Counts] | None:
-    """Which columns hold numbers, and the rows of all bins, as the label's party needs them."""
+    """Return which columns hold numbers, and the rows of all bins, as the label's party needs them."""
     if binned is None:
         return None
     return [one.edges is not None for one in binned], np.concatenate([_totals(one) for one in binned])

@@ -1,8 +1,8 @@
-"""`ss_xgb`, `sgb` and their predictions: SecretFlow's Xgb and Sgb on columns that each party reads alone.
+"""Implements `ss_xgb`, `sgb` and their predictions, with SecretFlow's Xgb and Sgb. Runs in party processes.
 
-Runs in party processes. Rows of the parties belong together by their position. A label that is not 0 or 1 is brought to
-mean 0 and deviation 1 (for `tweedie`, to mean 1) at its party, so that fixed-point arithmetic and the start of the
-boosting fit any label; its scale goes with the model.
+Each party reads its columns alone, and rows of the parties belong together by their position. A label that is not 0 or
+1 is brought to mean 0 and deviation 1 (for `tweedie`, to mean 1) at its party, so that fixed-point arithmetic and the
+start of the boosting fit any label. Its scale goes with the model.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ fed_pickle.allow("secretflow.ml.boost.ss_xgb_v.core.xgb_tree", "XgbTree")  # two
 
 @TaskDispatcher.register_task("ss_xgb")
 def ss_xgb(context: JobContext[SsXgbParams]) -> BoostingResult | None:
-    """Train. Every party learns which party's bins split the nodes; weights of leaves stay shared."""
+    """Train trees. Every party learns which party's bins split the nodes, while weights of leaves stay shared."""
     params = context.params
     prepared = _Prepared(context)
     checkpoints = Checkpoints(context, params.model_path)
@@ -51,7 +51,7 @@ def ss_xgb(context: JobContext[SsXgbParams]) -> BoostingResult | None:
     booster = _Xgb(context.spu, resumed)
 
     def after_tree(trained: Xgb, tree: int, _: Any) -> None:
-        if tree + 1 < params.num_boost_round:
+        if tree + 1 < params.num_boost_round:  # after the last tree, the model itself is saved
             checkpoints.keep(tree, _xgb_state(trained.model), _xgb_objects(trained.model))
         _report(context, tree)
 
@@ -72,6 +72,7 @@ def ss_xgb_predict(context: JobContext[SsXgbPredictParams]) -> PredictResult | N
 
     def apply(inputs: Inputs) -> FedNdarray:
         scale, *objects = inputs.objects
+        # As "linear" SecretFlow returns plain scores. Its sigmoid would be an approximation, ours follows below.
         model = build_ss_xgb_model(SSXGBCheckpointData(objects, {**inputs.options, "objective": "linear"}), context.spu)
         to_predictions = _PREDICTIONS[inputs.options["objective"]]
         scores = context.spu(to_predictions)(model.predict(inputs.columns), scale)
@@ -83,7 +84,7 @@ def ss_xgb_predict(context: JobContext[SsXgbPredictParams]) -> PredictResult | N
 
 @TaskDispatcher.register_task("sgb")
 def sgb(context: JobContext[SgbParams]) -> BoostingResult | None:
-    """Train. The label's party learns sums of gradients by bins of the others' features; see the catalogue entry."""
+    """Train trees. The label's party learns sums of gradients by bins of the others' features, see the catalogue."""
     params = context.params
     heu = _heu(context)
     prepared = _Prepared(context)
@@ -126,10 +127,10 @@ def sgb_predict(context: JobContext[SgbPredictParams]) -> PredictResult | None:
 
 
 class _Prepared:
-    """Features and label of all parties, as both kinds of training take them."""
+    """Reads the features and the label of all parties, as both kinds of training take them."""
 
     def __init__(self, context: JobContext[Any]) -> None:
-        """Reveals the shapes. Raises InputDataError."""
+        """Read local parties' files. Reveals the shapes to every party. Raises InputDataError."""
         params: SsXgbParams | SgbParams = context.params
         self.own: dict[str, models.Own] = {}
         self.scale: Matrix | None = None
@@ -149,7 +150,7 @@ class _Prepared:
 
 
 class _Xgb(Xgb):  # type: ignore[misc]
-    """SecretFlow's, which forgets what the trees of a checkpoint predict."""
+    """SecretFlow's Xgb, which forgets what a checkpoint's trees predict and would train the rest from nothing."""
 
     def __init__(self, spu: Any, resumed: SSXGBCheckpointData | None) -> None:
         super().__init__(spu)
@@ -164,7 +165,7 @@ class _Xgb(Xgb):  # type: ignore[misc]
 
 
 def _label(objective: Literal["logistic", "linear", "tweedie"], values: Matrix) -> tuple[Matrix, Matrix]:
-    """The label as the training needs it, and the mean and deviation that predictions get back.
+    """Return the label as the training needs it, and the mean and deviation that predictions get back.
 
     Raises InputDataError.
     """
@@ -192,7 +193,7 @@ def _sgb_params(params: SgbParams) -> dict[str, Any]:
         "tree_growing_method": params.tree_growing_method,
         "max_leaf": params.max_leaf,
         "tweedie_variance_power": params.tweedie_variance_power,
-        # Its first tree would be grown from the label's party's features alone, and be a worse one.
+        # Otherwise the first tree would be grown from the features of the label's party alone, and be a worse one.
         "first_tree_with_label_holder_feature": False,
     }
 
@@ -208,12 +209,13 @@ def _common_params(params: SsXgbParams | SgbParams) -> dict[str, Any]:
         "sketch_eps",
         "seed",
     )
+    # Other labels are scaled so that boosting starts at 0.
     base_score = params.base_score if params.objective == "logistic" else 0.0
     return {name: getattr(params, name) for name in names} | {"base_score": base_score}
 
 
 def _xgb_objects(model: Any) -> list[Any]:
-    """In the order that SecretFlow expects: the trees' weights, then each party's side of the trees."""
+    """Return the trees' weights, then each party's side of the trees, as SecretFlow orders them."""
     return [*model.weights, *(tree[party] for party in model.trees[0] for tree in model.trees)]
 
 
@@ -222,7 +224,7 @@ def _xgb_state(model: Any) -> dict[str, Any]:
 
 
 def _sgb_parts(model: Any) -> tuple[list[Any], dict[str, Any]]:
-    """In the order that SecretFlow expects: the trees' weights, then each party's side of the trees."""
+    """Return the trees' weights, then each party's side of the trees, as SecretFlow orders them, and the rest."""
     state = model.to_dict()
     sides = state.pop("split_trees").values()
     objects = [*state.pop("leaf_weights"), *(tree for side in sides for tree in side)]
@@ -230,9 +232,9 @@ def _sgb_parts(model: Any) -> tuple[list[Any], dict[str, Any]]:
 
 
 def _heu(context: JobContext[SgbParams]) -> Any:
-    """The envelope's HEU, or one for these parties where it names none.
+    """Return the envelope's HEU, or one for these parties where it names none.
 
-    Raises ParameterValidationError where another party has the key: it could read the gradients, and so the labels.
+    Raises ParameterValidationError where another party has the key, as it could read the gradients, and so the labels.
     """
     label_party = context.params.label.party
     others = [party for party in context.parties if party != label_party]
@@ -289,4 +291,4 @@ def _scaled(scores: Any, scale: Any) -> Any:
 
 
 _PREDICTIONS = {"logistic": _probabilities, "linear": _scaled, "tweedie": _exponentials}
-"""From the trees' scores and the label's scale, on whatever device."""
+"""Functions that make predictions of the trees' scores and the label's scale, on whatever device."""

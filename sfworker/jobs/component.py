@@ -1,4 +1,4 @@
-"""`component`: a component of SecretFlow, in this session. Runs in every party's process."""
+"""Implements `component`, which evaluates a component of SecretFlow in this session. Runs in party processes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ZEROS: dict[str, Any] = {"float": 0.0, "int": 0, "bool": False, "str": ""}
 
 @TaskDispatcher.register_task("component")
 def component(context: JobContext[ComponentParams]) -> ComponentResult:
-    """Evaluate the component. What it reveals is its own affair."""
+    """Evaluate the component, which decides what it reveals."""
     node = context.params.node()
     definition = component_params.definition_of(node.component, WHERE)
     param = component_params.message(node, WHERE)
@@ -35,7 +35,7 @@ def component(context: JobContext[ComponentParams]) -> ComponentResult:
 
 
 def report_of(data: DistData) -> Report:
-    """The report in `data`, as plain tables."""
+    """Return the report in `data` as plain tables."""
     report = report_pb2.Report()
     data.meta.Unpack(report)
     tables = [table for tab in report.tabs for table in _tables(tab.divs, [tab.name])]
@@ -78,7 +78,8 @@ def _joined(names: list[str]) -> str:
 
 
 def _plain(value: Attribute, kind: str) -> Any:
-    """The value; protocol buffers do not say in which field a zero was put, so `kind` does."""
+    """Return the value of an attribute of type `kind`."""
     for descriptor, content in value.ListFields():
         return list(content) if descriptor.label == descriptor.LABEL_REPEATED else content
+    # Protocol buffers leave zeros out and do not tell in which field one was put, so the type says which zero it is.
     return _ZEROS.get(kind.lower().removeprefix("at_"))

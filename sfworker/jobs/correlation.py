@@ -1,7 +1,7 @@
-"""`pearson_correlation` and `vif`: what ties the columns of several parties together.
+"""Implements `pearson_correlation` and `vif` on the columns of several parties. Runs in party processes.
 
-Each party brings its own columns to mean 0 and length 1 and multiplies them alone; only products of different parties'
-columns are computed on the SPU. Runs in party processes.
+Each party brings its own columns to mean 0 and length 1 and multiplies them alone. Only cross products of different
+parties' columns are computed on the SPU.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ MAX_COLUMNS = 1000
 
 @TaskDispatcher.register_task("pearson_correlation")
 def pearson_correlation(context: JobContext[PearsonCorrelationParams]) -> PearsonCorrelationResult | None:
-    """Correlate. Only the first party learns the figures, which are the result."""
+    """Correlate columns. Only the first party learns the figures, which are the result."""
     first = context.parties[0]
     with double_precision(context, first):
         units, shape, columns, constant = _prepared(context)
@@ -62,7 +62,7 @@ def pearson_correlation(context: JobContext[PearsonCorrelationParams]) -> Pearso
 
 @TaskDispatcher.register_task("vif")
 def vif(context: JobContext[VifParams]) -> VifResult | None:
-    """Compute. Only the first party learns the figures, which are the result; no correlation is opened."""
+    """Compute variance inflation factors, which only the first party learns. No correlation is opened."""
     first = context.parties[0]
     with double_precision(context, first):
         units, shape, columns, constant = _prepared(context)
@@ -78,7 +78,7 @@ def vif(context: JobContext[VifParams]) -> VifResult | None:
         if not context.is_local(first):
             return None
         factors = context.value_at(first, opened)
-    # What is beyond the limit, or wrapped around, is no figure; a factor is 1 or more, up to the last bits.
+    # A factor is 1 or more, up to the last bits. Values beyond the limit, or wrapped around, are no figures.
     told = (factors < limit) & (factors > 1 - 1 / limit) & ~constant
     found: dict[str, dict[str, float | None]] = {party: {} for party in parties}
     for ref, factor, known in zip(columns, factors.tolist(), told, strict=True):
@@ -95,7 +95,7 @@ def vif(context: JobContext[VifParams]) -> VifResult | None:
 def _prepared(
     context: JobContext[PearsonCorrelationParams] | JobContext[VifParams],
 ) -> tuple[dict[str, Matrix], aligned.Shape, list[ColumnRef], Any]:
-    """Local parties' unit columns, all shapes and, at the first party, all columns and which of them are constant.
+    """Return local parties' unit columns, all shapes and, at the first party, all columns and which are constant.
 
     Raises InputDataError.
     """
@@ -117,7 +117,7 @@ def _prepared(
 def _products_across(
     context: JobContext[Any], units: dict[str, Matrix], shape: aligned.Shape
 ) -> dict[tuple[str, str], Any]:
-    """On the SPU: the products of the columns of each two parties that have some."""
+    """Compute on the SPU the cross products for every pair of parties with features."""
     pairs = combinations([party for party, count in shape.features.items() if count], 2)
     return {
         (left, right): summed(
@@ -132,7 +132,7 @@ def _products_across(
 
 
 def _block(context: JobContext[Any], own: dict[str, Matrix], across: dict[Any, Any], left: str, right: str) -> Any:
-    """Correlations of the columns of two parties, in the first party's process."""
+    """Return the correlations of two parties' columns, in the first party's process."""
     if left == right:
         return own[left]
     if (left, right) in across:
@@ -151,7 +151,7 @@ def _square(units: Matrix | None) -> Matrix | None:
 
 
 def _inflation(own: list[Any], across: list[Any], steps: int) -> Any:
-    """Diagonal of the inverse of the correlations; `across` holds the blocks above the diagonal, row by row."""
+    """Return the diagonal of the correlations' inverse. `across` holds the blocks above the diagonal, row by row."""
     size = len(own)
     above = iter(across)
     rows: list[list[Any]] = [[own[row]] * size for row in range(size)]

@@ -1,4 +1,4 @@
-"""Evaluations and `scorecard`: plain NumPy in the process of the party that holds the columns.
+"""Implements the evaluations and `scorecard`, in NumPy in the process of the party that holds the columns.
 
 SecretFlow's own evaluation gives the same figures and spends four seconds on compiling them first.
 """
@@ -36,7 +36,7 @@ Vector = npt.NDArray[np.float64]
 HEAD_RATES = (0.001, 0.005, 0.01, 0.05, 0.1, 0.2)
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 NOISE = 1e-3
-"""By how much a probability that was computed on an SPU may miss the range from 0 to 1."""
+"""Distance by which a probability that was computed on an SPU may miss the range from 0 to 1."""
 
 
 @TaskDispatcher.register_task("biclassification_eval")
@@ -46,6 +46,7 @@ def biclassification_eval(context: JobContext[BiclassificationEvalParams]) -> Bi
     if not context.is_local(params.label.party):
         return None
     label, score = _label_and_prediction(context)
+    # No bucket may be so small that its figures tell of single rows.
     bucket_count = min(params.bucket_count, max(1, len(label) // params.min_item_cnt_per_bucket))
     return evaluate(labels.binary(label, "an evaluation"), score, bucket_count, params.threshold)
 
@@ -63,6 +64,7 @@ def regression_eval(context: JobContext[RegressionEvalParams]) -> RegressionEval
     counts, edges = np.histogram(residual, context.params.bucket_count)
     return RegressionEvalResult(
         rows=len(label),
+        # Figures that would divide by 0 are null.
         r2=1 - float(squared.sum()) / spread if spread else None,
         mse=float(squared.mean()),
         rmse=math.sqrt(squared.mean()),
@@ -111,7 +113,7 @@ def prediction_bias_eval(context: JobContext[PredictionBiasEvalParams]) -> Predi
 
 @TaskDispatcher.register_task("scorecard")
 def scorecard(context: JobContext[ScorecardParams]) -> ScorecardResult | None:
-    """Compute and write. Nothing leaves the party."""
+    """Compute scores and write them. Nothing leaves the party."""
     params, party = context.params, context.params.prediction.party
     if not context.is_local(party):
         return None
@@ -136,7 +138,7 @@ def scorecard(context: JobContext[ScorecardParams]) -> ScorecardResult | None:
 
 
 def scores(params: ScorecardParams, probability: Vector) -> Vector:
-    """The scores of probabilities; 0 and 1 get the lowest and the highest one."""
+    """Return the scores of probabilities. 0 and 1 get the lowest and the highest one."""
     probability = np.clip(probability, 0.0, 1.0)
     factor = params.pdo / math.log(2)
     offset = params.scaled_value - factor * math.log(params.odd_base)
@@ -160,12 +162,12 @@ def _without_odds(probability: Vector) -> list[str]:
 
 
 def evaluate(label: Vector, score: Vector, bucket_count: int, threshold: float) -> BiclassificationEvalResult:
-    """Figures of `score` for `label` (0 and 1, both there), both of shape (rows,)."""
+    """Evaluate `score` for `label`, which holds 0 and 1, both there. Both have shape (rows,)."""
     order = np.argsort(-score, kind="stable")
     label, score = label[order], score[order]
     true_positives, false_positives = np.cumsum(label), np.cumsum(1 - label)
     positives, negatives = true_positives[-1], false_positives[-1]
-    # Only where the next score differs can a threshold lie; between equal scores the curve is a straight line.
+    # A threshold can lie only where the next score differs. Between equal scores the curve is a straight line.
     cuts = np.append(np.flatnonzero(np.diff(score)), len(score) - 1)
     tpr = np.concatenate(([0.0], true_positives[cuts] / positives))
     fpr = np.concatenate(([0.0], false_positives[cuts] / negatives))
@@ -188,7 +190,7 @@ def evaluate(label: Vector, score: Vector, bucket_count: int, threshold: float) 
 
 
 def _label_and_prediction(context: JobContext[Any]) -> tuple[Vector, Vector]:
-    """Two columns of a local party, from one reading of its file. Raises InputDataError."""
+    """Read two columns of a local party from its file. Raises InputDataError."""
     params, party = context.params, context.params.label.party
     field = f"task_config.input_paths.{party}"
     path = context.input_file(party, "input_paths", params.input_paths[party])
@@ -219,7 +221,10 @@ def _bias_bucket(left: float, right: float, prediction: Vector, label: Vector) -
 def _head(
     rate: float, tpr: Vector, fpr: Vector, cuts: npt.NDArray[np.int64], true_positives: Vector, score: Vector
 ) -> Head:
-    """`tpr` and `fpr` start with those of no row; `cuts` are the last rows that each of the others counts."""
+    """Return the figures at the last point of the curve whose false positive rate is within `rate`.
+
+    `tpr` and `fpr` start with those of no row. `cuts` are the last rows that each of the others counts.
+    """
     last = int(np.searchsorted(fpr, rate, side="right")) - 1
     at = cuts[last - 1] if last else None
     return Head(
@@ -232,7 +237,7 @@ def _head(
 
 
 def _buckets(label: Vector, score: Vector, count: int) -> list[Bucket]:
-    """`label` and `score` are sorted, the highest scores first."""
+    """Return the figures of buckets of rows. `label` and `score` are sorted, the highest scores first."""
     buckets, positives, negatives = [], label.sum(), (1 - label).sum()
     seen_rows, seen_positives = 0, 0.0
     for rows in np.array_split(np.arange(len(label)), count):

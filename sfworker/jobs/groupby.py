@@ -1,7 +1,7 @@
-"""`groupby_statistics`: figures of one party's columns by groups that another party knows. Runs in party processes.
+"""Implements `groupby_statistics`, figures of one party's columns by another party's groups. Runs in party processes.
 
-The party of the keys tells the SPU which group a row is in, as one column of zeros and ones per group, and the owner of
-the values tells it those. Only figures of whole groups are opened, to that owner, which brings them to their units.
+The party of the keys gives the SPU one column of zeros and ones per group, and the owner of the values gives it those.
+Only figures of whole groups are opened, to that owner, which brings them to their units.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from sfworker.tables.files import Matrix
 from sfworker.tables.own_tables import OwnTable
 
 COMPARED_CELLS = 100_000
-"""Row times group times column that are compared at a time: comparing takes far more memory than multiplying."""
+"""Cells (rows x groups x columns) that are compared at a time, which takes far more memory than multiplying."""
 
 Whole = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class _Groups:
-    """At the party of the keys: the groups that are not too small."""
+    """The groups that are not too small, at the party of the keys."""
 
     codes: Whole
     """Number of each row's group, -1 for none."""
@@ -42,18 +42,18 @@ class _Groups:
 
 
 class _Values:
-    """At the owner of values: its columns, and what of them is computed with."""
+    """An owner's columns of values, and the addends and ranks that are computed with. Exists at that owner only."""
 
     def __init__(self, columns: Matrix, aggregations: Sequence[str]) -> None:
         self.columns, self._aggregations = columns, aggregations
         self._mean, self._root = columns.mean(axis=0), len(columns) ** 0.5
         deviation = columns.std(axis=0)
         self._deviation = np.where(deviation > 0, deviation, 1.0)
-        # Divided by the root of the rows, sums stay far below what the SPU's field can hold.
+        # Divided by the root of the number of rows, sums stay far below what the SPU's field can hold.
         standard = (columns - self._mean) / self._deviation / self._root
         powers = [standard, np.square(standard) * self._root] if "var" in aggregations else [standard]
         self.addends = np.concatenate(powers, axis=1)
-        """To be added up per group: the columns and, if needed, their squares."""
+        """Columns to be added up per group, which are the values and, if needed, their squares."""
         self._directions = [name for name in ("max", "min") if name in aggregations]
         found = [np.unique(column, return_inverse=True) for column in columns.T] if self._directions else []
         self._distinct = [values for values, _ in found]
@@ -63,10 +63,10 @@ class _Values:
             for distinct, places in found
         ]
         self.ranks = np.array(ranks, dtype=np.int64).reshape(len(ranks), len(columns)).T
-        """From 1 on, and so exact: the highest of a group tells its maximum and, counted backwards, its minimum."""
+        """Ranks from 1 on, which are exact. A group's highest tells its maximum and, counted backwards, its minimum."""
 
     def figures(self, counts: Whole, sums: Matrix | None, highest: Whole | None) -> dict[str, Any]:
-        """Per aggregation, of each group and column, from what was computed of `addends` and of `ranks`."""
+        """Return each aggregation by group and column, from the sums of `addends` and the highest of `ranks`."""
         size = counts[:, np.newaxis].astype(np.float64)
         found: dict[str, Matrix] = {}
         if sums is not None:
@@ -74,6 +74,7 @@ class _Values:
             found["sum"] = self._mean * size + self._deviation * first
             found["mean"] = self._mean + self._deviation * first / size
             for each in second:
+                # Rounding may bring the difference below 0.
                 spread = np.maximum(each - np.square(first) / size, 0.0)
                 found["var"] = np.square(self._deviation) * spread / np.where(size > 1, size - 1, np.nan)
         if highest is not None:
@@ -89,14 +90,14 @@ class _Values:
 
 @TaskDispatcher.register_task("groupby_statistics")
 def groupby_statistics(context: JobContext[GroupbyStatisticsParams]) -> GroupbyStatisticsResult | None:
-    """Aggregate. Owners of values learn their own figures and the groups' sizes, the party of the keys all figures."""
+    """Aggregate values. Owners learn their own figures and the groups' sizes, and the keys' party all figures."""
     params = context.params
     [(owner, columns)] = params.by.items()
     groups = _groups(context, owner) if context.is_local(owner) else None
     values = {party: _values(context, party) for party in params.values if context.is_local(party)}
     held: dict[str, Any] = {party: each.columns for party, each in values.items()}
     if groups is not None and owner not in params.values:
-        held[owner] = groups.codes[:, np.newaxis]
+        held[owner] = groups.codes[:, np.newaxis]  # only to compare the numbers of rows
     involved = [party for party in context.parties if party in params.values or party == owner]
     rows = aligned.shape(context, held, involved).rows
     group_count: int = context.reveal(context.at(owner, _count, groups))
@@ -124,7 +125,7 @@ def groupby_statistics(context: JobContext[GroupbyStatisticsParams]) -> GroupbyS
 
 
 def _groups(context: JobContext[GroupbyStatisticsParams], party: str) -> _Groups:
-    """Raises InputDataError."""
+    """Read the key columns of a local party and number their groups. Raises InputDataError."""
     params, field = context.params, f"task_config.input_paths.{party}"
     path = context.input_file(party, "input_paths", params.input_paths[party])
     names, columns, types = files.header(field, path), params.by[party], params.column_types.get(party, {})
@@ -141,7 +142,7 @@ def _groups(context: JobContext[GroupbyStatisticsParams], party: str) -> _Groups
         indices = encoded.indices.fill_null(0).to_numpy(zero_copy_only=False)
         missing |= encoded.is_null().to_numpy(zero_copy_only=False)
         combined = codes * max(1, len(order)) + (place[indices] if len(order) else 0)
-        codes = np.unique(combined, return_inverse=True)[1]
+        codes = np.unique(combined, return_inverse=True)[1]  # renumbered, so that the next product stays small
     codes[missing] = -1
     found, first, counts = np.unique(codes, return_index=True, return_counts=True)
     large = (found >= 0) & (counts >= params.min_group_size)
@@ -156,7 +157,7 @@ def _groups(context: JobContext[GroupbyStatisticsParams], party: str) -> _Groups
 
 
 def _values(context: JobContext[GroupbyStatisticsParams], party: str) -> _Values:
-    """Raises InputDataError."""
+    """Read the value columns of a local party. Raises InputDataError."""
     field, columns = f"task_config.input_paths.{party}", context.params.values[party]
     path = context.input_file(party, "input_paths", context.params.input_paths[party])
     files.require_columns(f"task_config.values.{party}", files.header(field, path), columns)
@@ -172,7 +173,7 @@ def _of_party(
     rows: int,
     group_count: int,
 ) -> dict[str, Any] | None:
-    """One party's figures, in its own process; None in others."""
+    """Return one party's figures in its own process, None in others."""
     aggregations = set(context.params.aggregations)
     wants_sums, wants_extremes = bool(aggregations & {"sum", "mean", "var"}), bool(aggregations & {"min", "max"})
     if party == owner:
@@ -217,7 +218,7 @@ def _count(groups: _Groups | None) -> int | None:
 
 
 def _members(groups: _Groups | None, rows: slice, dtype: npt.DTypeLike) -> Any:
-    """A column of zeros and ones for each group, of some rows: that of all is far larger than the file."""
+    """Return a column of zeros and ones for each group. Some rows at a time, as all are far larger than the file."""
     return None if groups is None else np.equal.outer(groups.codes[rows], np.arange(len(groups.counts))).astype(dtype)
 
 
@@ -226,14 +227,14 @@ def _compared(members: Any, ranks: Any) -> Any:
 
 
 def _summed(groups: _Groups, addends: Matrix) -> Matrix:
-    """What `product` does, where both are the same party's."""
+    """Add up per group as `product` does, where groups and values are of the same party."""
     inside = groups.codes >= 0
     codes, count = groups.codes[inside], len(groups.counts)
     return np.stack([np.bincount(codes, column[inside], count) for column in addends.T], axis=1)
 
 
 def _highest(groups: _Groups, ranks: Whole) -> Whole:
-    """What `_compared` does, where both are the same party's."""
+    """Find the highest ranks as `_compared` does, where groups and values are of the same party."""
     inside = groups.codes >= 0
     found = np.zeros((len(groups.counts), ranks.shape[1]), dtype=np.int64)
     np.maximum.at(found, groups.codes[inside], ranks[inside])

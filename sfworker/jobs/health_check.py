@@ -1,4 +1,4 @@
-"""`health_check`: joins the parties and computes once on each configured device. Runs in every party's process."""
+"""Implements `health_check`, which joins the parties and computes once on each device. Runs in party processes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def health_check(context: JobContext[HealthCheckParams]) -> HealthCheckResult | 
 
 
 def _constants(context: JobContext[HealthCheckParams], parties: list[str]) -> list[Any]:
-    """Two inputs, of two of a device's parties where it has so many, so that they have to talk."""
+    """Return two inputs, from two of a device's parties where it has so many, so that they have to talk."""
     return [context.at(parties[0], int, _LEFT), context.at(parties[-1], int, _RIGHT)]
 
 

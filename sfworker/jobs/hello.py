@@ -1,4 +1,4 @@
-"""`hello`: a greeting from a process of its own."""
+"""Implements `hello`, a greeting from a process of its own."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from sfworker.party.task_dispatcher import TaskDispatcher
 
 @TaskDispatcher.register_task("hello")
 def hello(context: JobContext[HelloParams]) -> HelloResult:
-    """Greet. Reveals the given name to whoever reads results."""
+    """Greet the given name, which whoever reads results learns."""
     return HelloResult(message=f"Hello, {context.params.name}!")

@@ -1,6 +1,6 @@
-"""`ss_lr`, `ss_glm` and their predictions: SecretFlow's SSRegression and SSGLM on columns that parties prepare alone.
+"""Implements `ss_lr`, `ss_glm` and their predictions by SecretFlow's SSRegression and SSGLM. Runs in party processes.
 
-Runs in party processes. Rows of the parties belong together by their position.
+Parties prepare their columns alone, and rows of the parties belong together by their position.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ from sfworker.tables import aligned, labels
 from sfworker.tables.files import Matrix
 
 PREDICTED_CELLS = 1_000_000
-"""Cells of the features that `ss_glm_predict` computes with at a time; SecretFlow's program grows with them."""
+"""Cells of the features that `ss_glm_predict` computes with at a time, as SecretFlow's program grows with them."""
 
 WORST_CONDITION = 1e8
-"""Of a matrix that `ss_glm` inverts: beyond it the last of 40 fraction bits decides."""
+"""Highest condition number of a matrix that `ss_glm` inverts. Beyond it the last of 40 fraction bits decides."""
 
 
 @TaskDispatcher.register_task("ss_lr")
 def ss_lr(context: JobContext[SsLrParams]) -> SsLrResult | None:
-    """Train. Every party learns the shapes and, with `eps`, when it converged; the weights stay shared."""
+    """Train a regression. Every party learns the shapes and, with `eps`, when it converged. Weights stay shared."""
     params = context.params
     prepared = _Prepared(context, params)
     label = scale = None
@@ -114,7 +114,7 @@ def ss_lr_predict(context: JobContext[SsLrPredictParams]) -> PredictResult | Non
 
 @TaskDispatcher.register_task("ss_glm")
 def ss_glm(context: JobContext[SsGlmParams]) -> SsGlmResult | None:
-    """Train. With IRLS the label's party learns the features' weighted cross products; the weights stay shared."""
+    """Train a GLM. With IRLS the label's party learns the features' weighted cross products. Weights stay shared."""
     params = context.params
     _require_exact_arithmetic(context)
     prepared = _Prepared(context, params, offset=params.offset, weight=params.weight)
@@ -134,7 +134,7 @@ def ss_glm(context: JobContext[SsGlmParams]) -> SsGlmResult | None:
         "dist": params.distribution,
         "tweedie_power": params.tweedie_power,
         "l2_lambda": params.l2_lambda or None,
-        # Any other way to stop early would tell the label's party predictions, and all parties a figure of them.
+        # Any other metric would tell the label's party predictions, and all parties a figure of them.
         "stopping_metric": "weight",
         "stopping_tolerance": params.eps,
     }
@@ -178,6 +178,7 @@ def ss_glm_predict(context: JobContext[SsGlmPredictParams]) -> PredictResult | N
             asks = "was trained with an offset; name the column" if inputs.options["offset"] else "has no offset"
             raise ParameterValidationError(f"task_config.offset: the model {asks}")
         model = SSGLM(context.spu)
+        # SecretFlow's `y_scale` is known to every party. Ours is shared, and multiplied with the predictions below.
         model.spu_w, model.link, model.y_scale = weights, _link(inputs.options["link"]), 1.0
         predicted = model.predict(inputs.columns, o=inputs.offset, infeed_batch_size_limit=PREDICTED_CELLS)
         receiver = context.pyu(context.params.receiver)
@@ -188,21 +189,21 @@ def ss_glm_predict(context: JobContext[SsGlmPredictParams]) -> PredictResult | N
 
 
 class _Logit(LinkLogit):  # type: ignore[misc]
-    """With the true sigmoid, where SecretFlow has an approximation."""
+    """SecretFlow's logit link with the true sigmoid in place of an approximation."""
 
     def response(self, eta: Any) -> Any:
         return sigmoid(eta)
 
 
 class _Glm(SSGLM):  # type: ignore[misc]
-    """SecretFlow's, with our link, and an early end that works: its own asks for a metric's best weights."""
+    """SecretFlow's GLM with our link, and with an early end that works."""
 
     def _pre_check(self, *args: Any) -> None:
         super()._pre_check(*args)
         self.link: Any = _link(self.link.link_type().value)
 
     def _check_early_stop(self, *args: Any) -> bool:
-        self.best_spu_w = self.spu_w
+        self.best_spu_w = self.spu_w  # upstream would end with the best weights of a metric that we do not use
         return self.old_w is not None and super()._check_early_stop(*args)
 
 
@@ -211,10 +212,10 @@ def _link(name: str) -> Any:
 
 
 def _inverse(matrix: Any, l2_lambda: float | None) -> Any:
-    """At the label's party: of the features' weighted cross products. Raises InputDataError where there is none."""
+    """Invert the features' weighted cross products at the label's party. Raises InputDataError if they are singular."""
     matrix = np.asarray(matrix, dtype=np.float64)
     penalty = np.full(len(matrix), l2_lambda or 0.0)
-    penalty[-1] = 0.0
+    penalty[-1] = 0.0  # the intercept
     matrix = matrix + np.diag(penalty)
     if not np.isfinite(matrix).all() or np.linalg.cond(matrix) > WORST_CONDITION:
         raise InputDataError(
@@ -228,10 +229,10 @@ glm_model.J_inv = _inverse  # SecretFlow's own answers a singular matrix with a 
 
 
 class _Prepared:
-    """The local parties' columns, read and scaled."""
+    """Reads and scales the local parties' columns."""
 
     def __init__(self, context: JobContext[Any], params: SsLrParams | SsGlmParams, **others: ColumnRef | None) -> None:
-        """Raises InputDataError."""
+        """Read the columns. Raises InputDataError."""
         self._context = context
         self.own: dict[str, models.Own] = {}
         self.others: dict[str, Matrix] = {}
@@ -247,20 +248,20 @@ class _Prepared:
             self._matrices[party] = (part.matrix - means) / deviations
 
     def columns(self, dtype: type[np.floating[Any]]) -> tuple[FedNdarray, aligned.Shape]:
-        """The features of all parties. Reveals the shapes; raises InputDataError where they do not fit together."""
+        """Return all parties' features. Reveals the shapes. Raises InputDataError where they do not fit together."""
         shape = aligned.shape(self._context, self._matrices)
         aligned.require_more_rows_than_features(shape)
         return aligned.columns(self._context, self._matrices, shape, dtype), shape
 
     def column(self, ref: ColumnRef | None, name: str) -> FedNdarray | None:
-        """A column beside the features, if it was named."""
+        """Return a column beside the features, None where none was named."""
         if ref is None:
             return None
         return aligned.column(self._context, ref.party, self.others.get(name), np.float64)
 
 
 class _Epochs:
-    """Progress and checkpoints of a training by epochs."""
+    """Publishes progress and keeps checkpoints of a training by epochs."""
 
     def __init__(self, context: JobContext[Any], params: SsLrParams | SsGlmParams) -> None:
         self._context, self._epochs = context, params.epochs
@@ -268,23 +269,23 @@ class _Epochs:
         found = self._checkpoints.latest()
         self._reported = 0 if found is None else found[0] + 1
         self.resumed = None if found is None else (found[1], found[2])
-        """What SecretFlow goes on from, where an earlier attempt was cut off."""
+        """State from which SecretFlow goes on where an earlier attempt was cut off."""
 
     def ended(self, epoch: int, state: tuple[dict[str, Any], list[Any]]) -> None:
         self._reported = epoch + 1
-        if self._reported < self._epochs:
+        if self._reported < self._epochs:  # after the last epoch, the model itself is saved
             self._checkpoints.keep(epoch, *state)
         if self._context.is_local(self._context.parties[0]):
             self._context.progress(self._reported / self._epochs, f"epoch {self._reported} of {self._epochs}")
 
     @property
     def run(self) -> int:
-        """Epochs that were run; one that ends the training early is not reported."""
+        """Number of epochs that were run. One that ends the training early is not reported, and is added."""
         return min(self._reported + 1, self._epochs)
 
 
 def _label(params: SsLrParams, values: Matrix) -> tuple[Matrix, Matrix]:
-    """The label as the training needs it, and its scale (deviation, mean). Raises InputDataError."""
+    """Return the label as the training needs it, and its scale (deviation, mean). Raises InputDataError."""
     if params.regression == "linear":
         mean, deviation = float(values.mean()), float(values.std()) or 1.0
         return (values - mean) / deviation, np.array([deviation, mean])
@@ -304,9 +305,9 @@ def _probabilities(scores: Matrix, sig_type: str) -> Matrix:
 
 
 def _glm_label(params: SsGlmParams, values: Matrix) -> tuple[Matrix, Matrix]:
-    """The label as the training needs it, and what to multiply predictions by. Raises InputDataError.
+    """Return the label as the training needs it, and the factor for predictions. Raises InputDataError.
 
-    SecretFlow would divide a label above 2 by half its maximum and tell every party that; so it gets none above 2.
+    SecretFlow would divide a label above 2 by half its maximum and tell every party that, so it gets none above 2.
     """
     if params.distribution == "Bernoulli":
         return labels.binary(values, "a Bernoulli distribution"), np.array([1.0])
@@ -322,7 +323,10 @@ def _glm_label(params: SsGlmParams, values: Matrix) -> tuple[Matrix, Matrix]:
 
 
 def _require_exact_arithmetic(context: JobContext[Any]) -> None:
-    """Raises ParameterValidationError: with fewer bits the model's matrices overflow or lose all that they say."""
+    """Raise ParameterValidationError where the SPU has too few bits for the model's matrices.
+
+    They would overflow or lose all precision.
+    """
     runtime = context.spu.conf
     if str(runtime.field).rpartition(".")[2] != "FM128" or runtime.fxp_fraction_bits < 30:
         raise ParameterValidationError(
@@ -332,6 +336,6 @@ def _require_exact_arithmetic(context: JobContext[Any]) -> None:
 
 
 def _in_units_of_the_label(weights: Any, scale: Any) -> Any:
-    """Weights of a model of the label itself, from weights of the label brought to mean 0 and deviation 1."""
+    """Turn weights for the label brought to mean 0 and deviation 1 into weights for the label itself."""
     scaled = weights * scale[0]
     return jnp.concatenate([scaled[:-1], scaled[-1:] + scale[1]])

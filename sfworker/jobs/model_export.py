@@ -1,4 +1,4 @@
-"""`model_export`: SecretFlow's own export of components for SecretFlow-Serving. Runs in every party's process."""
+"""Implements `model_export`, SecretFlow's export of components for SecretFlow-Serving. Runs in party processes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EXPORT = "model/model_export:1.0.0"
 
 @TaskDispatcher.register_task("model_export")
 def model_export(context: JobContext[ModelExportParams]) -> ModelExportResult:
-    """Export. Each party's process writes its own package; see the catalogue entry for what that reveals."""
+    """Write each party's package in its own process. The catalogue entry says what that reveals."""
     params = context.params
     definition = component_params.definition_of(EXPORT, WHERE)
     given = [_given(context.parties, component, number) for number, component in enumerate(params.components)]
@@ -58,7 +58,7 @@ def model_export(context: JobContext[ModelExportParams]) -> ModelExportResult:
 def _given(
     parties: list[str], component: ExportedComponent, number: int
 ) -> tuple[NodeEvalParam, list[DistData], list[DistData]]:
-    """The component's parameter, inputs and outputs as SecretFlow takes them. Raises ParameterValidationError."""
+    """Return a component's parameter, inputs and outputs as SecretFlow takes them. Raises ParameterValidationError."""
     where = f"{WHERE}[{number}]"
     node = component.node(where)
     definition = component_params.definition_of(node.component, f"{where}.node_eval_param")
@@ -83,7 +83,7 @@ def _given(
 
 
 def _columns(inputs: list[DistData], report: DistData) -> dict[str, list[str]]:
-    """What of the first component's table is used: upstream's report is the names, separated by commas."""
+    """Return the columns of the first component's table that are used, which upstream's report lists with commas."""
     used = report_pb2.Report()
     report.meta.Unpack(used)
     [table] = [data for data in inputs if data.type == "sf.table.vertical"]

@@ -1,6 +1,6 @@
-"""`p_value`: how far from chance are a model's coefficients? Runs in party processes.
+"""Implements `p_value`, which tests a model's coefficients against chance. Runs in party processes.
 
-SecretFlow's own shows the features' cross products to the label's party, which inverts them; here they are inverted on
+SecretFlow's own shows the features' cross products to the label's party, which inverts them. Here they are inverted on
 the SPU, and nothing but each coefficient's squared statistic is opened.
 """
 
@@ -34,9 +34,9 @@ from sfworker.tables import aligned, files
 from sfworker.tables.files import Matrix
 
 _HALVINGS = 8
-"""Of an exponent, so that a short series is right to eight digits; as many squarings follow."""
+"""Halvings of an exponent, so that a short series is right to eight digits. As many squarings follow."""
 _LEAST_RESIDUE = 2.0**-30
-"""Of a label's variance: what a model leaves unexplained has to be more than rounding."""
+"""Least share of a label's variance that a model has to leave unexplained, as less is rounding."""
 
 
 @dataclass(frozen=True)
@@ -46,16 +46,19 @@ class _Own:
     features: list[str]
     units: Matrix
     scaling: Matrix
-    """Per feature: from the model's coefficient to that of a column with deviation 1, the difference of the means in
-    the model's deviations, and what the intercept of a model in the column's own units has to give it."""
+    """Three numbers per feature, shape (features, 3).
+
+    They are the factor from the model's coefficient to that of a column with deviation 1, the difference of the means
+    in the model's deviations, and the column's contribution to the intercept of a model in the columns' own units.
+    """
     label: Matrix | None
     label_scaling: Matrix | None
-    """One over the deviation, and the mean in deviations."""
+    """One over the label's deviation, and its mean in deviations."""
 
 
 @TaskDispatcher.register_task("p_value")
 def p_value(context: JobContext[PValueParams]) -> PValueResult | None:
-    """Compute. Only the first party learns the figures, which are the result; the coefficients stay shared."""
+    """Compute p values, which only the first party learns. The coefficients stay shared."""
     params, first = context.params, context.parties[0]
     found = models.find(context, params.model_path, params.trained_by)
     manifest = next(iter(found.values())).manifest
@@ -69,7 +72,7 @@ def p_value(context: JobContext[PValueParams]) -> PValueResult | None:
         parties = [party for party, count in shape.features.items() if count]
 
         def shared(name: str, among: list[str], rows: slice = slice(None)) -> list[Any]:
-            """What the parties have by this name, on the SPU."""
+            """Bring the parties' attribute `name` of `_Own` to the SPU."""
             held = [aligned.held(context, p, getattr(own.get(p), name, None), np.float64, rows) for p in among]
             return [each.to(context.spu) for each in held]
 
@@ -98,6 +101,7 @@ def p_value(context: JobContext[PValueParams]) -> PValueResult | None:
     sound = sound > 0.5
     sound[-1] = sound.all()  # the intercept in the columns' own units depends on all coefficients
     statistic = np.sqrt(np.maximum(squares, 0))
+    # Degrees of freedom, less one for the intercept.
     spare = shape.rows - shape.columns - 1
     chances = 2 * (stats.t(spare).sf(statistic) if linear else stats.norm.sf(statistic))
     told = [chance if each else None for chance, each in zip(chances.tolist(), sound, strict=True)]
@@ -114,7 +118,7 @@ def p_value(context: JobContext[PValueParams]) -> PValueResult | None:
 
 
 def _is_linear(options: dict[str, Any]) -> bool:
-    """Raises ModelMismatchError for a model that is neither a linear nor a logistic regression."""
+    """Return whether the model is linear. Raises ModelMismatchError where it is no logistic regression either."""
     if "regression" in options:
         return bool(options["regression"] == "linear")
     if options["link"] != "Logit" or options["offset"]:
@@ -125,7 +129,7 @@ def _is_linear(options: dict[str, Any]) -> bool:
 
 
 def _own(context: JobContext[PValueParams], party: str, manifest: models.Manifest, linear: bool) -> _Own:
-    """A local party's columns. Raises InputDataError."""
+    """Read a local party's columns. Raises InputDataError."""
     field = f"task_config.input_paths.{party}"
     path = context.input_file(party, "input_paths", context.params.input_paths[party])
     features, names = manifest.features, files.header(field, path)
@@ -163,8 +167,10 @@ def _warnings(unsound: list[ColumnRef], intercept_is_sound: bool) -> list[str]:
 
 
 def _coefficients(weights: Any, scaling: list[Any], label_scaling: list[Any]) -> Any:
-    """Of columns and label with mean 0 and deviation 1, the intercept last; beside them what the intercept in the
-    columns' own units has of each."""
+    """Return the coefficients for columns and label with mean 0 and deviation 1, the intercept last.
+
+    The second column holds the share of each in the intercept in the columns' own units.
+    """
     factor, shift, contrast = jnp.concatenate(scaling).T
     weights = jnp.reshape(weights, (-1,))
     slopes, intercept = weights[:-1] * factor, weights[-1] + jnp.sum(weights[:-1] * shift)
@@ -175,7 +181,7 @@ def _coefficients(weights: Any, scaling: list[Any], label_scaling: list[Any]) ->
 
 
 def _sums(units: list[Any], label: list[Any], coefficients: Any, count: int) -> Any:
-    """This block's part of the information matrix over `count`, and below it of the squared residues over `count`."""
+    """Return this block's part of the information matrix and, below it, of the squared residues, both over `count`."""
     root = count**0.5
     x = jnp.concatenate([*units, jnp.full((units[0].shape[0], 1), 1 / root)], axis=1)
     scores = (x @ coefficients[:, :1]) * root
@@ -187,13 +193,14 @@ def _sums(units: list[Any], label: list[Any], coefficients: Any, count: int) -> 
 
 
 def _squares(sums: Any, coefficients: Any, label_scaling: list[Any], count: int, steps: int, limit: float) -> Any:
-    """Each coefficient's squared statistic, and beside it whether there is one; the intercept in raw units last."""
+    """Return each coefficient's squared statistic, and beside it 1 if it is sound, the intercept in raw units last."""
     information, residue = sums[:-1], sums[-1, 0]
     estimates, contrast = coefficients[:, 0], coefficients[:, 1]
     inverted = inverse(information, steps)
     diagonal = jnp.diagonal(inverted)
     variances = jnp.append(diagonal[:-1], contrast @ inverted @ contrast)
     intercept = estimates @ contrast
+    # A singular matrix has an "inverse" beyond the limit, which may have wrapped around.
     sound = (diagonal < limit) & (diagonal > 0)
     if label_scaling:
         intercept = intercept + label_scaling[0][1]
@@ -207,7 +214,10 @@ def _squares(sums: Any, coefficients: Any, label_scaling: list[Any], count: int,
 
 
 def _spread(scores: Any) -> Any:
-    """p * (1 - p) for the probability p with these log odds; SecretFlow's exponential is right to three digits only."""
+    """Return p * (1 - p) for the probability p with these log odds.
+
+    The exponential is computed here, because SecretFlow's is right to three digits only.
+    """
     small = -jnp.abs(scores) / 2**_HALVINGS
     power = 1 + small * (1 + small / 2 * (1 + small / 3 * (1 + small / 4)))
     for _ in range(_HALVINGS):

@@ -1,7 +1,8 @@
-"""`scaler`, `encoder`, `fillna` and `preprocessing_apply`: Arrow, NumPy and scikit-learn at the party with the column.
+"""Implements `scaler`, `encoder`, `fillna` and `preprocessing_apply`, plain computations at the party with the column.
 
-Runs in party processes. They join the parties although no column leaves its party: so each process can only reach its
-own party's data roots, the same job runs where parties are on machines of their own, and saved rules share an id.
+Runs in party processes. The task types join the parties although no column leaves its party. So each process can reach
+its own party's data roots only, the same job runs where parties are on machines of their own, and saved rules share an
+id.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from sfworker.tables import own_tables
 from sfworker.tables.own_tables import OwnTable
 
 MOST_COLUMNS, MOST_CODES = 1_000, 100_000
-"""Categories of one column that can be encoded: more of them are ids or numbers, and no categories."""
+"""Most categories of a column for `one_hot` and for the other methods. A column with more holds ids or numbers."""
 
 
 @TaskDispatcher.register_task("scaler")
@@ -174,9 +175,10 @@ def _figure(strategy: str, column: Column) -> Value:
 
 
 def _fitting(table: OwnTable, name: str, column: Column, parameter: str, values: list[Value]) -> list[Value]:
-    """Values of a parameter as the column's type. Raises InputDataError."""
+    """Return a parameter's values in the column's type. Raises InputDataError."""
     kind = rules.type_of(column)
     accepted: tuple[type, ...] = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,)}[kind]
+    # A bool is an int in Python, but no number here.
     if any(not isinstance(value, accepted) or (isinstance(value, bool) and kind != "bool") for value in values):
         raise InputDataError(
             f"task_config.{parameter}: does not fit column {name!r} of {table.party}, which is of type {kind}; "

@@ -1,8 +1,8 @@
-"""`psi`: private set intersection of parties' files. Runs in the parties' processes.
+"""Implements `psi`, the private set intersection of parties' files. Runs in party processes.
 
 SecretFlow's own PSI reads and writes the files. It sorts lines with a shell tool that knows nothing of quotes, pairs
 rows wrongly where a key is duplicated at both parties, leaves a file beside its input, and takes only unique keys of
-three parties. So it gets a link to the input where that is a plain CSV file, or a file of the keys alone; and where its
+three parties. So it gets a link to the input where that is a plain CSV file, or a file of the keys alone. Where its
 output may be wrong or is not what was asked for, each party builds its own output from the sequence of keys in it.
 """
 
@@ -34,7 +34,7 @@ _ABSENT = -1
 
 @dataclass(frozen=True)
 class Given:
-    """A local party's input, and what SecretFlow reads in its place."""
+    """A local party's input, and the file that SecretFlow reads in its place."""
 
     field: str
     source: Path
@@ -48,14 +48,14 @@ class Side(Given):
     """One local party's part in a join."""
 
     found: Path
-    """Where SecretFlow writes."""
+    """File that SecretFlow writes."""
     output: Path | None
-    """None where this party gets nothing."""
+    """File of the result, None where this party gets none."""
 
 
 @TaskDispatcher.register_task("psi")
 def psi(context: JobContext[PsiParams]) -> PsiResult | None:
-    """Intersect. What parties tell each other beyond the protocol are counts; the receiver holds the result."""
+    """Intersect files. Beyond the protocol, parties tell each other counts only. The receiver holds the result."""
     params = context.params
     protocol = PROTOCOLS[params.protocol]
     sides = sides_of(context, distinct=params.of_three)
@@ -78,7 +78,7 @@ def psi(context: JobContext[PsiParams]) -> PsiResult | None:
 
 
 def answer(context: JobContext[Any], written: dict[str, tuple[int, int]]) -> dict[str, Any]:
-    """The fields of `JoinResult`, at the receiver."""
+    """Return the fields of `JoinResult`, at the receiver."""
     params: JoinParams = context.params
     intersection_count, row_count = written[params.receiver]
     return {
@@ -90,14 +90,14 @@ def answer(context: JobContext[Any], written: dict[str, tuple[int, int]]) -> dic
 
 
 def sides_of(context: JobContext[Any], *, distinct: bool = False) -> dict[str, Side]:
-    """The local parties' sides. With `distinct` SecretFlow gets each key once."""
+    """Prepare the local parties' sides. With `distinct` SecretFlow gets each key once."""
     sides = {party: _side(context, party, distinct) for party in context.parties if context.is_local(party)}
     _progress(context, 0.1, "inputs prepared")
     return sides
 
 
 def _side(context: JobContext[Any], party: str, distinct: bool) -> Side:
-    """Check the party's files and prepare what SecretFlow reads. Raises ParameterValidationError or InputDataError."""
+    """Check a party's files and prepare its side. Raises ParameterValidationError or InputDataError."""
     params: JoinParams = context.params
     read = give(context, party, distinct=distinct)
     if not params.table_keys_duplicated and files.has_duplicates(read.field, read.source, read.source_keys):
@@ -111,12 +111,12 @@ def _side(context: JobContext[Any], party: str, distinct: bool) -> Side:
     found = context.scratch / f"psi-output-{party}.csv"
     as_it_is = read.given_keys is read.source_keys and params.join_type == "inner"
     if output is not None and as_it_is and not files.is_columnar(output):
-        found = output
+        found = output  # what SecretFlow writes may be the output itself
     return Side(**vars(read), found=found, output=output)
 
 
 def give(context: JobContext[Any], party: str, *, distinct: bool = False) -> Given:
-    """Prepare what SecretFlow reads, with `distinct` each key once.
+    """Prepare the file that SecretFlow reads, with `distinct` each key once.
 
     Raises ParameterValidationError or InputDataError.
     """
@@ -134,10 +134,10 @@ def give(context: JobContext[Any], party: str, *, distinct: bool = False) -> Giv
 
 
 def _distinct(keys: pa.Table) -> pa.Table:
-    """Each key once, and one that nobody else has; none is empty, which SecretFlow would not take of three parties.
+    """Return each key once, and one that nobody else has. Empty ones are replaced, as three parties take none.
 
-    The protocol of three parties begins with a digest of each file's keys, by which others could try a guess at all of
-    them; with a random one among them they cannot.
+    The protocol of three parties begins with a digest of each file's keys, by which others could test a guess at all
+    of them. With a random key among them they cannot.
     """
     names = keys.column_names
     unknown = pa.table({name: [secrets.token_hex(16)] for name in names})
@@ -145,16 +145,17 @@ def _distinct(keys: pa.Table) -> pa.Table:
 
 
 def _without_empty(keys: pa.Table) -> pa.Table:
-    """Empty cells become a text that `plain_keys` makes of no other."""
+    """Replace empty cells by a text that `plain_keys` makes of no other."""
     return pa.table(
         [pc.if_else(pc.equal(column, ""), files.ESCAPE, column) for column in keys.columns], names=keys.column_names
     )
 
 
 def _write_keys(field: str, path: Path, keys: pa.Table) -> None:
-    """Write what `plain_keys` made without any quotes: lines with them are sorted otherwise, names with them not found.
+    """Write keys from `plain_keys` without quotes.
 
-    The last column, which is empty, keeps the line of a single empty key from being an empty one.
+    SecretFlow sorts lines with quotes in another order and does not find column names with them. The last column, which
+    is empty, keeps the line of a single empty key from being an empty line.
     """
     table = keys.append_column("nothing", pa.nulls(keys.num_rows, pa.string()))
     with files.saving(field), path.open("wb") as file:
@@ -165,7 +166,7 @@ def _write_keys(field: str, path: Path, keys: pa.Table) -> None:
 def intersect(
     context: JobContext[Any], sides: Mapping[str, Side], start: Callable[[Any, str, dict[str, Any]], Any]
 ) -> dict[str, dict[str, int]]:
-    """Run the protocol in every party's process; the local parties' reports.
+    """Run the protocol in every party's process and return the local parties' reports.
 
     `start` calls a method of the party's actor, with the files as the last of its arguments.
     """
@@ -189,7 +190,7 @@ def intersect(
 def join_two(
     context: JobContext[Any], sides: Mapping[str, Side], reports: dict[str, dict[str, int]]
 ) -> dict[str, tuple[int, int]]:
-    """Write the local readers' outputs; for each the rows of the inner join, and of what it wrote."""
+    """Write the local readers' outputs. Returns for each the rows of the inner join and those of its output."""
     params: JoinParams = context.params
     left, right = params.left_first(context.parties)
     unmatched = {"inner": [], "left": [left]}.get(params.join_type, [left, right])
@@ -197,6 +198,7 @@ def join_two(
     written = {}
     for party, output in _outputs(sides).items():
         report = reports[party]
+        # SecretFlow may pair the right side's rows wrongly where a key is repeated.
         pairs_are_right = party == left or report["intersection_count"] == report["intersection_unique_count"]
         if sides[party].found == output and pairs_are_right:
             written[party] = (files.rows_of_plain_csv(output),) * 2
@@ -207,13 +209,14 @@ def join_two(
         parts = [] if params.join_type == "difference" else [joined]
         for owner in unmatched:
             is_own = owner == party
+            # The other party's rows without a partner become empty rows, of which only the number is known here.
             parts.append(own.without(at) if is_own else np.full(others_rows[party] - times.sum(), _ABSENT))
         written[party] = len(joined), _write(context, party, output, table, np.concatenate(parts))
     return written
 
 
 def _others_rows(context: JobContext[Any], sides: Mapping[str, Side], unmatched: list[str]) -> dict[str, int]:
-    """For each local reader how many rows the other party has, where the reader's output needs to know."""
+    """Return for each local reader the number of the other party's rows, where the reader's output needs it."""
     told = {}
     for reader in context.params.readers(context.parties):
         others = [party for party in unmatched if party != reader]
@@ -223,7 +226,7 @@ def _others_rows(context: JobContext[Any], sides: Mapping[str, Side], unmatched:
 
 
 def _join_three(context: JobContext[Any], sides: Mapping[str, Side]) -> dict[str, tuple[int, int]]:
-    """As `join_two`. Who gets the result tells the others how often it has each of the common keys."""
+    """Write outputs as `join_two` does. Each reader tells the others how often it has each of the common keys."""
     params: JoinParams = context.params
     order = params.left_first(context.parties)
     readers = params.readers(context.parties)
@@ -232,10 +235,12 @@ def _join_three(context: JobContext[Any], sides: Mapping[str, Side]) -> dict[str
     common = {}
     for party, (_, rows) in own.items():
         keys = _found_keys(sides[party])
+        # Sorted, because parties tell each other counts by the key's position.
         common[party] = rows.index(keys.take(pc.sort_indices(keys)))
     counts = {party: _compact(rows.counts[common[party]]) for party, (_, rows) in own.items()}
     written = {}
     for reader in readers:
+        # Where keys are unique, all counts are 1 and need not be told.
         others = [party for party in readers if party != reader] if params.table_keys_duplicated else []
         told = aligned.gather(context, reader, others, counts)
         if reader in outputs:
@@ -249,24 +254,27 @@ def _join_three(context: JobContext[Any], sides: Mapping[str, Side]) -> dict[str
 
 
 class OwnRows:
-    """A party's own rows by key; `keys` holds the key of each row."""
+    """A party's own rows by key. `keys` holds the key of each row."""
 
     def __init__(self, keys: pa.ChunkedArray) -> None:
         encoded = keys.combine_chunks().dictionary_encode()
         self._keys = encoded.dictionary
         self._codes = encoded.indices.to_numpy(zero_copy_only=False)
         self.counts: Numbers = np.bincount(self._codes)
-        """How many rows each key has; a key is known by its place in here."""
+        """Number of rows of each key. Places in this array stand for keys."""
 
     def index(self, keys: pa.ChunkedArray) -> Numbers:
-        """The places of `keys`. Raises TaskExecutionError where one is not among the own."""
+        """Return the places of `keys`. Raises TaskExecutionError where one is not among the own."""
         at = pc.index_in(keys, value_set=self._keys)
         if at.null_count:
             raise TaskExecutionError(_UNFIT)
         return np.asarray(at.to_numpy(), dtype=np.int64)
 
     def runs(self, joined: pa.ChunkedArray) -> tuple[Numbers, Numbers]:
-        """The keys of an inner join, equal ones together, and how many rows the other side has of each."""
+        """Return the keys of an inner join, in which equal ones stand together, and the other side's rows of each.
+
+        Raises TaskExecutionError where the join does not fit the own rows.
+        """
         at = self.index(joined)
         starts = np.flatnonzero(np.diff(at, prepend=-1))
         lengths = np.diff(starts, append=len(at))
@@ -277,10 +285,10 @@ class OwnRows:
         return at, times
 
     def join(self, at: Numbers, before: Numbers | int = 1, after: Numbers | int = 1) -> Numbers:
-        """Which own row stands at each row of the inner join.
+        """Return the own row at each row of the inner join.
 
-        For each key there are `before` times own times `after` rows, counted as digits are: the last side's rows change
-        with every row of the join, those of the one before it when the last side is through with its own.
+        For each key there are `before` x own x `after` rows, counted as digits are. The last side's row changes with
+        every row of the join, that of the side before it when the last side is through with its own.
         """
         own = self.counts[at]
         rows = before * own * after
@@ -291,7 +299,7 @@ class OwnRows:
         return np.asarray(by_key[np.repeat(first_of_key[at], rows) + rank], dtype=np.int64)
 
     def without(self, at: Numbers) -> Numbers:
-        """Rows whose key is not among `at`."""
+        """Return the rows whose key is not among `at`."""
         is_left = np.ones(len(self.counts), dtype=np.bool_)
         is_left[at] = False
         return np.flatnonzero(is_left[self._codes])
@@ -305,7 +313,7 @@ def _outputs(sides: Mapping[str, Side]) -> dict[str, Path]:
 
 
 def _own(side: Side) -> tuple[pa.Table, OwnRows]:
-    """The party's input, and its rows by key."""
+    """Return the party's input, and its rows by key."""
     table = files.whole(side.field, side.source)
     return table, OwnRows(_joined(files.plain_keys(table, side.source_keys)))
 
@@ -315,19 +323,19 @@ def _rows(side: Side) -> int:
 
 
 def _found_keys(side: Side) -> pa.ChunkedArray:
-    """The keys in what SecretFlow has written, one for each row."""
+    """Read the keys that SecretFlow has written, one for each row."""
     found = files.text(side.field, side.found, side.given_keys)
     return _joined(files.plain_keys(found, side.given_keys) if side.given_keys is side.source_keys else found)
 
 
 def _joined(keys: pa.Table) -> pa.ChunkedArray:
-    """One text for each key, the same whether its empty cells have been replaced before or not."""
+    """Join each key's columns to one text, the same whether its empty cells have been replaced before or not."""
     columns = _without_empty(keys).columns
     return columns[0] if len(columns) == 1 else pc.binary_join_element_wise(*columns, files.SEPARATOR)
 
 
 def _compact(counts: Numbers) -> npt.NDArray[Any]:
-    """The same numbers in as few bytes as they need."""
+    """Return the same numbers in as few bytes as they need."""
     return counts.astype(np.min_scalar_type(counts.max(initial=0)))
 
 
@@ -336,13 +344,13 @@ def _product(counts: dict[str, npt.NDArray[Any]], parties: list[str]) -> Numbers
 
 
 def _write(context: JobContext[Any], party: str, output: Path, table: pa.Table, rows: Numbers) -> int:
-    """Write the rows, empty ones for _ABSENT; returns their number."""
+    """Write the rows, empty ones for _ABSENT, and return their number."""
     files.write(f"task_config.output_paths.{party}", output, table.take(pa.array(rows, mask=rows == _ABSENT)))
     _progress(context, 0.9, "outputs written")
     return len(rows)
 
 
 def _progress(context: JobContext[Any], fraction: float, message: str) -> None:
-    """The same from every party; one of them says it."""
+    """Publish progress from one party's process, as it is the same in all."""
     if context.is_local(context.parties[0]):
         context.progress(fraction, message)

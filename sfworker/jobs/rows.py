@@ -1,7 +1,7 @@
-"""`feature_filter`, `condition_filter`, `sample` and `train_test_split`: the same rows at every party.
+"""Implements `feature_filter`, `condition_filter`, `sample` and `train_test_split`. Runs in party processes.
 
-Runs in party processes. One party, the one with the column where there is one, chooses rows by their number and tells
-the others, so all take the same ones whatever their versions of NumPy draw.
+One party, the one with the column where there is one, chooses rows by their number and tells the others. So all take
+the same rows, whatever their versions of NumPy draw.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def sample(context: JobContext[SampleParams]) -> SampleResult | None:
         chosen = among.sample(n=params.n, frac=params.frac, replace=params.replace, random_state=_chance(params))
         if not len(chosen):
             raise InputDataError("task_config.frac: is less than one row; choose more")
-        # In the order of the values of `stratify` they would tell more than which rows they are.
+        # Sorted, because the order of the values of `stratify` would tell the others more than which rows they are.
         return [np.sort(chosen.to_numpy())]
 
     rows, [kept] = _write_chosen(context, params.stratify, choose, {"output_paths": params.output_paths})
@@ -140,7 +140,7 @@ def _write_chosen(
     choose: Callable[[OwnTable, int], list[RowNumbers]],
     paths: dict[str, dict[str, str]],
 ) -> tuple[int, list[int]]:
-    """Write the rows that `choose` names, at every party, one output of `paths` (by field, by party) for each part.
+    """Write the rows that `choose` names at every party, one output of `paths` (by field, by party) for each part.
 
     The party of `column` chooses, or the first that has an input. Reveals its number of rows and the chosen ones to
     every party. Returns the number of rows in the input and in each part. Raises InputDataError.
@@ -166,7 +166,7 @@ def _write_chosen(
 
 
 def _satisfied(table: OwnTable, condition: Condition) -> npt.NDArray[np.bool_]:
-    """Whether each row satisfies the condition. Raises InputDataError."""
+    """Return a mask of the rows that satisfy the condition. Raises InputDataError."""
     name, comparator, values = condition.column, condition.comparator, condition.values()
     files.require_columns("task_config.condition.column", table.names, [name])
     read_as = {str: "str", bool: "bool"}.get(type(values[0])) if values and name not in table.types else None
@@ -179,12 +179,13 @@ def _satisfied(table: OwnTable, condition: Condition) -> npt.NDArray[np.bool_]:
     if any(isinstance(value, float) for value in values):
         column = column.cast(pa.float64(), safe=False)
     satisfied = _compare(column, comparator, [pa.scalar(value, column.type) for value in values])
+    # A missing cell differs from every value and satisfies no other comparison.
     found: npt.NDArray[np.bool_] = pc.fill_null(satisfied, comparator == "!=").to_numpy()
     return found
 
 
 def _compare(column: pa.ChunkedArray, comparator: str, values: list[pa.Scalar]) -> pa.ChunkedArray:
-    """A missing cell gives null, except for the nulls' own comparators."""
+    """Compare each cell. A missing cell gives null, except for `is_null` and `not_null`."""
     if comparator == "is_null":
         return column.is_null()
     if comparator == "not_null":
@@ -205,7 +206,7 @@ def _comparable(column: pa.ChunkedArray, values: list[Value]) -> bool:
 
 
 def _strata(table: OwnTable, stratify: ColumnRef) -> npt.NDArray[np.int64]:
-    """The number of each row's value among the sorted values of a column. Raises InputDataError."""
+    """Return the number of each row's value among the sorted values of a column. Raises InputDataError."""
     files.require_columns("task_config.stratify.column", table.names, [stratify.column])
     column = table.typed([stratify.column]).column(0)
     if column.null_count:
@@ -222,7 +223,8 @@ def _strata(table: OwnTable, stratify: ColumnRef) -> npt.NDArray[np.int64]:
 
 
 def _chance(params: SampleParams | TrainTestSplitParams) -> np.random.RandomState:
-    """What chooses: from the job's seed, or from one that nobody can guess. Forked processes share NumPy's own."""
+    """Return a generator with the job's seed, or with one that nobody can guess."""
     if params.random_state is not None:
         return np.random.RandomState(params.random_state)
+    # NumPy's own state came with the fork, and processes that other jobs run in have it, too.
     return np.random.RandomState([secrets.randbits(32) for _ in range(8)])

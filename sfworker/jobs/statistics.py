@@ -1,4 +1,4 @@
-"""`table_statistics` and `population_stability`: plain NumPy and Arrow at each party, on its own columns."""
+"""Implements `table_statistics` and `population_stability`, at each party on its own columns, in party processes."""
 
 from __future__ import annotations
 
@@ -29,12 +29,13 @@ from sfworker.tables.own_tables import OwnTable
 Vector = npt.NDArray[np.float64]
 _KINDS = {type_: name for name, type_ in files.TYPES.items()}
 _LEAST_SHARE = 1e-3
-"""Of a bin, in the logarithm: an empty one would make the index infinite."""
+"""Smallest share of a bin in the logarithm, as an empty bin would make the index infinite."""
 
 
 @TaskDispatcher.register_task("table_statistics")
 def table_statistics(context: JobContext[TableStatisticsParams]) -> TableStatisticsResult | None:
-    """Describe. Only the first party learns other parties' figures, which are the result."""
+    """Describe columns. Only the first party learns other parties' figures, which are the result."""
+    # As plain containers, because parties accept no structs from each other (see `fed_pickle`).
     described = {
         party: {
             name: to_builtins(_described(column, context.params.statistics))
@@ -48,7 +49,7 @@ def table_statistics(context: JobContext[TableStatisticsParams]) -> TableStatist
 
 @TaskDispatcher.register_task("population_stability")
 def population_stability(context: JobContext[PopulationStabilityParams]) -> PopulationStabilityResult | None:
-    """Compare. Only the first party learns other parties' figures, which are the result."""
+    """Compare two files' columns. Only the first party learns other parties' figures, which are the result."""
     compared = {
         party: {name: to_builtins(each) for name, each in _compared(context, party).items()}
         for party in own_tables.with_input(context)
@@ -59,7 +60,7 @@ def population_stability(context: JobContext[PopulationStabilityParams]) -> Popu
 
 
 def statistics(values: Vector) -> dict[str, float]:
-    """Figures of one column's values, none missing, as pandas defines them; without those it has no value for."""
+    """Return figures of a column without missing values as pandas defines them, without those it has no value for."""
     count = len(values)
     if not count:
         return {}
@@ -68,7 +69,7 @@ def statistics(values: Vector) -> dict[str, float]:
     q1, q2, q3 = np.quantile(values, [0.25, 0.5, 0.75]).tolist()
     found = {"min": float(values.min()), "max": float(values.max()), "mean": mean, "sum": float(values.sum())}
     found |= {"q1": q1, "q2": q2, "q3": q3}
-    with np.errstate(over="ignore"):  # a power that is no number any more is none in the result
+    with np.errstate(over="ignore"):  # a power that overflows is null in the result
         for power in (2, 3, 4):
             found[f"sum_{power}"] = float(np.sum(values**power))
             found[f"moment_{power}"] = found[f"sum_{power}"] / count
@@ -83,7 +84,8 @@ def statistics(values: Vector) -> dict[str, float]:
 
 
 def _shape(centred: Vector) -> dict[str, float]:
-    """Skewness and kurtosis without bias; 0 of a constant column, as in pandas."""
+    """Return skewness and kurtosis without bias, 0 for a constant column, as in pandas."""
+    # Divided by the largest value first, so that no power overflows.
     count, reach = len(centred), float(np.abs(centred).max())
     scaled = centred / (reach or 1.0)
     second, third, fourth = (float(np.mean(scaled**power)) for power in (2, 3, 4))
@@ -98,7 +100,7 @@ def _shape(centred: Vector) -> dict[str, float]:
 
 
 def stability(base: Vector, test: Vector, inner_edges: Vector) -> Stability:
-    """The index of `test` against `base`; NaN is a missing cell."""
+    """Compute the stability index of `test` against `base`, where NaN is a missing cell."""
     edges = [None, *inner_edges.tolist(), None]
     shares = [_shares(values, inner_edges) for values in (base, test)]
     floored = [np.maximum(share, _LEAST_SHARE) for share in shares]
@@ -163,13 +165,13 @@ def _file(context: JobContext[PopulationStabilityParams], party: str, parameter:
 
 
 def _equal_frequency(values: Vector, bin_num: int) -> Vector:
-    """Edges between bins of about equally many values; equal ones are one edge."""
+    """Return edges between bins of about equally many values. Equal edges become one."""
     edges: Vector = np.unique(np.quantile(values, np.arange(1, bin_num) / bin_num))
-    return np.asarray(edges[edges < values.max()])
+    return np.asarray(edges[edges < values.max()])  # nothing would lie beyond an edge at the maximum
 
 
 def _shares(values: Vector, inner_edges: Vector) -> Vector:
-    """Share of each bin and, last, of missing cells in all rows. A value on an edge is in the bin to its left."""
+    """Return the share in all rows of each bin and, last, of missing cells. A value on an edge belongs to its left."""
     known = values[~np.isnan(values)]
     counts = np.bincount(np.searchsorted(inner_edges, known, side="left"), minlength=len(inner_edges) + 1)
     return np.append(counts, len(values) - len(known)) / len(values)

@@ -1,6 +1,6 @@
-"""`unbalanced_psi` and `unbalanced_psi_cache`: joins with a file that is many times as long. Runs in party processes.
+"""Implements `unbalanced_psi` and `unbalanced_psi_cache`, joins with a far longer file. Runs in party processes.
 
-A cache is a directory per party: what SecretFlow has written there, and a file that says what it is.
+A cache is a directory per party, with the files that SecretFlow has written and one that describes them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ABOUT, CONTENT = "psi-cache.json", "content"
 
 
 class About(Struct, frozen=True, kw_only=True):
-    """What a party's part of a cache is."""
+    """Description of a party's part of a cache."""
 
     cache_id: str
     server: str
@@ -75,7 +75,7 @@ def unbalanced_psi_cache(context: JobContext[UnbalancedPsiCacheParams]) -> Unbal
 
 @TaskDispatcher.register_task("unbalanced_psi")
 def unbalanced_psi(context: JobContext[UnbalancedPsiParams]) -> JoinResult | None:
-    """As `psi` of two parties. Without a cache the server's keys are encrypted into the scratch directory."""
+    """Join like `psi` of two parties. Without a cache, the server's keys are encrypted into the scratch directory."""
     params = context.params
     sides = sides_of(context)
     caches = {party: context.scratch / f"psi-cache-{party}" for party in sides}
@@ -98,7 +98,7 @@ def unbalanced_psi(context: JobContext[UnbalancedPsiParams]) -> JoinResult | Non
 
 
 def _caches(context: JobContext[UnbalancedPsiParams], sides: dict[str, Any]) -> dict[str, Path]:
-    """The local parties' parts of the cache. Reveals the cache's id.
+    """Find the local parties' parts of the cache. Reveals the cache's id.
 
     Raises InputDataError where a part does not fit this job or the other part.
     """
@@ -116,7 +116,7 @@ def _caches(context: JobContext[UnbalancedPsiParams], sides: dict[str, Any]) -> 
 
 
 def _about(context: JobContext[UnbalancedPsiParams], party: str) -> tuple[Path, About]:
-    """A local party's directory, and what is in it. Raises InputDataError."""
+    """Return a local party's directory and its description. Raises InputDataError."""
     params, field = context.params, f"task_config.cache_path.{party}"
     directory = context.input_directory(party, "cache_path", params.cache_path[party])
     try:
@@ -133,7 +133,7 @@ def _cache_id(found: dict[str, tuple[Path, About]], party: str) -> str:
 
 
 def _digest(given: Given) -> str:
-    """Changes with the file, its format and the key columns."""
+    """Return a digest that changes with the file, its format and the key columns."""
     digest = hashlib.sha256(msgspec.json.encode([given.source.suffix, given.source_keys]))
     with given.source.open("rb") as file:
         while block := file.read(1 << 20):

@@ -1,4 +1,4 @@
-"""What a long training keeps so that the next attempt goes on from there. Runs in party processes.
+"""Keeps the steps of a long training, so that the next attempt goes on from there. Runs in party processes.
 
 Each party writes its own part beside the model's target: `<step>.msgpack` in a hidden directory that belongs to this
 execution, its parameters and its arithmetic. The daemon removes it with the execution's answer. A party may be killed
@@ -24,7 +24,7 @@ _ENDING = ".msgpack"
 
 
 class Checkpoint(Struct, frozen=True):
-    """One party's part of a step: what SecretFlow's trainer gave as its state, and the objects that go with it."""
+    """One party's part of a step, with the state that SecretFlow's trainer gave and the objects that belong to it."""
 
     step: int
     state: dict[str, Any]
@@ -33,11 +33,12 @@ class Checkpoint(Struct, frozen=True):
 
 
 class Checkpoints:
-    """`latest` once before the training, `keep` after each of its steps."""
+    """Reads and keeps checkpoints. Call `latest` once before the training, `keep` after each of its steps."""
 
     def __init__(self, context: JobContext[Any], paths: dict[str, str]) -> None:
-        """`paths` are the model's. Raises ParameterValidationError or ResultSaveError."""
+        """Make the directories beside the model's `paths`. Raises ParameterValidationError or ResultSaveError."""
         self._context = context
+        # An attempt with other parameters or another arithmetic does not find these checkpoints.
         basis = msgspec.json.encode([context.params, device_objects.arithmetic(context)])
         self._directories = {
             party: context.kept_directory(party, "model_path", paths[party], basis)
@@ -46,7 +47,7 @@ class Checkpoints:
         }
 
     def latest(self) -> tuple[int, dict[str, Any], list[Any]] | None:
-        """The step to go on after, its state and objects; None where there is none. Reveals the steps' numbers."""
+        """Return the step to go on after, its state and objects, or None. Reveals the numbers of each party's steps."""
         context = self._context
         own = {party: _read(directory) for party, directory in self._directories.items()}
         held = [context.at(party, sorted, own.get(party, {})) for party in context.parties]
@@ -62,12 +63,13 @@ class Checkpoints:
         return described.step, described.state, objects
 
     def keep(self, step: int, state: dict[str, Any], objects: list[Any]) -> None:
-        """Raises ResultSaveError where a party cannot write it."""
+        """Write each local party's part of a step. Raises ResultSaveError where a party cannot write it."""
         descriptions, parts = device_objects.take_apart(self._context, objects)
         for party, part in parts.items():
             directory = self._directories[party]
             encoded = msgspec.msgpack.encode(Checkpoint(step, state, descriptions, part))
             with saving(f"task_config.model_path.{party}"):
+                # Renamed into place, so that a party that is killed here leaves no half of a step.
                 written = directory / ".partial"
                 written.write_bytes(encoded)
                 os.replace(written, directory / f"{step}{_ENDING}")
@@ -75,7 +77,7 @@ class Checkpoints:
 
 
 def _read(directory: Path) -> dict[int, Checkpoint]:
-    """The party's own steps that can be read; one that cannot is as good as none."""
+    """Read the party's own steps, without those that cannot be read."""
     found = {}
     for path in directory.glob(f"*{_ENDING}"):
         try:

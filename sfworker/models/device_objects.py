@@ -1,4 +1,7 @@
-"""Objects on devices, as each party's own part of them and back; what models and checkpoints consist of."""
+"""Takes objects on devices apart into each party's own part, and puts them together. Runs in party processes.
+
+Models and checkpoints consist of such parts.
+"""
 
 from __future__ import annotations
 
@@ -18,22 +21,22 @@ from sfworker.session import fed_pickle
 _UNREADABLE = "task_config.model_path: a part of it cannot be read; train again"
 
 Share: TypeAlias = tuple[bytes, list[bytes]]
-"""A party's share of a value: SecretFlow's description of it, and its chunks."""
+"""A party's share of a value, as SecretFlow's description of it and its chunks."""
 Part: TypeAlias = list[Share | bytes | None]
-"""What one party has of each object: a share, the pickled value, or nothing."""
+"""One party's part of each object, which is a share, the pickled value, or nothing."""
 
 
 class Description(Struct, frozen=True, kw_only=True):
-    """Where an object is. Shape and type are those of a shared one."""
+    """The place of an object, and the shape and type of a shared one."""
 
     party: str | None
-    """The party that holds it alone; None where it is shared."""
+    """The party that holds the object alone, None where it is shared."""
     shape: list[int] = []
     dtype: str = ""
 
 
 def take_apart(context: JobContext[Any], objects: list[Any]) -> tuple[list[Description], dict[str, Part]]:
-    """A description of each object, and each local party's part. Nothing is sent to anybody."""
+    """Return a description of each object, and each local party's part. Nothing is sent to anybody."""
     parts: dict[str, Part] = {party: [] for party in context.parties if context.is_local(party)}
     descriptions = []
     for item in objects:
@@ -47,6 +50,7 @@ def take_apart(context: JobContext[Any], objects: list[Any]) -> tuple[list[Descr
                 for (party, actor), name in zip(context.spu.actors.items(), item.shares_name, strict=True)
             }
             for party, part in parts.items():
+                # The SPU may have fewer parties than the job.
                 part.append(context.value_at(party, shares[party]) if party in shares else None)
         else:
             owner = item.device.party
@@ -57,12 +61,12 @@ def take_apart(context: JobContext[Any], objects: list[Any]) -> tuple[list[Descr
 
 
 def put_together(context: JobContext[Any], descriptions: list[Description], parts: dict[str, Part]) -> list[Any]:
-    """The objects again. Raises ModelMismatchError where a part does not fit or holds what is not allowed."""
+    """Make the objects again. Raises ModelMismatchError where a part does not fit or holds a type not allowed."""
     return [_put(context, index, description, parts) for index, description in enumerate(descriptions)]
 
 
 def arithmetic(context: JobContext[Any]) -> dict[str, Any]:
-    """What shares mean depends on: they cannot be read with any other protocol, ring or fixed point."""
+    """Return protocol, field and fixed-point precision of the session's SPU, without which shares cannot be read."""
     if "spu" not in context.devices:
         return {"protocol": None, "field": None, "fxp_fraction_bits": None}
     runtime = context.spu.conf
@@ -77,6 +81,7 @@ def _put(context: JobContext[Any], index: int, description: Description, parts: 
     if description.party is not None:
         return context.at(description.party, _value, parts.get(description.party), index)
     shares = []
+    # Every process makes the calls of all parties, and only that of its own party runs in it.
     for party, actor in context.spu.actors.items():
         meta, chunks = _share(parts[party], index) if party in parts else (b"", [])
         shares.append(actor.import_share.remote(meta, chunks))

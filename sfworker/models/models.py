@@ -32,7 +32,7 @@ FORMAT = 2
 
 
 class Manifest(Struct, frozen=True, kw_only=True):
-    """What one party knows of a model."""
+    """The manifest of one party, which holds what that party may know of a model."""
 
     task_type: str
     model_id: str
@@ -41,15 +41,15 @@ class Manifest(Struct, frozen=True, kw_only=True):
     protocol: str | None
     field: str | None
     fxp_fraction_bits: int | None
-    """What shares mean depends on these three; None where the session has no SPU."""
+    """Fixed-point precision. Shares can be read only with these three, which are None in sessions without SPU."""
     features: list[str]
-    """This party's own, in order."""
+    """This party's own features, in order."""
     means: list[float]
     deviations: list[float]
-    """Scaling of this party's own features; 0 and 1 where it did none."""
+    """Scaling of this party's own features. Means are 0 and deviations 1 where there was none."""
     label: ColumnRef
     options: dict[str, Any]
-    """What else the task type needs to apply the model, the same at every party."""
+    """Further values that the task type needs to apply the model, the same at every party."""
     objects: list[Description]
     secretflow: str
     format: int = FORMAT
@@ -57,7 +57,7 @@ class Manifest(Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Own:
-    """What a manifest holds of its own party."""
+    """The part of a manifest that is about its own party."""
 
     features: list[str]
     means: list[float]
@@ -111,14 +111,14 @@ def save(
 
 
 def find(context: JobContext[Any], paths: dict[str, str], task_type: str) -> dict[str, Found]:
-    """The local parties' parts. Raises ModelMismatchError, saying which, where one does not fit this job."""
+    """Find the local parties' parts. Raises ModelMismatchError where one does not fit this job, and says which."""
     return {
         party: _find(context, party, paths[party], task_type) for party in context.parties if context.is_local(party)
     }
 
 
 def load(context: JobContext[Any], found: dict[str, Found]) -> tuple[list[Any], dict[str, Any]]:
-    """The objects, where and as they were, and the options; call `find` before.
+    """Return the objects, on the devices where they were, and the options of what `find` has found.
 
     Raises ModelMismatchError where the parties' parts are of different models. Every party learns the model's id.
     """
@@ -145,7 +145,7 @@ def _find(context: JobContext[Any], party: str, path: str, task_type: str) -> Fo
 
 
 def _described(found: Found | None) -> list[str] | None:
-    """What all parts of one model have in common."""
+    """Return what all parts of one model have in common, its id and a digest of options and objects."""
     if found is None:
         return None
     common = msgspec.json.encode([found.manifest.options, found.manifest.objects], order="sorted")

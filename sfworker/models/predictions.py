@@ -1,4 +1,4 @@
-"""What every prediction does: apply a saved model to new rows and write what comes out. Runs in party processes."""
+"""Applies saved models to new rows and writes the predictions. Runs in party processes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sfworker.tables.files import Matrix
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a model is applied with."""
+    """The model's objects and options, and the columns that it is applied to."""
 
     objects: list[Any]
     options: dict[str, Any]
@@ -38,8 +38,9 @@ def predict(
     dtype: npt.DTypeLike = np.float32,
     offset: ColumnRef | None = None,
 ) -> PredictResult | None:
-    """Apply a model that the task type `trained_by` has saved; `apply` returns the predictions at the receiver.
-    `offset` is a column that goes in beside the features.
+    """Apply a model that the task type `trained_by` has saved, and write the predictions at the receiver.
+
+    `apply` returns the predictions there. `offset` is a column that goes in beside the features.
 
     Only the receiver learns predictions; every party learns the shapes and the model's id. Raises ModelMismatchError
     or InputDataError.
@@ -65,7 +66,7 @@ def predict(
 
 
 def _features(context: JobContext[PredictParams], party: str, manifest: models.Manifest) -> Matrix:
-    """A local party's features as in training. Raises ModelMismatchError where the file lacks one."""
+    """Read a local party's features and scale them as in training. Raises ModelMismatchError if one is missing."""
     field = f"task_config.input_paths.{party}"
     path = context.input_file(party, "input_paths", context.params.input_paths[party])
     names = files.header(field, path)
@@ -90,7 +91,7 @@ def _offset(context: JobContext[PredictParams], ref: ColumnRef | None, dtype: np
 
 
 def _beside(context: JobContext[PredictParams]) -> pa.Table:
-    """The receiver's columns that are written beside the predictions."""
+    """Read the receiver's columns that are written beside the predictions."""
     params, party = context.params, context.params.receiver
     field = f"task_config.input_paths.{party}"
     path = context.input_file(party, "input_paths", params.input_paths[party])

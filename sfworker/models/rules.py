@@ -1,7 +1,7 @@
-"""Fitted rules: what a party's columns are replaced by, saved and applied again. Runs in party processes.
+"""Applies, saves and reads fitted rules by which a party's columns are replaced. Runs in party processes.
 
-A rule is data of its own party. Saved, it is `manifest.json` in a directory of that party, and nothing is pickled: the
-directory may be written by others who can write to the party's data root.
+A rule is data of its own party, saved as `manifest.json` in a directory of that party. Nothing is pickled, because
+others who can write to the party's data root may write that directory.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ MANIFEST = "manifest.json"
 FORMAT = 1
 Column: TypeAlias = pa.ChunkedArray
 Replaced: TypeAlias = dict[str, Any]
-"""New columns by name, in order, that stand where the rule's column stood."""
+"""New columns by name, in order, which take the place of the rule's column."""
 
 
 class Rule(Struct, frozen=True, kw_only=True, tag_field="kind"):
-    """What replaces one column."""
+    """Replaces one column."""
 
     column: str
     type: ColumnType
-    """Of the column that the rule was fitted on."""
+    """Type of the column that the rule was fitted on."""
 
     def apply(self, field: str, column: Column) -> Replaced:
-        """`column`, of this rule's type, replaced. Raises InputDataError that begins with `field`."""
+        """Return the replacement of `column`, of this rule's type. Raises InputDataError that begins with `field`."""
         raise NotImplementedError
 
 
 class Standard(Rule, tag="standard", frozen=True, kw_only=True):
-    """As scikit-learn's StandardScaler."""
+    """Scales a column like scikit-learn's StandardScaler."""
 
     mean: float
     scale: float
@@ -54,7 +54,7 @@ class Standard(Rule, tag="standard", frozen=True, kw_only=True):
 
 
 class MinMax(Rule, tag="min_max", frozen=True, kw_only=True):
-    """As scikit-learn's MinMaxScaler."""
+    """Scales a column like scikit-learn's MinMaxScaler."""
 
     scale: float
     min: float
@@ -64,7 +64,7 @@ class MinMax(Rule, tag="min_max", frozen=True, kw_only=True):
 
 
 class Fill(Rule, tag="fill", frozen=True, kw_only=True):
-    """A value in place of missing ones."""
+    """Puts a value in place of missing ones."""
 
     value: Value
 
@@ -73,7 +73,7 @@ class Fill(Rule, tag="fill", frozen=True, kw_only=True):
 
 
 class OneHot(Rule, tag="one_hot", frozen=True, kw_only=True):
-    """A column of 0 and 1 for each category, or group of categories; a missing value is 0 in all of them."""
+    """Puts a column of 0 and 1 for each category or group of categories. A missing value is 0 in all of them."""
 
     columns: dict[str, list[Value]]
     """The categories of each new column."""
@@ -84,34 +84,36 @@ class OneHot(Rule, tag="one_hot", frozen=True, kw_only=True):
     def apply(self, field: str, column: Column) -> Replaced:
         groups = [*self.columns.values(), self.dropped]
         codes = _codes(self, field, column, [category for group in groups for category in group])
+        # A code of -1 (missing or unknown) takes the last element, -1, which is no column's number.
         group_of = np.append(np.repeat(np.arange(len(groups)), [len(group) for group in groups]), -1)
         group = group_of[codes]
         return {name: pa.array((group == number).astype(np.int8)) for number, name in enumerate(self.columns)}
 
 
 class Replace(Rule, tag="replace", frozen=True, kw_only=True):
-    """A number in place of each category."""
+    """Puts a number in place of each category."""
 
     categories: list[Value]
     values: list[int | float]
     other: int | float | None
-    """In place of missing values, and of unknown categories where they are no error; None: a missing value."""
+    """Replacement of missing values and of unknown categories, if those are no error. None is a missing value."""
     handle_unknown: Literal["error", "ignore"]
 
     def apply(self, field: str, column: Column) -> Replaced:
         codes = _codes(self, field, column, self.categories)
+        # The modulo turns a code of -1 (missing or unknown) into the position of `other`, the last.
         return {self.column: pa.array([*self.values, self.other]).take(pa.array(codes % (len(self.values) + 1)))}
 
 
 class Bins(Rule, tag="bins", frozen=True, kw_only=True):
-    """A number in place of each range of numbers."""
+    """Puts a number in place of each range of numbers."""
 
     edges: list[float]
-    """Between two ranges; each belongs to the range below it."""
+    """Limits between two ranges, each of which belongs to the range below it."""
     values: list[int | float]
-    """Of the ranges, one more than edges."""
+    """Replacements of the ranges, one more than edges."""
     other: int | float | None
-    """In place of missing values; None: a missing value."""
+    """Replacement of missing values. None is a missing value."""
 
     def apply(self, field: str, column: Column) -> Replaced:
         numbers = column.to_numpy()
@@ -162,7 +164,7 @@ def save(context: JobContext[Any], task_type: str, rules: dict[str, list[AnyRule
 
 
 def read(context: JobContext[Any], own: dict[str, OwnTable]) -> tuple[dict[str, Manifest], str]:
-    """The local parties' rules and their id, which is revealed to every party.
+    """Read the local parties' rules and their id, which is revealed to every party.
 
     Raises ModelMismatchError, saying which, where they do not fit this job, its files or each other.
     """
@@ -174,7 +176,7 @@ def read(context: JobContext[Any], own: dict[str, OwnTable]) -> tuple[dict[str, 
 
 
 def typed(table: OwnTable, manifest: Manifest) -> pa.Table:
-    """The columns that the rules replace, as they were when fitted. Raises ModelMismatchError."""
+    """Read the columns that the rules replace, with the types of the fit. Raises ModelMismatchError."""
     types = {rule.column: rule.type for rule in manifest.rules}
     try:
         return table.typed(list(types), types)
@@ -183,7 +185,7 @@ def typed(table: OwnTable, manifest: Manifest) -> pa.Table:
 
 
 def type_of(column: Column) -> Any:
-    """The name of a column's type, as `files.typed` returns it."""
+    """Return the name of a column's type, for types that `files.typed` returns."""
     return next(name for name, type_ in files.TYPES.items() if type_ == column.type)
 
 
@@ -192,6 +194,7 @@ def _read(context: JobContext[Any], party: str, table: OwnTable) -> Manifest:
     path: Path = context.input_directory(party, "model_path", context.params.model_path[party]) / MANIFEST
     try:
         content = path.read_bytes()
+        # Read by itself first, so that another job's manifest is named as that and not as a broken one.
         kind = msgspec.json.decode(content, type=_Kind)
         if kind.task_type not in FITTING:
             raise ModelMismatchError(f"{field}: is of task type {kind.task_type}; name what a preprocessing job saved")
@@ -207,7 +210,7 @@ def _read(context: JobContext[Any], party: str, table: OwnTable) -> Manifest:
 
 
 def _codes(rule: OneHot | Replace, field: str, column: Column, categories: list[Value]) -> npt.NDArray[np.int64]:
-    """Position of each cell's category; -1 where it is missing or unknown. Raises InputDataError."""
+    """Return the position of each cell's category, -1 where it is missing or unknown. Raises InputDataError."""
     index = pc.index_in(column, value_set=pa.array(categories, files.TYPES[rule.type]))
     if rule.handle_unknown == "error":
         unknown = pc.and_(index.is_null(), column.is_valid())
@@ -226,4 +229,4 @@ def _identity(manifest: Manifest | None) -> str | None:
 
 
 def _or_missing(values: npt.NDArray[np.float64]) -> pa.Array:
-    return pa.array(values, from_pandas=True)
+    return pa.array(values, from_pandas=True)  # which turns NaN into a missing value

@@ -1,7 +1,4 @@
-"""What all that parties save together has in common: one id, and a check of what a part was saved with.
-
-Runs in party processes.
-"""
+"""Gives the parts that parties save jointly one id, and checks that a part fits. Runs in party processes."""
 
 from __future__ import annotations
 
@@ -14,16 +11,16 @@ from sfworker.party.context import JobContext
 
 
 def drawn_id(context: JobContext[Any]) -> str:
-    """A random id that is the same in every party's part. Revealed to every party.
+    """Draw a random id that is the same in every party's part. Reveals it to every party.
 
-    Drawn by one party: on machines of their own, parties have nothing else random in common.
+    One party draws it, because parties on machines of their own have nothing random in common.
     """
     drawn: str = context.reveal(context.at(context.parties[0], secrets.token_hex, 8))
     return drawn
 
 
 def require_same(field: str, what: str, manifest: object, here: Mapping[str, Any], remedy: str) -> None:
-    """Raises ModelMismatchError, saying which, where a field of `manifest` differs from this job's, in `here`."""
+    """Raise ModelMismatchError where a field of `manifest` differs from this job's value in `here`, and name it."""
     for name, wanted in here.items():
         there = getattr(manifest, name)
         if there != wanted:

@@ -1,1 +1,1 @@
-"""The party process, from the template that forks it to the job function: start, context, data roots, logs."""
+"""Runs the party process, from the template that forks it to the job function, with its data roots and its logs."""

@@ -1,4 +1,4 @@
-"""What a job function gets: its parameters, devices, files and progress.
+"""Gives a job function its parameters, devices, files and progress. Runs in party processes.
 
 The same function runs in every party's process, in the same order of calls (SecretFlow's fed API counts them). What
 only one party may touch goes through `JobContext.at`; what others get to see goes through `JobContext.reveal`.
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 class JobContext(Generic[P]):
-    """One execution, seen from one process.
+    """One execution as one process sees it.
 
     `self_party` is the party of this process, or None where the job joins nobody.
     `attempt` is 1 for the first run of the execution.
@@ -73,24 +73,24 @@ class JobContext(Generic[P]):
 
     @property
     def device_manager(self) -> DeviceManager:
-        """Makes devices beside those that the envelope configures; jobs that join nobody have none."""
+        """Maker of devices beside those that the envelope configures. Jobs that join nobody have none."""
         assert self._device_manager is not None  # noqa: S101
         return self._device_manager
 
     def is_local(self, party: str) -> bool:
-        """Whether this process computes for `party`."""
+        """Return whether this process computes for `party`."""
         return self.self_party is None or self.self_party == party
 
     def at(self, party: str, function: Callable[..., T], *args: Any) -> Any:
-        """Run `function(*args)` at `party` only and hold its value there; returns a PYUObject.
+        """Run `function(*args)` at `party` only, hold its value there, and return it as a PYUObject.
 
-        It runs here and now on the main thread, so its exceptions are this job's own; at other parties nothing runs.
+        It runs at once on the main thread, so its exceptions are this job's own. At other parties nothing runs.
         """
         value = function(*args) if self.is_local(party) else None
         return self.pyu(party)(_held)(_Box(value))
 
     def value_at(self, party: str, value: Any) -> Any:
-        """The plain value of a device object that lives at `party`, in that party's process; None in others.
+        """Return the plain value of a device object at `party` in that party's process, None in others.
 
         Unlike `reveal` it sends nothing to anybody.
         """
@@ -99,27 +99,27 @@ class JobContext(Generic[P]):
         return getattr(value, "data", value).get_object()
 
     def reveal(self, value: Any) -> Any:
-        """The plain value, at *every* party. Each use is a disclosure that the task's catalogue entry lists."""
+        """Return the plain value at *every* party. Each use is a disclosure that the task's catalogue entry lists."""
         import secretflow
 
         return secretflow.reveal(value)
 
     def progress(self, fraction: float, message: str | None = None) -> None:
-        """Tell the web side how far the job is (0 to 1). Messages are published: no data in them."""
+        """Publish how far the job is (0 to 1). The message is published, too, and must hold no data."""
         self._send(Progressed(min(max(float(fraction), 0.0), 1.0), None if message is None else str(message)))
 
     def input_file(self, party: str, field: str, path: str) -> Path:
-        """A checked input file of a local party. Raises ParameterValidationError or InputDataError."""
+        """Return a checked input file of a local party. Raises ParameterValidationError or InputDataError."""
         return self._roots[party].input_file(f"task_config.{field}.{party}", path)
 
     def input_directory(self, party: str, field: str, path: str) -> Path:
-        """A checked input directory of a local party. Raises ParameterValidationError or InputDataError."""
+        """Return a checked input directory of a local party. Raises ParameterValidationError or InputDataError."""
         return self._roots[party].input_directory(f"task_config.{field}.{party}", path)
 
     def output(self, party: str, field: str, path: str) -> Path:
-        """Where to write an output file of a local party; it exists already, empty.
+        """Create an empty file for an output of a local party and return its path.
 
-        It is a name beside the target with the target's ending; the daemon renames it into place once every party has
+        It is a name beside the target with the target's ending. The daemon renames it into place once every party has
         succeeded. Raises ParameterValidationError or ResultSaveError.
         """
         where = f"task_config.{field}.{party}"
@@ -129,7 +129,7 @@ class JobContext(Generic[P]):
         return staged
 
     def output_directory(self, party: str, field: str, path: str, holds: str) -> Path:
-        """As `output`, for a directory.
+        """Create an empty directory for an output of a local party and return its path, as `output` does for files.
 
         One that exists is replaced only if it is empty or has a file named `holds`, which shows that it is a former
         output of this kind and nothing else of the party's.
@@ -141,7 +141,7 @@ class JobContext(Generic[P]):
         return staged
 
     def kept_directory(self, party: str, field: str, path: str, basis: bytes) -> Path:
-        """A directory beside the output directory `path` that outlives a failed attempt of this execution.
+        """Return a directory beside the output directory `path` that outlives a failed attempt of this execution.
 
         A later attempt with the same `basis` gets the same one. The daemon removes it with the execution's answer.
         Raises ParameterValidationError or ResultSaveError.
@@ -156,7 +156,7 @@ class JobContext(Generic[P]):
         return kept
 
     def lasting_file(self, party: str, field: str, path: str) -> Path:
-        """Where to write a file of a local party in place: what is written stays, however the execution ends.
+        """Return the path of a local party's file that is written in place and stays, however the execution ends.
 
         Raises ParameterValidationError or ResultSaveError.
         """
@@ -171,8 +171,9 @@ class JobContext(Generic[P]):
             raise ParameterValidationError(
                 f"{where}: another output of this job has the same path; name one of its own"
             ) from None
-        # A name per attempt: one that was cut off from Redis may still be writing, and discards its own when it hears
-        # of it. What earlier attempts left (or one of this number, before Redis lost count) is of no use any more.
+        # Each attempt has a name of its own, as one that was cut off from Redis may still be writing, and discards its
+        # own file when it hears of it. What earlier attempts left (or one of this number, before Redis lost count) is
+        # of no use any more.
         for number in range(max(1, self.attempt - KNOWN_ATTEMPTS), self.attempt + 1):
             remove(_staged(target, mark, number))
         staged = _staged(target, mark, self.attempt)

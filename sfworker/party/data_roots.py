@@ -1,6 +1,6 @@
-"""Where a party's jobs may read and write. Runs in the party process, on that party's own paths only.
+"""Keeps a party's paths inside its data roots. Runs in the party process, on that party's own paths only.
 
-No message here holds a path: the field's name is enough for whoever wrote the envelope.
+No message here holds a path, as the field's name is enough for whoever wrote the envelope.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ _URL = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]*:")
 
 
 class DataRoots:
-    """The directories that one party may use; relative paths start at the first."""
+    """The directories that one party may use. Relative paths start at the first."""
 
     def __init__(self, roots: list[str]) -> None:
         self._roots = [Path(os.path.realpath(root)) for root in roots]
 
     def input_file(self, field: str, path: str) -> Path:
-        """The real path of an existing, readable, regular file inside the roots.
+        """Return the real path of an existing, readable, regular file inside the roots.
 
         Raises ParameterValidationError for a path that is not allowed, InputDataError for a file that is not there.
         """
@@ -45,14 +45,14 @@ class DataRoots:
         return found
 
     def input_directory(self, field: str, path: str) -> Path:
-        """The real path of an existing directory inside the roots. Raises as `input_file`."""
+        """Return the real path of an existing directory inside the roots. Raises as `input_file`."""
         found = self._resolve(field, path)
         if not found.is_dir():
             raise InputDataError(f"{field}: no such directory at this party; train and save the model there first")
         return found
 
     def output_file(self, field: str, path: str) -> Path:
-        """The real path of an output file inside the roots; its directory is made if missing.
+        """Return the real path of an output file inside the roots. Its directory is made if missing.
 
         Raises ParameterValidationError for a path that is not allowed, ResultSaveError where it cannot be written.
         """
@@ -62,7 +62,10 @@ class DataRoots:
         return target
 
     def output_directory(self, field: str, path: str, holds: str) -> Path:
-        """As `output_file`, for a directory, which must be new, empty, or have a file named `holds`."""
+        """Return the real path of an output directory, which must be new, empty, or have a file named `holds`.
+
+        Raises as `output_file`.
+        """
         target = self.new_path(field, path)
         if target.exists() and not target.is_dir():
             raise ResultSaveError(f"{field}: is a file; name a directory")
@@ -71,7 +74,7 @@ class DataRoots:
         return target
 
     def new_path(self, field: str, path: str) -> Path:
-        """The real path of what is to be written inside the roots; its directory is made if missing.
+        """Return the real path of a new file or directory inside the roots. Its directory is made if missing.
 
         Raises ParameterValidationError for a path that is not allowed, ResultSaveError where it cannot be written.
         """
@@ -107,7 +110,7 @@ class DataRoots:
 
 @contextmanager
 def saving(field: str) -> Iterator[None]:
-    """Turns an OSError of writing an output into a ResultSaveError that names the field."""
+    """Turn an OSError of writing an output into a ResultSaveError that names the field."""
     try:
         yield
     except OSError as error:

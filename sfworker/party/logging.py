@@ -1,4 +1,4 @@
-"""Logging in a party process: every record goes to its log pipe in the form of `sfworker.wire.party_log`.
+"""Writes every log record of a party process to its log pipe, in the form of `sfworker.wire.party_log`.
 
 Messages of sfworker's own loggers are written by us and hold no data; others are redacted before they leave the
 process, and exceptions are reduced to their types and places.
@@ -25,13 +25,13 @@ _STDERR = 2
 
 
 def place(trace: TracebackType | None) -> str:
-    """Where a traceback ends, as `module/file.py:line`."""
+    """Return the end of a traceback as `module/file.py:line`."""
     frames = traceback.extract_tb(trace)
     return _position(frames[-1]) if frames else "unknown place"
 
 
 def described(error: BaseException) -> str:
-    """The exception and what caused it: types and frames, innermost last; text only of our own errors."""
+    """Describe an exception and its causes by types and frames, innermost last. Only our own errors keep their text."""
     parts: list[str] = []
     seen: set[int] = set()
     current: BaseException | None = error
@@ -61,13 +61,13 @@ class PipeHandler(logging.Handler):
                 exception=described(record.exc_info[1]) if record.exc_info and record.exc_info[1] else "",
             )
         )
-        # Not sys.stderr: libraries replace it, and its buffer would cut lines in two. The daemon may be gone.
+        # Not to sys.stderr, which libraries replace and whose buffer would cut lines in two. The daemon may be gone.
         with contextlib.suppress(OSError):
             os.write(_STDERR, line)
 
 
 def install(level: str) -> None:
-    """Make the pipe the only way of log records. SecretFlow's init replaces handlers, so call it again after.
+    """Send log records to the pipe and nowhere else. SecretFlow's init replaces handlers, so call it again after.
 
     `level` is for libraries. Everything of sfworker's own is written; the daemon, which knows both levels, chooses.
     """
@@ -93,7 +93,7 @@ def _log_uncaught(sentence: str, error: BaseException | None) -> None:
 
 
 def _library_message(record: logging.LogRecord) -> str:
-    # Without the arguments, which are what may be data; an exception as message is nothing else.
+    # Arguments are left out because they may be data; an exception as message may be nothing else.
     return redact(record.msg) if isinstance(record.msg, str) else type(record.msg).__name__
 
 

@@ -9,17 +9,17 @@ import sys
 def hide_ray() -> None:
     """Make `import ray` fail at once in this process and its forks.
 
-    SecretFlow tries it for each call that a PYU makes: where Ray is installed that costs 0.4 s at the first call, and
-    where it is not, a search of the whole import path each time. Parties here never run on Ray objects.
+    SecretFlow tries the import for each call that a PYU makes. That costs 0.4 s at the first call where Ray is
+    installed, and a search of the whole import path each time where it is not. Parties here never run on Ray objects.
     """
     sys.modules["ray"] = None  # type: ignore[assignment]
 
 
 def forget_jax_client() -> None:
-    """Drop the client that JAX has where an import computed something (`sml` does): its threads do not survive a fork.
+    """Drop the client that JAX makes when an import computes something, as that of `sml` does.
 
-    A forked process that still had it would wait forever at its first computation that is large enough for threads.
-    Without it, it makes a client of its own when it needs one, in a millisecond.
+    Its threads do not survive a fork, so a forked process with this client would wait for ever at its first
+    computation that is large enough for threads. Without it, the process makes a client of its own in a millisecond.
     """
     import jax.extend.backend
 

@@ -1,4 +1,4 @@
-"""One party of one execution, in a process of its own.
+"""Runs one party of one execution in a process of its own.
 
 In comes one `Start` frame; out go stages, progress and one outcome; then the process waits for the daemon to close the
 socket, because its peers may still need what it sent. SecretFlow runs on the main thread, as its fed API demands.
@@ -37,11 +37,11 @@ if TYPE_CHECKING:
     from sfworker.session.device_manager import DeviceManager
 
 STOP_SIGNAL = signal.SIGUSR1
-"""The daemon's request to stop: an exception on the main thread, so that the job can clean up."""
+"""Signal by which the daemon asks the job to stop. It raises on the main thread, so that the job can clean up."""
 
 
 _kept: list[Any] = []
-"""What must not be freed before the process ends: when an SPU is, it waits for its peers, which may wait for us."""
+"""Objects kept alive until exit, because destroying an SPU blocks on peers that may be waiting for us."""
 
 
 class StopAskedError(BaseException):
@@ -68,13 +68,14 @@ def serve(connection: socket.socket) -> NoReturn:
             outcome, finish = _execute(start, send)
         except BaseException as error:  # noqa: BLE001 - whatever it was is reported, and the process ends
             _ignore_signals()
-            _kept.append(error)
+            _kept.append(error)  # its traceback holds the job's variables, an SPU's among them
             outcome = _failure(error)
     except BaseException as error:  # noqa: BLE001 - a signal that came just before they were ignored
         _ignore_signals()
         _kept.append(error)
         outcome = _failure(error)
     _ignore_signals()
+    # Before the session ends: that takes up to half a second, and after an error SecretFlow ends it in `os._exit`.
     send(outcome)
     receive_body(connection)
     finish()
@@ -82,7 +83,7 @@ def serve(connection: socket.socket) -> NoReturn:
 
 
 def _ignore_signals() -> None:
-    """SecretFlow's threads and the daemon interrupt the job with them, and nothing else."""
+    """Ignore the signals by which SecretFlow's threads and the daemon interrupt the job, once the job is over."""
     signal.signal(STOP_SIGNAL, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
@@ -90,6 +91,7 @@ def _ignore_signals() -> None:
 def _execute(start: Start, send: Callable[[Struct], None]) -> tuple[Succeeded, Callable[[], None]]:
     signal.signal(STOP_SIGNAL, _raise_stop_asked)
     scratch = Path(start.scratch_dir)
+    # Libraries leave files there (libpsi its trace files), which the daemon removes with the directory.
     os.environ["TMPDIR"] = tempfile.tempdir = str(scratch)
     os.environ["EXECUTION_ID"] = start.execution_id
     os.chdir(scratch)
@@ -121,7 +123,7 @@ def _execute(start: Start, send: Callable[[Struct], None]) -> tuple[Succeeded, C
 
 
 def _confine(processors: list[int]) -> None:
-    """Compute on these alone, and tell libraries that have counted the processors before, in the template."""
+    """Compute on these processors alone, and tell libraries that counted the processors in the template."""
     if not processors:
         return
     for thread in os.listdir("/proc/self/task"):
@@ -155,7 +157,7 @@ def _join(start: Start, send: Callable[[Struct], None]) -> tuple[dict[str, Any],
 
 
 def _failure(error: BaseException) -> Failed:
-    """The outcome frame of an exception; text is kept only from our own errors, others may quote data."""
+    """Make the outcome frame of an exception. Only our own errors keep their text, as others may quote data."""
     cause, echo = first_cause(error)
     log = logging.getLogger("sfworker.party")
     if isinstance(cause, SecretFlowTaskError):
@@ -171,9 +173,10 @@ def _failure(error: BaseException) -> Failed:
 
 
 def first_cause(error: BaseException) -> tuple[BaseException, bool]:
-    """The first cause behind `error`, and whether that is only an echo of what happened elsewhere."""
+    """Return the first cause behind `error`, and whether it is only an echo of what happened elsewhere."""
     fed = sys.modules.get("secretflow.distributed.fed.global_context")
     context = fed.get_global_context(assert_none=False) if fed else None
+    # An error in one of SecretFlow's threads reaches the main thread only as the SIGINT that it sends itself.
     local = context.get_local_exception() if context else None
     if isinstance(error, SecretFlowTaskError):
         return error, False

@@ -1,1 +1,1 @@
-"""The computing processes, seen from the daemon: the template, party processes, and the mesh of one execution."""
+"""Controls the computing processes from the daemon, which are the template, party processes and meshes of them."""

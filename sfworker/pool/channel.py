@@ -1,4 +1,4 @@
-"""Frames and log lines of a child process, read by the event loop's own readiness callbacks.
+"""Reads frames and log lines of child processes in the daemon, by the event loop's own readiness callbacks.
 
 A callback per readable socket, instead of a task per stream, is what keeps the way from a party process's outcome to
 the published result below a millisecond.
@@ -27,7 +27,7 @@ class FrameSplitter:
         self._received = bytearray()
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """The bodies that are complete with `data`. Raises FrameError for an impossible length."""
+        """Yield the bodies that `data` completes. Raises FrameError for an impossible length."""
         self._received += data
         while len(self._received) >= LENGTH_BYTES:
             end = LENGTH_BYTES + frame_length(bytes(self._received[:LENGTH_BYTES]))
@@ -39,7 +39,7 @@ class FrameSplitter:
 
 
 class FrameChannel:
-    """The daemon's end of a process's frame socket."""
+    """Holds the daemon's end of a process's frame socket."""
 
     def __init__(self, sock: socket.socket, on_body: Callable[[bytes], None], on_end: Callable[[], None]) -> None:
         sock.setblocking(False)
@@ -51,11 +51,11 @@ class FrameChannel:
         self._loop.add_reader(sock, self._readable)
 
     async def send(self, frame: Struct) -> None:
-        """Raises OSError where the process is gone."""
+        """Send a frame. Raises OSError where the process is gone."""
         await self._loop.sock_sendall(self._sock, encode_frame(frame))
 
     def close(self) -> None:
-        """Tell the process that it may go."""
+        """Close the socket, by which the process learns that it may go."""
         if self._sock.fileno() >= 0:
             self._loop.remove_reader(self._sock)
             self._sock.close()
@@ -70,7 +70,7 @@ class FrameChannel:
         try:
             for body in self._splitter.feed(data):
                 self._on_body(body)
-        except (FrameError, msgspec.DecodeError):  # what it says cannot be understood: as good as gone
+        except (FrameError, msgspec.DecodeError):  # a process that cannot be understood is treated as one that is gone
             data = b""
         if not data:
             self._loop.remove_reader(self._sock)
@@ -78,7 +78,7 @@ class FrameChannel:
 
 
 class LineChannel:
-    """The daemon's end of a process's output pipe; calls `on_line` for each line, cut where it is endless."""
+    """Holds the daemon's end of a process's output pipe and calls `on_line` for each line, cut at 64 KiB."""
 
     def __init__(self, descriptor: int, on_line: Callable[[bytes], None]) -> None:
         os.set_blocking(descriptor, False)
@@ -89,7 +89,7 @@ class LineChannel:
         self._loop.add_reader(descriptor, self._readable)
 
     def close(self) -> None:
-        """Read what is still there and close."""
+        """Read the rest of the output and close the pipe."""
         if self._descriptor >= 0:
             self._readable()
         if self._descriptor >= 0:

@@ -1,4 +1,4 @@
-"""How a process ended, as a sentence."""
+"""Says in a sentence how a process ended."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import signal
 
 
 def sentence(status: int | None, *, memory_ran_out: bool = False) -> str:
-    """From an exit code as `os.waitstatus_to_exitcode` gives it; None where nobody could see it.
+    """Describe an exit code from `os.waitstatus_to_exitcode`, or None where nobody could see it.
 
-    `memory_ran_out`: meanwhile the kernel has killed a process on this host for want of memory.
+    `memory_ran_out` says that the kernel has killed a process on this host for want of memory meanwhile.
     """
     if status is None:
         return "ended together with the process that started it"

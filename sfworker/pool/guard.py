@@ -1,4 +1,4 @@
-"""Ends an execution that uses more memory or scratch disk than it was granted, or that does nothing any more."""
+"""Ends executions that use more memory or scratch disk than granted, or stall. Runs in the daemon."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from sfworker.settings import variable
 
 CHECK_SECONDS = 0.5
 STALL_CHECKS = 10
-# Libraries' sampling threads use that much where the job itself waits: a share of the time, and of the kernel's clock.
+# Processor time that libraries' sampling threads use while the job itself waits, as a share of the time, and the
+# resolution of the kernel's clock in seconds.
 _IDLE_SHARE, _TICK = 0.01, 0.01
 
 
 async def guard(mesh: Mesh, resources: Resources, directory: str) -> None:
-    """Measure, in a thread, until cancelled or until there is a reason to end the execution."""
+    """Measure the execution in a thread until cancelled, and fail it where it uses more than it was granted."""
     while True:
         await anyio.sleep(CHECK_SECONDS)
         # A walk through a large scratch directory must not hold up the end of the execution.
@@ -36,9 +37,9 @@ async def guard(mesh: Mesh, resources: Resources, directory: str) -> None:
 
 
 async def watch(mesh: Mesh, stall_seconds: float) -> None:
-    """Until cancelled or until its parties wait for each other: none has computed, or read a disk, for that long.
+    """Watch the parties until cancelled, and fail them where none has computed or read a disk for `stall_seconds`.
 
-    Such a wait never ends by itself, and would otherwise last until the job's time limit.
+    They then wait for each other, which never ends by itself and would last until the job's time limit.
     """
     interval = stall_seconds / STALL_CHECKS
     active_at, before = anyio.current_time(), None

@@ -1,4 +1,4 @@
-"""One execution's party processes, from their Start frames to one outcome.
+"""Runs one execution's party processes, from their Start frames to one outcome. Its code runs in the daemon.
 
     Start --> each party --> stages, progress, outputs, outcome
                               |
@@ -6,7 +6,7 @@
                               v
                            Outcome
 
-The first cause counts: what the other parties report after it is an echo.
+The first cause counts. Failures that the other parties report because of it are echoes.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ from sfworker.wire.frames import (
 )
 
 ECHO_SECONDS = 1.0
-"""How long an echo may wait for the cause behind it."""
+"""Longest wait after an echo for the cause behind it, which another party may be about to report."""
 EXIT_SECONDS = 0.2
-"""The same for a process that left without an outcome."""
+"""Longest wait for the cause after a process left without an outcome."""
 DISMISSAL_SECONDS = 10.0
 KILL_SECONDS = 5.0
-"""How long killed processes may take to end; by then it is the template that hangs, or the kernel."""
+"""Longest wait for killed processes to end. Beyond it, the template hangs, or the kernel."""
 ASK = signal.SIGUSR1
 Heard = StageReached | Progressed | Staging | Keeping
 Listener = Callable[[Heard], None]
@@ -67,7 +67,7 @@ _ERRORS: dict[Stop, type[SecretFlowTaskError]] = {
 
 
 class Limits(Struct, frozen=True, kw_only=True):
-    """Seconds from the start of the attempt; `grace` is between asking and killing."""
+    """Time limits in seconds from the start of the attempt, and the `grace` in seconds between asking and killing."""
 
     soft: float
     hard: float
@@ -75,7 +75,7 @@ class Limits(Struct, frozen=True, kw_only=True):
 
 
 class Mesh:
-    """`outcome = await mesh.run(starts, limits, listener)`, once; `stop` may be called at any time."""
+    """Runs one execution, as in `outcome = await mesh.run(starts, limits, listener)`. `stop` may be called any time."""
 
     def __init__(
         self, template: Template, processes: list[PartyProcess], log_line: Callable[[str, bytes], None]
@@ -96,7 +96,7 @@ class Mesh:
         self._changed = anyio.Event()
 
     async def run(self, starts: list[Start], limits: Limits, listener: Listener) -> Outcome:
-        """Start every party and wait for the outcome; afterwards no party computes any more.
+        """Start every party and wait for the outcome, after which no party computes any more.
 
         The parties' processes are still there after a success, waiting to be dismissed, and dead after a failure.
         """
@@ -119,9 +119,9 @@ class Mesh:
         return self._outcome
 
     def stop(self, reason: Stop) -> None:
-        """End it for `reason`, or for one that counts more and was given before.
+        """End the execution for `reason`, or for a weightier one that was given before.
 
-        At the soft limit and when cancelled, the job is asked first; the other reasons have no use for time.
+        At the soft limit and when cancelled, the job is asked first and may clean up. Otherwise it is killed at once.
         """
         if self._settled():
             return
@@ -130,14 +130,14 @@ class Mesh:
         if reason not in (Stop.CANCELLED, Stop.SOFT_TIME_LIMIT):
             self._fail_as_stopped()
         else:
-            if before is None:  # asked twice, it would be interrupted where it cleans up
+            if before is None:  # a second request would interrupt the job's cleaning up
                 self._ask()
             if reason is Stop.CANCELLED:
                 self._kill_at = min(self._kill_at, anyio.current_time() + self._limits.grace)
         self._changed.set()
 
     def fail(self, failure: Failure) -> None:
-        """End it with this failure. The first call decides; where it was asked to stop before, that is the cause."""
+        """End the execution with `failure`, or with the reason for which it was to stop. The first call decides."""
         if self._outcome.failure is None:
             stopped = self._outcome.stopped
             self._outcome.failure = Failure.of(_ERRORS[stopped]()) if stopped else failure
@@ -145,11 +145,11 @@ class Mesh:
 
     @property
     def groups(self) -> list[int]:
-        """Process groups of the parties; whatever a party starts is in its group."""
+        """Process groups of the parties, which hold all processes that a party starts, too."""
         return [process.pid for process in self._processes if process.pid is not None]
 
     async def dismiss(self) -> None:
-        """Let the processes go and wait for their end."""
+        """Let the processes go, wait for their end, and kill those that do not end."""
         for process in self._processes:
             process.dismiss()
         with anyio.move_on_after(DISMISSAL_SECONDS):
@@ -204,7 +204,7 @@ class Mesh:
         self._changed.set()
 
     def _reach(self, frame: StageReached) -> None:
-        """Tell the listener when the last party has reached the stage."""
+        """Note that a party has reached a stage, and tell the listener when the last one has."""
         self._reached[frame.stage] = self._reached.get(frame.stage, 0) + 1
         timings, phase = self._outcome.timings, _PHASES[frame.stage]
         setattr(timings, phase, max(getattr(timings, phase), frame.seconds))
@@ -227,7 +227,7 @@ class Mesh:
             self.fail(failure)
 
     def _hear_end(self, rank: int) -> None:
-        """A socket was closed, or a process has ended."""
+        """Note that a party's socket was closed or its process has ended, which is a failure before its outcome."""
         if rank not in self._missing or self._settled():
             return
         process = self._processes[rank]
@@ -235,7 +235,7 @@ class Mesh:
         lost = Failure.of(PartyProcessLostError(f"the process of {self._names[rank]} {how}"))
         self._outcome.template_lost = self._template.lost.is_set()
         if process.ended.is_set() and (process.exit_status is None or process.exit_status < 0):
-            self.fail(lost)
+            self.fail(lost)  # killed by a signal or gone with the template, which is a cause of its own
         else:
             # It left by itself: SecretFlow's answer to an error elsewhere, which that party may be about to report.
             self._weak_cause = lost

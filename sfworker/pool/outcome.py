@@ -1,4 +1,4 @@
-"""How an execution went, as a value: what the mesh returns and the publisher turns into a result."""
+"""Holds how an execution went, as the mesh returns it and the publisher turns it into a result."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sfworker.wire.frames import Staging
 
 
 class Stop(IntEnum):
-    """Why the daemon ends an execution before it has ended by itself. Of several reasons the last one here counts."""
+    """Reason for the daemon to end an execution before it ends by itself. Of several, the last of this list counts."""
 
     SOFT_TIME_LIMIT = auto()
     TIME_LIMIT = auto()
@@ -22,7 +22,7 @@ class Stop(IntEnum):
 
 
 class Timings(Struct):
-    """Seconds of the slowest party per phase; `ended` holds when each phase ended, in Unix seconds."""
+    """Seconds of the slowest party per phase. `ended` holds the end of each phase in Unix seconds."""
 
     cluster: float = 0.0
     devices: float = 0.0
@@ -35,16 +35,16 @@ class Outcome(Struct, kw_only=True):
 
     result: Any = None
     failure: Failure | None = None
-    """None: every party succeeded."""
+    """None where every party succeeded."""
     stopped: Stop | None = None
-    """Set where the daemon ended it; then `failure` says so too."""
+    """Reason where the daemon ended the execution, which `failure` tells too."""
     template_lost: bool = False
-    """The computation ended because the process it was forked from did."""
+    """True where the computation ended because the template did."""
     never_ran: bool = False
-    """The template was gone before a process could be made for it."""
+    """True where the template was gone before a process could be forked."""
     timings: Timings = field(default_factory=Timings)
     devices: list[str] = field(default_factory=list)
     peak_rss: dict[str, int] = field(default_factory=dict)
     outputs: list[Staging] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
-    """Directories that are of use to a next attempt only."""
+    """Directories with checkpoints, which are of use to a next attempt only."""

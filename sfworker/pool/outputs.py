@@ -1,4 +1,4 @@
-"""Outputs, from where they were written to where the envelope wants them."""
+"""Moves outputs from their staged paths to the targets that the envelope names. Runs in the daemon."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from pathlib import Path
 from sfworker.errors import ResultSaveError
 from sfworker.wire.frames import Staging
 
-# Beside its target, as `sfworker.party.context` names it.
+# Names of staged outputs and checkpoints, as `sfworker.party.context` makes them.
 _BESIDE = re.compile(r"\.[0-9a-f]{16}(-\d+\.partial.*|\.checkpoint)")
+# Python offers no rename that exchanges two names. Old C libraries have no such function either.
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
-_renameat2: Callable[..., int] = getattr(ctypes.CDLL(None), "renameat2", lambda *_: -1)  # old C libraries have none
+_renameat2: Callable[..., int] = getattr(ctypes.CDLL(None), "renameat2", lambda *_: -1)
 
 
 def flush(outputs: list[Staging]) -> None:
-    """Have the disk hold what was written, or a power failure after the answer could leave empty files. May take long.
+    """Flush staged outputs to disk, as a power failure after the answer could leave empty files. May take long.
 
-    Raises ResultSaveError, having removed all.
+    Raises ResultSaveError after removing all of them.
     """
     try:
         for staged in (Path(output.staged) for output in outputs):
@@ -35,10 +36,10 @@ def flush(outputs: list[Staging]) -> None:
 
 
 def commit(outputs: list[Staging]) -> None:
-    """Put each in its place and remove what was there. At every moment each place holds the old or the new one.
+    """Put each output in its place and remove its predecessor. At every moment each place holds the one or the other.
 
-    What was there gets the staged name until all are in place, so what a crash leaves is removed as staged outputs are.
-    Raises ResultSaveError, everything being as before and what was staged removed.
+    Predecessors get the staged names until all outputs are in place, so those that a crash leaves are removed like
+    staged outputs. Raises ResultSaveError with all predecessors in place and all staged outputs removed.
     """
     placed: list[Staging] = []
     try:
@@ -59,12 +60,12 @@ def commit(outputs: list[Staging]) -> None:
 
 
 def discard(outputs: Iterable[Staging]) -> None:
-    """Remove what a failed execution has written."""
+    """Remove the staged outputs of a failed execution."""
     remove(output.staged for output in outputs)
 
 
 def remove(paths: Iterable[str]) -> None:
-    """Remove files and directories that are no longer of use, where they are there."""
+    """Remove those of the files and directories that exist."""
     for path in paths:
         with suppress(OSError):
             if os.path.isdir(path):
@@ -74,9 +75,9 @@ def remove(paths: Iterable[str]) -> None:
 
 
 def remove_left_behind(paths: Iterable[str], roots: Iterable[str]) -> None:
-    """Remove what earlier attempts made beside their targets.
+    """Remove the staged outputs and checkpoints of earlier attempts.
 
-    It is Redis that says so, which others may write to: only what has such a name and is in one of `roots`.
+    The paths come from Redis, which others may write to, so only staged names inside `roots` are removed.
     """
     real = [Path(os.path.realpath(root)) for root in roots]
     for path in map(Path, paths):
@@ -86,11 +87,11 @@ def remove_left_behind(paths: Iterable[str], roots: Iterable[str]) -> None:
 
 
 def _exchange(first: str, second: str) -> None:
-    """Swap two names in one step; a plain rename where nothing has the second."""
+    """Swap two names in one step, or rename the first where the second does not exist."""
     if _renameat2(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE) == 0:
         return
-    # Nothing has the second name, or this file system (NFS, for one) does not know how. Then it takes three steps, and
-    # a crash just between them leaves what was there beside its place, for people to find.
+    # The second name does not exist, or this file system (NFS, for one) cannot exchange names. Then it takes three
+    # steps, and a crash between them leaves the predecessor beside its place, for people to find.
     aside = f"{first}.aside"
     with suppress(FileNotFoundError):
         os.rename(second, aside)
@@ -111,6 +112,6 @@ def _fsync(path: Path) -> None:
         finally:
             os.close(descriptor)
     except OSError as error:
-        # Not every file system can do that to a directory, and one that may be written to may be closed to reading.
+        # Not every file system can flush a directory, and a directory that may be written to may be closed to reading.
         if not (path.is_dir() and error.errno in (errno.EACCES, errno.EINVAL)):
             raise

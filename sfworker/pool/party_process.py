@@ -1,4 +1,4 @@
-"""A party process, seen from the daemon. It serves one execution and is never used again."""
+"""Represents a party process in the daemon. It serves one execution and is never used again."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from sfworker.pool.channel import FrameChannel, LineChannel
 
 
 class PartyProcess:
-    """Exists from the moment it is asked for; `pid` follows when the template has forked it.
+    """Controls a party process from the moment it is asked for. `pid` follows when the template has forked it.
 
-    Until `assign` is called, what it says waits in its socket and its pipe.
+    Its frames and log lines wait in its socket and its pipe until `assign` is called.
     """
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.pid: int | None = None
         self.exit_status: int | None = None
-        """As `os.waitstatus_to_exitcode`; None before `ended`, and where the template died with it."""
+        """Exit code by `os.waitstatus_to_exitcode`. None before `ended`, and where the template died with it."""
         self.ended = anyio.Event()
         self.doomed = False
-        """It was to be killed before the template had said which process it is."""
+        """True where it was to be killed before the template had told its pid, by which it is then killed."""
         self._ours, self.theirs = socket.socketpair()
         self._log, self.their_log = os.pipe()
         self._frames: FrameChannel | None = None
@@ -33,12 +33,12 @@ class PartyProcess:
         self._on_end: Callable[[], None] = _nobody_listens
 
     def handed_over(self) -> None:
-        """The template has its ends now; keeping ours of them open would hide the process's end."""
+        """Close our copies of the descriptors that the template has got, as they would hide the process's end."""
         self.theirs.close()
         os.close(self.their_log)
 
     def has_ended(self, status: int | None) -> None:
-        """The template says so, or is gone itself."""
+        """Note the end of the process, as the template has reported it or because the template is gone."""
         self.exit_status = status
         self.ended.set()
         self._on_end()
@@ -46,25 +46,25 @@ class PartyProcess:
     def assign(
         self, on_body: Callable[[bytes], None], on_end: Callable[[], None], on_line: Callable[[bytes], None]
     ) -> None:
-        """Begin to listen. `on_end` is called when its socket closes and again when it has ended."""
+        """Begin to listen. `on_end` is called when its socket closes and again when the process has ended."""
         self._on_end = on_end
         self._frames = FrameChannel(self._ours, on_body, on_end)
         self._lines = LineChannel(self._log, on_line)
 
     async def send(self, frame: Struct) -> None:
-        """Raises OSError where the process is gone."""
+        """Send a frame. Raises OSError where the process is gone."""
         if self._frames is not None:
             await self._frames.send(frame)
 
     def dismiss(self) -> None:
-        """Let it go: it leaves by itself when its socket is closed."""
+        """Close the socket, at which the process leaves by itself."""
         if self._frames is not None:
             self._frames.close()
         else:
             self._ours.close()
 
     def close(self) -> None:
-        """Let it go, and read the last it said. After it has ended."""
+        """Read the last log lines and close everything, after the process has ended."""
         self.dismiss()
         if self._lines is not None:
             self._lines.close()

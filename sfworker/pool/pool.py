@@ -1,4 +1,4 @@
-"""The pool: a template process, spare party processes ahead of demand, and a mesh per execution.
+"""Keeps a template process, spare party processes ahead of demand, and a mesh per execution. Runs in the daemon.
 
     acquire spares --> Mesh.run --> outcome --> (the daemon publishes) --> dismiss, remove scratch, fork new spares
 
@@ -36,19 +36,20 @@ from sfworker.wire.frames import Start
 _log = logging.getLogger("sfworker.pool")
 LONGEST_PAUSE = 30.0
 STEADY_SECONDS = 60.0
+"""A template that lasted longer did not fail at its start, so the pauses begin again at the shortest."""
 REFILL_DELAY = 0.05
-"""So that forking spares does not compete with the start of the execution that took them."""
+"""Seconds by which forking new spares waits, not to compete with the start of the execution that took the old ones."""
 
 
 class Execution:
-    """A handle on one running computation."""
+    """Handle on one computation, by which it can be stopped before and after it has begun."""
 
     def __init__(self) -> None:
         self._mesh: Mesh | None = None
         self.stopped: Stop | None = None
 
     def stop(self, reason: Stop) -> None:
-        """End the computation; before it has begun, it never will."""
+        """End the computation, or keep it from beginning."""
         self.stopped = max(self.stopped or reason, reason)
         if self._mesh is not None:
             self._mesh.stop(reason)
@@ -60,7 +61,7 @@ class Execution:
 
 
 class Pool:
-    """Use inside `open_pool`."""
+    """Runs computations. Made by `open_pool`."""
 
     def __init__(self, settings: Settings, directory: str, tasks: TaskGroup) -> None:
         self._settings = settings
@@ -72,7 +73,7 @@ class Pool:
         self._processors = Processors()
         self._changed = anyio.Event()
         self.trouble = ""
-        """What went wrong with the template process, until it is ready again."""
+        """Sentence on the template's last failure, empty when it is ready again."""
 
     @property
     def is_ready(self) -> bool:
@@ -85,7 +86,7 @@ class Pool:
 
     @asynccontextmanager
     async def execute(self, job: Job, attempt: int, execution: Execution, listener: Listener) -> AsyncIterator[Outcome]:
-        """Run the job's computation; inside the block is its outcome, after it all that it used is let go."""
+        """Run the job's computation and yield its outcome. After the block, all that it used is let go."""
         directory = f"{self._directory}/{next(self._numbers)}"
         template = self._template
         frames: list[Start] = []
@@ -135,7 +136,7 @@ class Pool:
         self._discard_spares()
 
     async def _serve(self) -> str:
-        """Start the template and wait for its end; returns how it ended."""
+        """Start the template, wait for its end, and return how it ended."""
         try:
             await self._template.start()
         except (OSError, RuntimeError) as error:  # no process, memory or descriptor is left; RuntimeError: no thread
@@ -154,7 +155,7 @@ class Pool:
         self._changed = anyio.Event()
 
     def _acquire_all(self, count: int) -> list[PartyProcess]:
-        """Raises OSError, having let go what was acquired before."""
+        """Acquire `count` processes. Raises OSError after letting go of those acquired before."""
         acquired: list[PartyProcess] = []
         try:
             while len(acquired) < count:
@@ -190,7 +191,7 @@ class Pool:
             self._processors.release(frame.processors)
 
     def _refill(self) -> None:
-        """Fork what is missing; the template does that while the executions that took the last ones compute."""
+        """Ask the template for the missing spares, which it forks while the last ones compute."""
         try:
             while len(self._spares) < self._settings.spare_processes and self.is_ready:
                 self._spares.append(self._template.fork())
@@ -208,7 +209,7 @@ class Pool:
 
 
 def _reason(error: Exception) -> str:
-    """In words that hold no path."""
+    """Describe an error in words that hold no path."""
     return os.strerror(error.errno) if isinstance(error, OSError) and error.errno else type(error).__name__
 
 
@@ -224,7 +225,7 @@ def _line_logger(job: Job) -> Callable[[str, bytes], None]:
 
 @asynccontextmanager
 async def open_pool(settings: Settings, directory: str) -> AsyncIterator[Pool]:
-    """A pool whose processes live in the block; the first is ready some seconds after it has begun."""
+    """Open a pool whose processes live in the block. The first is ready some seconds later."""
     async with anyio.create_task_group() as tasks:
         pool = Pool(settings, directory, tasks)
         tasks.start_soon(pool.run)

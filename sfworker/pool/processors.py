@@ -1,4 +1,4 @@
-"""Which processors the party processes of an execution compute on, where their number is limited."""
+"""Chooses processors for the party processes of executions whose number of them is limited. Runs in the daemon."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Iterable
 
 
 class Processors:
-    """Spreads processes over this worker's processors: each gets those that the fewest others compute on."""
+    """Spreads processes over this worker's processors. Each gets those on which the fewest others compute."""
 
     def __init__(self) -> None:
         self._used: Counter[int] = Counter()
 
     def acquire(self, count: int) -> list[int]:
-        """`count` processors, or all where there are no more."""
+        """Return `count` processors, or all where there are no more."""
         chosen = sorted(os.sched_getaffinity(0), key=lambda each: (self._used[each], each))[:count]
         self._used.update(chosen)
         return chosen

@@ -1,4 +1,4 @@
-"""The worker's own directory: sockets and scratch of running executions, and nothing that outlives them.
+"""Makes the worker's own directory, which holds sockets and scratch of running executions and does not outlive it.
 
 The directory is locked as long as the worker lives. An unlocked one was left by a worker that was killed together with
 its template process; the next worker on this host removes it, and ends what still runs in it.
@@ -20,7 +20,7 @@ _PREFIX = "sfworker-run-"
 
 @contextmanager
 def run_dir(parent: str) -> Iterator[str]:
-    """A private directory in `parent`, removed at the end; what dead workers left there is removed first."""
+    """Make a private directory in `parent` for the block, after removing the directories of dead workers there."""
     remove_abandoned(parent)
     directory, lock = _locked_directory(os.path.realpath(parent))
     try:
@@ -31,7 +31,7 @@ def run_dir(parent: str) -> Iterator[str]:
 
 
 def remove_abandoned(parent: str) -> int:
-    """Remove the directories of workers of this user that are gone; returns how many there were."""
+    """Remove the directories of this user's workers that are gone, and return their number."""
     removed = 0
     for directory in Path(os.path.realpath(parent)).glob(f"{_PREFIX}*"):
         try:
@@ -52,10 +52,10 @@ def remove_abandoned(parent: str) -> int:
 
 
 def _locked_directory(parent: str) -> tuple[str, int]:
-    """A new directory and the descriptor that holds its lock."""
+    """Make a new directory, and return it with the descriptor that holds its lock."""
     while True:
         directory = tempfile.mkdtemp(prefix=_PREFIX, dir=parent)  # 0700
-        with suppress(FileNotFoundError):  # before it was locked, another worker took it for an abandoned one
+        with suppress(FileNotFoundError):  # another worker took it for an abandoned one before it was locked
             lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
             fcntl.flock(lock, fcntl.LOCK_EX)
             if os.path.exists(directory):
@@ -64,9 +64,9 @@ def _locked_directory(parent: str) -> tuple[str, int]:
 
 
 def _kill_all_in(directory: Path) -> None:
-    """End programs that a job had started there: party processes die with their template, but these do not.
+    """Kill programs that a job had started there, which do not die with the template as party processes do.
 
-    They are told by their working directory or their TMPDIR, one of which they have inherited.
+    They are recognised by their working directory or their TMPDIR, one of which they have inherited.
     """
     inside = f"{directory}/"
     for name in os.listdir("/proc"):

@@ -1,4 +1,4 @@
-"""From an accepted job to the Start frame of each process that runs it."""
+"""Makes the Start frame of each process that runs an accepted job. Runs in the daemon."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sfworker.wire.frames import Start
 
 
 def starts(job: Job, attempt: int, settings: Settings, directory: str, processors: Processors) -> list[Start]:
-    """One frame per process, whose scratch directories and sockets lie in `directory` (made here, 0700).
+    """Return one frame per process, whose scratch directories (made here, 0700) and sockets lie in `directory`.
 
     The frames' processors are taken from `processors`, where a limit is set.
     """
@@ -25,7 +25,7 @@ def starts(job: Job, attempt: int, settings: Settings, directory: str, processor
 
 
 def processes(job: Job) -> list[str | None]:
-    """The party of each process that this host runs for the job; None for one that drives them all."""
+    """Return the party of each process that this host runs for the job, None for one that drives them all."""
     if job.mode == "mesh":
         return list(job.parties)
     cluster = job.envelope.sf_init_config.cluster_config
@@ -56,11 +56,12 @@ def _start(job: Job, attempt: int, settings: Settings, directory: str, rank: int
 
 
 def _spu_config(job: Job) -> dict[str, Any] | None:
-    """The envelope's, with the task type's defaults."""
+    """Return the envelope's SPU configuration with the task type's defaults and the granted threads."""
     config = _plain(job.envelope.spu_config)
     if config is not None:
         cluster_def = config["cluster_def"]
         threads = {"max_concurrency": job.resources.threads.amount} if job.resources.threads else {}
+        # The envelope's own values win over the defaults and over the granted threads.
         cluster_def["runtime_config"] = {**job.task_type.spu_defaults, **threads, **cluster_def["runtime_config"]}
     return config
 

@@ -1,4 +1,4 @@
-"""What processes and directories use, as the kernel tells it. Each call is cheap enough for once or twice a second."""
+"""Reads from the kernel what processes and directories use. Each call is cheap enough for once or twice a second."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _BLOCK = 512  # of st_blocks, whatever the file system's own blocks are
 
 
 def memory_above(limit: int, groups: Collection[int]) -> int | None:
-    """Bytes of memory of all processes in the process groups, where they are more than `limit`.
+    """Return the bytes of memory of all processes in the process groups, or None where they are within `limit`.
 
-    What processes share (a forked process shares much with the template) is divided among them.
+    Memory that processes share (a forked process shares much with the template) is divided among them.
     """
     pids = _members(groups)
-    # The shares take a walk through the page tables, so first a bound that the kernel has at hand.
+    # The shares take the kernel a walk through the page tables, so an upper bound that it has at hand comes first.
     if sum(_resident(pid) for pid in pids) <= limit:
         return None
     used = sum(_own_share(pid) for pid in pids)
@@ -25,13 +25,13 @@ def memory_above(limit: int, groups: Collection[int]) -> int | None:
 
 
 def disk_above(limit: int, directory: str) -> int | None:
-    """Bytes of disk that files under `directory` take, where they are more than `limit`."""
+    """Return the bytes of disk that files under `directory` take, or None where they are within `limit`."""
     used = _disk(directory)
     return used if used > limit else None
 
 
 def processor_seconds(groups: Collection[int]) -> float | None:
-    """Processor time that the processes in the process groups have used; None where one waits for a disk right now."""
+    """Return the processor time that the process groups have used, None where a process waits for a disk right now."""
     used = 0
     for pid in _members(groups):
         with suppress(OSError):
@@ -43,7 +43,7 @@ def processor_seconds(groups: Collection[int]) -> float | None:
 
 
 def oom_kills() -> int:
-    """How many processes this host's kernel has killed for want of memory; 0 where it does not say."""
+    """Return how many processes this host's kernel has killed for want of memory, 0 where it does not say."""
     with suppress(OSError):
         for line in Path("/proc/vmstat").read_text().splitlines():
             name, _, value = line.partition(" ")
@@ -63,7 +63,7 @@ def _members(groups: Collection[int]) -> list[int]:
 
 
 def _resident(pid: int) -> int:
-    """At least as much as its share: with all that it shares. Files do not count, which the kernel can drop."""
+    """Return an upper bound of the process's share in bytes. Files do not count, as the kernel can drop them."""
     kilobytes = _fields(pid, "status")
     return 1024 * sum(kilobytes.get(name, 0) for name in ("RssAnon", "RssShmem", "VmSwap"))
 
@@ -74,7 +74,7 @@ def _own_share(pid: int) -> int:
 
 
 def _fields(pid: int, name: str) -> dict[str, int]:
-    """Those of a file of /proc that are kilobytes; none where the process has ended."""
+    """Return the fields in kB of a file of /proc, none where the process has ended."""
     fields: dict[str, int] = {}
     with suppress(OSError):
         for line in Path(f"/proc/{pid}/{name}").read_text(errors="replace").splitlines():

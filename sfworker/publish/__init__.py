@@ -1,1 +1,1 @@
-"""What the web side hears: events and results, built here and published by the broker's scripts."""
+"""Builds the events and results for the web side, which the broker's scripts publish."""

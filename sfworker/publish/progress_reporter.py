@@ -1,4 +1,4 @@
-"""Publishes how one attempt goes: every stage, in order, and progress a few times a second at most."""
+"""Publishes every stage of an attempt, in order, and its progress a few times a second. Runs in the daemon."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Say = Callable[[Stage, float | None, str | None], Awaitable[None]]
 
 
 class ProgressReporter:
-    """`hear` may be called at any time and never waits; what was heard is said by a task, until `close`."""
+    """Takes stages and progress by `hear`, which never waits, and publishes them from a task until `close`."""
 
     def __init__(self, say: Say, tasks: TaskGroup) -> None:
         self._say = say
@@ -29,7 +29,7 @@ class ProgressReporter:
         self._done = anyio.Event()
 
     def hear(self, frame: StageReached | Progressed) -> None:
-        """Note a stage or, in place of the one before, the progress."""
+        """Note a stage, or the progress in place of the last one."""
         if isinstance(frame, Progressed):
             self._progress = frame
         elif frame.stage != "executed":
@@ -42,7 +42,7 @@ class ProgressReporter:
             self._tasks.start_soon(self._run)
 
     async def close(self) -> None:
-        """Returns when every stage that was heard has been said; progress that was not is left out."""
+        """Wait until every stage that was heard is published. Progress that is not yet published is left out."""
         self._closing.set()
         self._heard.set()
         if self._is_running:

@@ -1,6 +1,6 @@
 """Builds status events and results and hands them to the broker. Runs in the daemon.
 
-What ends or begins an attempt is sent until Redis has answered; what only says how it goes is sent once.
+The beginning and the end of an attempt are sent until Redis has answered; all that happens in between is sent once.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from sfworker.wire.events import JobResult, Stage, Status, StatusEvent, timestam
 _log = logging.getLogger("sfworker.publish")
 _encode = msgspec.json.Encoder().encode
 _ATTEMPT = b'"attempt":0'
-"""Where `start.lua` puts the number. Inside a text, JSON would have escaped these quotes."""
+"""Place where `start.lua` puts the number. Inside a text, JSON would have escaped these quotes."""
 
 
 class StatusNotifier:
-    """One worker's voice. Methods that return bool say whether the attempt was still this worker's."""
+    """Publishes for one worker. Methods that return bool return whether the attempt was still this worker's."""
 
     def __init__(self, broker: Broker, worker_id: str) -> None:
         self._broker = broker
@@ -35,13 +35,13 @@ class StatusNotifier:
         around = (b"", b"")
         if not silently:
             head, found, tail = _encode(self._event(attempt, 0, "RUNNING", "task_started")).partition(_ATTEMPT)
-            around = (head + found[:-1], tail)
+            around = (head + found[:-1], tail)  # without the 0, in whose place the script puts the number
         return await patiently("the start of a job", partial(self._broker.start, attempt, around))
 
     async def progressed(
         self, attempt: Attempt, number: int, stage: Stage, progress: float | None = None, message: str | None = None
     ) -> None:
-        """Say how it goes. Lost where Redis is away: the next one says more."""
+        """Publish how the attempt goes, once. An event that is lost while Redis is away is made up for by the next."""
         event = _encode(self._event(attempt, number, "RUNNING", stage, progress=progress, message=message))
         try:
             await self._broker.progress(attempt, event)
@@ -55,22 +55,22 @@ class StatusNotifier:
         return await self._finish(attempt, self._event(attempt, number, "CANCELLED", "task_cancelled"), result)
 
     async def cancelled_in_queue(self, attempt: Attempt, result: JobResult) -> bool:
-        event = self._event(attempt, 0, "CANCELLED", "task_cancelled")
+        event = self._event(attempt, 0, "CANCELLED", "task_cancelled")  # 0, as no attempt has begun
         cancel = partial(self._broker.cancel_queued, attempt, _encode(event), _encode(result))
         return await patiently("a queued job's cancellation", cancel)
 
     async def failed(self, attempt: Attempt, number: int, failure: Failure, result: JobResult) -> bool:
-        """The execution failed for good."""
+        """Answer an execution that failed for good."""
         event = self._event(attempt, number, "FAILURE", "task_failed_final", failure=failure)
         bury = partial(self._broker.bury, attempt, _encode(event), _encode(result))
         return await patiently("a job's failure", bury)
 
     async def wrote(self, attempt: Attempt, path: str) -> None:
-        """For the execution's record only."""
+        """Note in the execution's record a path that the attempt stages."""
         await patiently("what a job writes", partial(self._broker.wrote, attempt, path))
 
     async def lost(self, attempt: Attempt, failure: Failure, result: JobResult) -> list[str] | None:
-        """The job's payload was deleted; what its attempts have written, or None where another worker has said so."""
+        """Answer a job whose payload was deleted. Returns the paths its attempts staged, None if answered elsewhere."""
         event = self._event(attempt, 0, "FAILURE", "task_failed_final", failure=failure)
         lost = partial(self._broker.lost, attempt, _encode(event), _encode(result))
         return await patiently("the answer to a lost job", lost)
@@ -90,14 +90,14 @@ class StatusNotifier:
         return await patiently("a job's retry", partial(self._broker.retry, attempt, _encode(event), delay_seconds))
 
     async def lease_lost(self, attempt: Attempt) -> None:
-        """For the execution's history only; where Redis is away, the attempt counts as crashed."""
+        """Note in the execution's history that the lease was lost. Lost while Redis is away, it counts as a crash."""
         try:
             await self._broker.disown(attempt)
         except (RedisError, OSError) as error:
             _log.debug("a lost lease was not noted (%s)", type(error).__name__)
 
     async def replayed(self, attempt: Attempt) -> Replay:
-        """Let a buried execution start anew. Sent once: whoever asked hears where Redis is away."""
+        """Let a buried execution start anew. Sent once, as whoever asked is told where Redis is away."""
         event = self._event(attempt, 0, "RETRY", "task_replayed", retry_count=0)
         return await self._broker.replay(attempt, _encode(event))
 

@@ -1,1 +1,1 @@
-"""Matrices and functions that are computed on the SPU."""
+"""Computes matrices and functions on the SPU."""

@@ -1,4 +1,4 @@
-"""Matrices that parties multiply and invert on the SPU without showing them. Runs in party processes."""
+"""Multiplies and inverts matrices on the SPU without showing them. Runs in party processes."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from sfworker.party.context import JobContext
 from sfworker.tables.files import Matrix
 
 BLOCK_CELLS = 2_000_000
-"""Cells of a matrix that go to the SPU at a time: a share of one takes up to 16 bytes, and some more while used."""
+"""Cells of a matrix that go to the SPU at a time. A share of a cell takes up to 16 bytes, and more while used."""
 
 
 @contextmanager
 def double_precision(context: JobContext[Any], receiver: str) -> Iterator[None]:
-    """Numbers go to the SPU and come back with 53 bits instead of 24, of which it keeps as many as its field has.
+    """Move numbers to the SPU and back with 53 bits instead of 24, of which it keeps as many as its field has.
 
-    Every party waits at the end until `receiver` has the result: work of others in the background needs this setting.
+    Every party waits at the end until `receiver` has the result, as others' work in the background needs this setting.
     """
     jax.config.update("jax_enable_x64", True)  # type: ignore[no-untyped-call]
     try:
@@ -35,13 +35,13 @@ def double_precision(context: JobContext[Any], receiver: str) -> Iterator[None]:
 
 
 def unit_columns(matrix: Matrix) -> tuple[Matrix, npt.NDArray[np.bool_]]:
-    """Columns with mean 0 and length 1, so that a product of two is their correlation; and which ones are constant.
+    """Return the columns with mean 0 and length 1, whose products are correlations, and a mask of constant columns.
 
-    Constant columns become 0. No sum of products is above 1, whatever the number of rows: nothing can overflow.
+    Constant columns become 0. No sum of products is above 1, whatever the number of rows, so nothing can overflow.
     """
     constant = matrix.min(axis=0) == matrix.max(axis=0)
     units = matrix - matrix.mean(axis=0)
-    # Divided by the largest first: squares of extreme numbers overflow or vanish.
+    # Divided by the largest first, because squares of extreme numbers overflow or vanish.
     units /= np.where(constant, 1.0, np.abs(units).max(axis=0))
     units /= np.where(constant, 1.0, np.sqrt(np.square(units).sum(axis=0)))
     units[:, constant] = 0.0
@@ -49,7 +49,7 @@ def unit_columns(matrix: Matrix) -> tuple[Matrix, npt.NDArray[np.bool_]]:
 
 
 def blocks(rows: int, columns: int, cells: int = BLOCK_CELLS) -> list[slice]:
-    """Slices of rows that hold about as many cells each."""
+    """Return slices of rows that hold about `cells` cells each."""
     step = max(1, cells // max(1, columns))
     return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
 
@@ -60,37 +60,41 @@ def summed(
     compute: Callable[[slice], Any],
     combine: Callable[[Any, Any], Any] = jnp.add,
 ) -> Any:
-    """The sum on the SPU (or what else `combine` makes) of what `compute` returns per block; tells the progress."""
+    """Return the sum on the SPU (or another `combine`) of what `compute` returns per block. Publishes progress."""
     total = None
     for number, rows in enumerate(slices, 1):
         part = compute(rows)
         total = part if total is None else context.spu(combine)(total, part)
-        sfd.get(total.meta)  # its shape, for which all wait: else every block would be on its way at once
+        # This waits for the sum's shape. Otherwise the main thread would put every block on its way at once.
+        sfd.get(total.meta)
         if context.is_local(context.parties[0]) and len(slices) > 1:
             context.progress(number / len(slices), f"block {number} of {len(slices)}")
     return total
 
 
 def product(left: Any, right: Any) -> Any:
-    """`left.T @ right`. To be traced for the SPU, which multiplies more than 8 rows at once a hundred times slower."""
+    """Compute `left.T @ right`, traced for the SPU, in pieces of 8 rows.
+
+    The SPU multiplies more rows at once many times slower.
+    """
     pieces = [left[:, start : start + 8].T @ right for start in range(0, left.shape[1], 8)]
     return jnp.concatenate(pieces)
 
 
 def inverse_limit(context: JobContext[Any]) -> float:
-    """The largest number of an inverse that can be told from infinity with the SPU's fraction bits."""
+    """Return the largest number of an inverse that can be told from infinity with the SPU's fraction bits."""
     return float(2.0 ** (context.spu.conf.fxp_fraction_bits / 2))
 
 
 def inverse_steps(size: int, limit: float) -> int:
-    """Steps that `inverse` needs for a matrix with ones on its diagonal; each doubles what is too small yet."""
+    """Return the steps `inverse` needs for a matrix with ones on its diagonal. Each doubles what is too small yet."""
     return math.ceil(math.log2(limit) + 2 * math.log2(size)) + 5
 
 
 def inverse(matrix: Any, steps: int) -> Any:
-    """The inverse of a positive matrix by Newton's iteration; for a singular one, numbers above `inverse_limit`.
+    """Invert a positive matrix by Newton's iteration, traced for the SPU.
 
-    To be traced for the SPU.
+    A singular matrix gives numbers above `inverse_limit`.
     """
     identity = jnp.identity(matrix.shape[0])
     start = identity / jnp.trace(matrix)

@@ -1,4 +1,7 @@
-"""The sigmoid, on an SPU or in the plain; SecretFlow's models approximate it by a root, which is 0.1 off in places."""
+"""Computes the sigmoid, on an SPU or in the plain.
+
+SecretFlow's models approximate it by a root, which is 0.1 off in places.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,6 @@ import jax.numpy as jnp
 
 
 def sigmoid(scores: Any) -> Any:
-    """1 / (1 + exp(-scores)), as right as the SPU's exponential is."""
+    """Return 1 / (1 + exp(-scores)), as exact as the SPU's exponential is."""
     upper = 1 / (1 + jnp.exp(-jnp.abs(scores)))  # the exponential of a large number would overflow
     return jnp.where(scores > 0, upper, 1 - upper)

@@ -1,1 +1,1 @@
-"""SecretFlow's session in one party process: cluster, devices, links, codec. Only here is SecretFlow started."""
+"""Starts SecretFlow's session in a party process, with its devices, links and codec. Nothing else starts SecretFlow."""

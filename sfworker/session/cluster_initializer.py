@@ -1,4 +1,4 @@
-"""Joins this process to its session: a mesh on this host or a cluster of machines. Runs in the party process."""
+"""Joins a party process to its session, which is a mesh on this host or a cluster of machines."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from sfworker.wire.frames import Start
 
 
 class SessionBrokenError(Exception):
-    """SecretFlow gave up this session from another thread; what it recorded says why."""
+    """SecretFlow gave up this session from another thread and recorded the cause."""
 
 
 class ClusterInitializer:
-    """One session of SecretFlow, for one execution."""
+    """Starts and ends SecretFlow's session of one execution."""
 
     def __init__(self) -> None:
         self._graceful = False
@@ -34,12 +34,12 @@ class ClusterInitializer:
             raise ClusterInitializationError(
                 f"the session could not be started ({type(error).__name__}); check sf_init_config"
             ) from error
-        # SecretFlow answers an error in any of its threads with SIGINT to itself and an exit without a word. As an
-        # exception on the main thread it can be reported.
+        # SecretFlow answers an error in any of its threads with SIGINT to itself and `os._exit`. Raised on the main
+        # thread instead, the error can be reported.
         signal.signal(signal.SIGINT, _raise_session_broken)
 
     def shutdown_cluster(self) -> None:
-        """End the session where others depend on an orderly end; a mesh just ends with its processes."""
+        """End the session of a cluster, whose parties depend on an orderly end. A mesh just ends with its processes."""
         if self._graceful:
             secretflow.shutdown()
 

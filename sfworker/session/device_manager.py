@@ -1,4 +1,4 @@
-"""The devices of one execution: a PYU per party, and SPU and HEU where configured. Runs in the party process."""
+"""Makes the devices of one execution, a PYU per party and SPU and HEU where configured. Runs in the party process."""
 
 from __future__ import annotations
 
@@ -19,21 +19,22 @@ from sfworker.session.spu_runtime import (
 )
 from sfworker.wire.frames import Start
 
-# The daemon owns every deadline and ends a mesh whose peer died, so the link must not give up on a peer that is
-# merely slow (reading 10 million rows, say): its own limit is two minutes.
-# A "single" connection that failed because its peer was not listening yet is looked at again every 100 ms only.
 _LOCAL_LINK = {
+    # The daemon owns every deadline and ends a mesh whose peer died, so the link must not give up on a peer that is
+    # merely slow (reading 10 million rows, say). The link's own limit is two minutes.
     "recv_timeout_ms": 7 * 86_400_000,
     "http_timeout_ms": 600_000,
+    # The default interval of 1 s is most of a fresh session's delay.
     "connect_retry_times": 30_000,
     "connect_retry_interval_ms": 2,
+    # A "single" connection that failed because its peer was not listening yet is looked at again every 100 ms only.
     "brpc_channel_connection_type": "pooled",
 }
 _LOG_LEVELS = {"DEBUG": "DEBUG", "INFO": "INFO", "WARNING": "WARN", "ERROR": "ERROR", "CRITICAL": "ERROR"}
 
 
 class DeviceManager:
-    """Makes the devices that a job uses: those of the envelope, and variants of them that a job asks for."""
+    """Makes the devices of the envelope and the variants of them that a job asks for."""
 
     def __init__(self, start: Start) -> None:
         self._start = start
@@ -45,7 +46,7 @@ class DeviceManager:
             use_short_link_retries()
 
     def initialize_devices(self) -> dict[str, Any]:
-        """A PYU under each party's name, and `spu` and `heu` where configured.
+        """Return a PYU under each party's name, and `spu` and `heu` where configured.
 
         Raises DeviceInitializationError naming the part of the envelope that the device was made from.
         """
@@ -57,7 +58,7 @@ class DeviceManager:
         return devices
 
     def spu(self, changes: dict[str, Any]) -> Any:
-        """The envelope's SPU with `changes` to its runtime_config; always the same one for the same configuration.
+        """Return the envelope's SPU with `changes` to its runtime_config, the same one for the same configuration.
 
         Raises ParameterValidationError where the envelope has none, or none with that configuration can be made.
         """
@@ -76,7 +77,7 @@ class DeviceManager:
         return self._spus[key]
 
     def heu(self, sk_keeper: str, evaluators: list[str], field_type: Any, fxp_fraction_bits: int) -> Any:
-        """A HEU with the envelope's scheme and key size, for the parties given.
+        """Return a HEU with the envelope's scheme and key size, for the parties given.
 
         Raises ParameterValidationError where the envelope has none.
         """
@@ -125,12 +126,12 @@ class DeviceManager:
 
 
 def _he_parameters(flat: dict[str, Any]) -> dict[str, Any]:
-    """From the flat form that Kuscia writes: `mode`, `schema` and `key_size`, without parties."""
+    """Convert the flat form that Kuscia writes, which is `mode`, `schema` and `key_size` without parties."""
     return {"schema": flat.get("schema", "ou"), "key_pair": {"generate": {"bit_size": flat.get("key_size", 2048)}}}
 
 
 def _wait_for_own_part(device: Any, party: str | None) -> None:
-    """Raise what went wrong with this party's part of a device, which is made in another thread.
+    """Wait for this party's part of a device, which is made in another thread, and raise its exception.
 
     Nothing is sent.
     """

@@ -1,6 +1,6 @@
-"""What parties may send each other as fed objects: pickles of a few harmless types. Runs in the party process.
+"""Pickles fed objects of a few harmless types, and unpickles nothing else. Runs in the party process.
 
-SecretFlow unpickles with a list of forbidden names, which a peer can get around and run code. Here only what is listed
+SecretFlow unpickles with a list of forbidden names, which a peer can get around and run code. Here only listed types
 can be built, and the text of a library's exception, which may quote data, stays with the party where it was raised.
 """
 
@@ -50,11 +50,11 @@ def _arrow_array(data: Any) -> Any:
 
 
 _checked: dict[tuple[str, str], Callable[..., Any]] = {("pyarrow.lib", "_restore_array"): _arrow_array}
-"""What is called instead, where a type is harmless only if what is built is checked."""
+"""Functions called in place of types that are harmless only if the built object is checked."""
 
 
 def allow(module: str, *names: str) -> None:
-    """Let the parties send each other objects of more types; for job modules, at their import.
+    """Let the parties send each other objects of more types. For job modules, at their import.
 
     Whoever can call such a type with arguments of their choice must not gain anything by it.
     """
@@ -62,12 +62,12 @@ def allow(module: str, *names: str) -> None:
 
 
 def loads(data: bytes) -> Any:
-    """The object that a peer has sent. Raises TaskExecutionError where it holds what is not allowed."""
+    """Return the object that a peer has sent. Raises TaskExecutionError where it holds a type that is not allowed."""
     return _Unpickler(io.BytesIO(data)).load()
 
 
 def without_foreign_text(data: Any) -> Any:
-    """What is sent instead of `data`: of an error elsewhere only that there was one, unless its sentence is ours."""
+    """Return `data` as it may be sent, which is without the text of an error that is not ours."""
     if not isinstance(data, FedRemoteError):
         return data
     cause: Any = data

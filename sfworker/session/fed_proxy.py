@@ -1,11 +1,11 @@
-"""How party processes of one mesh exchange SecretFlow's fed objects: plain Unix sockets in a private directory.
+"""Exchanges SecretFlow's fed objects between party processes, in a mesh over Unix sockets in a private directory.
 
-SecretFlow's stock proxy (gRPC) binds every interface and spends seconds in reconnect back-off. This one listens on a
+SecretFlow's stock proxy (gRPC) binds every interface and spends seconds in reconnect back-off. The mesh's listens on a
 socket file that only this user can reach and sends, per object::
 
     | sequence number, 8 byte | length, 8 byte | pickled object |
 
-A party that connects must be a process of the same user (SO_PEERCRED). What may be in an object: `fed_pickle`.
+A party that connects must be a process of the same user (SO_PEERCRED). `fed_pickle` says what an object may hold.
 """
 
 from __future__ import annotations
@@ -71,6 +71,7 @@ class UnixSocketProxy(SenderReceiverProxy):  # type: ignore[misc]
 
     def recv(self, src_party: str, seq_id: int) -> Any:
         with self._arrived:
+            # Without a time-out, because the daemon owns every deadline and ends a mesh whose peer died.
             self._arrived.wait_for(lambda: seq_id in self._objects)
             pickled = self._objects.pop(seq_id)
         return fed_pickle.loads(pickled)
@@ -121,12 +122,13 @@ class UnixSocketProxy(SenderReceiverProxy):  # type: ignore[misc]
 
 
 class ListeningGrpcProxy(fed_grpc.GrpcProxy):  # type: ignore[misc]
-    """SecretFlow's gRPC proxy, for parties on other machines, bound to the address it was given and no other."""
+    """SecretFlow's gRPC proxy for parties on other machines, bound to the address it was given and no other."""
 
     def send(self, dest_party: str, data: Any, seq_id: int) -> bool:
         return bool(super().send(dest_party, fed_pickle.without_foreign_text(data), seq_id))
 
     def _start_server(self) -> None:
+        # The stock method binds [::] whatever `listen_addr` says.
         self._server = grpc.server(fed_grpc.ThreadPoolExecutor(max_workers=8), options=self._grpc_options)
         fed_grpc.fed_pb2_grpc.add_SfFedProxyServicer_to_server(self, self._server)
         self._server.add_insecure_port(self._listen_addr)
@@ -134,9 +136,9 @@ class ListeningGrpcProxy(fed_grpc.GrpcProxy):  # type: ignore[misc]
 
 
 def use_proxy(proxy: type[SenderReceiverProxy]) -> None:
-    """Make SecretFlow's fed API of this process use `proxy`; the name it looks up is the one place to replace."""
-    fed_api.GrpcProxy = proxy
-    # The stock gRPC proxy's own use of it, with a list of what is forbidden.
+    """Make SecretFlow's fed API of this process use `proxy`."""
+    fed_api.GrpcProxy = proxy  # the name that the API looks up is the one place to replace
+    # The stock gRPC proxy unpickles by a list of forbidden names (see `fed_pickle`).
     fed_grpc.secure_pickle = SimpleNamespace(
         dumps=fed_pickle.dumps,
         loads=lambda data, filter_type: fed_pickle.loads(data),

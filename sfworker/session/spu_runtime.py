@@ -1,6 +1,7 @@
-"""One party's side of an SPU, with a private set intersection that tells all it knows. Runs in party processes.
+"""Adapts one party's side of an SPU, and its set intersection, to this worker. Runs in party processes.
 
-`SPURuntime.psi` drops half of the report, and `spu.psi` reveals each party's report to every party.
+`SPURuntime.psi` drops half of the report, and `spu.psi` reveals each party's report to every party, so the intersection
+here returns the whole report to its own party alone.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from spu import experimental, libspu, psi
 
 from sfworker.errors import ModelMismatchError
 
-# Static arguments that are known by what they print as.
+# Types of static arguments that `repr` identifies.
 _PLAIN = (Enum, str, int, float, type(None))
 
 
 class PartyRuntime(spu_module.SPURuntime):  # type: ignore[misc]
-    """Takes the place of SecretFlow's class; see `use_party_runtime`."""
+    """Takes the place of SecretFlow's class, see `use_party_runtime`."""
 
     def intersect(
         self,
@@ -35,7 +36,7 @@ class PartyRuntime(spu_module.SPURuntime):  # type: ignore[misc]
         ecdh_curve: str,
         broadcast_result: bool,
     ) -> dict[str, int]:
-        """Inner join of the files with the other parties'; returns this party's own counts.
+        """Join this party's file with the other parties' (inner join) and return this party's own counts.
 
         The left side repeats each of its rows for each of the other's rows of that key.
         """
@@ -46,7 +47,7 @@ class PartyRuntime(spu_module.SPURuntime):  # type: ignore[misc]
                 broadcast_result=broadcast_result,
                 ecdh_params=psi.EcdhParams(curve=psi.parse_curve_type(ecdh_curve)),
             ),
-            # Said to be unique, keys would be sorted by the file's first column, which may be another one.
+            # A file whose keys are said to be unique is sorted by its first column, which may not be the key.
             input_params=psi.InputParams(path=input_path, selected_keys=keys, keys_unique=False),
             output_params=psi.OutputParams(path=output_path, csv_null_rep=""),
             join_conf=self._inner_join(left_side),
@@ -67,7 +68,7 @@ class PartyRuntime(spu_module.SPURuntime):  # type: ignore[misc]
         cache_path: str,
         readers: list[str],
     ) -> dict[str, int]:
-        """As `intersect`, where the server's file is far larger.
+        """Join the files as `intersect` does, where the server's file is far larger.
 
         The server's keys, encrypted, and what it needs to know of them are written into the directory `cache_path`
         (offline), or read from there (online), or both (full).
@@ -86,19 +87,19 @@ class PartyRuntime(spu_module.SPURuntime):  # type: ignore[misc]
         return _counts(psi.ub_psi_execute(config, self.link))
 
     def psi(self, *arguments: Any, **named: Any) -> Any:
-        """SecretFlow's own intersection, as its components call it."""
+        """Run SecretFlow's own intersection, as its components call it."""
         self._meet()
         return super().psi(*arguments, **named)
 
     def ub_psi(self, *arguments: Any, **named: Any) -> Any:
-        """SecretFlow's own unbalanced intersection, as its components call it."""
+        """Run SecretFlow's own unbalanced intersection, as its components call it."""
         self._meet()
         return super().ub_psi(*arguments, **named)
 
     def load(self, path: Any) -> Any:
-        """SecretFlow's own, for shares of this SPU's arithmetic: others would be read as other numbers.
+        """Load shares as SecretFlow does, where they are of this SPU's arithmetic.
 
-        Raises ModelMismatchError.
+        SecretFlow would read others as other numbers. Raises ModelMismatchError.
         """
         meta, names = super().load(path)
         here = (self.conf.protocol, self.conf.field, self.conf.fxp_fraction_bits)
@@ -120,18 +121,18 @@ class PartyRuntime(spu_module.SPURuntime):  # type: ignore[misc]
     def _meet(self) -> None:
         """Wait until every party is here.
 
-        An intersection says hello to its peers as the start of the link did; where a peer is still waiting for the
-        first hello, the second takes its place, and who waits for two waits for ever.
+        An intersection says hello to its peers as the start of the link did. Where a peer still waits for the first
+        hello, the second takes its place, and the peer then waits for ever for another one.
         """
         self.link.barrier()
 
     def export_share(self, name: str) -> tuple[bytes, list[bytes]]:
-        """This party's share of a value, as its description and its chunks."""
+        """Return this party's share of a value, as its description and its chunks."""
         share = self.runtime.get_var(name)
         return share.meta, list(share.share_chunks)
 
     def import_share(self, meta: bytes, chunks: list[bytes]) -> str:
-        """The reverse; returns the name under which the value is known now."""
+        """Take in a share from `export_share` and return the name under which the value is known now."""
         share = libspu.Share()
         share.meta, share.share_chunks = meta, chunks
         name: str = self.get_new_share_name()
@@ -151,16 +152,16 @@ def _counts(report: Any) -> dict[str, int]:
 
 
 def use_party_runtime() -> None:
-    """Make SecretFlow's SPU of this process use `PartyRuntime`; the name it looks up is the one place to replace."""
-    spu_module.SPURuntime = PartyRuntime
+    """Make SecretFlow's SPU of this process use `PartyRuntime`."""
+    spu_module.SPURuntime = PartyRuntime  # the name that the SPU looks up is the one place to replace
 
 
 def use_no_cached_variables() -> None:
-    """Make SecretFlow's trainings share each value as it comes. Call once per process.
+    """Make SecretFlow's trainings share each value anew, without the SPU's cache. Call once per process.
 
-    They ask the SPU to remember how it has shared some, which it does by their address in memory. Where another value
-    gets that address, at one party only, the parties no longer say the same things and wait for each other for ever:
-    a logistic regression with the true sigmoid did in three of four runs.
+    The cache identifies values by their address in memory. Where another value gets that address, at one party only,
+    the parties' messages no longer match and they wait for each other for ever, as a logistic regression with the
+    true sigmoid did in three of four runs.
     """
     experimental.make_cached_var = experimental.drop_cached_var = _unchanged
 
@@ -170,10 +171,10 @@ def _unchanged(value: Any, *others: Any) -> Any:
 
 
 def use_compiled_again() -> None:
-    """Make the SPU compile a program once, not each time it is called: an epoch is one program of all its batches.
+    """Make the SPU compile a program once, not at each call, as all batches of an epoch are one program.
 
-    Call once per process. What a program does is decided by its code, its static arguments, and the shapes, types and
-    visibilities of the others; a function that carries more (a closure, say) is compiled each time as before.
+    Call once per process. A program is identified by its code, its static arguments, and the shapes, types and
+    visibilities of the others. A function that carries more (a closure, say) is compiled at each call as before.
     """
     stock_compile = spu_module._spu_compile
     compiled: dict[Any, Any] = {}
@@ -187,13 +188,13 @@ def use_compiled_again() -> None:
         if key not in compiled:
             compiled[key] = stock_compile(function, options, name, *arguments, **named)
         executable, shape = compiled[key]
-        return copy.deepcopy(executable), shape  # running it writes names of variables into it
+        return copy.deepcopy(executable), shape  # a run writes names of variables into the executable
 
     spu_module._spu_compile = compile_once
 
 
 def _program(function: Any) -> Any:
-    """What identifies the code and static arguments of a function, or None where that is not all there is to it."""
+    """Return what identifies the code and static arguments of a function, None where it carries more than that."""
     static: dict[str, Any] = {}
     if isinstance(function, functools.partial):
         if function.args:
@@ -210,7 +211,7 @@ def _program(function: Any) -> Any:
 def use_short_link_retries() -> None:
     """Make the SPU link retry every few milliseconds. Call once per process.
 
-    It waits 1 s, then 3 s, for a peer whose socket is not there yet, and no `link_desc` key changes that.
+    By default it waits 1 s, then 3 s, for a peer whose socket is not there yet, and no `link_desc` key changes that.
     """
     stock_fill = spu_module._fill_link_desc_attrs
 

@@ -1,1 +1,1 @@
-"""Parties' files, rows aligned between parties, and labels."""
+"""Reads and writes parties' files, and handles rows aligned between parties, and labels."""

@@ -1,6 +1,6 @@
-"""Numeric columns of several parties whose rows belong together by position. Runs in party processes.
+"""Brings numeric columns of several parties to devices, rows aligned by position. Runs in party processes.
 
-Each party reads and checks its own file; the others learn its shape, and what a device computes from the columns.
+Each party reads and checks its own file. The others learn its shape, and what a device computes from the columns.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ class Part:
     matrix: Matrix
     """The features, shape (rows, features)."""
     others: dict[str, Matrix]
-    """Those of the columns asked for by name (label, weight) that are this party's, each of shape (rows, 1)."""
+    """This party's columns among those asked for by name (label, weight), each of shape (rows, 1)."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What every party knows of the columns."""
+    """Numbers of rows and columns, which every party knows."""
 
     rows: int
     features: dict[str, int]
@@ -45,9 +45,9 @@ class Shape:
 
 
 def read(context: JobContext[Any], party: str, **others: ColumnRef | None) -> Part:
-    """A local party's columns as `input_paths`, `keys` and `features` of the parameters say, from one reading.
+    """Read a local party's columns as `input_paths`, `keys` and `features` of the parameters say.
 
-    `others` are columns that are no features, by the parameter that names them: `label=params.label`.
+    `others` are columns that are no features, by the parameter that names them, as in `label=params.label`.
     Raises InputDataError naming field, column and row.
     """
     field = f"task_config.input_paths.{party}"
@@ -63,7 +63,7 @@ def read(context: JobContext[Any], party: str, **others: ColumnRef | None) -> Pa
 
 
 def features(context: JobContext[Any], party: str, names: list[str], *others: str) -> list[str]:
-    """Which of the columns `names` of a local party's file are features: neither key nor one of `others`.
+    """Return the features among the columns `names` of a local party's file, without its keys and `others`.
 
     Raises InputDataError where `keys` or `features` of the parameters name one that is not there.
     """
@@ -78,7 +78,7 @@ def features(context: JobContext[Any], party: str, names: list[str], *others: st
 
 
 def shape(context: JobContext[Any], matrices: Mapping[str, npt.NDArray[Any]], among: Iterable[str] = ()) -> Shape:
-    """Rows and columns of the parties, or of those `among` them that have some. Reveals each one's to all.
+    """Return the rows and columns of the parties, or of those `among` them. Reveals each one's shape to all.
 
     Raises InputDataError where the files do not fit together or no party has a feature.
     """
@@ -93,7 +93,7 @@ def shape(context: JobContext[Any], matrices: Mapping[str, npt.NDArray[Any]], am
 
 
 def require_same_rows(counts: Iterable[int]) -> None:
-    """Raises InputDataError where parties' files, whose rows belong together, have different numbers of them."""
+    """Raise InputDataError where parties' files, whose rows belong together, have different numbers of rows."""
     if len(set(counts)) > 1:
         raise InputDataError(
             "task_config.input_paths: the parties' files have different numbers of rows; align them with psi first"
@@ -101,9 +101,9 @@ def require_same_rows(counts: Iterable[int]) -> None:
 
 
 def require_more_rows_than_features(found: Shape) -> None:
-    """Raises InputDataError: with fewer rows a model would fit, and its figures would tell, every single one.
+    """Raise InputDataError where there are not more rows than features, the intercept counted as one.
 
-    A model's intercept counts as a feature.
+    A model would then fit every single row, and its figures would tell the rows.
     """
     if found.rows <= found.columns + 1:
         raise InputDataError(
@@ -114,9 +114,9 @@ def require_more_rows_than_features(found: Shape) -> None:
 def columns(
     context: JobContext[Any], matrices: dict[str, Matrix], found: Shape, dtype: npt.DTypeLike = np.float32
 ) -> FedNdarray:
-    """The parties' features beside each other; parties without any are left out.
+    """Return the parties' features beside each other, without parties that have none.
 
-    Training computes with float32: the SPU encodes fewer bits than that anyway.
+    Training computes with float32, as the SPU encodes fewer bits than that anyway.
     """
     return FedNdarray(
         {
@@ -131,7 +131,7 @@ def columns(
 def column(
     context: JobContext[Any], party: str, values: Matrix | None, dtype: npt.DTypeLike = np.float32
 ) -> FedNdarray:
-    """One party's column, such as the label."""
+    """Return one party's column, such as the label."""
     return FedNdarray({context.pyu(party): held(context, party, values, dtype)}, PartitionWay.VERTICAL)
 
 
@@ -142,15 +142,16 @@ def held(
     dtype: npt.DTypeLike = np.float32,
     rows: slice = slice(None),
 ) -> Any:
-    """`rows` of `values` at `party`, as a device object; other parties have None."""
+    """Hold `rows` of `values` at `party` as a device object. Other parties pass None."""
     return context.at(party, _as, None if values is None else values[rows], dtype)
 
 
 def gather(
     context: JobContext[Any], receiver: str, parties: Iterable[str], values: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What each of `parties` has in `values`, at `receiver`, which alone learns it; nothing in other processes."""
+    """Send the entry of each of `parties` in `values` to `receiver`, which alone learns it. Empty elsewhere."""
     there = context.pyu(receiver)
+    # A value is sent only when the receiver computes with it.
     moved = {party: there(_same)(context.at(party, values.get, party).to(there)) for party in parties}
     if not context.is_local(receiver):
         return {}

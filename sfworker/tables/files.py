@@ -1,7 +1,7 @@
 """Reads and writes a party's own tables, CSV, Parquet or ORC by the file's ending. Runs in the party process.
 
-In comes a checked path and the field of the envelope that named it; errors name that field, and where it helps a column
-and a row (counted from 1 after the header), never a value or a path.
+Functions take a checked path and the field of the envelope that named it. Errors name that field, and where it helps a
+column and a row (counted from 1 after the header), never a value or a path.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ from sfworker.party.data_roots import saving
 Matrix: TypeAlias = npt.NDArray[np.float64]
 PARQUET, ORC = ".parquet", ".orc"
 ESCAPE = "\x1b"
+"""Character with which `plain_keys` begins the text for a key that has special characters."""
 SEPARATOR = "\x1f"
-"""Stands in no key of `plain_keys`, so several of them can be joined by it."""
+"""Character by which keys of `plain_keys` can be joined, as none of them holds it."""
 _BOM = b"\xef\xbb\xbf"
 _MISSING_SPELLINGS = ["", "NULL", "null", "NA", "N/A", "NaN", "nan"]
 
 TYPES = {"int": pa.int64(), "float": pa.float64(), "str": pa.string(), "bool": pa.bool_()}
-"""Names of column types in an envelope, and what `typed` returns for each."""
+"""Names of column types in an envelope, with the type that `typed` returns for each."""
 _LEADING_ZERO = r"^[+-]?0[0-9]"
 
 __all__ = [
@@ -57,12 +58,12 @@ __all__ = [
 
 
 def is_columnar(path: Path) -> bool:
-    """Whether the file's ending says that it knows its columns' types."""
+    """Return whether the file's ending is that of a format which stores its columns' types."""
     return path.suffix in {PARQUET, ORC}
 
 
 def header(field: str, path: Path) -> list[str]:
-    """Column names of a file that has at least one row, at the cost of reading its beginning.
+    """Return the column names of a file with at least one row, by reading its beginning.
 
     Raises InputDataError.
     """
@@ -84,21 +85,22 @@ def header(field: str, path: Path) -> list[str]:
 
 
 def require_columns(field: str, names: Sequence[str], columns: Sequence[str]) -> None:
-    """Raises InputDataError where `columns`, which `field` asks for, are not all among the file's `names`."""
+    """Raise InputDataError where `columns`, which `field` asks for, are not all among the file's `names`."""
     for column in columns:
         if column not in names:
             raise InputDataError(f"{field}: the party's input file has no column {column!r}; check the header")
 
 
 def numbers(field: str, path: Path, columns: Sequence[str]) -> Matrix:
-    """`columns` as finite numbers, shape (rows, columns).
+    """Read `columns` as finite numbers, shape (rows, columns).
 
-    Raises InputDataError naming column and row of what is none.
+    Raises InputDataError naming column and row of a cell that is none.
     """
     table = _read(field, path, list(columns), pa.float64())
     matrix = np.empty((table.num_rows, len(columns)), dtype=np.float64)
     for index, column in enumerate(columns):
         try:
+            # A safe cast would refuse integers beyond 2**53, which float64 rounds.
             values = table.column(column).cast(pa.float64(), safe=False)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
             raise InputDataError(_no_number(field, column, _first_text(table.column(column)))) from None
@@ -115,12 +117,12 @@ def numbers(field: str, path: Path, columns: Sequence[str]) -> Matrix:
 
 
 def text(field: str, path: Path, columns: Sequence[str]) -> pa.Table:
-    """`columns` as they are written in a CSV file (ids keep leading zeros), or with a Parquet file's own types."""
+    """Read `columns` as they are written in a CSV file (ids keep leading zeros), or with a columnar file's types."""
     return _read(field, path, list(columns), pa.string())
 
 
 def typed(field: str, path: Path, columns: Sequence[str], types: Mapping[str, str] | None = None) -> pa.Table:
-    """`columns` with the type that their cells have, or that `types` names: int64, double, string or bool.
+    """Read `columns` with the type of their cells or that named in `types`, as int64, double, string or bool.
 
     An empty cell is a missing value (null) in every type. A column of a CSV file that holds numbers with leading zeros
     is text, and so are dates. Raises InputDataError naming column and row of a cell that is not of the type asked for.
@@ -136,20 +138,24 @@ def typed(field: str, path: Path, columns: Sequence[str], types: Mapping[str, st
 
 
 def has_duplicates(field: str, path: Path, columns: Sequence[str]) -> bool:
-    """Whether two rows agree in all of `columns`."""
+    """Return whether two rows agree in all of `columns`."""
     table = text(field, path, columns)
     return bool(table.group_by(list(columns)).aggregate([]).num_rows < table.num_rows)
 
 
 def whole(field: str, path: Path) -> pa.Table:
-    """Every column, as `text` reads it."""
+    """Read every column, as `text` does."""
     return text(field, path, header(field, path))
 
 
 def is_plain(path: Path) -> bool:
-    """Whether a CSV file has one row on each line and cells that a shell tool can split at commas."""
+    """Return whether a CSV file has one row on each line and cells that a shell tool can split at commas.
+
+    libpsi sorts files with such tools.
+    """
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         first_line = content[: content.find(b"\n") + 1]
+        # With an odd number of quotes, a cell of the header goes on in the next line.
         if not first_line.strip() or first_line.startswith(_BOM) or first_line.count(b'"') % 2:
             return False
         quoted = content.find(b'"', len(first_line)) >= 0
@@ -158,21 +164,21 @@ def is_plain(path: Path) -> bool:
 
 
 def rows_of_plain_csv(path: Path) -> int:
-    """How many rows follow the header of a file that `is_plain`."""
+    """Return how many rows follow the header of a file that `is_plain`."""
     with path.open("rb") as file:
         return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b"")) - 1
 
 
 def plain_keys(table: pa.Table, columns: Sequence[str]) -> pa.Table:
-    """Key columns as text without SEPARATOR or what has a meaning in CSV; equal where the keys are equal.
+    """Return key columns as text without SEPARATOR or characters that have a meaning in CSV.
 
-    A key of a file that `is_plain` stays as it is, so the two can be compared.
+    Equal keys have equal texts. A key of a file that `is_plain` stays as it is, so the two can be compared.
     """
     return pa.table({f"key{n}": _plain_text(table.column(column)) for n, column in enumerate(columns)})
 
 
 def write(field: str, path: Path, table: pa.Table) -> None:
-    """Write a table, CSV or Parquet by the ending of `path`. Raises ResultSaveError."""
+    """Write a table as CSV, Parquet or ORC by the ending of `path`. Raises ResultSaveError."""
     with saving(field):
         if path.suffix == PARQUET:
             parquet.write_table(table, path)
@@ -185,7 +191,7 @@ def write(field: str, path: Path, table: pa.Table) -> None:
 def _csv_header(field: str, path: Path) -> tuple[list[str], int]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = (row for row in csv.reader(file) if row)
+            rows = (row for row in csv.reader(file) if row)  # Arrow skips blank lines, too
             names, first = next(rows, None), next(rows, None)
     except (UnicodeDecodeError, csv.Error):
         raise InputDataError(f"{field}: not a CSV file in UTF-8; convert it") from None
@@ -197,7 +203,7 @@ def _csv_header(field: str, path: Path) -> tuple[list[str], int]:
 
 
 def _read(field: str, path: Path, columns: list[str], csv_type: pa.DataType) -> pa.Table:
-    """`columns` only; those of a CSV file come as `csv_type`, or as text where that fails."""
+    """Read `columns` only, those of a CSV file as `csv_type` or, where that fails, as text."""
     if is_columnar(path):
         return _read_columnar(field, path, columns)
     types = [csv_type, pa.string()] if csv_type != pa.string() else [csv_type]
@@ -206,7 +212,7 @@ def _read(field: str, path: Path, columns: list[str], csv_type: pa.DataType) -> 
             include_columns=columns,
             column_types=dict.fromkeys(columns, type_),
             null_values=_MISSING_SPELLINGS,
-            strings_can_be_null=csv_type != pa.string(),
+            strings_can_be_null=csv_type != pa.string(),  # text stays as it is written, `NA` too
         )
         try:
             return pa_csv.read_csv(path, convert_options=convert)
@@ -224,7 +230,7 @@ def _read_columnar(field: str, path: Path, columns: list[str]) -> pa.Table:
 
 
 def _infer(field: str, path: Path, columns: list[str], asked: Mapping[str, str]) -> pa.Table:
-    """Columns of a CSV file as Arrow infers them, with what it would spoil, and what was asked for, as text."""
+    """Read columns of a CSV file as Arrow infers them, but as text what it would spoil and what `asked` names."""
     convert = pa_csv.ConvertOptions(
         include_columns=columns,
         column_types=dict.fromkeys(asked, pa.string()),
@@ -241,6 +247,7 @@ def _infer(field: str, path: Path, columns: list[str], asked: Mapping[str, str])
         return table
     convert.include_columns, convert.column_types = doubtful, dict.fromkeys(doubtful, pa.string())
     spelled = pa_csv.read_csv(path, convert_options=convert)
+    # Arrow would drop leading zeros of numbers and the spelling of dates, so such columns are read again as text.
     for name in doubtful:
         cells = spelled.column(name)
         is_number = pa.types.is_integer(table.column(name).type)
@@ -250,7 +257,7 @@ def _infer(field: str, path: Path, columns: list[str], asked: Mapping[str, str])
 
 
 def _as_type(field: str, name: str, column: pa.ChunkedArray, wanted: pa.DataType | None) -> pa.ChunkedArray:
-    """Raises InputDataError naming the row of the first cell that is not of the type `wanted`."""
+    """Cast a column to `wanted`. Raises InputDataError naming the row of the first cell that is not of that type."""
     if wanted is None:
         wanted = _plain_type(column.type)
     try:
@@ -275,7 +282,7 @@ def _plain_type(found: pa.DataType) -> pa.DataType:
 
 
 def _first_unlike(column: pa.ChunkedArray, wanted: pa.DataType) -> int | None:
-    """Row of the first cell that cannot be cast, found by halving; None where no cell can."""
+    """Find the row of the first cell that cannot be cast by halving, None where no cell can be cast."""
     low, high = 0, len(column)
     while high - low > 1:
         middle = (low + high) // 2
@@ -291,7 +298,7 @@ def _first_unlike(column: pa.ChunkedArray, wanted: pa.DataType) -> int | None:
 
 
 def _write_unquoted(path: Path, table: pa.Table) -> bool:
-    """Write cells as they are, which the next reader is faster with; False where some need quotes."""
+    """Write cells without quotes, which the next reader is faster with. Returns False where some need quotes."""
     if table.num_columns == 1:  # an empty cell alone in its line would be no row
         return False
     try:
@@ -302,7 +309,7 @@ def _write_unquoted(path: Path, table: pa.Table) -> bool:
 
 
 def _without_empty_lines(table: pa.Table) -> pa.Table:
-    """A missing cell that is alone in its row becomes an empty text, which is quoted."""
+    """Turn missing cells that are alone in their rows into empty texts, which are quoted."""
     if table.num_columns != 1 or not table.column(0).null_count:
         return table
     return pa.table([pc.fill_null(table.column(0).cast(pa.string()), "")], names=table.column_names)
@@ -324,7 +331,7 @@ def _plain_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _ragged_row(path: Path) -> str:
-    """A sentence about the first row that breaks the table's shape; only looked for once reading has failed."""
+    """Describe the first row that breaks the table's shape. Looked for only once reading has failed."""
     found: list[Any] = []
 
     def keep(row: Any) -> str:
@@ -334,7 +341,7 @@ def _ragged_row(path: Path) -> str:
     with suppress(pa.ArrowInvalid):
         pa_csv.read_csv(
             path,
-            read_options=pa_csv.ReadOptions(use_threads=False),
+            read_options=pa_csv.ReadOptions(use_threads=False),  # with several threads, Arrow does not number rows
             parse_options=pa_csv.ParseOptions(invalid_row_handler=keep),
             convert_options=pa_csv.ConvertOptions(check_utf8=False),
         )
@@ -348,7 +355,7 @@ def _ragged_row(path: Path) -> str:
 
 
 def _first_text(column: pa.ChunkedArray) -> int | None:
-    """Row of the first cell that does not read as a number, or None where the whole column is of another type."""
+    """Find the row of the first cell that is no number, None where the whole column is of another type."""
     if not pa.types.is_string(column.type) and not pa.types.is_large_string(column.type):
         return None
     for row, cell in enumerate(column.to_pylist(), 1):

@@ -1,4 +1,4 @@
-"""Checks of labels, at the party that holds them. Runs in party processes."""
+"""Checks labels at the party that holds them. Runs in party processes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from sfworker.tables.files import Matrix
 
 
 def binary(label: Matrix, wants: str) -> Matrix:
-    """`label`, which holds 0 and 1 and both of them. Raises InputDataError; `wants` says for what ("a model")."""
+    """Return `label`, which has to hold both 0 and 1 and nothing else.
+
+    Raises InputDataError, in which `wants` ("a model") says who needs that.
+    """
     distinct = set(np.unique(label).tolist())
     if not distinct <= {0.0, 1.0}:
         raise InputDataError(f"task_config.label: {wants} needs a label of 0 and 1; recode the column")

@@ -1,6 +1,6 @@
-"""A party's own table, changed by that party alone: from its input file to its output file. Runs in party processes.
+"""Lets a party change its own table, from its input file to its output file. Runs in party processes.
 
-What is changed is read with types; the rest is passed on as it is written.
+Columns that change are read with types; the others are passed on as they are written.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ class OwnTable:
     """Types that the envelope gives some of them."""
 
     def features(self, context: JobContext[Any]) -> list[str]:
-        """Columns that `features` names, or that are neither in `keys` nor `label`. Raises InputDataError."""
+        """Return the columns that `features` names, or all but `keys` and `label`. Raises InputDataError."""
         ref = context.params.label
         label = [ref.column] if ref is not None and ref.party == self.party else []
         files.require_columns("task_config.label.column", self.names, label)
         return aligned.features(context, self.party, self.names, *label)
 
     def typed(self, columns: list[str], types: Mapping[str, str] | None = None) -> pa.Table:
-        """`columns` with their types, or those that `types` names; NaN is a missing value like any other.
+        """Read `columns` with their types, or those that `types` names. NaN becomes a missing value.
 
         Raises InputDataError naming column and row of a cell that is of another type, or infinite.
         """
@@ -46,14 +46,15 @@ class OwnTable:
         return pa.table({name: self._finite(name, table.column(name)) for name in columns})
 
     def require_values(self, name: str, column: pa.ChunkedArray) -> None:
-        """Raises InputDataError where every cell of a column is missing."""
+        """Raise InputDataError where every cell of a column is missing."""
         if column.null_count == len(column):
             raise InputDataError(f"{self.field}: column {name!r} has no value in any row; leave it out")
 
     def untouched(self, columns: list[str], *outputs: Path) -> pa.Table:
-        """`columns` as they are written; with their types where a file of `outputs` keeps types and the input does not.
+        """Read `columns` as they are written.
 
-        Columns that the envelope gives a type have it. Raises InputDataError.
+        They get types where the envelope gives them one, or where a file of `outputs` keeps types and the input does
+        not. Raises InputDataError.
         """
         if not columns:
             return pa.table({})
@@ -66,7 +67,7 @@ class OwnTable:
         return table
 
     def write(self, output: Path, changed: Mapping[str, Mapping[str, Any]]) -> None:
-        """Write the table with each column of `changed` replaced, where it stands, by the columns that it maps to.
+        """Write the table with each column in `changed` replaced, in its place, by the columns that it maps to.
 
         Raises InputDataError where a new column's name is taken, or ResultSaveError.
         """
@@ -90,7 +91,7 @@ class OwnTable:
 
 
 def local_tables(context: JobContext[Any]) -> dict[str, OwnTable]:
-    """The table of each party of this process that has an input. Raises InputDataError."""
+    """Return the table of each party of this process that has an input. Raises InputDataError."""
     found = {}
     for party in filter(context.is_local, with_input(context)):
         field = f"task_config.input_paths.{party}"
@@ -103,5 +104,5 @@ def local_tables(context: JobContext[Any]) -> dict[str, OwnTable]:
 
 
 def with_input(context: JobContext[Any]) -> list[str]:
-    """Parties that have an input, in the order that all processes share."""
+    """Return the parties that have an input, in the order that all processes share."""
     return [party for party in context.parties if party in context.params.input_paths]

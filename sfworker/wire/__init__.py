@@ -1,1 +1,1 @@
-"""What crosses a boundary: envelopes and answers on Redis, frames between daemon and party processes."""
+"""Defines what crosses a boundary, which is envelopes and answers on Redis and frames between our processes."""

@@ -1,7 +1,7 @@
-"""How a process of ours is started by another: with the same interpreter and the same module path.
+"""Builds the command by which one of our processes starts another, with the same interpreter and module path.
 
-`python -m` and `python -c` would put the working directory in front, which holds the parties' files: an output named
-`numpy.py` would be imported.
+`python -m` and `python -c` would put the working directory in front of the path. It holds the parties' files, so an
+output named `numpy.py` would be imported.
 """
 
 from __future__ import annotations
@@ -13,6 +13,6 @@ _BOOT = "import sys; sys.path[:] = sys.argv.pop(1).split({separator!r}); from {m
 
 
 def command(module: str, *arguments: str) -> list[str]:
-    """The command line that runs `main` of a module."""
+    """Return the command line that runs `main` of a module."""
     boot = _BOOT.format(separator=os.pathsep, module=module)
     return [sys.executable, "-c", boot, os.pathsep.join(sys.path), *arguments]

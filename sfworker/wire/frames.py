@@ -1,4 +1,4 @@
-"""Frames between the daemon and its processes: msgpack structs behind a length, never pickles.
+"""Defines the frames between the daemon and its processes, msgpack structs behind a length and never pickles.
 
     +----------------+---------------------------+
     | length, 4 byte | one tagged struct, msgpack|
@@ -31,7 +31,7 @@ class Start(Struct, frozen=True, tag=True, kw_only=True):
     subtask_id: str
     attempt: int
     self_party: str | None
-    """This process's party; None where the job joins nobody."""
+    """This process's party, None where the job joins nobody."""
     parties: list[str]
     mode: Literal["none", "mesh", "cluster"]
     cluster_config: dict[str, Any] | None
@@ -43,14 +43,14 @@ class Start(Struct, frozen=True, tag=True, kw_only=True):
     scratch_dir: str
     """This party's own TMPDIR."""
     data_roots: dict[str, list[str]]
-    """Of each party that this process computes for."""
+    """Data roots of each party for which this process computes."""
     processors: list[int] = []
-    """The only ones that this process may compute on; empty: any."""
+    """The only processors on which this process may compute, or none to let it use any."""
     log_level: str
 
 
 class StageReached(Struct, frozen=True, tag=True):
-    """A stage of the session is done. `at` and `seconds` are wall clock and duration."""
+    """A stage of the session is done, after `seconds`."""
 
     stage: Literal["cluster_ready", "devices_ready", "executed"]
     seconds: float
@@ -58,21 +58,21 @@ class StageReached(Struct, frozen=True, tag=True):
 
 
 class Progressed(Struct, frozen=True, tag=True):
-    """How far the job is, from 0 to 1."""
+    """The job's progress, from 0 to 1."""
 
     fraction: float
     message: str | None = None
 
 
 class Staging(Struct, frozen=True, tag=True):
-    """An output is being written at `staged`; on success the daemon renames it to `target`, else removes it."""
+    """An output is being written at `staged`. On success the daemon renames it to `target`, else it removes it."""
 
     staged: str
     target: str
 
 
 class Keeping(Struct, frozen=True, tag=True):
-    """What the next attempt may go on from is kept in the directory `path`; the daemon removes it with the answer."""
+    """The directory `path` keeps checkpoints for the next attempt. The daemon removes it with the answer."""
 
     path: str
 
@@ -98,13 +98,13 @@ PartyFrame = StageReached | Progressed | Staging | Keeping | Succeeded | Failed
 
 
 class Fork(Struct, frozen=True, tag=True):
-    """Daemon to template: fork one process; its frame socket and log pipe come along as file descriptors."""
+    """Asks the template to fork one process, whose frame socket and log pipe come along as file descriptors."""
 
     number: int
 
 
 class Signal(Struct, frozen=True, tag=True):
-    """Daemon to template: signal `pid`, or its process group, if it is still a child."""
+    """Asks the template to signal `pid`, or its process group, if it is still a child."""
 
     pid: int
     signal: int
@@ -112,20 +112,20 @@ class Signal(Struct, frozen=True, tag=True):
 
 
 class Ready(Struct, frozen=True, tag=True):
-    """Template to daemon: imports are done."""
+    """The template has imported everything."""
 
     import_seconds: float
 
 
 class Forked(Struct, frozen=True, tag=True):
-    """Template to daemon: process `number` runs as `pid`; 0 where the system had no room for it."""
+    """The template has forked process `number` as `pid`, which is 0 where the system had no room for it."""
 
     number: int
     pid: int
 
 
 class Exited(Struct, frozen=True, tag=True):
-    """Template to daemon: `pid` ended; `status` is as `os.waitstatus_to_exitcode` gives it."""
+    """The template has reaped `pid`, whose `status` is by `os.waitstatus_to_exitcode`."""
 
     pid: int
     status: int
@@ -145,12 +145,12 @@ class FrameError(Exception):
 
 
 def encode_body(frame: Struct) -> bytes:
-    """The frame without its length, for sockets that keep message boundaries (SOCK_SEQPACKET)."""
+    """Return the frame without its length, for sockets that keep message boundaries (SOCK_SEQPACKET)."""
     return _encoder.encode(frame)
 
 
 def encode_frame(frame: Struct) -> bytes:
-    """The frame with its length in front. Raises FrameError where it would be longer than MAX_FRAME_BYTES."""
+    """Return the frame with its length in front. Raises FrameError where it would be over MAX_FRAME_BYTES."""
     body = _encoder.encode(frame)
     if len(body) > MAX_FRAME_BYTES:
         raise FrameError(f"a frame of {len(body)} bytes is over the limit of {MAX_FRAME_BYTES}")
@@ -158,7 +158,7 @@ def encode_frame(frame: Struct) -> bytes:
 
 
 def frame_length(prefix: bytes) -> int:
-    """The body length that a prefix announces. Raises FrameError where it is over MAX_FRAME_BYTES."""
+    """Return the body length that a prefix announces. Raises FrameError where it is over MAX_FRAME_BYTES."""
     (length,) = _LENGTH.unpack(prefix)
     if length > MAX_FRAME_BYTES:
         raise FrameError(f"a frame of {length} bytes is over the limit of {MAX_FRAME_BYTES}")
@@ -166,7 +166,7 @@ def frame_length(prefix: bytes) -> int:
 
 
 def receive_exactly(sock: socket.socket, size: int) -> bytes | None:
-    """`size` bytes from a blocking socket, or None where it was closed before the first of them.
+    """Receive `size` bytes from a blocking socket, or None where it was closed before the first of them.
 
     Raises FrameError where it is closed in between.
     """
@@ -182,7 +182,7 @@ def receive_exactly(sock: socket.socket, size: int) -> bytes | None:
 
 
 def receive_body(sock: socket.socket) -> bytes | None:
-    """The next frame's body from a blocking socket, or None at its end.
+    """Receive the next frame's body from a blocking socket, or None at its end.
 
     Raises FrameError where the end comes within a frame.
     """

@@ -1,4 +1,4 @@
-"""One line that a party process writes to its log pipe (its stdout and stderr). Runs in party processes and the daemon.
+"""Encodes and reads the lines of a party process's log pipe (its stdout and stderr). Runs there and in the daemon.
 
     <record separator> {"level": ..., "logger": ..., "message": ...} \\n    a record of Python's logging
     [2026-11-24 13:41:40.113] [info] [bucket.cc:166] ... \\n                SecretFlow's C++ code
@@ -40,12 +40,13 @@ _CPP_LEVELS: dict[str, LogLevel] = {
 }
 _SPDLOG = re.compile(r"\[[\d\-:. ]+\] \[(?P<level>[a-z]+)\] \[(?P<place>[\w./+-]+:\d+)\] ?(?P<message>.*)", re.S)
 _GLOG = re.compile(r"(?P<level>[IWEF])\d{4,8} [\d:.]+ +(?:\d+ +)*(?P<place>[\w./+-]+:\d+)\] ?(?P<message>.*)", re.S)
-# What a process says when it dies by itself: the one trace of why, in fixed sentences that hold a C++ type at most.
+# Last words of a process that dies by itself, fixed sentences with a C++ type at most. They are the only trace of the
+# cause.
 _LAST_WORDS = re.compile(
     r"Fatal Python error: [A-Za-z_ ]{1,60}|terminate called after throwing an instance of '[\w:<>]{1,200}'"
     r"|terminate called without an active exception|double free or corruption \(\w+\)|malloc\(\): [a-z ]{1,60}"
 )
-# From the first quote to the last of its kind: values may hold quotes themselves.
+# From the first quote to the last of its kind, because values may hold quotes themselves.
 _QUOTED = re.compile(r"(['\"`]).*\1|['\"`].*", re.S)
 _VALUES = re.compile(r"(?<!:)([:=])(?!:)\s*\S.*", re.S)
 _TOKEN = re.compile(r"[^\s\[\](){}<>,;…]+")
@@ -72,12 +73,12 @@ _decoder = msgspec.json.Decoder(PartyRecord)
 
 
 def is_own(logger: str) -> bool:
-    """Whether this logger is sfworker's, whose messages are free of data."""
+    """Return whether this logger is sfworker's, whose messages are free of data."""
     return logger.startswith("sfworker.")
 
 
 def redact(text: str) -> str:
-    """A library's message without what may be data: plain words up to the first `:` or `=`, quoted text left out.
+    """Strip a library's message of possible data, keeping plain words up to the first `:` or `=` and no quoted text.
 
     What remains unseen is a value that looks like a word amid the sentence ("bad key alice"); the levels at which
     libraries are kept (`party_log_level`) are the defence against that.
@@ -88,7 +89,7 @@ def redact(text: str) -> str:
 
 
 def encode_record(record: PartyRecord) -> bytes:
-    """The record as a line with its end, at most LINE_BYTES long; longer texts are cut."""
+    """Return the record as a line with its end, of at most LINE_BYTES. Longer texts are cut."""
     exception, message = _encodable(record.exception), _encodable(record.message)
     record = PartyRecord(
         level=record.level,
@@ -99,7 +100,7 @@ def encode_record(record: PartyRecord) -> bytes:
     )
     line = _line(record)
     while len(line) > LINE_BYTES:
-        # The innermost frames, at the end, are the ones that tell.
+        # An exception loses its beginning, as the innermost frames, at its end, are the ones that tell.
         message, exception = message[: len(message) * 3 // 4], exception[len(exception) // 4 :]
         record = msgspec.structs.replace(record, message=f"{message}…", exception=exception and f"…{exception}")
         line = _line(record)
@@ -107,7 +108,7 @@ def encode_record(record: PartyRecord) -> bytes:
 
 
 def decode_line(line: bytes) -> PartyRecord:
-    """What a line says; never fails."""
+    """Return the record of a line, whatever the line is."""
     # A print without an end of line may stand before a record.
     _, marked, body = line[: LINE_BYTES + 1].rpartition(RECORD_MARK.encode())
     if marked:
@@ -137,5 +138,5 @@ def _line(record: PartyRecord) -> bytes:
 
 
 def _encodable(text: str) -> str:
-    """`text` with lone surrogates (undecodable file names) replaced, and no longer than could ever fit."""
+    """Return `text` with lone surrogates (undecodable file names) replaced, and no longer than could ever fit."""
     return text[:LINE_BYTES].encode(errors="replace").decode()

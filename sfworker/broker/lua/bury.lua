@@ -1,9 +1,9 @@
--- End an execution that failed for good: as finish.lua, but the entry stays, owned by the dead, until it is replayed.
---   KEYS 1-3 as in the prelude   4 the result   5 the mark that the web side wants it cancelled
---        6 whom to answer
---   ARGV 1-11 as in the prelude   12 event   13 result   14 seconds the result is kept   15 consumer of the dead
+-- Ends an execution that failed for good, as finish.lua does, but the entry stays with @dead until it is replayed.
+--   KEYS 1-3 as in the prelude   4 result (sf:result:<id>)   5 cancel mark (sf:cancel:<id>)
+--        6 ids to answer (sf:answers:<group>)
+--   ARGV 1-11 as in the prelude   12 event   13 result   14 seconds the result is kept   15 consumer @dead
 --        16 seconds the record is kept
---   Reply 1, or 0 where the attempt is no longer this worker's: then nothing was changed.
+--   Reply 1, or 0 where the attempt is no longer this worker's and nothing was changed.
 if not held() then return is('dead') and 1 or 0 end -- where only the reply was lost: 1
 local event = cjson.decode(ARGV[12])
 answer('FAILURE', ARGV[12], ARGV[13], ARGV[14])

@@ -1,6 +1,7 @@
--- Say of an attempt whose worker lost its lease that this is how it ended; without that, its worker counts as crashed.
---   KEYS 1 job stream   2 record of the execution
+-- Notes that an attempt ended because its worker lost the lease. Without this note, the worker counts as crashed.
+--   KEYS 1 job stream   2 record of the execution (sf:exec:<id>)
 --   ARGV 1 group   2 worker   3 entry id   4 run
+--   Reply nothing.
 local last = tonumber(redis.call('HGET', KEYS[2], 'ended')) or 0
 for number = last, math.max(last - 99, 1), -1 do
   local past = cjson.decode(redis.call('HGET', KEYS[2], 'past:' .. number))
@@ -12,7 +13,7 @@ for number = last, math.max(last - 99, 1), -1 do
     return
   end
 end
--- No other worker has begun the next attempt yet.
+-- No other worker has begun the next attempt yet; start.lua reads this when one does.
 if redis.call('HGET', KEYS[2], 'run') == ARGV[4] and owner(KEYS[1], ARGV[1], ARGV[3]) ~= ARGV[2] then
   redis.call('HSET', KEYS[2], 'disowned', ARGV[4])
 end

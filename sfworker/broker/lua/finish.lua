@@ -1,9 +1,9 @@
--- End an execution: result, event, acknowledgement and deletion, in one step.
---   KEYS 1-3 as in the prelude   4 the result   5 the mark that the web side wants it cancelled
---        6 whom to answer
+-- Ends an execution with result, event, acknowledgement and deletion in one step.
+--   KEYS 1-3 as in the prelude   4 result (sf:result:<id>)   5 cancel mark (sf:cancel:<id>)
+--        6 ids to answer (sf:answers:<group>)
 --   ARGV 1-11 as in the prelude   12 status   13 event   14 result   15 seconds the result is kept
 --        16 seconds the record is kept
---   Reply 1, or 0 where the attempt is no longer this worker's: then nothing was changed.
+--   Reply 1, or 0 where the attempt is no longer this worker's and nothing was changed.
 if not held() then return is('done') and 1 or 0 end -- where only the reply was lost: 1
 answer(ARGV[12], ARGV[13], ARGV[14], ARGV[15])
 settle(KEYS[1], ARGV[1], ARGV[3])

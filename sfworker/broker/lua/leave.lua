@@ -1,7 +1,9 @@
--- Forget a worker that stops, on each stream where it owns nothing. In one step: a read of its own that is still under way
--- would otherwise make it an owner in between, and the entry would go with it.
---   KEYS 1 heartbeat   2.. job streams
+-- Removes a worker that stops: its heartbeat, and its consumer on each stream where that owns nothing. Look and removal
+-- are one step, because a read that is still under way could make it an owner in between, and DELCONSUMER would destroy
+-- that pending entry.
+--   KEYS 1 heartbeat (sf:worker:<worker>)   2.. job streams
 --   ARGV 1 group   2 worker
+--   Reply nothing.
 redis.call('DEL', KEYS[1])
 for i = 2, #KEYS do
   if #redis.call('XPENDING', KEYS[i], ARGV[1], '-', '+', 1, ARGV[2]) == 0 then

@@ -1,8 +1,8 @@
--- Answer a job whose payload was deleted under its pending entry, once. Where it was sent again, that one stands.
---   KEYS 1-3 as in the prelude   4 the result   5 whom to answer
+-- Answers, once, a job whose payload was deleted under its pending entry. Where it was sent again, that entry stands.
+--   KEYS 1-3 as in the prelude   4 result (sf:result:<id>)   5 ids to answer (sf:answers:<group>)
 --   ARGV 1-11 as in the prelude (the worker is not looked at)   12 event   13 result   14 seconds the result is kept
 --        15 seconds the record is kept
---   Reply what its attempts have written, in JSON; or nothing where the payload is there, the entry was settled, or
+--   Reply the paths that its attempts staged, as JSON, or nothing where the payload is there, the entry was settled, or
 --   another entry stands for it.
 if present(KEYS[1], ARGV[3]) or redis.call('XACK', KEYS[1], ARGV[1], ARGV[3]) == 0 then return nil end
 local written = '[]'
@@ -11,7 +11,7 @@ if ARGV[6] == 'execution_id' then
   local known = redis.call('HMGET', KEYS[2], 'group', 'stream', 'entry', 'written')
   if not (known[1] == ARGV[1] and known[2] == KEYS[1] and known[3] == ARGV[3]) then return nil end
   written = known[4] or written
-  -- Another run: whoever still computes hears that it came too late.
+  -- With another run in the record, an attempt that still computes is told that it came too late.
   redis.call('HSET', KEYS[2], 'run', ARGV[4], 'state', 'done')
   redis.call('EXPIRE', KEYS[2], ARGV[15])
 end

@@ -1,34 +1,40 @@
--- What the scripts share; it is put in front of each. Keys and arguments of a script that acts for an attempt begin with
+-- Functions that the scripts share; this text is put in front of each script. Keys and arguments of a script that acts
+-- for an attempt begin with
 --
---   KEYS 1 job stream   2 record of the execution   3 results stream
+--   KEYS 1 job stream   2 record of the execution (sf:exec:<id>)   3 results stream
 --   ARGV 1 group   2 worker (consumer)   3 entry id   4 run (unique per attempt)   5 length of the results stream
 --        6 `execution_id`, or `message_id` where the envelope holds none   7 that id   8 task id   9 subtask id
---        10 the execution's channel (empty: none)   11 the common channel
+--        10 the execution's channel (empty where it has none)   11 the common channel
 --
--- An attempt may act only while its worker owns the pending entry and the record still names its run, as one that runs:
--- an entry that waits may be its worker's again, and the reply to what made it wait may have been lost.
+-- An attempt may act only while its worker owns the pending entry and the record names its run in state `running`. The
+-- owner alone is not enough, because the same worker may take the entry again for its next attempt after it has lost
+-- the reply to the script that ended this one.
 
--- The consumer that owns the pending entry; nil where it is not pending (or the group is gone).
+-- Returns the consumer that owns the pending entry, or nil where it is not pending.
 local function owner(stream, group, entry)
+  -- pcall, because XPENDING fails where the group is gone.
   local pending = redis.pcall('XPENDING', stream, group, entry, entry, 1)
   return pending[1] and pending[1][2]
 end
 
+-- Returns whether the record names this run, in this state.
 local function is(state)
   local known = redis.call('HMGET', KEYS[2], 'run', 'state')
   return known[1] == ARGV[4] and known[2] == state
 end
 
+-- Returns whether the attempt is still this worker's.
 local function held()
   return owner(KEYS[1], ARGV[1], ARGV[3]) == ARGV[2] and is('running')
 end
 
+-- Appends to the results stream.
 local function say(kind, status, payload)
   redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[5], '*', 'kind', kind, ARGV[6], ARGV[7], 'task_id', ARGV[8],
     'subtask_id', ARGV[9], 'status', status, 'payload', payload)
 end
 
--- A status event goes to the results stream and to both channels.
+-- Says a status event on the results stream and on both channels.
 local function tell(status, event)
   say('status', status, event)
   if ARGV[10] ~= '' then redis.call('PUBLISH', ARGV[10], event) end
@@ -40,8 +46,8 @@ local function now_ms()
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
--- Keep in the record how the attempt that it names has ended, with the error that `event` tells of. The last hundred are
--- kept, as JSON in the fields `past:<n>`; `ended` is the last n. Times are in ms.
+-- Notes in the record how the attempt that it names has ended, with the error in `event`. The last hundred attempts are
+-- kept as JSON in the fields `past:<n>`, and `ended` holds the last n. Times are in ms.
 local function note(record, outcome, event)
   local known = redis.call('HMGET', record, 'run', 'attempt', 'worker', 'started', 'replays')
   if not known[4] or known[4] == '' then return end -- begun only to be answered
@@ -53,25 +59,26 @@ local function note(record, outcome, event)
   redis.call('HDEL', record, 'past:' .. number - 100, 'started')
 end
 
--- The final answer: the result at its key, in KEYS 4, and on the results stream, and its event.
+-- Publishes the final answer: the result at its key (KEYS 4) and on the results stream, and the status event.
 local function answer(status, event, result, seconds_kept)
   redis.call('SET', KEYS[4], result, 'EX', seconds_kept)
   say('result', status, result)
   tell(status, event)
 end
 
--- Whether the payload is still in the stream, under the pending entry.
+-- Returns whether the stream still holds the payload of the entry, which trimming may have removed.
 local function present(stream, entry)
   return #redis.call('XRANGE', stream, entry, entry) > 0
 end
 
--- Whether another entry than this one is what the record is about, still or for good.
+-- Returns whether the record is about another entry, one that was answered or is still in its stream.
 local function stands_elsewhere(state, of_group, of_stream, of_entry, group, stream, entry)
   if not of_entry or (of_group == group and of_stream == stream and of_entry == entry) then return false end
   return state == 'done' or state == 'dead' or present(of_stream, of_entry)
 end
 
--- Keep whom to answer for this entry until it has been answered: only its payload says so, and that may be deleted.
+-- Keeps the ids of the execution until this entry has been answered. Only its payload holds them, and that may be
+-- trimmed.
 local function remember(answers)
   if ARGV[6] == 'execution_id' then
     redis.call('HSET', answers, KEYS[1] .. ' ' .. ARGV[3], cjson.encode({ARGV[7], ARGV[8], ARGV[9]}))
@@ -82,15 +89,15 @@ local function forget(answers)
   redis.call('HDEL', answers, KEYS[1] .. ' ' .. ARGV[3])
 end
 
--- Give the pending entry to another consumer, keeping its delivery count. One whose payload was deleted stays where it is:
--- from 7.0 on a claim would remove it, and nobody would ever hear of that job.
+-- Gives the pending entry to another consumer and keeps its delivery count. One whose payload was deleted stays where
+-- it is, because from 7.0 on XCLAIM would remove it and nobody would ever hear of that job.
 local function hand_over(stream, group, entry, consumer)
   if not present(stream, entry) then return false end
   redis.call('XCLAIM', stream, group, consumer, 0, entry, 'JUSTID')
   return true
 end
 
--- Whether the stream entry id `a` is not after `b`.
+-- Returns whether the stream entry id `a` is not after `b`.
 local function not_after(a, b)
   local a_ms, a_seq = string.match(a, '(%d+)-(%d+)')
   local b_ms, b_seq = string.match(b, '(%d+)-(%d+)')
@@ -98,7 +105,7 @@ local function not_after(a, b)
   return a_ms < b_ms or (a_ms == b_ms and a_seq <= b_seq)
 end
 
--- By group, the last entry that was delivered.
+-- Returns the id of the last delivered entry of each group.
 local function delivered(stream)
   local last = {}
   for _, info in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
@@ -109,7 +116,7 @@ local function delivered(stream)
   return last
 end
 
--- Acknowledge; and delete, unless another group on the stream has yet to.
+-- Acknowledges the entry, and deletes it unless another group on the stream has yet to acknowledge it.
 local function settle(stream, group, entry)
   redis.call('XACK', stream, group, entry)
   for name, last in pairs(delivered(stream)) do
@@ -118,7 +125,7 @@ local function settle(stream, group, entry)
   redis.call('XDEL', stream, entry)
 end
 
--- An entry as XCLAIM and XREADGROUP give it, as {stream, id, envelope, traceparent}; missing fields are empty.
+-- Turns an entry from XCLAIM or XREADGROUP into a parcel {stream, id, envelope, traceparent}. Missing fields are empty.
 local function parcel(stream, entry)
   local envelope, traceparent = '', ''
   for i = 1, #entry[2], 2 do
@@ -128,7 +135,8 @@ local function parcel(stream, entry)
   return {stream, entry[1], envelope, traceparent}
 end
 
--- Claim a pending entry. One whose payload was deleted is not claimed: it makes a parcel without envelope, {stream, id}.
+-- Claims a pending entry and returns its parcel. One whose payload was deleted is not claimed (see hand_over) and makes
+-- a parcel without envelope, {stream, id}.
 local function claim(stream, group, consumer, min_idle, entry)
   if not present(stream, entry) then return {stream, entry} end
   local claimed = redis.call('XCLAIM', stream, group, consumer, min_idle, entry)[1]

@@ -1,4 +1,4 @@
--- Say how a running attempt goes.
+-- Publishes how a running attempt goes.
 --   KEYS 1-3 and ARGV 1-11 as in the prelude   12 the event
 --   Reply 1, or 0 where the attempt is no longer this worker's.
 if not held() then return 0 end

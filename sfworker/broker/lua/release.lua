@@ -1,7 +1,7 @@
--- Give an entry back, for any worker to take at once. No attempt is used up.
---   KEYS 1 job stream   2 record of the execution   3 due times
---   ARGV 1 group   2 worker   3 entry id   4 run (empty: not started)   5 consumer of those that wait
---        6 counter of the record that says why: releases or crashes
+-- Gives an entry back, for any worker to take at once. No attempt is used up.
+--   KEYS 1 job stream   2 record of the execution (sf:exec:<id>)   3 due times (sf:retries:<group>)
+--   ARGV 1 group   2 worker   3 entry id   4 run (empty where it was not started)   5 consumer @retry
+--        6 counter of the record to increment, releases or crashes
 --   Reply 1, or 0 where the entry is no longer this worker's.
 if ARGV[4] == '' then
   if owner(KEYS[1], ARGV[1], ARGV[3]) ~= ARGV[2] then return 0 end

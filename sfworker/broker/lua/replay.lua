@@ -1,9 +1,8 @@
--- Give an execution that failed for good another chance, at once, as if it had never run. Its history is kept.
---   KEYS 1-3 as in the prelude   4 due times   5 the mark that the web side wants it cancelled   6 the result
---        7 whom to answer
---   ARGV 1-11 as in the prelude (worker and run are not looked at)   12 event   13 consumer of the dead
---        14 consumer of those that wait
---   Reply one of these; only the first has changed anything:
+-- Lets an execution that failed for good run again at once, as if it had never run. Its history is kept.
+--   KEYS 1-3 as in the prelude   4 due times (sf:retries:<group>)   5 cancel mark (sf:cancel:<id>)
+--        6 result (sf:result:<id>)   7 ids to answer (sf:answers:<group>)
+--   ARGV 1-11 as in the prelude (worker and run are not looked at)   12 event   13 consumer @dead   14 consumer @retry
+--   Reply one of these, of which only the first has changed anything:
 --     replayed    it waits for its next attempt
 --     not dead    it runs, waits, has ended, or was replayed before
 --     gone        its payload was deleted from the stream

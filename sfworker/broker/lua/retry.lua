@@ -1,7 +1,7 @@
--- Let an execution wait for its next attempt; where the web side wants it cancelled, that is due at once.
---   KEYS 1-3 as in the prelude   4 due times   5 the mark that the web side wants it cancelled
---   ARGV 1-11 as in the prelude   12 event   13 milliseconds from now   14 consumer of those that wait
---   Reply 1, or 0 where the attempt is no longer this worker's: then nothing was changed.
+-- Lets an execution wait for its next attempt, which is due at once where it is to be cancelled.
+--   KEYS 1-3 as in the prelude   4 due times (sf:retries:<group>)   5 cancel mark (sf:cancel:<id>)
+--   ARGV 1-11 as in the prelude   12 event   13 milliseconds from now   14 consumer @retry
+--   Reply 1, or 0 where the attempt is no longer this worker's and nothing was changed.
 if not held() then return is('retry') and 1 or 0 end -- where only the reply was lost: 1
 local due = now_ms()
 if redis.call('EXISTS', KEYS[5]) == 0 then due = due + tonumber(ARGV[13]) end

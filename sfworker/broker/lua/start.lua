@@ -1,8 +1,9 @@
--- Begin an attempt: count it, and say so, unless it must not run. One that another worker left unfinished is noted.
---   KEYS 1-3 as in the prelude   4 the mark that the web side wants it cancelled   5 whom to answer
---   ARGV 1-11 as in the prelude   12, 13 the RUNNING event before and after the attempt's number (empty: say nothing)
+-- Begins an attempt, counts it and publishes that, unless it must not run. Notes how one left unfinished has ended.
+--   KEYS 1-3 as in the prelude   4 cancel mark (sf:cancel:<id>)   5 ids to answer (sf:answers:<group>)
+--   ARGV 1-11 as in the prelude   12, 13 RUNNING event before and after the attempt's number (empty to say nothing)
 --        14 crashes at which a job is poison
---   Reply {verdict, attempt, crashes, releases, written}: what earlier attempts have written, in JSON; verdict is
+--   Reply {verdict, attempt, crashes, releases, written}, where `written` is the paths that earlier attempts staged, as
+--   JSON, and the verdict is one of
 --     run        go on
 --     cancelled  the attempt is begun, but only to finish as cancelled
 --     poison     the attempt is begun, but only to be buried: its workers died too often

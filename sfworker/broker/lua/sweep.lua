@@ -1,9 +1,10 @@
--- Take over what silent workers left, and forget workers that own nothing.
+-- Claims the pending entries of silent workers, and removes idle consumers that own nothing.
 --   KEYS job streams
---   ARGV 1 group   2 worker   3 lease in ms   4 free slots   5 ms after which an idle consumer is forgotten
---        6 what a worker's heartbeat is called before its name   7, 8 reserved consumers
---        9.. what runs here, as `stream entry`
---   Reply a list of parcels (see the prelude). Asking consumer by consumer, what the reserved ones own is never scanned.
+--   ARGV 1 group   2 worker   3 lease in ms   4 free slots   5 ms after which an idle consumer is removed
+--        6 heartbeat's key without the worker's name (sf:worker:)   7, 8 reserved consumers
+--        9.. the entries that run here, as `stream entry`
+--   Reply a list of parcels (see the prelude).
+-- XAUTOCLAIM would also claim the reserved consumers' entries; asked consumer by consumer, those are never scanned.
 local reserved, runs, taken, slots = {[ARGV[7]] = true, [ARGV[8]] = true}, {}, {}, tonumber(ARGV[4])
 for i = 9, #ARGV do runs[ARGV[i]] = true end
 for _, stream in ipairs(KEYS) do
@@ -17,8 +18,9 @@ for _, stream in ipairs(KEYS) do
         redis.call('XGROUP', 'DELCONSUMER', stream, ARGV[1], consumer.name)
       end
     elseif #taken < slots then
-      -- A claim on an entry without payload cannot be renewed, so there the heartbeat says whether its worker lives; its
-      -- own ones a worker knows. What is passed over must not hide what comes after it.
+      -- The lease of an entry without payload cannot be renewed (see hand_over), so there the heartbeat says whether
+      -- its worker lives; this worker knows its own entries. The thousand more are read so that entries which are
+      -- passed over do not hide those behind them.
       local lives = consumer.name ~= ARGV[2] and redis.call('EXISTS', ARGV[6] .. consumer.name) == 1
       local idle = redis.call('XPENDING', stream, ARGV[1], 'IDLE', ARGV[3], '-', '+', slots + 1000, consumer.name)
       for _, pending in ipairs(idle) do

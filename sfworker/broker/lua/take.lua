@@ -1,6 +1,6 @@
--- Take jobs for free slots, without waiting: first those whose next attempt is due, then new ones.
---   KEYS 1 due times   2.. job streams, most urgent first
---   ARGV 1 group   2 worker   3 consumer of those that wait   4.. for each free slot, which stream (1..) to ask first
+-- Takes jobs for free slots without waiting, first those whose next attempt is due, then new ones.
+--   KEYS 1 due times (sf:retries:<group>)   2.. job streams, most urgent first
+--   ARGV 1 group   2 worker   3 consumer @retry   4.. for each free slot the stream (1..) to ask first
 --   Reply a list of parcels (see the prelude).
 local group, worker, taken = ARGV[1], ARGV[2], {}
 local slots = #ARGV - 3

@@ -1,7 +1,8 @@
--- Take an execution that waits for its next attempt, due or not, because the web side wants it cancelled. Where it has
--- ended already, that wish is forgotten.
---   KEYS 1 record of the execution   2 the mark that the web side wants it cancelled   3 due times   4.. job streams
---   ARGV 1 group   2 worker   3 consumer of those that wait
+-- Takes an execution that waits for its next attempt, due or not, because it is to be cancelled. Where it has ended
+-- already, its cancel mark is removed.
+--   KEYS 1 record of the execution (sf:exec:<id>)   2 cancel mark (sf:cancel:<id>)   3 due times (sf:retries:<group>)
+--        4.. job streams
+--   ARGV 1 group   2 worker   3 consumer @retry
 --   Reply a parcel (see the prelude), or nothing.
 if redis.call('EXISTS', KEYS[2]) == 0 then return nil end
 local known = redis.call('HMGET', KEYS[1], 'state', 'group', 'stream', 'entry')

@@ -1,4 +1,4 @@
-"""Finds the task types that are installed here, those of SFWORKER_JOBS among them, for command lines."""
+"""Finds the task types that are installed here, for command lines."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ from sfworker.errors import TaskTypeNotFoundError
 from sfworker.settings import load
 
 
-def installed_task_types() -> list[TaskType]:
-    """Loads and lists them. Raises SettingsError where a module cannot be imported."""
-    load_modules(load().jobs)
+def installed_task_types(jobs: list[str] | None = None) -> list[TaskType]:
+    """Load and list them, those of `jobs` (default: SFWORKER_JOBS) among them.
+
+    Raises SettingsError where a module cannot be imported.
+    """
+    load_modules(load(jobs=jobs).jobs)
     return all_task_types()
 
 
-def installed(name: str) -> TaskType:
-    """Finds the task type `name`. Raises TaskTypeNotFoundError, with the nearest names."""
-    installed_task_types()
+def installed(name: str, jobs: list[str] | None = None) -> TaskType:
+    """Find the task type `name`. Raises TaskTypeNotFoundError, with the nearest names, otherwise as above."""
+    installed_task_types(jobs)
     try:
         return find(name)
     except TaskTypeNotFoundError as error:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import inspect
 
+from sfworker.cli.run import add_jobs_argument
+
 SUMMARY = "List the task types, or describe one: parameters, results, what it reveals"
 
 
@@ -13,6 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print JSON with JSON Schema, for programs")
     form.add_argument("--markdown", action="store_true", help="print a page of Markdown")
+    add_jobs_argument(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -20,8 +23,10 @@ def run(arguments: argparse.Namespace) -> int:
     from sfworker.catalog.installed import installed, installed_task_types
     from sfworker.cli.console import console, print_json, table
 
+    jobs = arguments.jobs
     if arguments.json or arguments.markdown:
-        asked = installed_task_types() if arguments.name is None else [installed(arguments.name)]
+        named = arguments.name is not None
+        asked = [installed(arguments.name, jobs)] if named else installed_task_types(jobs)
         if arguments.json:
             print_json([described(task_type) for task_type in asked])
         else:
@@ -30,11 +35,11 @@ def run(arguments: argparse.Namespace) -> int:
     out = console()
     if arguments.name is None:
         listed = table("task type", "what it does")
-        for task_type in installed_task_types():
+        for task_type in installed_task_types(jobs):
             listed.add_row(task_type.name, task_type.summary)
         out.print(listed)
         return 0
-    task_type = installed(arguments.name)
+    task_type = installed(arguments.name, jobs)
     out.print(f"{task_type.name}: {task_type.summary}")
     out.print(inspect.getdoc(task_type.params) or "")
     if task_type.devices:

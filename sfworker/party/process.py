@@ -203,7 +203,7 @@ def _nothing() -> None:
 
 
 def main() -> NoReturn:
-    """Entry of start method `spawn`: the frame socket is file descriptor 3; argument: job modules, as JSON."""
+    """Run a process of start method `spawn`; its frame socket is descriptor 3, its argument the job modules as JSON."""
     import secretflow  # noqa: F401 - before the first frame, as in the template
 
     from sfworker.party.task_dispatcher import load_jobs

@@ -199,7 +199,10 @@ def test_more_rows_than_are_shared_at_a_time(worker: RunningWorker, data: Path) 
     iv = succeed(worker, sent)["iv"]
     assert iv["alice"] == iv["bob"]
     pd.testing.assert_series_equal(read(data / "alice-out.csv")["x"], read(data / "bob-out.csv")["x"])
-    assert [event["progress"] for event in worker.said(sent["execution_id"]) if event["stage"] == "progress"][-1] == 1
+    # The last progress may be left out where the answer follows within a fifth of a second.
+    told = [event["progress"] for event in worker.said(sent["execution_id"]) if event["stage"] == "progress"]
+    assert 0 < len(told) == len(set(told))
+    assert told == sorted(told)
 
 
 def test_three_parties(worker: RunningWorker, halves: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from redis import Redis
 
 from sfworker.cli.embedded_redis import EmbeddedRedis
+from tests.node.packages import node  # noqa: F401 - a fixture of every folder
 from tests.running_worker import RunningWorker, envelope
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from sfworker.cli import _parser
 from tests.documents.shell import ROOT, Block, Reader, blocks, commands
+from tests.node.packages import Node
 from tests.running_worker import until
 
 README = ROOT / "README.md"
@@ -82,13 +83,19 @@ def test_readme(reader: Reader) -> None:
     assert "table_keys_duplicated" in told
 
 
-def test_wire(reader: Reader) -> None:
+def test_wire(reader: Reader, node: Node) -> None:
     """The same in three languages, and how to cancel."""
     reader.start_worker(WORKER)
     for block in shown(WIRE, "sh"):
         follow(reader, block)
     assert json.loads(reader.run("redis-cli --raw GET sf:result:e-1"))["status"] == "success"
     assert reader.run("redis-cli EXISTS sf:cancel:e-4") == "1\n"
+    for number, script in enumerate(shown(WIRE, "js")):
+        file = node.packages / f"{number}.mjs"
+        file.write_text(script.text)
+        told = reader.run(f"node {file}")
+        assert ("Hello, Node!" in told) == (number == 0)
+    assert reader.run("redis-cli EXISTS sf:cancel:e-5") == "1\n"
     [program] = shown(WIRE, "python")
     (reader.directory / "submit.py").write_text(program.text)
     told = reader.run("python submit.py")

@@ -23,10 +23,11 @@ from sfworker.catalog.schema import (
 )
 from sfworker.errors import SecretFlowTaskError
 from sfworker.settings import Settings
+from tests.node.packages import Node
 from tests.running_worker import RunningWorker, envelope
-from tests.schema.conftest import HERE, Node
 from tests.schema.examples import SPU, TASKS, job
 
+HERE = Path(__file__).parent
 NO = object()
 """Leave the key out."""
 
@@ -66,7 +67,7 @@ def worker_takes(sent: dict[str, Any]) -> bool:
 
 def ajv(node: Node, schema: dict[str, Any], values: list[Any]) -> list[bool]:
     """Which of the values a schema takes."""
-    answer = node.run("validate.cjs", {"it": {"schema": schema, "values": values}})["it"]
+    answer = node.run(HERE / "validate.cjs", {"it": {"schema": schema, "values": values}})["it"]
     assert answer["error"] is None
     valid: list[bool] = answer["valid"]
     return valid
@@ -145,7 +146,9 @@ def test_a_result_may_hold_itself(node: Node) -> None:
 
 
 def test_ajv_takes_every_schema_in_strict_mode(node: Node, schemas: dict[str, dict[str, Any]]) -> None:
-    answered = node.run("validate.cjs", {name: {"schema": schema, "values": []} for name, schema in schemas.items()})
+    answered = node.run(
+        HERE / "validate.cjs", {name: {"schema": schema, "values": []} for name, schema in schemas.items()}
+    )
     assert {name: answer["error"] for name, answer in answered.items() if answer["error"]} == {}
 
 
@@ -243,7 +246,7 @@ def test_ajv_and_the_worker_agree_on_every_parameter(
         }
         for task_type in task_types
     }
-    answered = node.run("validate.cjs", asked)
+    answered = node.run(HERE / "validate.cjs", asked)
     for task_type in task_types:
         for value, valid in zip(asked[task_type.name]["values"], answered[task_type.name]["valid"], strict=True):
             assert valid == fits(value, task_type), value
@@ -271,7 +274,7 @@ def test_what_a_worker_says_is_as_its_schemas_say(
 def test_generated_types_are_checked_by_the_compiler(
     node: Node, schemas: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
-    node.run("types.cjs", schemas, str(tmp_path))
+    node.run(HERE / "types.cjs", schemas, str(tmp_path))
     good, bad = (json.dumps(envelope(task, spu_config=SPU)) for task in (TASKS["psi"], {"task_type": "psi"}))
     (tmp_path / "use.ts").write_text(
         f"""
@@ -303,7 +306,7 @@ def test_every_task_type_has_a_form_that_shows_every_parameter(
     asked = {task_type.name: schemas[task_type.name] for task_type in task_types}
     # With an `$id`, this version does not find what nested choices of a schema refer to.
     asked["envelope"] = {key: value for key, value in schemas["envelope"].items() if key != "$id"}
-    rendered = node.run("forms.cjs", asked)
+    rendered = node.run(HERE / "forms.cjs", asked)
     for name, form in rendered.items():
         assert form["warnings"] == [], name
         assert "Unsupported field" not in form["html"], name
@@ -318,4 +321,4 @@ def test_every_task_type_has_a_form_that_shows_every_parameter(
 
 
 def test_the_lock_names_no_registry() -> None:
-    assert "resolved" not in (HERE / "package-lock.json").read_text()
+    assert "resolved" not in (HERE.parent / "node" / "package-lock.json").read_text()

@@ -1,4 +1,4 @@
-"""The web side's own tools, as npm installs them: Ajv, json-schema-to-typescript, react-jsonschema-form."""
+"""The web side's own tools, as npm installs them: Ajv, json-schema-to-typescript, react-jsonschema-form, redis."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ HERE = Path(__file__).parent
 
 
 class Node:
-    """Runs the scripts of this directory with the packages of `package-lock.json`."""
+    """Runs scripts with the packages of `package-lock.json`."""
 
     def __init__(self, packages: Path) -> None:
         self.packages = packages
 
-    def run(self, script: str, given: Any, *arguments: str) -> Any:
+    def run(self, script: Path, given: Any, *arguments: str) -> Any:
         """What a script answers to `given` on its stdin; None where it answers nothing."""
         done = subprocess.run(
-            ["node", str(HERE / script), *arguments],
+            ["node", str(script), *arguments],
             input=json.dumps(given),
             env={**os.environ, "NODE_PATH": str(self.packages / "node_modules"), "NODE_ENV": "development"},
             capture_output=True,

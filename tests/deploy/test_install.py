@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import venv
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -38,8 +37,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Environment:
     """An empty virtual environment, and what is installed into it."""
 
-    def __init__(self, directory: Path) -> None:
-        venv.create(directory, with_pip=True)
+    def __init__(self, directory: Path, python: str = sys.executable) -> None:
+        subprocess.run([python, "-m", "venv", str(directory)], check=True)
         self.directory = directory
         self.bin = directory / "bin"
         self._empty = self.size()
@@ -70,6 +69,23 @@ class Environment:
         return self.size() - self._empty
 
 
+def newest_python() -> str:
+    """The newest Python that is found here: a web side has any, not the worker's."""
+    versions = os.environ.get("PYENV_ROOT", f"{Path.home()}/.pyenv") + "/versions"
+    found = [
+        *(f"/usr/bin/python3.{minor}" for minor in range(20, 9, -1)),
+        *map(str, Path(versions).glob("3.*/bin/python3")),
+    ]
+    usable = {}
+    for python in found:
+        if os.path.exists(python):
+            asked = [python, "-c", "import ensurepip, venv, sys; print(*sys.version_info[:2])"]
+            done = subprocess.run(asked, capture_output=True, text=True, check=False)
+            if done.returncode == 0:
+                usable[tuple(map(int, done.stdout.split()))] = python
+    return max(usable.items(), default=((3, 10), sys.executable))[1]
+
+
 @pytest.fixture(scope="module")
 def worker(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
     [wheel] = built.glob("*.whl")
@@ -81,7 +97,7 @@ def worker(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment
 @pytest.fixture(scope="module")
 def web_side(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
     [wheel] = built.glob("*.whl")
-    environment = Environment(tmp_path_factory.mktemp("web"))
+    environment = Environment(tmp_path_factory.mktemp("web"), newest_python())
     environment.install(str(wheel))
     return environment
 

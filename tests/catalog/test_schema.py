@@ -25,7 +25,7 @@ from sfworker.errors import SecretFlowTaskError
 from sfworker.settings import Settings
 from tests.node.packages import Node
 from tests.running_worker import RunningWorker, envelope
-from tests.schema.examples import SPU, TASKS, job
+from tests.catalog.examples import SPU, TASKS, job
 
 HERE = Path(__file__).parent
 NO = object()

@@ -1,13 +1,15 @@
 """The worker's settings: environment variables over an optional TOML file over defaults.
 
-`SFWORKER_CONFIG` names the TOML file; its keys are the field names below. Most variables are the field name in capitals
+`SFWORKER_CONFIG` names the TOML file; its keys are the variables' names. Most variables are the field name in capitals
 behind `SFWORKER_`; the ones that the first generation of this worker had keep their names (`_ORIGINAL_NAMES`).
 """
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
+import re
 import socket
 import tempfile
 from collections.abc import Mapping
@@ -34,28 +36,35 @@ DataRoots = list[str] | dict[str, list[str] | str]
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All settings, checked. See `load`."""
 
-    redis_url: Annotated[
-        str, Meta(description="Redis to work from: redis://, rediss://, unix://, redis+sentinel://.")
-    ] = "redis://localhost:6379/0"
-    prefix: Annotated[str, Meta(min_length=1, description="Prefix of every key; `{sf}` keeps them in one slot.")] = "sf"
+    redis_url: Annotated[str, Meta(description="URL of Redis: redis://, rediss://, unix:// or redis+sentinel://.")] = (
+        "redis://localhost:6379/0"
+    )
+    prefix: Annotated[
+        str, Meta(min_length=1, description="Prefix of every key; `{sf}` keeps them in one cluster slot.")
+    ] = "sf"
     parties: Annotated[str, Meta(description="Parties of envelopes that name none, separated by commas.")] = "alice,bob"
     address: Annotated[str, Meta(description="Session address of envelopes that name none.")] = "local"
-    log_level: Annotated[LogLevel, Meta(description="Least severe record of the worker that is kept.")] = "INFO"
-    log_file: Annotated[str, Meta(description="File that gets the log beside the console; empty: none.")] = ""
+    log_level: Annotated[LogLevel, Meta(description="Minimum log level of the worker.")] = "INFO"
+    log_file: Annotated[str, Meta(description="Log file beside the console; empty: none.")] = ""
     party_log_level: Annotated[
-        LogLevel, Meta(description="Least severe record of SecretFlow's own Python and C++ code that is kept.")
+        LogLevel, Meta(description="Minimum log level of SecretFlow's own Python and C++ code.")
     ] = "WARNING"
-    worker_hostname: Annotated[str, Meta(description="First part of the worker's id; default: the host's name.")] = ""
-    concurrency: Annotated[int, Meta(ge=1, le=256, description="Executions at the same time.")] = 1
+    worker_hostname: Annotated[str, Meta(description="First part of the worker's id; empty: the host's name.")] = ""
+    concurrency: Annotated[int, Meta(ge=1, le=256, description="Number of executions at the same time.")] = 1
     spare_processes: Annotated[
-        int, Meta(ge=0, le=64, description="Party processes forked ahead of demand; each still serves one execution.")
+        int,
+        Meta(
+            ge=0,
+            le=64,
+            description="Number of party processes forked ahead of demand; each still serves one execution.",
+        ),
     ] = 2
     start_method: Annotated[
         Literal["fork", "spawn"],
-        Meta(description="How party processes start: from the template, or a fresh interpreter."),
+        Meta(description="Start of party processes: forked from the template, or a new interpreter each."),
     ] = "fork"
     lease_seconds: Annotated[
-        float, Meta(ge=1, le=3600, description="A worker that is silent this long loses its jobs to others.")
+        float, Meta(ge=1, le=3600, description="Seconds of silence after which a worker's jobs go to others.")
     ] = 15.0
     cancel_grace_seconds: Annotated[
         float, Meta(ge=0, le=60, description="Seconds between asking a job to stop and killing it.")
@@ -64,51 +73,64 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         float, Meta(ge=0, le=7 * 86_400, description="Seconds that running jobs get to finish after SIGTERM.")
     ] = 60.0
     memory_limit_bytes: Annotated[
-        int, Meta(ge=0, description="Memory of an execution whose options name none; 0: no limit.")
+        int, Meta(ge=0, description="Default memory limit per execution, in bytes; 0: unlimited.")
     ] = 0
     max_memory_limit_bytes: Annotated[
-        int, Meta(ge=0, description="Most memory that options.memory_limit_bytes may ask for; 0: no bound.")
+        int, Meta(ge=0, description="Highest memory limit that an envelope may set, in bytes; 0: any.")
     ] = 0
     scratch_limit_bytes: Annotated[
-        int, Meta(ge=0, description="Scratch disk of an execution whose options name none; 0: no limit.")
+        int, Meta(ge=0, description="Default limit of scratch disk per execution, in bytes; 0: unlimited.")
     ] = 0
     max_scratch_limit_bytes: Annotated[
-        int, Meta(ge=0, description="Most scratch disk that options.scratch_limit_bytes may ask for; 0: no bound.")
+        int, Meta(ge=0, description="Highest limit of scratch disk that an envelope may set, in bytes; 0: any.")
     ] = 0
     threads: Annotated[
-        int, Meta(ge=0, le=4096, description="Processors that each party process computes on; 0: all there are.")
+        int, Meta(ge=0, le=4096, description="Default number of processors per party process; 0: all.")
     ] = 0
     max_threads: Annotated[
-        int, Meta(ge=0, le=4096, description="Most processors that options.threads may ask for; 0: no bound.")
+        int, Meta(ge=0, le=4096, description="Highest number of processors that an envelope may set; 0: any.")
     ] = 0
     stall_seconds: Annotated[
         float,
-        Meta(
-            ge=0, description="Seconds that a session's processes may all wait, none computing; 0: as long as it takes."
-        ),
+        Meta(ge=0, description="Seconds after which a session whose processes all wait is ended; 0: never."),
     ] = 300.0
     max_crashes: Annotated[
-        int, Meta(ge=1, le=100, description="Times a job may take its worker down before it is buried.")
+        int, Meta(ge=1, le=100, description="Number of times that a job may take its worker down before it is buried.")
     ] = 3
     health: Annotated[
-        str, Meta(description="Where /healthz and /readyz are answered: HOST:PORT or unix:/PATH; empty: nowhere.")
+        str, Meta(description="Address of /healthz and /readyz: HOST:PORT or unix:/PATH; empty: none.")
     ] = ""
-    result_ttl: Annotated[int, Meta(ge=1, description="Seconds that sf:result:<execution_id> is kept.")] = 86_400
+    result_ttl: Annotated[
+        int, Meta(ge=1, description="Seconds that a result is kept at `sf:result:<execution_id>`.")
+    ] = 86_400
     retention: Annotated[int, Meta(ge=60, description="Seconds that records of executions are kept.")] = 7 * 86_400
-    results_maxlen: Annotated[int, Meta(ge=100, description="About how many entries sf:results keeps.")] = 100_000
+    results_maxlen: Annotated[
+        int, Meta(ge=100, description="Approximate number of entries that `sf:results` keeps.")
+    ] = 100_000
     max_result_bytes: Annotated[
-        int, Meta(ge=1024, le=1 << 28, description="Longest result that is published; more belongs in an output file.")
+        int,
+        Meta(
+            ge=1024,
+            le=1 << 28,
+            description="Longest result that is published, in bytes; more belongs in an output file.",
+        ),
     ] = 8 << 20
-    max_envelope_bytes: Annotated[int, Meta(ge=1024, description="Longest envelope that is accepted.")] = 1 << 20
+    max_envelope_bytes: Annotated[int, Meta(ge=1024, description="Longest envelope that is accepted, in bytes.")] = (
+        1 << 20
+    )
     data_roots: Annotated[
-        DataRoots, Meta(description="Directories jobs may read and write: a list, or an object with a list per party.")
+        DataRoots,
+        Meta(description="Directories that jobs may use, with a colon between them; or JSON, with each party's own."),
     ] = field(default_factory=lambda: [os.getcwd()])
-    run_dir: Annotated[str, Meta(description="Where sockets and scratch directories are made (local disk).")] = field(
+    run_dir: Annotated[str, Meta(description="Directory of sockets and scratch, on a local disk.")] = field(
         default_factory=tempfile.gettempdir
     )
-    jobs: Annotated[list[str], Meta(description="Modules with task types of one's own, to import.")] = []
+    jobs: Annotated[
+        list[str],
+        Meta(description="Task types of your own: modules, or files by their path, with commas between them."),
+    ] = []
     allow_insecure_protocols: Annotated[
-        bool, Meta(description="Accept REF2K, which keeps no secrets; for debugging only.")
+        bool, Meta(description="Accepts REF2K, which keeps no secrets; for debugging only.")
     ] = False
 
     def party_list(self) -> list[str]:
@@ -134,38 +156,82 @@ def variable(name: str) -> str:
 
 
 def load(environ: Mapping[str, str] = os.environ, **overrides: Any) -> Settings:
-    """Settings from `environ`, its TOML file and `overrides` (of the command line; None means not given).
+    """Return the settings: `overrides` (of the command line; None: not given) over `environ` over its TOML file.
 
-    Raises SettingsError, naming the variable, where a value does not fit.
+    Raises SettingsError, which names the variable and what it may be, where a value does not fit.
     """
-    values: dict[str, Any] = {}
-    if config := environ.get("SFWORKER_CONFIG"):
-        try:
-            values |= msgspec.toml.decode(Path(config).read_bytes(), type=dict[str, Any])
-        except (OSError, UnicodeDecodeError, msgspec.DecodeError) as error:
-            raise SettingsError(f"SFWORKER_CONFIG: the file cannot be read as TOML ({type(error).__name__})") from None
-    for name in Settings.__struct_fields__:
-        if (text := environ.get(variable(name))) is not None and text != "":
-            values[name] = _parse(name, text)
+    given = _from_file(environ["SFWORKER_CONFIG"]) if environ.get("SFWORKER_CONFIG") else {}
+    given |= {name: text for name in _FIELDS if (text := environ.get(name))}
+    values = {_FIELDS[name]: _parse(_FIELDS[name], value) for name, value in given.items()}
     values |= {name: value for name, value in overrides.items() if value is not None}
     try:
         return msgspec.convert(values, Settings, strict=False)
     except msgspec.ValidationError as error:
-        message = str(error)
-        for name in Settings.__struct_fields__:
-            if f"`$.{name}" in message:
-                raise SettingsError(f"{variable(name)}: {message.split(' - at ', maxsplit=1)[0]}") from None
-        raise SettingsError(f"settings: {message}") from None
+        [name] = re.findall(r" - at `\$\.(\w+)", str(error))
+        raise SettingsError(f"{variable(name)}: has to be {_allowed(name)}") from None
 
 
-def _parse(name: str, text: str) -> Any:
-    if name == "data_roots" and text.lstrip().startswith(("[", "{")):
+def unknown_variables(environ: Mapping[str, str] = os.environ) -> list[str]:
+    """Return a sentence for each variable that starts like ours and means nothing."""
+    known = {*_FIELDS, *_NO_SETTINGS}
+    return [_unknown(name) for name in sorted(environ) if name.startswith("SFWORKER_") and name not in known]
+
+
+def _from_file(path: str) -> dict[str, Any]:
+    """Read the TOML file, whose keys are the variables' names. Raises SettingsError."""
+    try:
+        found = msgspec.toml.decode(Path(path).read_bytes(), type=dict[str, Any])
+    except OSError as error:
+        raise SettingsError(f"SFWORKER_CONFIG: the file cannot be read ({error.strerror})") from None
+    except (UnicodeDecodeError, msgspec.DecodeError):
+        raise SettingsError("SFWORKER_CONFIG: the file is not TOML") from None
+    for name in found:
+        if name not in _FIELDS:
+            raise SettingsError(f"SFWORKER_CONFIG: in the file, {_unknown(name)}")
+    return found
+
+
+def _unknown(name: str) -> str:
+    fields = Settings.__struct_fields__  # without the prefix, which would make every name look like every other
+    near = difflib.get_close_matches(name.lower().removeprefix("sfworker_"), fields, n=1)
+    return f"{name} is no setting; {f'did you mean {variable(near[0])}?' if near else 'it has no effect'}"
+
+
+def _parse(name: str, value: Any) -> Any:
+    """Return a value as the field takes it. Text is split into lists, whether from the environment or a file."""
+    if not isinstance(value, str):
+        return value
+    if name == "data_roots" and value.lstrip().startswith(("[", "{")):
         try:
-            return json.loads(text)
+            return json.loads(value)
         except ValueError:
-            raise SettingsError(f"{variable(name)}: neither a JSON list nor a JSON object of directories") from None
+            raise SettingsError(f"{variable(name)}: has to be {_allowed(name)}") from None
     if name == "data_roots":
-        return text.split(os.pathsep)
+        return value.split(os.pathsep)
     if name == "jobs":
-        return [module.strip() for module in text.split(",") if module.strip()]
-    return text.upper() if name in {"log_level", "party_log_level"} else text
+        return [module.strip() for module in value.split(",") if module.strip()]
+    if name in {"log_level", "party_log_level"}:
+        level = value.strip().upper()
+        return "WARNING" if level == "WARN" else level
+    return value
+
+
+def _allowed(name: str) -> str:
+    """Say in words what a setting may be."""
+    if name == "data_roots":
+        return "directories with a colon between them, or a JSON object that gives each party its own"
+    if name == "jobs":
+        return "names of modules or paths of files, with commas between them"
+    schema = msgspec.json.schema(Settings)["$defs"]["Settings"]["properties"][name]
+    if "enum" in schema:
+        return f"one of {', '.join(schema['enum'])}"
+    kind = {"integer": "a whole number", "number": "a number", "boolean": "true or false"}.get(schema["type"], "a text")
+    lowest, highest = schema.get("minimum"), schema.get("maximum")
+    if highest is not None:
+        return f"{kind} from {lowest} to {highest}"
+    return f"{kind} of at least {lowest}" if lowest is not None else kind
+
+
+_FIELDS = {variable(name): name for name in Settings.__struct_fields__}
+_NO_SETTINGS = ("SFWORKER_CONFIG", "SFWORKER_REDIS_SERVER")
+"""Variables of ours that no setting has: the TOML file, and the server of the demo and the tests."""

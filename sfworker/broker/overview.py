@@ -51,7 +51,7 @@ class Overview(Struct, frozen=True, kw_only=True):
 
 
 async def overview(redis: Redis, keys: Keys, group: str) -> Overview:
-    """Read the state of the consumer group `group`. A stream or group that does not exist yet counts as empty."""
+    """Read the state of the consumer group `group`; while it does not exist, every job counts as queued for it."""
     streams = [await _stream(redis, keys.jobs(priority), priority, group) for priority in PRIORITIES]
     return Overview(
         queued=sum(stream.queued for stream in streams),
@@ -59,8 +59,31 @@ async def overview(redis: Redis, keys: Keys, group: str) -> Overview:
         retrying=sum(stream.retrying for stream in streams),
         dead=sum(stream.dead for stream in streams),
         streams=streams,
-        workers=await _workers(redis, keys),
+        workers=list(_decoded((await _live(redis, keys, await consumers(redis, keys), group)).values())),
     )
+
+
+async def consumers(redis: Redis, keys: Keys) -> dict[str, set[str]]:
+    """The consumer groups on the job streams, each with the names of its consumers."""
+    found: dict[str, set[str]] = {}
+    for stream in keys.job_streams():
+        try:
+            groups = [_text(info["name"]) for info in await redis.xinfo_groups(stream)]
+            for group in groups:
+                names = {_text(info["name"]) for info in await redis.xinfo_consumers(stream, group)}
+                found.setdefault(group, set()).update(names)
+        except ResponseError as error:
+            if not str(error).startswith(("no such key", "NOGROUP")):
+                raise
+    return found
+
+
+async def is_served(redis: Redis, keys: Keys, group: str) -> bool:
+    """Whether a live worker serves the consumer group `group`."""
+    by_group = await consumers(redis, keys)
+    known = [keys.worker(name) for name in by_group.get(group, ())]
+    # A group's workers are consumers of it, at the latest when they have taken a job; only others are looked for.
+    return bool(known and await redis.exists(*known)) or bool(await _live(redis, keys, by_group, group))
 
 
 async def _stream(redis: Redis, stream: str, priority: str, group: str) -> StreamOverview:
@@ -90,17 +113,24 @@ async def _stream(redis: Redis, stream: str, priority: str, group: str) -> Strea
     )
 
 
-async def _workers(redis: Redis, keys: Keys) -> list[WorkerOverview]:
-    pattern = re.sub(r"([\[\]*?\\^])", r"\\\1", keys.worker("")) + "*"
-    names = sorted({name async for name in redis.scan_iter(match=pattern, count=1000)})
+async def _live(redis: Redis, keys: Keys, by_group: dict[str, set[str]], group: str) -> dict[str, bytes]:
+    """Heartbeats by worker, of those that are not known to serve another group.
+
+    A heartbeat names no group, and before Redis 7.2 a worker that has taken no job yet is a consumer of none.
+    """
+    elsewhere = {name for other, names in by_group.items() if other != group for name in names}
+    elsewhere -= by_group.get(group, set())
+    start = keys.worker("")
+    pattern = re.sub(r"([\[\]*?\\^])", r"\\\1", start) + "*"
+    names = sorted({name.decode() async for name in redis.scan_iter(match=pattern, count=1000)})
+    names = [name for name in names if name.removeprefix(start) not in elsewhere]
     heartbeats = await redis.mget(names) if names else []
-    return list(_decoded(heartbeats))
+    # One that has expired since the scan is none.
+    return {name: heartbeat for name, heartbeat in zip(names, heartbeats, strict=True) if heartbeat is not None}
 
 
-def _decoded(heartbeats: Iterable[bytes | None]) -> Iterable[WorkerOverview]:
+def _decoded(heartbeats: Iterable[bytes]) -> Iterable[WorkerOverview]:
     for heartbeat in heartbeats:
-        if heartbeat is None:  # expired since the scan
-            continue
         try:
             yield msgspec.json.decode(heartbeat, type=WorkerOverview)
         except msgspec.DecodeError:  # of another version: it lives, but its words are not ours

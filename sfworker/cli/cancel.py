@@ -1,30 +1,42 @@
-"""`sfworker cancel`: stop an execution that is queued, runs or waits for its next attempt."""
+"""`sfworker cancel`: end a job that is queued, runs or waits for its next attempt."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import sys
 from typing import TYPE_CHECKING
 
-from sfworker.cli.connection import add_redis_arguments, connected_client, settings_from
+from sfworker.cli.connection import add_group_argument, add_redis_arguments, connected_client, settings_from
+from sfworker.errors import SecretFlowTaskError
 
 if TYPE_CHECKING:
     from sfworker.settings import Settings
 
-SUMMARY = "Ask for an execution to be cancelled"
+SUMMARY = "Cancel a job that is queued, runs or waits for its next attempt"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("execution_id", metavar="ID", help="the execution_id of the envelope")
+    add_group_argument(parser)
     add_redis_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    return asyncio.run(_cancel(arguments.execution_id, settings_from(arguments)))
+    return asyncio.run(_cancel(arguments.execution_id, arguments.group, settings_from(arguments)))
 
 
-async def _cancel(execution_id: str, settings: Settings) -> int:
+async def _cancel(execution_id: str, group: str, settings: Settings) -> int:
+    from sfworker.cli.known import sentence, unknown
+
     async with connected_client(settings) as client:
-        asked = await client.cancel(execution_id)
-    print(f"{execution_id}: asked to stop" if asked else f"{execution_id}: has ended already, nothing changed")
-    return 0 if asked else 1
+        known = await client.find(execution_id)
+        if (known and known.state == "answered") or not await client.cancel(execution_id):
+            known = await client.find(execution_id)  # it may have ended just now
+            raise SecretFlowTaskError(f"{sentence(execution_id, known)}; nothing is changed")
+        if known is None:
+            raise SecretFlowTaskError(f"{unknown(execution_id)}; if it is sent within a day, it is cancelled")
+        print(f"{sentence(execution_id, known)} and is being cancelled")
+        if await client.served(known.group or group) is False:
+            print(f"no worker serves group {known.group or group} now; the next one cancels it", file=sys.stderr)
+    return 0

@@ -1,4 +1,4 @@
-"""`sfworker dead`: the jobs that failed for good: list them, look at one, replay one, forget them."""
+"""`sfworker dead`: list the jobs that failed for good, show one, replay one, delete them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from sfworker.cli.arguments import count
 from sfworker.cli.connection import (
     add_group_argument,
     add_redis_arguments,
@@ -15,34 +16,38 @@ from sfworker.cli.connection import (
     connected_redis,
     settings_from,
 )
-from sfworker.cli.replay import replay_one
+from sfworker.cli.replay import replay_one, why_not_dead
+from sfworker.errors import SecretFlowTaskError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from sfworker.broker.dead import DeadJob, PastAttempt
     from sfworker.settings import Settings
 
-SUMMARY = "Show, replay or forget jobs that failed for good"
+SUMMARY = "List, show, replay or delete jobs that failed for good"
 ROWS = 100
-_ID_HELP = "execution_id, or the entry's id"
+_WIDTH_OF_TABLES = 120
+_ID_HELP = "execution_id; the entry's id of one that has none"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(metavar="ACTION", required=True)
 
-    listing = actions.add_parser("list", help="what there is, oldest first")
+    listing = actions.add_parser("list", help="list them, the oldest first")
     listing.add_argument("--error-type", metavar="TYPE", help="only those that failed with this error")
-    listing.add_argument("--limit", type=int, metavar="N", help=f"at most so many (default: {ROWS}; JSON: all)")
+    listing.add_argument("--limit", type=count, metavar="N", help=f"at most so many (default: {ROWS}; JSON: all)")
     listing.set_defaults(act=_list)
 
-    showing = actions.add_parser("show", help="one with its envelope and each attempt")
+    showing = actions.add_parser("show", help="show one, with each attempt and its envelope")
     showing.add_argument("id", metavar="ID", help=_ID_HELP)
     showing.set_defaults(act=_show)
 
-    replaying = actions.add_parser("replay", help="run one again, as `sfworker replay --execution-id`")
+    replaying = actions.add_parser("replay", help="run one again, as `sfworker replay --execution-id` does")
     replaying.add_argument("id", metavar="ID", help=_ID_HELP)
     replaying.set_defaults(act=_replay)
 
-    purging = actions.add_parser("purge", help="delete for good; asks nothing")
+    purging = actions.add_parser("purge", help="delete one or all, without asking")
     which = purging.add_mutually_exclusive_group(required=True)
     which.add_argument("id", metavar="ID", nargs="?", help=_ID_HELP)
     which.add_argument("--all", action="store_true", help="all of them")
@@ -63,12 +68,14 @@ def run(arguments: argparse.Namespace) -> int:
 async def _list(arguments: argparse.Namespace, settings: Settings) -> int:
     from sfworker.broker.dead import dead_jobs
     from sfworker.broker.keys import Keys
-    from sfworker.cli.console import console, print_json, table
+    from sfworker.cli.console import console, print_json
+    from sfworker.cli.known import require_group
 
     limit = arguments.limit if arguments.limit is not None or arguments.json else ROWS
     found: list[dict[str, Any]] = []
     more = False
     async with connected_redis(settings) as redis:
+        await require_group(redis, Keys(settings.prefix), arguments.group)
         async for job in dead_jobs(redis, Keys(settings.prefix), arguments.group):
             if arguments.error_type in {None, job.error_type}:
                 if len(found) == limit:
@@ -80,17 +87,42 @@ async def _list(arguments: argparse.Namespace, settings: Settings) -> int:
         return 0
     out = console()
     if not found:
-        out.print("nothing is dead")
+        print("no job has failed for good" + (f" with {arguments.error_type}" if arguments.error_type else ""))
         return 0
-    listed = table("execution", "stream", "task type", "attempts >", "error type", "error", "buried at")
+    if out.width < _WIDTH_OF_TABLES:
+        _print_blocks(out, found)
+    else:
+        _print_table(out, found)
+    if more:
+        print(f"and more; --limit N shows more than {limit}")
+    return 0
+
+
+def _print_blocks(out: Console, found: list[dict[str, Any]]) -> None:
+    for each in found:
+        attempts = "" if each["attempts"] is None else f" after {each['attempts']} attempt(s)"
+        print(each["execution_id"] or each["entry_id"])
+        print(f"  {each['task_type'] or '(no task type)'}, failed at {_cell('buried_at', each['buried_at'])}{attempts}")
+        _print_error(out, each)
+
+
+def _print_table(out: Console, found: list[dict[str, Any]]) -> None:
+    from sfworker.cli.console import table
+
+    listed = table("execution", "stream", "task type", "attempts >", "error type", "error", "failed at")
     listed.columns[0].no_wrap = True  # to be copied
     for each in found:
         names = ("stream", "task_type", "attempts", "error_type", "error", "buried_at")
         listed.add_row(each["execution_id"] or each["entry_id"], *(_cell(name, each[name]) for name in names))
     out.print(listed)
-    if more:
-        out.print(f"and more; --limit N shows more than {limit}")
-    return 0
+
+
+def _print_error(out: Console, about: dict[str, Any]) -> None:
+    """Print type and sentence of an error, where there is one, in lines that fit."""
+    from rich.padding import Padding
+
+    if said := ": ".join(about[name] for name in ("error_type", "error") if about[name]):
+        out.print(Padding(said, (0, 0, 0, 4)))
 
 
 async def _show(arguments: argparse.Namespace, settings: Settings) -> int:
@@ -101,8 +133,7 @@ async def _show(arguments: argparse.Namespace, settings: Settings) -> int:
     async with connected_redis(settings) as redis:
         job = await find_dead_job(redis, Keys(settings.prefix), arguments.group, arguments.id)
     if job is None:
-        print(f"{arguments.id}: is not among the dead")
-        return 1
+        raise SecretFlowTaskError(await why_not_dead(settings, arguments.group, arguments.id))
     about = _summary(job)
     history = [_past(past) for past in job.history]
     envelope = _decoded(job.attempt.entry.envelope)
@@ -115,10 +146,12 @@ async def _show(arguments: argparse.Namespace, settings: Settings) -> int:
         facts.add_row(name, _cell(name, value))
     facts.show_header = False
     out.print(facts)
-    attempts = table("attempt >", "replays >", "worker", "started at", "ended at", "outcome", "error type", "error")
     for past in history:
-        attempts.add_row(*(_cell(name, value) for name, value in past.items()))
-    out.print(attempts)
+        replays = f" after {past['replays']} replay(s)" if past["replays"] else ""
+        print(f"attempt {past['attempt']}{replays}: {past['outcome'].replace('_', ' ')}, on {past['worker_id']},")
+        print(f"  from {_cell('_at', past['started_at'])} to {_cell('_at', past['ended_at'])}")
+        _print_error(out, past)
+    print("envelope:")
     print_json(envelope)
     return 0
 
@@ -129,18 +162,19 @@ async def _replay(arguments: argparse.Namespace, settings: Settings) -> int:
 
 async def _purge(arguments: argparse.Namespace, settings: Settings) -> int:
     from sfworker.broker.dead import dead_jobs, find_dead_job
+    from sfworker.cli.known import require_group
 
     purged = 0
     async with connected_redis(settings) as redis, connected_broker(settings, arguments.group) as broker:
         if arguments.all:
+            await require_group(redis, broker.keys, arguments.group)
             async for job in dead_jobs(redis, broker.keys, arguments.group):
                 purged += await broker.purge(job.attempt.entry)
         else:
             wanted = await find_dead_job(redis, broker.keys, arguments.group, arguments.id)
             purged += wanted is not None and await broker.purge(wanted.attempt.entry)
     if not arguments.all and not purged:
-        print(f"{arguments.id}: is not among the dead, nothing changed")
-        return 1
+        raise SecretFlowTaskError(await why_not_dead(settings, arguments.group, arguments.id))
     print(f"{purged} purged")
     return 0
 

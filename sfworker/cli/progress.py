@@ -77,7 +77,12 @@ class EventDisplay:
         if self._bars is not None and execution_id not in self._tasks:
             self._tasks[execution_id] = self._bars.add_task(title or execution_id, total=1.0, said="queued")
 
+    def note(self, text: str) -> None:
+        """Print a sentence, above the bars where there are some."""
+        self._console.print(text, soft_wrap=True)
+
     def show(self, event: dict[str, Any], title: str | None = None) -> None:
+        """Show an event; `title` names its execution instead of the id."""
         execution_id = str(event.get("execution_id"))
         if self._bars is None:
             percent = f" {float(event['progress']):4.0%}" if event.get("progress") is not None else ""

@@ -1,9 +1,10 @@
-"""`sfworker replay`: let executions that failed for good start anew."""
+"""`sfworker replay`: run jobs again that failed for good."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import re
 from typing import TYPE_CHECKING
 
 from sfworker.cli.connection import (
@@ -14,21 +15,21 @@ from sfworker.cli.connection import (
     connected_redis,
     settings_from,
 )
+from sfworker.errors import SecretFlowTaskError
 
 if TYPE_CHECKING:
     from sfworker.settings import Settings
 
-SUMMARY = "Run executions again that failed for good"
+SUMMARY = "Run jobs again that failed for good"
 _REASONS = {
-    "not dead": "is not among the dead, nothing changed",
     "gone": "cannot be replayed, its payload was deleted from the stream; send it under another execution_id",
-    "superseded": "was sent again since, and that job stands; nothing changed",
+    "superseded": "was sent again since, and that job stands; nothing is changed",
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--execution-id", metavar="ID", help="this one; its entry's id, where it has none")
+    which.add_argument("--execution-id", metavar="ID", help="this one; the entry's id of one that has none")
     which.add_argument("--all", action="store_true", help="all of them")
     which.add_argument("--error-type", metavar="TYPE", help="those that failed with this error, such as InputDataError")
     add_group_argument(parser)
@@ -43,19 +44,42 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 async def replay_one(settings: Settings, group: str, known_as: str) -> int:
-    """Replay one by its execution_id or entry id."""
+    """Replay one by its execution_id or entry id. Raises SecretFlowTaskError where it cannot be."""
     async with connected_client(settings) as client:
         outcome = await client.replay(known_as, group)
-    print(f"{known_as}: {_REASONS.get(outcome, outcome)}")
-    return 0 if outcome == "replayed" else 1
+        if outcome == "not dead":
+            raise SecretFlowTaskError(await why_not_dead(settings, group, known_as))
+    if outcome != "replayed":
+        raise SecretFlowTaskError(f"{known_as} {_REASONS[outcome]}")
+    print(f"{known_as} is replayed: it runs again as soon as a worker is free")
+    return 0
+
+
+async def why_not_dead(settings: Settings, group: str, known_as: str) -> str:
+    """Return a sentence about one that is not among the jobs that failed for good."""
+    from sfworker.broker.keys import Keys
+    from sfworker.cli.known import require_group, sentence, unknown
+
+    async with connected_redis(settings) as redis:
+        await require_group(redis, Keys(settings.prefix), group)
+    async with connected_client(settings) as client:
+        known = await client.find(known_as)
+    if known is None:
+        # An entry may be there all the same, as one that has not failed for good.
+        return f"no job {known_as} has failed for good" if re.fullmatch(r"\d+-\d+", known_as) else unknown(known_as)
+    if known.group not in {None, group}:
+        return f"{known_as} is a job of group {known.group}, not of {group}"
+    return f"{sentence(known_as, known)} and is not among the jobs that failed for good"
 
 
 async def _replay_all(settings: Settings, group: str, error_type: str | None) -> int:
     from sfworker.broker.dead import dead_jobs
+    from sfworker.cli.known import require_group
     from sfworker.publish.status_notifier import StatusNotifier
 
     replayed, refused = 0, 0
     async with connected_redis(settings) as redis, connected_broker(settings, group) as broker:
+        await require_group(redis, broker.keys, group)
         notifier = StatusNotifier(broker, worker_id="")
         async for job in dead_jobs(redis, broker.keys, group):
             if error_type is None or job.error_type == error_type:
@@ -64,6 +88,8 @@ async def _replay_all(settings: Settings, group: str, error_type: str | None) ->
                     replayed += 1
                 elif outcome != "not dead":  # somebody else has replayed it meanwhile
                     refused += 1
-                    print(f"{job.attempt.known_as}: {_REASONS[outcome]}")
+                    print(f"{job.attempt.known_as} {_REASONS[outcome]}")
+    if error_type is not None and not replayed + refused:
+        raise SecretFlowTaskError(f"no job has failed for good with {error_type}; nothing is replayed")
     print(f"{replayed} replayed")
     return 1 if refused else 0

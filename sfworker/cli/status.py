@@ -1,4 +1,4 @@
-"""`sfworker status`: what is queued, running, waiting and buried, and who is there to work."""
+"""`sfworker status`: count the jobs that are queued, run, wait for a retry or failed for good, and list the workers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from sfworker.broker.overview import Overview
     from sfworker.settings import Settings
 
-SUMMARY = "Show queues and workers"
+SUMMARY = "Show how many jobs are queued, run or have failed for good, and the workers"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,19 +28,22 @@ def run(arguments: argparse.Namespace) -> int:
 
         print_json(figures)
     else:
-        _print(figures)
+        _print(figures, arguments.group)
     return 0
 
 
 async def _overview(settings: Settings, group: str) -> Overview:
     from sfworker.broker.keys import Keys
     from sfworker.broker.overview import overview
+    from sfworker.cli.known import require_group
 
     async with connected_redis(settings) as redis:
-        return await overview(redis, Keys(settings.prefix), group)
+        keys = Keys(settings.prefix)
+        await require_group(redis, keys, group)
+        return await overview(redis, keys, group)
 
 
-def _print(figures: Overview) -> None:
+def _print(figures: Overview, group: str) -> None:
     from sfworker.cli.console import console, table
 
     out = console()
@@ -49,11 +52,15 @@ def _print(figures: Overview) -> None:
         counts = (stream.queued, stream.running, stream.retrying, stream.dead)
         queues.add_row(stream.stream, *map(str, counts))
     out.print(queues)
+    if figures.dead:
+        print("Dead jobs have failed for good; `sfworker dead list` names them.")
     if not figures.workers:
-        out.print("no worker has a heartbeat; `sfworker run` starts one")
+        print(f"no worker serves group {group} now; `sfworker run` starts one")
         return
     workers = table("worker", "since", "running >", "free >", "executions")
+    workers.columns[0].ratio = workers.columns[-1].ratio = 1  # the others are not to be folded
     for worker in figures.workers:
         executions = ", ".join(map(str, worker.executions))
-        workers.add_row(worker.worker_id, worker.started_at or "", str(worker.running), str(worker.free), executions)
+        since = f"{worker.started_at[:19]}Z" if worker.started_at else ""
+        workers.add_row(worker.worker_id, since, str(worker.running), str(worker.free), executions)
     out.print(workers)

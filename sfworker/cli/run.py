@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sfworker.cli.arguments import count
+
 if TYPE_CHECKING:
     from sfworker.settings import Settings
 
@@ -25,7 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIRECTORY",
         help="start a Redis for this worker alone; its data are kept in DIRECTORY, or else gone at the end",
     )
-    parser.add_argument("--concurrency", metavar="N", help="number of executions at the same time (default: 1)")
+    parser.add_argument(
+        "--concurrency", type=count, metavar="N", help="number of executions at the same time (default: 1)"
+    )
     add_jobs_argument(parser)
 
 

@@ -52,7 +52,7 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
     def parse_known_args(self, *arguments: Any, **named: Any) -> Any:
-        """Refuse unknown words here, where the nearest options are known; argparse leaves it to the outermost parser."""
+        """Refuse unknown words here, where the right ones are known; argparse leaves it to the outermost parser."""
         parsed, unknown = super().parse_known_args(*arguments, **named)
         if unknown and unknown[0].startswith("-"):
             option = unknown[0].partition("=")[0]

@@ -139,17 +139,18 @@ class Client:
         `newest` bounds how many entries of each stream are looked through. Whoever may not read the workers' records,
         as the user `web` of deploy/users.acl, is told by streams and results alone.
         """
+        record = await self._record(execution_id)
+        group = record[1] if record else None
+        if record and record[0] != "answered":
+            return Known(record[0], group=group)
         result = await self.result(execution_id)
         if result is not None:
-            return Known("answered", result)
-        record = await self._record(execution_id)
-        if record and record[0] != "answered":
-            return Known(record[0], group=record[1])
+            return Known("answered", result, group=group)
         # Jobs before results: what ends in between is then seen on the results stream.
         sent = not record and await self._is_sent(execution_id, newest)
         event = None if sent and record == () else await self._last_event(execution_id, newest)
         if record:
-            return Known("answered", event=event, group=record[1])
+            return Known("answered", event=event, group=group)
         if event is not None and (state := _STATES_OF_EVENTS.get(str(event.get("status")))):
             return Known(state, event=event)
         if sent:

@@ -1,4 +1,4 @@
-"""The jobs that failed for good and wait for people: what they were and how each attempt at them ended. Only reads."""
+"""Reads the jobs that failed for good: their envelopes, and how each attempt at them ended."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ENTRY_ID = re.compile(r"\d{1,20}-\d{1,20}")
 
 
 class PastAttempt(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How one attempt ended, as the scripts noted it; times in milliseconds, by Redis' clock."""
+    """The end of one attempt, as the scripts noted it. Times are in milliseconds, by Redis' clock."""
 
     attempt: int
     worker: str
@@ -36,7 +36,7 @@ class PastAttempt(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DeadJob:
-    """A buried entry. What its record said is missing where that has expired."""
+    """A job that failed for good. Fields from its record are empty where that has expired."""
 
     attempt: Attempt
     buried_at: float
@@ -49,7 +49,7 @@ class DeadJob:
 
 
 async def dead_jobs(redis: Redis, keys: Keys, group: str) -> AsyncIterator[DeadJob]:
-    """All of them, page by page, by stream and age. A stream or group that does not exist yet has none."""
+    """Yield all of them by stream and age, read page by page. A group that does not exist yet has none."""
     for stream in keys.job_streams():
         after = "-"
         while page := await _buried(redis, stream, group, after, "+", PAGE):
@@ -59,7 +59,7 @@ async def dead_jobs(redis: Redis, keys: Keys, group: str) -> AsyncIterator[DeadJ
 
 
 async def find_dead_job(redis: Redis, keys: Keys, group: str, known_as: str) -> DeadJob | None:
-    """The one of this execution_id or entry id. Looks through all of them only where the record has expired."""
+    """Return the one of this execution_id or entry id; reads through all of them only if its record has expired."""
     places = [(stream, known_as) for stream in keys.job_streams() if _ENTRY_ID.fullmatch(known_as)]
     record = keys.execution(known_as)
     recorded = await redis.execute_command("HMGET", record, "group", "stream", "entry")  # type: ignore[no-untyped-call, unused-ignore]
@@ -77,7 +77,7 @@ async def find_dead_job(redis: Redis, keys: Keys, group: str, known_as: str) -> 
 
 
 async def _buried(redis: Redis, stream: str, group: str, first: str, last: str, count: int) -> dict[str, int]:
-    """Buried entries by id, each with the milliseconds since."""
+    """Return buried entries by id, each with the milliseconds since then."""
     try:
         found = await redis.xpending_range(stream, group, first, last, count, DEAD_CONSUMER)
     except ResponseError as error:
@@ -109,7 +109,7 @@ async def _read(redis: Redis, keys: Keys, group: str, stream: str, page: dict[st
 
 
 def _about(attempt: Attempt, group: str, record: dict[bytes, bytes]) -> dict[str, str]:
-    """The record, where it is about this entry."""
+    """Return the record if it is about this entry, otherwise nothing."""
     known = {name.decode(): value.decode() for name, value in record.items()}
     place = (known.get("group"), known.get("stream"), known.get("entry"))
     return known if place == (group, attempt.entry.stream, attempt.entry.entry_id) else {}

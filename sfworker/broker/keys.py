@@ -1,4 +1,4 @@
-"""The names of all keys and channels. The first five are a contract with the web side.
+"""Names all keys and channels. The first six rows are a contract with the web side.
 
 | key | type | what |
 |---|---|---|
@@ -25,7 +25,7 @@ STATUS_CHANNEL = "task_status"
 
 
 def status_channel(execution_id: str) -> str:
-    """The pub/sub channel of one execution; without the prefix, as the first generation of web sides expects."""
+    """Return the pub/sub channel of one execution; it has no prefix, as the first generation of web sides expects."""
     return f"{STATUS_CHANNEL}:{execution_id}"
 
 
@@ -39,7 +39,7 @@ class Keys:
         return f"{self.prefix}:jobs" if priority == "normal" else f"{self.prefix}:jobs:{priority}"
 
     def job_streams(self) -> list[str]:
-        """The job streams, most urgent first."""
+        """Return the job streams, most urgent first."""
         return [self.jobs(priority) for priority in PRIORITIES]
 
     @property

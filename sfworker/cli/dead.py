@@ -217,7 +217,7 @@ def _past(past: PastAttempt) -> dict[str, Any]:
 
 
 def _decoded(envelope: bytes | None) -> Any:
-    """The envelope; as text, where it is no JSON; None, where it was deleted."""
+    """Return the envelope decoded, as text if it is no JSON, None if it was deleted."""
     if envelope is None:
         return None
     try:

@@ -26,7 +26,7 @@ _ENDINGS = {"SUCCESS", "FAILURE", "CANCELLED"}
 
 
 def fraction(event: dict[str, Any], before: float = 0.0) -> float:
-    """How far an execution is, 0 to 1, after `event`."""
+    """Return how far an execution is after `event`, from 0 to 1."""
     if event.get("status") == "RETRY":
         return 0.0
     if event.get("stage") == "task_succeeded":
@@ -38,13 +38,13 @@ def fraction(event: dict[str, Any], before: float = 0.0) -> float:
 
 
 def sentence(event: dict[str, Any]) -> str:
-    """What `event` says, in words."""
+    """Return what `event` says, in words."""
     stage = str(event.get("stage", ""))
     return str(event.get("error") or event.get("message") or _WORDS.get(stage, stage))
 
 
 class EventDisplay:
-    """Use as `with EventDisplay(console) as display: display.show(event)`."""
+    """Shows the events of executions. Use as `with EventDisplay(console) as display: display.show(event)`."""
 
     def __init__(self, console: Console) -> None:
         self._console = console

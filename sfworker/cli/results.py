@@ -1,4 +1,4 @@
-"""Prints a result for people: lines for scalars, tables for what is one. Only the value's shape decides, no task type.
+"""Prints results for people, in lines and tables. Only the shape of a value decides how, never its task type.
 
     list of lists of scalars                  a matrix; lists beside it that are as long name its columns and rows
     list of objects                           a table, a row each
@@ -147,7 +147,7 @@ def _print_matrix(out: Console, rows: list[list[Any]], columns: list[str], names
 
 
 def _records(value: Any) -> list[_Record] | None:
-    """The objects in a list, or at the ends of a dictionary of them, each below its path; None where there are none.
+    """Return the objects in a list or at the ends of nested dictionaries, each with its path; None without any.
 
     A field of an object that is no scalar stays in it: see `_flat`.
     """

@@ -71,7 +71,7 @@ _STATES_OF_EVENTS: dict[str, State] = {
 
 @dataclass(frozen=True)
 class Known:
-    """What Redis tells of an execution.
+    """The state of an execution, as far as Redis tells.
 
     `waiting`: for its next attempt. `sent`: its entry is there, and what became of it may not be read.
     """

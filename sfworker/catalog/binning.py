@@ -84,7 +84,7 @@ class BinningParams(FitParams, tag="binning", frozen=True, kw_only=True):
 
 
 class BinningResult(FitResult, frozen=True, kw_only=True):
-    """What `binning` answers."""
+    """The result of `binning`."""
 
     iv: dict[str, dict[str, float]] | None
     """Information value of each feature by party, missing values left out; null where no label is used."""

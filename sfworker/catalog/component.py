@@ -71,7 +71,7 @@ class DistData(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, om
 
 
 class NodeEvalParam(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Which component, its attributes, inputs and outputs."""
+    """A component with its attributes, inputs and outputs."""
 
     domain: str = ""
     name: str = ""
@@ -197,7 +197,7 @@ class Report(Struct, frozen=True, kw_only=True):
 
 
 class ComponentResult(Struct, frozen=True, kw_only=True):
-    """What `component` answers."""
+    """The result of `component`."""
 
     component: str
     outputs: list[dict[str, Any]]

@@ -116,7 +116,7 @@ class FitParams(CopyParams, frozen=True, kw_only=True):
 
 
 class FitResult(Struct, frozen=True, kw_only=True):
-    """What fitting answers."""
+    """The result of fitting."""
 
     output_paths: dict[str, str]
     model_path: dict[str, str] | None
@@ -213,7 +213,7 @@ class PreprocessingApplyParams(CopyParams, tag="preprocessing_apply", frozen=Tru
 
 
 class PreprocessingApplyResult(Struct, frozen=True, kw_only=True):
-    """What `preprocessing_apply` answers."""
+    """The result of `preprocessing_apply`."""
 
     output_paths: dict[str, str]
     rule_id: str

@@ -41,7 +41,7 @@ ProtocolName = Literal[
 
 
 class JoinParams(TaskParams, frozen=True, kw_only=True):
-    """What set intersections share."""
+    """The parameters that all set intersections share."""
 
     keys: Annotated[PartyColumns, Meta(description="Key columns of each party; the n-th ones are compared.")]
     input_paths: Annotated[PartyPaths, Meta(description="CSV, Parquet or ORC file of each party, with a header.")]
@@ -205,7 +205,7 @@ class UnbalancedPsiParams(JoinParams, tag="unbalanced_psi", frozen=True, kw_only
 
 
 class JoinResult(Struct, frozen=True, kw_only=True):
-    """What a set intersection answers."""
+    """The result of a set intersection."""
 
     intersection_count: int
     """Rows of the inner join."""
@@ -217,13 +217,13 @@ class JoinResult(Struct, frozen=True, kw_only=True):
 
 
 class PsiResult(JoinResult, frozen=True, kw_only=True):
-    """What `psi` answers."""
+    """The result of `psi`."""
 
     protocol: str
 
 
 class UnbalancedPsiCacheResult(Struct, frozen=True, kw_only=True):
-    """What `unbalanced_psi_cache` answers."""
+    """The result of `unbalanced_psi_cache`."""
 
     cache_id: str
     """The same in every party's part of the cache."""

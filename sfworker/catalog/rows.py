@@ -47,7 +47,7 @@ class FeatureFilterParams(CopyParams, tag="feature_filter", frozen=True, kw_only
 
 
 class FeatureFilterResult(Struct, frozen=True, kw_only=True):
-    """What `feature_filter` answers."""
+    """The result of `feature_filter`."""
 
     output_paths: dict[str, str]
 
@@ -64,7 +64,7 @@ class Condition(ColumnRef, frozen=True, kw_only=True, forbid_unknown_fields=True
     ] = None
 
     def values(self) -> list[Value]:
-        """What to compare with, as a list."""
+        """Return the values to compare with, as a list."""
         if self.value is None:
             return []
         return self.value if isinstance(self.value, list) else [self.value]
@@ -94,7 +94,7 @@ class ConditionFilterParams(CopyParams, tag="condition_filter", frozen=True, kw_
 
 
 class ConditionFilterResult(Struct, frozen=True, kw_only=True):
-    """What `condition_filter` answers."""
+    """The result of `condition_filter`."""
 
     rows: int
     """Rows in each output file."""
@@ -133,7 +133,7 @@ class SampleParams(CopyParams, tag="sample", frozen=True, kw_only=True):
 
 
 class SampleResult(ConditionFilterResult, frozen=True, kw_only=True):
-    """What `sample` answers."""
+    """The result of `sample`."""
 
 
 class TrainTestSplitParams(TableParams, tag="train_test_split", frozen=True, kw_only=True):
@@ -169,7 +169,7 @@ class TrainTestSplitParams(TableParams, tag="train_test_split", frozen=True, kw_
 
 
 class TrainTestSplitResult(Struct, frozen=True, kw_only=True):
-    """What `train_test_split` answers."""
+    """The result of `train_test_split`."""
 
     train_rows: int
     test_rows: int

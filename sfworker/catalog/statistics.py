@@ -126,7 +126,7 @@ class ColumnStatistics(Struct, frozen=True, kw_only=True):
 
 
 class TableStatisticsResult(Struct, frozen=True, kw_only=True):
-    """What `table_statistics` answers."""
+    """The result of `table_statistics`."""
 
     statistics: dict[str, dict[str, ColumnStatistics]]
     """By party and column."""
@@ -187,7 +187,7 @@ class Stability(Struct, frozen=True, kw_only=True):
 
 
 class PopulationStabilityResult(Struct, frozen=True, kw_only=True):
-    """What `population_stability` answers."""
+    """The result of `population_stability`."""
 
     stability: dict[str, dict[str, Stability]]
     """By party and column."""
@@ -217,7 +217,7 @@ class PearsonCorrelationParams(_AlignedParams, tag="pearson_correlation", frozen
 
 
 class PearsonCorrelationResult(Struct, frozen=True, kw_only=True):
-    """What `pearson_correlation` answers."""
+    """The result of `pearson_correlation`."""
 
     rows: int
     columns: list[ColumnRef]
@@ -236,7 +236,7 @@ class VifParams(_AlignedParams, tag="vif", frozen=True, kw_only=True):
 
 
 class VifResult(Struct, frozen=True, kw_only=True):
-    """What `vif` answers."""
+    """The result of `vif`."""
 
     rows: int
     vif: dict[str, dict[str, float | None]]
@@ -268,7 +268,7 @@ class PValueParams(TaskParams, tag="p_value", frozen=True, kw_only=True):
 
 
 class PValueResult(Struct, frozen=True, kw_only=True):
-    """What `p_value` answers."""
+    """The result of `p_value`."""
 
     rows: int
     regression: Literal["logistic", "linear"]
@@ -349,7 +349,7 @@ class Group(Struct, frozen=True, kw_only=True):
 
 
 class GroupbyStatisticsResult(Struct, frozen=True, kw_only=True):
-    """What `groupby_statistics` answers."""
+    """The result of `groupby_statistics`."""
 
     by: list[str]
     groups: list[Group]

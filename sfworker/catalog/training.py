@@ -1,4 +1,4 @@
-"""What the parameters of all trainings, and of all predictions, have in common. Runs in the daemon and in parties."""
+"""The parameters that all trainings and all predictions have in common. Runs in the daemon and in parties."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class TrainParams(TaskParams, frozen=True, kw_only=True):
 
 
 class TrainResult(Struct, frozen=True, kw_only=True):
-    """What a training answers."""
+    """The result of a training."""
 
     model_id: str
     """The same in every party's part of the model."""
@@ -83,7 +83,7 @@ class PredictParams(TaskParams, frozen=True, kw_only=True):
 
 
 class PredictResult(Struct, frozen=True, kw_only=True):
-    """What a prediction answers."""
+    """The result of a prediction."""
 
     rows: int
     output_paths: dict[str, str]

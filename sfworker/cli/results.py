@@ -129,7 +129,7 @@ def _is_matrix(value: Any) -> bool:
 
 
 def _names_something(value: Any) -> bool:
-    """Whether it is a list of texts or of small objects, such as party and column."""
+    """Return whether it is a list of texts or of small objects, such as party and column."""
     return isinstance(value, list) and all(isinstance(each, str) or (each and _is_plain(each)) for each in value)
 
 
@@ -163,7 +163,7 @@ def _records(value: Any) -> list[_Record] | None:
 
 
 def _ends(value: Any, path: _Path) -> Iterator[_Record]:
-    """What is no dictionary of dictionaries, below the names that lead there."""
+    """Yield what is no dictionary of dictionaries, below the names that lead there."""
     if isinstance(value, dict) and value and all(isinstance(each, dict) for each in value.values()):
         for name, each in value.items():
             yield from _ends(each, (*path, name))
@@ -172,7 +172,7 @@ def _ends(value: Any, path: _Path) -> Iterator[_Record]:
 
 
 def _is_object(value: Any) -> bool:
-    """Whether it makes a row: not too many fields, and no lists in the lists of objects that it holds."""
+    """Return whether it makes a row, which has not too many fields, and no lists in the lists of objects that it holds."""
     return (
         isinstance(value, dict)
         and 0 < len(_flat(value)) <= MOST_FIELDS

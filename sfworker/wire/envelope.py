@@ -28,7 +28,7 @@ Seconds = Annotated[float, Meta(gt=0, le=30 * 86400)]
 
 
 class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How an execution is run; every field has a default."""
+    """Options of how an execution is run. Every field has a default."""
 
     priority: Annotated[
         Literal["high", "normal", "low"], Meta(description="For people; the stream decides the rank.")
@@ -61,7 +61,7 @@ class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class FedParty(Struct, frozen=True, kw_only=True):
-    """Where one party of a real cluster listens (`host:port`)."""
+    """The address at which one party of a real cluster listens (`host:port`)."""
 
     address: str
     listen_addr: str | None = None
@@ -75,7 +75,7 @@ class ClusterConfig(Struct, frozen=True, kw_only=True):
 
 
 class SfInitConfig(Struct, frozen=True, kw_only=True):
-    """How the session is started. Other options of `secretflow.init` are tolerated and not used."""
+    """Options of the session's start. Other options of `secretflow.init` are tolerated and not used."""
 
     parties: Annotated[
         Annotated[list[PartyName], Meta(min_length=1, max_length=16)] | None,
@@ -172,7 +172,7 @@ def explain(error: msgspec.ValidationError, root: str = "") -> str:
 
 
 def expired(options: Options, now: float) -> bool:
-    """Whether the job may no longer be started at `now` (Unix seconds).
+    """Return whether the job may no longer be started at `now` (Unix seconds).
 
     Raises ParameterValidationError where `expires_at` is no time.
     """

@@ -18,7 +18,7 @@ _SEED = 20240229
 
 @dataclass(frozen=True)
 class DemoData:
-    """The data that was written, and what the demo checks against, which only a holder of both parties' data can know."""
+    """The data that was written, and the figures to check against, which take both parties' data to know."""
 
     features: dict[str, list[str]]
     shared_ids: frozenset[str]

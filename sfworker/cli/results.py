@@ -172,7 +172,7 @@ def _ends(value: Any, path: _Path) -> Iterator[_Record]:
 
 
 def _is_object(value: Any) -> bool:
-    """Return whether it makes a row, which has not too many fields, and no lists in the lists of objects that it holds."""
+    """Return whether it makes a row: it has few fields, and no lists in the lists of objects that it holds."""
     return (
         isinstance(value, dict)
         and 0 < len(_flat(value)) <= MOST_FIELDS

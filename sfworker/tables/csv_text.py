@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import codecs
 import csv
-import io
 import mmap
 import re
 import secrets
@@ -17,6 +16,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from io import SEEK_CUR, BytesIO
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -161,6 +161,10 @@ class _Marked:
         found = self._file.read(size)
         if len(found) < size:
             found, self._mark = found + self._mark, b""
+        elif found.endswith(b"\r") and size > 1:
+            # Arrow drops an LF that a block begins with after such an end, also one within quotes.
+            self._file.seek(-1, SEEK_CUR)
+            return found[:-1]
         return found
 
     def close(self) -> None:
@@ -173,7 +177,7 @@ def _parse(
     quoted = has_quotes(path)
     cleaned = _without_blank_lines(path) if len(start.names) == 1 else None
     for size in BLOCK_SIZES:
-        with io.BytesIO(cleaned) if cleaned else path.open("rb") as file:
+        with BytesIO(cleaned) if cleaned else path.open("rb") as file:
             try:
                 return pa_csv.read_csv(
                     # Quotes are what Python has to help with. Arrow reads other files itself.

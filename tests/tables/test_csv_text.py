@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from sfworker.errors import InputDataError
@@ -18,6 +17,8 @@ FIELD = "task_config.input_paths.alice"
 BARE = ["a", "1", "", " ", " 2", "\t", 'a"b', "年", "NA", "\u2028", "x" * 300]
 QUOTED = ['"x"', '"x,y"', '"x\ny"', '"x\r\ny"', '"\n\n"', '"a""b"', '"a"b"', '""', '" "', '"\n"']
 CELLS = st.sampled_from(BARE + QUOTED)
+FIRST_CELLS = CELLS.filter(lambda cell: cell[:1] not in list(" \t"))
+"""Cells whose blanks pandas may lose: at the beginning of lines that end in CR, or that its own blocks begin with."""
 MEGABYTE = 1 << 20
 
 
@@ -26,7 +27,7 @@ def csv_files(draw: st.DrawFn) -> bytes:
     """Text of a CSV file of one to three columns, with all that RFC 4180 allows, and blank lines."""
     columns = draw(st.integers(1, 3))
     end = draw(st.sampled_from(["\n", "\r\n", "\r"]))
-    cell = CELLS if end != "\r" else CELLS.filter(lambda each: each[:1] not in " \t")  # pandas errs there
+    cell = CELLS if end != "\r" else FIRST_CELLS
     rows = draw(st.lists(st.lists(cell, min_size=columns, max_size=columns), min_size=1, max_size=8))
     lines = [",".join(row) for row in [["h0", '"h 1"', '"h\n2"'][:columns], *rows]]
     blank_line = st.sampled_from(["", " ", "\t "] if end != "\r" else [""])
@@ -59,7 +60,8 @@ def assert_read_alike(path: Path) -> None:
         # What pandas fills up.
         assert "cells" in str(error) or expected == {name: [] for name in expected}
         return
-    assert found == expected
+    is_alike = found == expected
+    assert is_alike  # a difference of large files would take hours to be shown
 
 
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -70,13 +72,13 @@ def test_small_files_are_read_as_pandas_reads_them(tmp_path: Path, content: byte
     assert_read_alike(path)
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, deadline=None, phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck))
 @given(
-    st.lists(st.lists(CELLS, min_size=2, max_size=2), min_size=1, max_size=8),
+    st.lists(st.tuples(FIRST_CELLS, CELLS), min_size=1, max_size=8),
     st.sampled_from(["\n", "\r\n"]),
     st.integers(0, 40),
 )
-def test_large_files_are_read_as_pandas_reads_them(tmp_path: Path, rows: list[list[str]], end: str, shift: int) -> None:
+def test_large_files_are_read_as_pandas_reads_them(tmp_path: Path, rows: list[tuple[str, str]], end: str, shift: int) -> None:
     """The shift moves rows across the borders of the blocks in which a file is read."""
     block = "".join(f"{','.join(row)}{end}" for row in rows)
     path = tmp_path / "t.csv"

@@ -110,7 +110,7 @@ def _side(context: JobContext[Any], party: str, distinct: bool) -> Side:
         output = context.output(party, "output_paths", params.output_paths[party])
     found = context.scratch / f"psi-output-{party}.csv"
     as_it_is = read.given_keys is read.source_keys and params.join_type == "inner"
-    if output is not None and as_it_is and not files.is_columnar(output):
+    if output is not None and as_it_is and files.is_bare_csv(output):
         found = output  # what SecretFlow writes may be the output itself
     return Side(**vars(read), found=found, output=output)
 

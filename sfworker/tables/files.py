@@ -1,5 +1,7 @@
 """Reads and writes a party's own tables, CSV, Parquet or ORC by the file's ending. Runs in the party process.
 
+Endings are read in upper and lower case; `.csv.gz` and the like are CSV files that are compressed.
+
 One rule says what a cell means, in all formats and for keys, labels, features and groups alike; `cells` carries it out.
 
 - A cell is missing where it is null, NaN or empty text. In a column of numbers or booleans so are the spellings of
@@ -19,11 +21,11 @@ column and a row (counted from 1 after the header), never a value or a path.
 
 from __future__ import annotations
 
-import mmap
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import reduce
+from io import SEEK_END
 from pathlib import Path
 from typing import TypeAlias
 
@@ -35,6 +37,7 @@ from pyarrow import csv as pa_csv
 from pyarrow import orc, parquet
 
 from sfworker.errors import InputDataError, ResultSaveError
+from sfworker.party import compressed
 from sfworker.party.data_roots import saving
 from sfworker.tables import cells, csv_text
 from sfworker.tables.cells import TYPES
@@ -57,6 +60,7 @@ __all__ = [
     "Matrix",
     "has_duplicates",
     "header",
+    "is_bare_csv",
     "is_columnar",
     "is_plain",
     "lack_a_part",
@@ -76,6 +80,11 @@ __all__ = [
 def is_columnar(path: Path) -> bool:
     """Return whether the file's ending is that of a format which stores its columns' types."""
     return _ending(path) in {PARQUET, ORC}
+
+
+def is_bare_csv(path: Path) -> bool:
+    """Return whether the file's ending is that of a CSV file that is not compressed."""
+    return not is_columnar(path) and not compressed.is_compressed(path)
 
 
 def header(field: str, path: Path) -> list[str]:
@@ -196,18 +205,18 @@ def is_plain(path: Path, rows: int) -> bool:
 
     libpsi sorts files with such tools.
     """
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        marks = (b"\r", b"\0", ESCAPE.encode(), SEPARATOR.encode())
-        if content[:3] == b"\xef\xbb\xbf" or any(content.find(mark) >= 0 for mark in marks):
+    with path.open("rb") as file:
+        if file.read(3) == b"\xef\xbb\xbf" or csv_text.holds_any(file, f"\r\0{ESCAPE}{SEPARATOR}".encode()):
             return False
-        last_line = 0 if content[-1:] == b"\n" else 1
+        file.seek(-1, SEEK_END)
+        last_line = 0 if file.read() == b"\n" else 1
     return not csv_text.has_quotes(path) and rows_of_plain_csv(path) + last_line == rows
 
 
 def rows_of_plain_csv(path: Path) -> int:
     """Return how many rows follow the header of a file that `is_plain`."""
     with path.open("rb") as file:
-        return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b"")) - 1
+        return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 18), b"")) - 1
 
 
 def plain_keys(field: str, table: pa.Table, columns: Sequence[str]) -> pa.Table:
@@ -318,7 +327,8 @@ def _where(row: int | None) -> str:
 
 def _write_csv(path: Path, table: pa.Table) -> None:
     if not _write_unquoted(path, table):
-        pa_csv.write_csv(_without_empty_lines(table), path, pa_csv.WriteOptions(quoting_style="needed"))
+        with compressed.to_write(path) as file:
+            pa_csv.write_csv(_without_empty_lines(table), file, pa_csv.WriteOptions(quoting_style="needed"))
 
 
 def _write_unquoted(path: Path, table: pa.Table) -> bool:
@@ -326,7 +336,8 @@ def _write_unquoted(path: Path, table: pa.Table) -> bool:
     if table.num_columns == 1:  # an empty cell alone in its line would be no row
         return False
     try:
-        pa_csv.write_csv(table, path, pa_csv.WriteOptions(quoting_style="none"))
+        with compressed.to_write(path) as file:
+            pa_csv.write_csv(table, file, pa_csv.WriteOptions(quoting_style="none"))
     except pa.ArrowInvalid:
         return False
     return True

@@ -54,13 +54,7 @@ def assert_read_alike(path: Path) -> None:
         with pytest.raises(InputDataError):
             ours(path)
         return
-    try:
-        found = ours(path)
-    except InputDataError as error:
-        # What pandas fills up.
-        assert "cells" in str(error) or expected == {name: [] for name in expected}
-        return
-    is_alike = found == expected
+    is_alike = ours(path) == expected
     assert is_alike  # a difference of large files would take hours to be shown
 
 
@@ -72,13 +66,17 @@ def test_small_files_are_read_as_pandas_reads_them(tmp_path: Path, content: byte
     assert_read_alike(path)
 
 
-@settings(max_examples=12, deadline=None, phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=12, deadline=None, phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck)
+)
 @given(
     st.lists(st.tuples(FIRST_CELLS, CELLS), min_size=1, max_size=8),
     st.sampled_from(["\n", "\r\n"]),
     st.integers(0, 40),
 )
-def test_large_files_are_read_as_pandas_reads_them(tmp_path: Path, rows: list[tuple[str, str]], end: str, shift: int) -> None:
+def test_large_files_are_read_as_pandas_reads_them(
+    tmp_path: Path, rows: list[tuple[str, str]], end: str, shift: int
+) -> None:
     """The shift moves rows across the borders of the blocks in which a file is read."""
     block = "".join(f"{','.join(row)}{end}" for row in rows)
     path = tmp_path / "t.csv"

@@ -27,6 +27,7 @@ from sfworker.errors import InputDataError, TaskExecutionError
 from sfworker.party.context import JobContext
 from sfworker.party.task_dispatcher import TaskDispatcher
 from sfworker.tables import aligned, files
+from sfworker.tables.cells import hints
 
 Numbers: TypeAlias = npt.NDArray[np.int64]
 _ABSENT = -1
@@ -72,6 +73,7 @@ def psi(context: JobContext[PsiParams]) -> PsiResult | None:
         ),
     )
     written = _join_three(context, sides) if params.of_three else join_two(context, sides, reports)
+    log_hints(context, sides, written)
     if params.receiver not in sides:
         return None
     return PsiResult(**answer(context, written), protocol=protocol)
@@ -86,7 +88,19 @@ def answer(context: JobContext[Any], written: dict[str, tuple[int, int]]) -> dic
         "row_count": msgspec.UNSET if params.join_type == "inner" else row_count,
         "output_paths": {party: params.output_paths[party] for party in params.readers(context.parties)},
         "parties": context.parties,
+        "warnings": [] if intersection_count else [_NOTHING_FOUND],
     }
+
+
+def log_hints(context: JobContext[Any], sides: Mapping[str, Side], written: dict[str, tuple[int, int]]) -> None:
+    """Log what the keys of local readers look like where none has a match. The result, which all read, says no such."""
+    for party in (party for party, (found, _) in written.items() if not found):
+        side = sides[party]
+        table = files.text(side.field, side.source, side.source_keys)
+        for number, column in enumerate(table.columns, 1):
+            context.log.warning(
+                "%s: key column %d of %s has no match: %s", side.field, number, party, ", ".join(hints(column))
+            )
 
 
 def sides_of(context: JobContext[Any], *, distinct: bool = False) -> dict[str, Side]:
@@ -311,6 +325,10 @@ class OwnRows:
         return np.flatnonzero(is_left[self._codes])
 
 
+_NOTHING_FOUND = (
+    "no row has a match: do the parties write their keys alike, with the same type, length, leading zeros and blanks? "
+    "The log of each party that gets a result says what its own keys look like"
+)
 _UNFIT = "psi: the intersection does not fit the party's input; was it changed meanwhile?"
 
 

@@ -19,6 +19,15 @@ _WHOLE = 2.0**53
 _WRITTEN_ALIKE = 1e10
 """Arrow writes numbers from here on with an exponent."""
 _SPELLED_BY_ARROW = (pa.types.is_string, pa.types.is_integer, pa.types.is_boolean, pa.types.is_date32)
+_ODDITIES = (
+    (r"^\s|\s$", "some with blanks at an end"),
+    (r"^0[0-9]", "some with leading zeros"),
+    (r"^-?[0-9]+\.0$", "some ending in .0, as pandas writes whole numbers where one is missing"),
+    (r"^-?[0-9.]+[eE][+-]?[0-9]+$", "some with an exponent"),
+    (r"^[0-9]{1,4}[-/.][0-9]{1,2}[-/.][0-9]{1,4}", "some like dates"),
+    (r"[^\x00-\x7f]", "some beyond ASCII"),
+    (r"^(NA|N/A|NaN|nan|None|NULL|null|<NA>)$", "some like a word for no value"),
+)
 UNREADABLE = (pa.ArrowInvalid, pa.ArrowNotImplementedError)
 """What the functions here raise where a cell is not what is asked for."""
 
@@ -107,6 +116,19 @@ def typed(column: pa.ChunkedArray) -> pa.ChunkedArray:
     if pa.types.is_floating(type_) or pa.types.is_decimal(type_) or pa.types.is_null(type_):
         return cast(column, pa.float64())
     return text(column)
+
+
+def hints(column: pa.ChunkedArray) -> list[str]:
+    """Say what a column of keys looks like: its type, lengths and oddities, but no cell. For its owner alone."""
+    texts = text(column).drop_null()
+    if not len(texts):
+        return ["no value in any row"]
+    lengths = pc.min_max(pc.utf8_length(texts)).as_py()
+    found = [f"stored as {plain(column).type}", f"{lengths['min']} to {lengths['max']} characters"]
+    return [
+        *found,
+        *(oddity for pattern, oddity in _ODDITIES if pc.any(pc.match_substring_regex(texts, pattern)).as_py()),
+    ]
 
 
 def _spelled(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -216,7 +216,7 @@ class _Storage(Storage):  # type: ignore[misc]
 
     def _readable(self, path: str) -> Path:
         written = self._written.get(posixpath.normpath(path))
-        return written or self._context.input_file(self._party, self._inputs, path)
+        return written or self._context.input_file(self._party, self._inputs, path, unpack=False)
 
     def _writable(self, path: str) -> Path:
         if self._lasting:

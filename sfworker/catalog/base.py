@@ -24,6 +24,8 @@ ColumnName = Annotated[str, Meta(min_length=1, max_length=1024, description="Nam
 Path = Annotated[str, Meta(min_length=1, max_length=4096, description="A path inside the party's data roots.")]
 PartyPaths = dict[PartyName, Path]
 PartyColumns = dict[PartyName, Annotated[list[ColumnName], Meta(min_length=1)]]
+PartyColumnsIfAny = dict[PartyName, list[ColumnName]]
+"""Columns by party, where an empty list says the same as leaving the party out."""
 ENTRY_POINTS = "sfworker.jobs"
 FILES = "sfworker_files"
 """Package that job files are loaded into by their path; it has no directory."""
@@ -66,7 +68,7 @@ def require_parties(field: str, given: Mapping[str, object], parties: Iterable[s
             raise ParameterValidationError(f"task_config.{field}.{party}: required and missing")
 
 
-def check_features(features: PartyColumns | None, keys: PartyColumns, others: Iterable[ColumnRef | None] = ()) -> None:
+def check_features(features: PartyColumnsIfAny | None, keys: PartyColumnsIfAny, others: Iterable[ColumnRef | None] = ()) -> None:
     """Raises ParameterValidationError where a feature is named twice, is a key, or is one of `others`."""
     for party, columns in (features or {}).items():
         taken = [*keys.get(party, []), *(other.column for other in others if other and other.party == party)]

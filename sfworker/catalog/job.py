@@ -9,7 +9,7 @@ from sfworker.catalog.base import TaskType, validate
 from sfworker.catalog.resources import Resources, granted
 from sfworker.errors import ExpiredError, ParameterValidationError
 from sfworker.settings import Settings
-from sfworker.wire.envelope import FIELDS, PROTOCOLS, Envelope, SpuConfig, decode_envelope, expired
+from sfworker.wire.envelope import DEFAULT_FIELD, FIELDS, PROTOCOLS, Envelope, SpuConfig, decode_envelope, expired
 
 Mode = Literal["none", "mesh", "cluster"]
 _INSECURE = {"REF2K"}  # it keeps no secrets at all
@@ -103,7 +103,7 @@ def _check_spu(config: SpuConfig, parties: list[str], settings: Settings) -> Non
         raise ParameterValidationError(
             f"{_RUNTIME}.protocol: {protocol} keeps no secrets; use SEMI2K, or set SFWORKER_ALLOW_INSECUREPROTOCOLS"
         )
-    if runtime.get("field", "FM128") not in FIELDS:
+    if runtime.get("field", DEFAULT_FIELD) not in FIELDS:
         raise ParameterValidationError(f"{_RUNTIME}.field: one of {', '.join(sorted(FIELDS))}")
     fewest, most = PROTOCOLS[protocol]
     count = len(set(nodes)) or len(parties)

@@ -24,6 +24,7 @@ PartyName = Annotated[str, Meta(min_length=1, max_length=64, pattern=_PARTY, des
 # How many parties each protocol computes with: fewest and most.
 PROTOCOLS = {"REF2K": (2, 16), "SEMI2K": (2, 16), "ABY3": (3, 3), "CHEETAH": (2, 2)}
 FIELDS = frozenset({"FM32", "FM64", "FM128"})
+DEFAULT_FIELD = "FM128"
 Seconds = Annotated[float, Meta(gt=0, le=30 * 86400)]
 
 
@@ -106,7 +107,7 @@ class ClusterDef(Struct, frozen=True, kw_only=True):
     runtime_config: Annotated[
         dict[str, Any],
         Meta(
-            description="SPU's own options, `protocol` and `field` among them.",
+            description="SPU's own options, `protocol` and `field` (default: FM128) among them.",
             extra_json_schema={
                 "properties": {"protocol": {"enum": sorted(PROTOCOLS)}, "field": {"enum": sorted(FIELDS)}},
                 "required": ["protocol"],

@@ -135,3 +135,24 @@ def test_succeeds_or_names_a_field(answers: dict[str, Any], case: str) -> None:
         return
     assert answer["status"] == "success", answer["error"]
     assert ANSWERED.get(case, {}).items() <= answer["result"].items()
+
+
+@pytest.mark.parametrize("case", ["ss_lr", "scaler", "binning", "table_statistics", "vif"])
+def test_an_empty_list_of_features_says_that_a_party_has_none(platform: Platform, case: str) -> None:
+    columns = {"alice": ["x0", "x1"]}
+    results = []
+    for named in ({"features": columns | {"bob": []}, "keys": {"alice": []}}, {"features": columns}):
+        spu = {"cluster_def": {"runtime_config": {"protocol": "SEMI2K"}}}  # its field has a default, too
+        result = platform.worker.run(envelope(CASES[case] | named, spu_config=spu))
+        assert result["status"] == "success", result["error"]
+        results.append({**result["result"], "model_id": None})
+    assert results[0] == results[1]
+
+
+def test_a_constant_text_of_secretflow_is_passed_on(platform: Platform) -> None:
+    pd.DataFrame({"id": [-1], "z0": [0.5]}).to_csv(platform.root("bob") / "nobody.csv", index=False)
+    tables = [table(party, uri, {}, ["id"]) for party, uri in (("alice", "alice.csv"), ("bob", "nobody.csv"))]
+    keys = {f"input/input_ds{number}/keys": ["id"] for number in (1, 2)}
+    answer = platform.answer(node("data_prep/psi:1.0.0", tables, ["psi/joined", "psi/report"], keys))
+    assert answer["error_type"] == "InputDataError"
+    assert answer["error"].endswith("check your input data or set allow_empty_result to true.")

@@ -68,7 +68,9 @@ def require_parties(field: str, given: Mapping[str, object], parties: Iterable[s
             raise ParameterValidationError(f"task_config.{field}.{party}: required and missing")
 
 
-def check_features(features: PartyColumnsIfAny | None, keys: PartyColumnsIfAny, others: Iterable[ColumnRef | None] = ()) -> None:
+def check_features(
+    features: PartyColumnsIfAny | None, keys: PartyColumnsIfAny, others: Iterable[ColumnRef | None] = ()
+) -> None:
     """Raises ParameterValidationError where a feature is named twice, is a key, or is one of `others`."""
     for party, columns in (features or {}).items():
         taken = [*keys.get(party, []), *(other.column for other in others if other and other.party == party)]

@@ -68,7 +68,9 @@ def cases() -> dict[str, dict[str, Any]]:
             continue
         schema = parameters_schema(task_type)
         required = [name for name in schema["required"] if name != "task_type"]
-        choices = {name: schema["properties"][name]["enum"] for name in required if "enum" in schema["properties"][name]}
+        choices = {
+            name: schema["properties"][name]["enum"] for name in required if "enum" in schema["properties"][name]
+        }
         assert len(choices) <= 1
         for name, values in choices.items() or [("", [""])]:
             for value in values:

@@ -99,7 +99,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
 
 
 def said(library: ModuleType, function: str, data: str) -> str | None:
-    with pytest.raises(Exception) as caught:  # noqa: PT011 - of any kind
+    with pytest.raises(Exception) as caught:
         getattr(library, function)(data)
     return literal_text(caught.value)
 

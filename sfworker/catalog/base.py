@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from sfworker.errors import ParameterValidationError, SettingsError, TaskTypeNotFoundError
+from sfworker.wire import tolerance
 from sfworker.wire.envelope import PartyName, explain
 
 ColumnName = Annotated[str, Meta(min_length=1, max_length=1024, description="Name of a column.")]
@@ -183,7 +184,7 @@ def validate(task_config: dict[str, Any], parties: list[str]) -> tuple[TaskType,
         raise ParameterValidationError("task_config.task_type: required, the name of a task type as a string")
     task_type = find(name)
     try:
-        params = msgspec.convert(task_config, task_type.params, strict=True)
+        params = tolerance.convert(task_config, task_type.params)
     except msgspec.ValidationError as error:
         sentence = explain(error, "task_config")
         raise ParameterValidationError(f"{sentence}; `sfworker tasks {name}` lists the parameters") from None

@@ -15,6 +15,7 @@ from msgspec import Meta, Struct, field
 
 from sfworker.catalog.base import Path, TaskParams, TaskType, register
 from sfworker.errors import ParameterValidationError
+from sfworker.wire import tolerance
 from sfworker.wire.envelope import PartyName, explain
 
 NULL = "sf.null"
@@ -92,7 +93,7 @@ class NodeEvalParam(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 def read(given: Any, kind: type[_S], where: str) -> _S:
     """`given` as a struct of this module. Raises ParameterValidationError, naming the field below `where`."""
     try:
-        return msgspec.convert(_original_names(given), kind, strict=True)
+        return tolerance.convert(_original_names(given), kind)
     except msgspec.ValidationError as error:
         raise ParameterValidationError(explain(error, where)) from None
 

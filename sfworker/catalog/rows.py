@@ -13,6 +13,7 @@ from msgspec import Meta, Struct, field
 from sfworker.catalog.base import (
     ColumnRef,
     PartyColumns,
+    PartyColumnsIfAny,
     PartyPaths,
     TaskType,
     register,
@@ -33,14 +34,14 @@ class FeatureFilterParams(CopyParams, tag="feature_filter", frozen=True, kw_only
     keep: Annotated[PartyColumns, Meta(description="Columns to write by party, in this order.")] = field(
         default_factory=dict
     )
-    drop: Annotated[PartyColumns, Meta(description="Columns to leave out by party.")] = field(default_factory=dict)
+    drop: Annotated[PartyColumnsIfAny, Meta(description="Columns to leave out by party.")] = field(default_factory=dict)
 
     def check(self, parties: list[str]) -> None:
         super().check(parties)
         self.require_inputs("keep", self.keep)
         self.require_inputs("drop", self.drop)
         for party, columns in self.keep.items():
-            if party in self.drop:
+            if self.drop.get(party):
                 raise ParameterValidationError(f"task_config.drop.{party}: goes without keep; name one of the two")
             if len(set(columns)) != len(columns):
                 raise ParameterValidationError(f"task_config.keep.{party}: names a column twice")

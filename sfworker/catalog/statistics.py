@@ -13,6 +13,7 @@ from sfworker.catalog.base import (
     ColumnName,
     ColumnRef,
     PartyColumns,
+    PartyColumnsIfAny,
     PartyPaths,
     TaskParams,
     TaskType,
@@ -52,9 +53,9 @@ Statistic = Literal[
     "sum_4",
 ]
 Aggregation = Literal["sum", "mean", "var", "min", "max"]
-Keys = Annotated[PartyColumns, Meta(description="Columns that are no features, such as ids.")]
+Keys = Annotated[PartyColumnsIfAny, Meta(description="Columns that are no features, such as ids.")]
 Features = Annotated[
-    PartyColumns | None,
+    PartyColumnsIfAny | None,
     Meta(description="Feature columns by party; a party left out has none. Default: every column that is no key."),
 ]
 

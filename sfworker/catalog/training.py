@@ -9,7 +9,7 @@ from msgspec import Meta, Struct, field
 from sfworker.catalog.base import (
     ColumnName,
     ColumnRef,
-    PartyColumns,
+    PartyColumnsIfAny,
     PartyPaths,
     TaskParams,
     check_features,
@@ -27,11 +27,11 @@ class TrainParams(TaskParams, frozen=True, kw_only=True):
     model_path: Annotated[
         PartyPaths, Meta(description="Directory of each party for its part of the model; replaced if it holds one.")
     ]
-    keys: Annotated[PartyColumns, Meta(description="Columns that are neither feature nor label, such as ids.")] = field(
-        default_factory=dict
+    keys: Annotated[PartyColumnsIfAny, Meta(description="Columns that are neither feature nor label, such as ids.")] = (
+        field(default_factory=dict)
     )
     features: Annotated[
-        PartyColumns | None,
+        PartyColumnsIfAny | None,
         Meta(
             description="Feature columns by party; a party left out has none. "
             "Default: every column that is nothing else here."
@@ -64,9 +64,9 @@ class PredictParams(TaskParams, frozen=True, kw_only=True):
     model_path: Annotated[PartyPaths, Meta(description="Directory of each party that the training has written.")]
     receiver: Annotated[PartyName, Meta(description="The party that gets the predictions.")]
     output_paths: Annotated[PartyPaths, Meta(description="File to write at the receiver, CSV, Parquet or ORC.")]
-    keys: Annotated[PartyColumns, Meta(description="Key columns; the receiver's are written before predictions.")] = (
-        field(default_factory=dict)
-    )
+    keys: Annotated[
+        PartyColumnsIfAny, Meta(description="Key columns; the receiver's are written before predictions.")
+    ] = field(default_factory=dict)
     saved_columns: Annotated[
         list[ColumnName], Meta(description="Further columns of the receiver to write beside the predictions.")
     ] = field(default_factory=list)

@@ -38,6 +38,8 @@ def print_result(result: dict[str, Any]) -> None:
     out = console()
     total = (result.get("performance_metrics") or {}).get("total_seconds")
     print("success" if total is None else f"success after {total:.2f} s")
+    for warning in result.get("warnings") or []:
+        print(f"warning: {_shown(warning)}")
     answer = result.get("result")
     _print_fields(out, answer if isinstance(answer, dict) else {"result": answer}, 1)
     _print_disclosures(out, result)

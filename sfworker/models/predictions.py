@@ -61,7 +61,10 @@ def predict(
     scores = context.value_at(receiver, predicted.partitions[context.pyu(receiver)])
     if beside is None or output is None:
         return None
-    table = beside.append_column(params.pred_name, pa.array(np.asarray(scores, dtype=np.float64).ravel()))
+    predictions = np.asarray(scores, dtype=np.float64).ravel()
+    # A table without columns has no rows, so that a column could not be appended to it.
+    columns = [*beside.columns, pa.array(predictions)]
+    table = pa.table(columns, names=[*beside.column_names, params.pred_name])
     files.write(f"task_config.output_paths.{receiver}", output, table)
     return PredictResult(rows=shape.rows, output_paths={receiver: params.output_paths[receiver]})
 

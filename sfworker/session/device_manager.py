@@ -17,6 +17,7 @@ from sfworker.session.spu_runtime import (
     use_party_runtime,
     use_short_link_retries,
 )
+from sfworker.wire.envelope import DEFAULT_FIELD
 from sfworker.wire.frames import Start
 
 _LOCAL_LINK = {
@@ -122,7 +123,7 @@ class DeviceManager:
 
     def _heu(self) -> Any:
         runtime = ((self._start.spu_config or {}).get("cluster_def") or {}).get("runtime_config") or {}
-        return secretflow.HEU(self._start.heu_config, runtime.get("field", "FM128"))
+        return secretflow.HEU(self._start.heu_config, runtime.get("field", DEFAULT_FIELD))
 
 
 def _he_parameters(flat: dict[str, Any]) -> dict[str, Any]:

@@ -95,3 +95,7 @@ class JobResult(Struct, frozen=True, kw_only=True):
         list[str] | msgspec.UnsetType,
         Meta(description="What the task type reveals, and to whom, in the words of its catalogue entry."),
     ] = msgspec.UNSET
+    warnings: Annotated[
+        list[str] | msgspec.UnsetType,
+        Meta(description="What the envelope holds that has no effect, such as options of SecretFlow for Ray."),
+    ] = msgspec.UNSET

@@ -39,6 +39,15 @@ class ColumnRef(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     column: ColumnName
 
 
+class Arithmetic(Struct, frozen=True, kw_only=True):
+    """The fixed-point arithmetic of the SPU that computed."""
+
+    protocol: str
+    field: str
+    fxp_fraction_bits: int
+    """Smallest step between two numbers, as a power of one half."""
+
+
 class TaskParams(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="task_type"):
     """Base of every task type's parameters; a subclass gives its name as `tag`."""
 

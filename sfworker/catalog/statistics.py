@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct, field
 
 from sfworker.catalog.base import (
+    Arithmetic,
     ColumnName,
     ColumnRef,
     PartyColumns,
@@ -224,6 +225,7 @@ class PearsonCorrelationResult(Struct, frozen=True, kw_only=True):
     columns: list[ColumnRef]
     correlation: list[list[float | None]]
     """In the order of `columns`; null where a column is constant."""
+    arithmetic: Arithmetic
     warnings: list[str]
     """A sentence for each column without a figure."""
 
@@ -242,6 +244,7 @@ class VifResult(Struct, frozen=True, kw_only=True):
     rows: int
     vif: dict[str, dict[str, float | None]]
     """By party and column; null where the column is constant or the others tell it."""
+    arithmetic: Arithmetic
     warnings: list[str]
     """A sentence for each column without a figure."""
 
@@ -276,6 +279,7 @@ class PValueResult(Struct, frozen=True, kw_only=True):
     p_values: dict[str, dict[str, float | None]]
     """By party and column; null where the column is constant or the others tell it."""
     intercept: float | None
+    arithmetic: Arithmetic
     warnings: list[str]
     """A sentence for each coefficient without a p value."""
 

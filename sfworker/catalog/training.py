@@ -7,6 +7,7 @@ from typing import Annotated
 from msgspec import Meta, Struct, field
 
 from sfworker.catalog.base import (
+    Arithmetic,
     ColumnName,
     ColumnRef,
     PartyColumnsIfAny,
@@ -55,6 +56,8 @@ class TrainResult(Struct, frozen=True, kw_only=True):
     rows: int
     features: dict[str, int]
     """Number of feature columns by party."""
+    arithmetic: Arithmetic | None
+    """Null where the training uses no SPU."""
 
 
 class PredictParams(TaskParams, frozen=True, kw_only=True):

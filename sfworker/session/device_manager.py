@@ -11,6 +11,7 @@ import secretflow
 import spu
 
 from sfworker.errors import DeviceInitializationError, ParameterValidationError
+from sfworker.session.arithmetic import resolved
 from sfworker.session.spu_runtime import (
     use_compiled_again,
     use_no_cached_variables,
@@ -66,7 +67,7 @@ class DeviceManager:
         if self._start.spu_config is None:
             raise ParameterValidationError("spu_config: required here and missing; add it to the envelope")
         configured = self._start.spu_config["cluster_def"]["runtime_config"]
-        runtime_config = {**configured, **changes}
+        runtime_config = resolved({**configured, **changes})
         key = msgspec.json.encode(runtime_config, order="deterministic").decode()
         if key not in self._spus:
             if self._spus and self._start.mode != "mesh":  # its addresses are taken

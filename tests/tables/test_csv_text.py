@@ -30,8 +30,9 @@ def csv_files(draw: st.DrawFn) -> bytes:
     cell = CELLS if end != "\r" else FIRST_CELLS
     rows = draw(st.lists(st.lists(cell, min_size=columns, max_size=columns), min_size=1, max_size=8))
     lines = [",".join(row) for row in [["h0", '"h 1"', '"h\n2"'][:columns], *rows]]
-    blank_line = st.sampled_from(["", " ", "\t "] if end != "\r" else [""])
-    for place, line in draw(st.lists(st.tuples(st.integers(0, 9), blank_line), max_size=2)):
+    blank_line = st.sampled_from(["", " ", "\t "])
+    # After a blank line that ends in CR, pandas drops the first comma of a row that begins with one: "\r\r,a,b".
+    for place, line in draw(st.lists(st.tuples(st.integers(0, 9), blank_line), max_size=2 if end != "\r" else 0)):
         lines.insert(place, line)
     last = draw(st.sampled_from(["", end]))
     return draw(st.sampled_from([b"", b"\xef\xbb\xbf"])) + (end.join(lines) + last).encode()

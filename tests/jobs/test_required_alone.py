@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -148,7 +150,9 @@ def test_an_empty_list_of_features_says_that_a_party_has_none(platform: Platform
         result = platform.worker.run(envelope(CASES[case] | named, spu_config=spu))
         assert result["status"] == "success", result["error"]
         results.append({**result["result"], "model_id": None})
-    assert results[0] == results[1]
+    # Shares are rounded at random, in the last bits of fixed point.
+    shown = [re.sub(r"(\d\.\d{4})\d*", r"\1", json.dumps(result, sort_keys=True)) for result in results]
+    assert shown[0] == shown[1]
 
 
 def test_a_constant_text_of_secretflow_is_passed_on(platform: Platform) -> None:

@@ -153,9 +153,12 @@ class Broker:
         ]
 
     async def sweep(self, slots: int, running: Sequence[Attempt] = ()) -> list[Entry]:
-        """Claim up to `slots` pending entries whose lease ran out, also those of this worker that are not `running`."""
+        """Claim up to `slots` pending entries whose lease ran out, also those of this worker that are not `running`.
+
+        Nothing is claimed before this worker has reached Redis for a lease without a break.
+        """
         lease, forget = _ms(self._settings.lease_seconds), _ms(FORGET_IDLE_SECONDS)
-        keys = tuple(self.keys.job_streams())
+        keys = (self.keys.workers(self._group), *self.keys.job_streams())
         return _entries(
             await self._scripts.call(
                 *("sweep", keys, self._group, self._worker, lease, slots, forget, self.keys.worker("")),
@@ -236,10 +239,12 @@ class Broker:
         return await self._release(stream, entry_id, self.keys.execution(""), "", "releases")
 
     async def renew(self, attempts: Sequence[Attempt]) -> list[Lease]:
-        """Renew the leases of `attempts`."""
+        """Renew the leases of `attempts`, and note that this worker is there."""
         keys = [key for one in attempts for key in (one.entry.stream, self.keys.cancel(one.known_as))]
         entry_ids = [one.entry.entry_id for one in attempts]
-        return [Lease(n) for n in await self._scripts.call("renew", tuple(keys), self._group, self._worker, *entry_ids)]
+        arguments = (self._group, self._worker, _ms(self._settings.lease_seconds), *entry_ids)
+        renewed = await self._scripts.call("renew", (self.keys.workers(self._group), *keys), *arguments)
+        return [Lease(number) for number in renewed]
 
     async def disown(self, attempt: Attempt) -> None:
         """Note that the attempt ended because its lease was lost, not because this worker died."""
@@ -311,7 +316,7 @@ class Broker:
 
     async def leave(self) -> None:
         """Remove this worker's heartbeat, and its consumers where they own nothing any more."""
-        keys = (self.keys.worker(self._worker), *self.keys.job_streams())
+        keys = (self.keys.worker(self._worker), self.keys.workers(self._group), *self.keys.job_streams())
         await self._scripts.call("leave", keys, self._group, self._worker)
 
     async def tidy(self) -> int:

@@ -12,6 +12,7 @@
 | sf:retries:<group> | sorted set | entries owned by `@retry`, as `stream entry`, by due time in ms |
 | sf:answers:<group> | hash | whom to answer for each entry that has begun: ids of its execution, by `stream entry` |
 | sf:worker:<worker_id> | string | a live worker's heartbeat, expires |
+| sf:workers:<group> | hash | when each worker was last here and since when without a break, in ms; `@all`: any of them |
 """
 
 from __future__ import annotations
@@ -67,3 +68,6 @@ class Keys:
 
     def worker(self, worker_id: str) -> str:
         return f"{self.prefix}:worker:{worker_id}"
+
+    def workers(self, group: str) -> str:
+        return f"{self.prefix}:workers:{group}"

@@ -191,6 +191,56 @@ async def test_what_a_silent_worker_left_is_swept_and_counts_as_a_crash(redis: A
     assert await other.start(attempt_at(attempt.entry, "run-2"), EVENT) == Started("run", 2, 1, 0)
 
 
+async def seen_until(redis: Any, broker: Broker, worker: str, milliseconds_ago: int) -> None:
+    """As if the worker had been there for an hour until then."""
+    seconds, microseconds = await redis.time()
+    seen = seconds * 1000 + microseconds // 1000 - milliseconds_ago
+    await redis.hset(broker.keys.workers(GROUP), worker, f"{seen} {seen - 3_600_000}")
+
+
+@pytest.mark.parametrize("first_call", ["sweep", "renew"])
+@pytest.mark.parametrize("cut_off", ["other", "all", "nobody"])
+async def test_who_was_cut_off_takes_nothing_over_for_a_lease(
+    redis: Any, new_broker: OpenBroker, first_call: str, cut_off: str
+) -> None:
+    silent, other = await new_broker("silent"), await new_broker("other", lease_seconds=1.0)
+    attempt = await begun(redis, silent)
+    await redis.xclaim("sf:jobs", GROUP, "silent", 0, [attempt.entry.entry_id], idle=2000)
+    await redis.delete(other.keys.workers(GROUP))
+    await seen_until(redis, other, "@all", 600 if cut_off == "all" else 400)
+    if cut_off != "all":  # where all are cut off, this one starts just then
+        await seen_until(redis, other, "other", 600 if cut_off == "other" else 400)
+    began = anyio.current_time()
+    found = await other.renew([]) or await other.sweep(1) if first_call == "renew" else await other.sweep(1)
+    while not found:
+        await anyio.sleep(0.1)
+        found = await other.sweep(1)
+    waited = anyio.current_time() - began
+    assert waited < 0.5 if cut_off == "nobody" else 0.9 < waited < 3
+
+
+async def test_one_that_starts_takes_over_at_once_where_others_were_there(redis: Any, new_broker: OpenBroker) -> None:
+    silent, other = await new_broker("silent"), await new_broker("other", lease_seconds=1.0)
+    attempt = await begun(redis, silent)
+    await redis.xclaim("sf:jobs", GROUP, "silent", 0, [attempt.entry.entry_id], idle=2000)
+    await redis.delete(other.keys.workers(GROUP))
+    await seen_until(redis, other, "@all", 400)
+    assert await other.sweep(1) == [attempt.entry]
+
+
+async def test_leases_are_renewed_where_redis_has_no_memory(redis: Any, new_broker: OpenBroker) -> None:
+    broker, other = await new_broker("a"), await new_broker("other", lease_seconds=1.0)
+    attempt = await begun(redis, broker)
+    await redis.xclaim("sf:jobs", GROUP, "a", 0, [attempt.entry.entry_id], idle=2000)
+    await redis.config_set("maxmemory", 1)
+    try:
+        assert await other.sweep(1) == []  # without memory it could not begin the job
+        assert await broker.renew([attempt]) == [Lease.HELD]
+    finally:
+        await redis.config_set("maxmemory", 0)
+    assert await other.sweep(1) == []
+
+
 async def test_what_waits_or_is_dead_is_never_swept(redis: Any, new_broker: OpenBroker) -> None:
     broker = await new_broker("a", lease_seconds=1.0)
     for consumer in ("@retry", "@dead"):

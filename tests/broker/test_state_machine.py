@@ -21,7 +21,7 @@ from sfworker.broker.broker import Attempt, Broker, Lease, open_broker
 from sfworker.broker.entry import Entry
 from sfworker.broker.keys import Keys
 from sfworker.settings import Settings
-from tests.broker.conftest import GROUP
+from tests.broker.conftest import GROUP, LATER
 
 WORKERS = ("w1", "w2", "w3")
 MAX_CRASHES = 2
@@ -99,6 +99,7 @@ class Server:
     def empty(self) -> None:
         self.run(self.redis.flushall())
         self.run(self.brokers[WORKERS[0]].ensure_groups())
+        self.run(self.redis.hset(Keys().workers(GROUP), mapping=dict.fromkeys(WORKERS, f"{LATER} 0")))
 
     def close(self) -> None:
         for context in self._contexts.values():

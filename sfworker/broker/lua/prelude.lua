@@ -46,6 +46,22 @@ local function now_ms()
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
+-- Notes that the worker reaches Redis, and returns whether it has done so for a lease, without a break of half a lease.
+-- Only then does it know who is silent: while Redis itself or the way to it was silent, nobody could renew a lease, and
+-- all of them seem to have run out. `workers` holds when each was last here and since when without a break; what it
+-- holds of `@all` is the same for the whole group, on which one that starts relies.
+local function is_in_touch(workers, worker, lease)
+  local now = now_ms()
+  local function note(name, first)
+    local seen, since = string.match(redis.call('HGET', workers, name) or '', '^(%d+) (%d+)$')
+    if not seen then since = first elseif now - seen > lease / 2 then since = now end
+    -- pcall, because a Redis without memory refuses it; leases have to be renewed all the same.
+    local noted = redis.pcall('HSET', workers, name, now .. ' ' .. since)
+    return type(noted) == 'table' and now or tonumber(since)
+  end
+  return now - note(worker, note('@all', now)) >= lease
+end
+
 -- Notes in the record how the attempt that it names has ended, with the error in `event`. The last hundred attempts are
 -- kept as JSON in the fields `past:<n>`, and `ended` holds the last n. Times are in ms.
 local function note(record, outcome, event)

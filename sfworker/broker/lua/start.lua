@@ -30,8 +30,9 @@ if not repeated then
     state, attempt, crashes, releases = false, 0, 0, 0
   end
   if state == 'running' then
-    crashes = crashes + 1
-    note(record, known[9] == known[1] and 'lease_lost' or 'crashed')
+    local came_back = known[9] == known[1]
+    if came_back then releases = releases + 1 else crashes = crashes + 1 end
+    note(record, came_back and 'lease_lost' or 'crashed')
   end
   if crashes < limit then attempt = attempt + 1 end
   redis.call('HSET', record, 'group', group, 'stream', stream, 'entry', entry, 'run', run, 'worker', ARGV[2],

@@ -20,7 +20,7 @@ from redis.exceptions import ResponseError
 
 from sfworker.broker.connection import COMMAND_SECONDS, connect
 from sfworker.broker.entry import Entry, entry_from_fields, entry_from_parcel
-from sfworker.broker.keys import DEAD_CONSUMER, RETRY_CONSUMER, STATUS_CHANNEL, Keys, status_channel
+from sfworker.broker.keys import DEAD_CONSUMER, PRIORITIES, RETRY_CONSUMER, STATUS_CHANNEL, Keys, status_channel
 from sfworker.broker.pipe import Pipe
 from sfworker.broker.scripts import Scripts
 from sfworker.settings import Settings
@@ -113,6 +113,8 @@ class Broker:
         self._settings = settings
         self._group = group
         self._worker = worker_id
+        # By stream, whether a new job is to go before one whose next attempt is due. See `lua/take.lua`.
+        self._turns = [0] * len(PRIORITIES)
 
     async def close(self) -> None:
         """Close the connections that are held all the time."""
@@ -135,8 +137,9 @@ class Broker:
 
         `first_ranks` holds for each free slot the rank (1..3) of the stream that it asks first.
         """
-        keys = (self.keys.retries(self._group), *self.keys.job_streams())
-        return _entries(await self._scripts.call("take", keys, self._group, self._worker, RETRY_CONSUMER, *first_ranks))
+        arguments = (self._group, self._worker, RETRY_CONSUMER, *self._turns, *first_ranks)
+        parcels, self._turns = await self._scripts.call("take", self._streams_and_due_times, *arguments)
+        return _entries(parcels)
 
     async def wait(self) -> list[Entry]:
         """Wait up to a second for the next new job. Streams that get one in the same moment give one each."""
@@ -225,7 +228,7 @@ class Broker:
         return None if written is None else _paths(written)
 
     async def retry(self, attempt: Attempt, event: bytes, delay_seconds: float) -> bool:
-        keys = (*self._keys(attempt), self.keys.retries(self._group), self.keys.cancel(attempt.known_as))
+        keys = (*self._keys(attempt), self._due_times(attempt.entry.stream), self.keys.cancel(attempt.known_as))
         more = (event, _ms(delay_seconds), RETRY_CONSUMER)
         return bool(await self._scripts.call("retry", keys, *self._arguments(attempt), *more))
 
@@ -253,9 +256,8 @@ class Broker:
 
     async def withdraw(self, execution_id: str) -> Entry | None:
         """Take an execution that waits for its next attempt and is to be cancelled, due or not."""
-        keys = (self.keys.execution(execution_id), self.keys.cancel(execution_id), self.keys.retries(self._group))
-        arguments = (self._group, self._worker, RETRY_CONSUMER)
-        parcel = await self._scripts.call("withdraw", (*keys, *self.keys.job_streams()), *arguments)
+        keys = (self.keys.execution(execution_id), self.keys.cancel(execution_id), *self._streams_and_due_times)
+        parcel = await self._scripts.call("withdraw", keys, self._group, self._worker, RETRY_CONSUMER)
         return parcel and entry_from_parcel(parcel)
 
     async def is_first_to_look(self, execution_id: str) -> bool:
@@ -274,11 +276,10 @@ class Broker:
                 for entry_id, fields in page:
                     after = entry_id.decode()
                     yield entry_from_fields(stream, after, fields)
-        for place in await self._redis.zrangebyscore(
-            self.keys.retries(self._group), "-inf", "+inf", 0, MOST_GIVEN_BACK
-        ):
-            stream, _, entry_id = place.decode().rpartition(" ")
-            yield await self.read_owned(stream, entry_id)
+        for stream in self.keys.job_streams():
+            due_times = self._due_times(stream)
+            for entry_id in await self._redis.zrangebyscore(due_times, "-inf", "+inf", 0, MOST_GIVEN_BACK):
+                yield await self.read_owned(stream, entry_id.decode())
 
     async def _last_delivered(self, stream: str) -> str:
         with suppress(ResponseError):  # no such key
@@ -289,7 +290,7 @@ class Broker:
 
     async def cancel_queued(self, attempt: Attempt, event: bytes, result: bytes) -> bool:
         """End an execution that nobody has begun. Returns False where somebody has begun it meanwhile."""
-        keys = (*self._keys_of_answer(attempt), self.keys.retries(self._group))
+        keys = (*self._keys_of_answer(attempt), self._due_times(attempt.entry.stream))
         more = (event, result, self._settings.result_ttl, self._settings.retention, RETRY_CONSUMER)
         return bool(await self._scripts.call("cancel_queued", keys, *self._arguments(attempt), *more))
 
@@ -298,7 +299,7 @@ class Broker:
     async def replay(self, attempt: Attempt, event: bytes) -> Replay:
         """Let a buried execution start anew, on any worker."""
         of_execution = (self.keys.cancel(attempt.known_as), self.keys.result(attempt.known_as))
-        keys = (*self._keys(attempt), self.keys.retries(self._group), *of_execution, self._answers)
+        keys = (*self._keys(attempt), self._due_times(attempt.entry.stream), *of_execution, self._answers)
         more = (event, DEAD_CONSUMER, RETRY_CONSUMER)
         replay: Replay = (await self._scripts.call("replay", keys, *self._arguments(attempt), *more)).decode()
         return replay
@@ -320,9 +321,8 @@ class Broker:
         await self._scripts.call("leave", keys, self._group, self._worker)
 
     async def tidy(self) -> int:
-        keys = (self.keys.retries(self._group), *self.keys.job_streams())
-        retention = _ms(self._settings.retention)
-        return int(await self._scripts.call("tidy", keys, self._group, RETRY_CONSUMER, DEAD_CONSUMER, retention))
+        arguments = (self._group, RETRY_CONSUMER, DEAD_CONSUMER, _ms(self._settings.retention))
+        return int(await self._scripts.call("tidy", self._streams_and_due_times, *arguments))
 
     @asynccontextmanager
     async def cancellations(self) -> AsyncIterator[AsyncIterator[str]]:
@@ -350,6 +350,13 @@ class Broker:
         of_execution = (self.keys.result(attempt.known_as), self.keys.cancel(attempt.known_as))
         return (*self._keys(attempt), *of_execution, self._answers)
 
+    def _due_times(self, stream: str) -> str:
+        return self.keys.retries(stream, self._group)
+
+    @property
+    def _streams_and_due_times(self) -> tuple[str, ...]:
+        return tuple(key for stream in self.keys.job_streams() for key in (stream, self._due_times(stream)))
+
     @property
     def _answers(self) -> str:
         return self.keys.answers(self._group)
@@ -373,7 +380,7 @@ class Broker:
         )
 
     async def _release(self, stream: str, entry_id: str, record: str, run: str, counter: str) -> bool:
-        keys = (stream, record, self.keys.retries(self._group))
+        keys = (stream, record, self._due_times(stream))
         arguments = (self._group, self._worker, entry_id, run, RETRY_CONSUMER, counter)
         return bool(await self._scripts.call("release", keys, *arguments))
 

@@ -144,7 +144,8 @@ async def _permissions(client: Redis, keys: Keys) -> Finding:
 
 def needed(keys: Keys) -> list[Command]:
     """What the worker's scripts and reads send, with the names that they use."""
-    jobs, record, result, retries = keys.jobs(), keys.execution("doctor"), keys.result("doctor"), keys.retries(_GROUP)
+    jobs, record, result = keys.jobs(), keys.execution("doctor"), keys.result("doctor")
+    retries = keys.retries(jobs, _GROUP)
     streams: list[Command] = [
         command
         for stream in keys.job_streams()

@@ -42,7 +42,7 @@ async def redis(redis_url: str) -> AsyncIterator[Any]:
 
 @pytest.fixture
 async def new_broker(redis_url: str) -> AsyncIterator[OpenBroker]:
-    """`await new_broker("worker-a", lease_seconds=1.0)`: as many as a test needs, all in touch with Redis since long."""
+    """`await new_broker("worker-a", lease_seconds=1.0)`: as many as a test needs, in touch since long."""
     async with AsyncExitStack() as stack:
 
         async def open_one(worker_id: str, group: str = GROUP, **settings: Any) -> Broker:

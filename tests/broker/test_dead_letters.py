@@ -273,7 +273,7 @@ async def test_only_the_dead_are_replayed(redis: Any, new_broker: OpenBroker) ->
     await nothing_happens(again)
     await broker.finish(again, "SUCCESS", b"{}", b"{}")
     await nothing_happens(again)
-    await nothing_happens(Attempt.of(Entry("sf:no such stream", "1-1", b"")))
+    await nothing_happens(Attempt.of(Entry("sf:jobs:low", "1-1", b"")))
 
 
 async def test_a_job_whose_payload_is_gone_is_not_replayed_into_nothing(redis: Any, new_broker: OpenBroker) -> None:
@@ -332,7 +332,7 @@ async def test_a_replay_is_found_again_after_its_due_time_was_lost(redis: Any, n
     attempt = await buried(redis, broker)
     await buried(redis, broker, "stays dead")
     await broker.replay(attempt, REPLAYED)
-    await redis.delete("sf:retries:secretflow")
+    await redis.delete("sf:retries:normal:secretflow")
     assert await broker.take([1]) == []
     assert await broker.tidy() == 1
     assert (await begin(broker)).entry == attempt.entry
@@ -381,7 +381,7 @@ async def test_one_that_waits_is_handed_out_to_be_cancelled(redis: Any, new_brok
     assert await other.withdraw("e-1") is None  # it is not this group's
     assert await broker.withdraw("e-1") == attempt.entry
     assert await broker.withdraw("e-1") is None
-    assert await redis.zcard("sf:retries:secretflow") == 0
+    assert await redis.zcard("sf:retries:normal:secretflow") == 0
     assert (await broker.start(Attempt.of(attempt.entry), EVENT)).verdict == "cancelled"
 
 
@@ -496,7 +496,7 @@ async def test_one_that_was_given_back_before_it_began_is_ended_as_well(redis: A
     assert await broker.is_first_to_look("e-1")
     assert await broker.cancel_queued(await found(broker), b"{}", b"{}")
     assert await owners(redis) == []
-    assert await redis.zcard("sf:retries:secretflow") == 0
+    assert await redis.zcard("sf:retries:normal:secretflow") == 0
     assert await redis.xlen("sf:jobs") == 0
 
 

@@ -106,7 +106,7 @@ def test_a_worker_that_dies_meanwhile_is_found_out(
     server: EmbeddedRedis, workers: list[RunningWorker], tmp_path: Path
 ) -> None:
     values = {"lease_seconds": str(LEASE), "worker_hostname": "mortal", "spare_processes": "0"}
-    first, second = workers
+    first = workers[0]
     for worker in workers:
         worker.process.send_signal(signal.SIGSTOP)
     with RunningWorker(server.url, tmp_path, **values) as mortal:

@@ -8,7 +8,7 @@
 | task_status:<execution_id>, task_status | channel | status events |
 | sf:cancel:<execution_id> | string | the web side wants it cancelled |
 | sf:control | channel | an execution id to look at at once (see sf:cancel) |
-| sf:exec:<execution_id> | hash | the execution's record: where its entry is, state, counters, how its attempts ended |
+| sf:exec:<execution_id> | hash | its record: place, state, counters, history; of one that ended: state, group, run |
 | sf:retries:<priority>:<group> | sorted set | ids of the stream's entries that `@retry` owns, by due time in ms |
 | sf:answers:<group> | hash | whom to answer for each entry that has begun: ids of its execution, by `stream entry` |
 | sf:worker:<worker_id> | string | a live worker's heartbeat, expires |

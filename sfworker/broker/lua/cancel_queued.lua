@@ -10,9 +10,7 @@ local stream, group, entry = KEYS[1], ARGV[1], ARGV[3]
 local taken = not_after(entry, delivered(stream)[group] or '0-0') and owner(stream, group, entry) ~= ARGV[16]
 if taken or not present(stream, entry) or redis.call('EXISTS', KEYS[2]) == 1 or redis.call('DEL', KEYS[5]) == 0 then return 0 end
 answer('CANCELLED', ARGV[12], ARGV[13], ARGV[14])
-redis.call('HSET', KEYS[2], 'group', group, 'stream', stream, 'entry', entry, 'run', ARGV[4], 'state', 'done',
-  'attempt', 0, 'crashes', 0, 'releases', 0)
-redis.call('EXPIRE', KEYS[2], ARGV[15])
+close(KEYS[2], group, ARGV[4], ARGV[15])
 redis.call('ZREM', KEYS[7], entry)
 settle(stream, group, entry)
 return 1

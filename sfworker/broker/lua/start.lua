@@ -20,7 +20,7 @@ local repeated = known[1] == run -- the reply to the first call was lost
 if repeated and state ~= 'running' then return {'lost', 0, 0, 0, '[]'} end -- a late copy of it
 
 if not repeated then
-  if state == 'done' or stands_elsewhere(state, known[6], known[7], known[8], group, stream, entry) then
+  if stands_elsewhere(state, known[6], known[7], known[8], group, stream, entry) then
     settle(stream, group, entry)
     return {'duplicate', 0, 0, 0, '[]'}
   end

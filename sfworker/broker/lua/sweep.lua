@@ -12,8 +12,7 @@ if not is_in_touch(KEYS[1], ARGV[2], tonumber(ARGV[3])) then slots = 0 end
 for i = 2, #KEYS do
   local stream = KEYS[i]
   for _, info in ipairs(redis.call('XINFO', 'CONSUMERS', stream, ARGV[1])) do
-    local consumer = {}
-    for i = 1, #info, 2 do consumer[info[i]] = info[i + 1] end
+    local consumer = named(info)
     if reserved[consumer.name] then
       -- never swept
     elseif consumer.pending == 0 then

@@ -8,7 +8,7 @@ if redis.call('EXISTS', KEYS[2]) == 0 then return nil end
 local known = redis.call('HMGET', KEYS[1], 'state', 'group', 'stream', 'entry')
 local group, stream, entry = known[2], known[3], known[4]
 if known[1] == 'done' or known[1] == 'dead' then redis.call('DEL', KEYS[2]) end
-if group ~= ARGV[1] or owner(stream, group, entry) ~= ARGV[3] then return nil end
+if not entry or group ~= ARGV[1] or owner(stream, group, entry) ~= ARGV[3] then return nil end
 for i = 3, #KEYS, 2 do
   if KEYS[i] == stream then redis.call('ZREM', KEYS[i + 1], entry) end
 end

@@ -1,9 +1,10 @@
-"""The web side's client: append a job, hear what happens to it, read its result, cancel it, replay it.
+"""Clients for the web side, which send jobs, follow them, read their results, cancel and replay them.
 
-But for `replay` it speaks the documented keys only, so whatever it does another language does in a few lines. It checks
-no envelope: that is the worker's part, which answers a bad one with a FAILURE that names the field. Reads are repeated
-while Redis is away; `submit`, `cancel` and `replay` never are: the caller decides whether to send again (which is safe:
-a second job with the same `execution_id` is answered from the first, and what was replayed is not dead any more).
+But for `replay`, `served` and the record that `find` asks for, they speak the documented keys only, so whatever they do
+another language does in a few lines. They check no envelope: that is the worker's part, which answers a bad one with a
+FAILURE that names the field. Reads are repeated while Redis is away; `submit`, `cancel` and `replay` never are: the
+caller decides whether to send again (which is safe: a second job with the same `execution_id` is answered from the
+first, and what was replayed is not dead any more).
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ _STATES_OF_EVENTS: dict[str, State] = {
 
 @dataclass(frozen=True)
 class Known:
-    """What Redis tells of an execution.
+    """The state of an execution, as far as Redis tells.
 
     `waiting`: for its next attempt. `sent`: its entry is there, and what became of it may not be read.
     """
@@ -84,7 +85,7 @@ class Known:
 
     @property
     def answered_at(self) -> str | None:
-        """When it was answered, as ISO 8601 with zone."""
+        """Return when it was answered, as ISO 8601 with zone."""
         if self.state != "answered":
             return None
         told = ((self.result or {}).get("task_metadata") or {}).get("completed_at") or (self.event or {}).get(
@@ -129,7 +130,7 @@ class Client:
         return Submission(execution_id, entry_id.decode(), after)
 
     async def result(self, execution_id: str) -> dict[str, Any] | None:
-        """The final result, or None where there is none yet, or no more (it is kept for a day)."""
+        """Return the final result, or None where there is none yet, or no more (it is kept for a day)."""
         data = await self._redis.get(self.keys.result(execution_id))
         return None if data is None else msgspec.json.decode(data, type=dict[str, Any])
 
@@ -139,17 +140,18 @@ class Client:
         `newest` bounds how many entries of each stream are looked through. Whoever may not read the workers' records,
         as the user `web` of deploy/users.acl, is told by streams and results alone.
         """
+        record = await self._record(execution_id)
+        group = record[1] if record else None
+        if record and record[0] != "answered":
+            return Known(record[0], group=group)
         result = await self.result(execution_id)
         if result is not None:
-            return Known("answered", result)
-        record = await self._record(execution_id)
-        if record and record[0] != "answered":
-            return Known(record[0], group=record[1])
+            return Known("answered", result, group=group)
         # Jobs before results: what ends in between is then seen on the results stream.
         sent = not record and await self._is_sent(execution_id, newest)
         event = None if sent and record == () else await self._last_event(execution_id, newest)
         if record:
-            return Known("answered", event=event, group=record[1])
+            return Known("answered", event=event, group=group)
         if event is not None and (state := _STATES_OF_EVENTS.get(str(event.get("status")))):
             return Known(state, event=event)
         if sent:
@@ -157,7 +159,7 @@ class Client:
         return None
 
     async def served(self, group: str = "secretflow") -> bool | None:
-        """Whether a live worker serves the consumer group; None where that may not be read."""
+        """Return whether a live worker serves the consumer group; None where that may not be read."""
         try:
             return await is_served(self._redis, self.keys, group)
         except exceptions.NoPermissionError:
@@ -169,7 +171,7 @@ class Client:
             return await _patiently(lambda: self._wait(execution_id))
 
     async def events(self, execution: Submission | str) -> AsyncGenerator[dict[str, Any], None]:
-        """Status events in order, those said before included, ending after the final one.
+        """Yield status events in order, those said before included, and end after the final one.
 
         Given an id instead of a Submission, the whole results stream is searched. Ends without a final event only where
         that is older than what the results stream keeps, or where a job was sent again that had been answered before.
@@ -246,7 +248,7 @@ class Client:
                         break
 
     async def _record(self, execution_id: str) -> tuple[State, str | None] | tuple[()] | None:
-        """State and group by the workers' record; empty without one, None where it may not be read."""
+        """Return state and group by the workers' record; empty without one, None where it may not be read."""
         record = self.keys.execution(execution_id)
         try:
             state, group = await self._redis.execute_command("HMGET", record, "state", "group")  # type: ignore[no-untyped-call, unused-ignore]
@@ -257,7 +259,7 @@ class Client:
         return _STATES_OF_RECORDS[state.decode()], group and group.decode()
 
     async def _is_sent(self, execution_id: str, newest: int | None) -> bool:
-        """Whether its entry is on one of the job streams."""
+        """Return whether its entry is on one of the job streams."""
         for stream in self.keys.job_streams():
             async for fields in self._newest_first(stream, newest):
                 if decode_ids(fields.get(b"envelope", b"")).execution_id == execution_id:
@@ -278,7 +280,7 @@ class Client:
             before, left = f"({page[-1][0].decode()}", left - len(page)
 
     async def _results_tail(self) -> str:
-        """Id of the last entry on the results stream."""
+        """Return the id of the last entry on the results stream."""
         newest = await self._redis.xrevrange(self.keys.results, count=1)
         return newest[0][0].decode() if newest else _FROM_THE_START
 
@@ -360,13 +362,13 @@ async def _next_or_none(events: AsyncGenerator[_T, None]) -> _T | None:
 
 
 def is_refused(error: BaseException) -> bool:
-    """Whether Redis is there but refuses the user name or password, which redis-py reports as a lost connection."""
+    """Return whether Redis refuses the user name or password, which redis-py reports as a lost connection."""
     kinds = (exceptions.AuthenticationError, exceptions.AuthorizationError)
     return isinstance(error, kinds) or isinstance(error.__cause__, kinds)
 
 
 async def _patiently(read: Callable[[], Awaitable[_T]]) -> _T:
-    """The answer to a read, however often Redis goes away meanwhile."""
+    """Return the answer to a read, however often Redis goes away meanwhile."""
     attempt = 0
     while True:
         try:
@@ -379,7 +381,7 @@ async def _patiently(read: Callable[[], Awaitable[_T]]) -> _T:
 
 
 def _rank(envelope: dict[str, Any], priority: str | None) -> str:
-    """The priority whose stream the job goes to; where the envelope holds nonsense, `normal`: the worker says so."""
+    """Return the priority whose stream the job goes to; `normal` for nonsense, which the worker then answers."""
     if priority is not None:
         if priority not in PRIORITIES:
             raise ValueError(f"priority: one of {', '.join(PRIORITIES)}")
@@ -390,7 +392,7 @@ def _rank(envelope: dict[str, Any], priority: str | None) -> str:
 
 
 def _traceparent() -> dict[str, str]:
-    """The current span as a field of the entry, so that the execution's trace joins the caller's."""
+    """Return the current span as a field of the entry, so that the execution's trace joins the caller's."""
     if "opentelemetry.trace" not in sys.modules:  # then nobody in this process can have started a span
         return {}
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -411,6 +413,6 @@ def _is_final(message: dict[str, Any] | None) -> bool:
 
 
 def _order(entry_id: str) -> tuple[int, int]:
-    """A stream entry's id, comparable."""
+    """Return a stream entry's id as numbers, which compare by age."""
     milliseconds, _, sequence = entry_id.partition("-")
     return int(milliseconds), int(sequence)

@@ -69,6 +69,12 @@ class TaskExecutionError(SecretFlowTaskError):
     retryable = True
 
 
+class RecurringError(TaskExecutionError):
+    """The computation failed in a way in which it fails again with the same parameters and files."""
+
+    retryable = False
+
+
 class PartyProcessLostError(TaskExecutionError):
     """A party process ended before it reported an outcome."""
 

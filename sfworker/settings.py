@@ -207,7 +207,7 @@ def _parse(name: str, value: Any) -> Any:
         except ValueError:
             raise SettingsError(f"{variable(name)}: has to be {_allowed(name)}") from None
     if name == "data_roots":
-        return value.split(os.pathsep)
+        return [root for root in value.split(os.pathsep) if root]  # an empty one would be the working directory
     if name == "jobs":
         return [module.strip() for module in value.split(",") if module.strip()]
     if name in {"log_level", "party_log_level"}:
@@ -233,5 +233,5 @@ def _allowed(name: str) -> str:
 
 
 _FIELDS = {variable(name): name for name in Settings.__struct_fields__}
-_NO_SETTINGS = ("SFWORKER_CONFIG", "SFWORKER_REDIS_SERVER")
-"""Variables of ours that no setting has: the TOML file, and the server of the demo and the tests."""
+_NO_SETTINGS = ("SFWORKER_CONFIG", "SFWORKER_DATA", "SFWORKER_REDIS_SERVER")
+"""Variables that no setting has: of the TOML file, of deploy/compose.yaml, and of the demo's and the tests' server."""

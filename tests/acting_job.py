@@ -29,6 +29,8 @@ Action = Literal[
     "raise",
     "raise_final",
     "raise_foreign",
+    "raise_literal",
+    "raise_type",
     "hang",
     "compute",
     "stubborn",
@@ -102,6 +104,10 @@ def _act(context: JobContext[ActParams], params: ActParams) -> None:
             raise InputDataError("task_config.action: told to raise; no retry helps")
         case "raise_foreign":
             raise RuntimeError(f"the balance of {SECRET} is wrong")
+        case "raise_literal":
+            raise RuntimeError("the balance does not add up")
+        case "raise_type":
+            raise TypeError(f"{SECRET} is no number")
         case "hang":
             subprocess.Popen(["sleep", "600"])  # a child of the party process, which has to go with it
             time.sleep(params.seconds)

@@ -17,7 +17,7 @@ from sfworker import client as client_module
 from sfworker.broker.broker import Attempt, open_broker
 from sfworker.broker.connection import connect
 from sfworker.cli.embedded_redis import EmbeddedRedis
-from sfworker.client import Client, Submission, SyncClient
+from sfworker.client import Client, Known, Submission, SyncClient
 from sfworker.errors import EnvelopeError
 from sfworker.settings import Settings
 
@@ -230,6 +230,82 @@ async def test_cancel_leaves_an_ended_execution_alone(client: Client, redis: Red
     assert not await redis.exists("sf:cancel:e-1")
 
 
+async def test_what_is_known_of_an_execution(client: Client, redis: Redis, redis_url: str) -> None:
+    assert await client.find("e-1") is None
+    await client.submit({"execution_id": "another"})
+    assert await client.find("e-1") is None
+    await client.submit(ENVELOPE, "low")
+    assert await client.find("e-1") == Known("queued")
+    async with open_broker(Settings(redis_url=redis_url), "secretflow", "worker-1") as broker:
+        await broker.ensure_groups()
+        attempt = next(found for each in await broker.take([1, 1]) if (found := Attempt.of(each)).execution_id == "e-1")
+        await broker.start(attempt, (b'{"status":"RUNNING","attempt":', b"}"))
+        assert await client.find("e-1") == Known("running", group="secretflow")
+        await broker.retry(attempt, b'{"status":"RETRY"}', 0)
+        assert await client.find("e-1") == Known("waiting", group="secretflow")
+        [entry] = await broker.take([1])
+        attempt = Attempt.of(entry)
+        await broker.start(attempt, (b"", b""))
+        result = {"status": "failure", "task_metadata": {"completed_at": "2024-01-01T00:00:00+00:00"}}
+        event = {"status": "FAILURE", "timestamp": "2024-01-01T00:00:01+00:00"}
+        await broker.bury(attempt, json.dumps(event).encode(), json.dumps(result).encode())
+    known = await client.find("e-1")
+    assert known == Known("answered", result, group="secretflow")
+    assert known.answered_at == "2024-01-01T00:00:00+00:00"
+    await redis.delete("sf:result:e-1")
+    known = await client.find("e-1")
+    assert known == Known("answered", event=event, group="secretflow")
+    assert known.answered_at == "2024-01-01T00:00:01+00:00"
+    await redis.delete("sf:results")
+    known = await client.find("e-1")
+    assert known == Known("answered", group="secretflow")
+    assert known.answered_at is None
+
+
+async def test_the_results_stream_tells_of_an_execution_without_a_record(client: Client, say: Say) -> None:
+    await say("RUNNING", "task_started")
+    assert (await client.find("e-1") or Known("sent")).state == "running"
+    await say("RETRY", "task_retrying")
+    assert (await client.find("e-1") or Known("sent")).state == "waiting"
+    await say("CANCELLED", "task_cancelled")
+    assert (await client.find("e-1") or Known("sent")).state == "answered"
+    assert await client.find("e-2") is None
+
+
+async def test_how_far_back_is_looked_can_be_bounded(
+    client: Client, redis: Redis, say: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "READ_COUNT", 3)
+    await client.submit(ENVELOPE)
+    for number in range(10):
+        await client.submit({"execution_id": f"o-{number}"})
+    assert await client.find("e-1", newest=10) is None
+    assert await client.find("e-1", newest=11) == Known("queued")
+    assert await client.find("e-1") == Known("queued")
+    await redis.delete("sf:jobs")
+    await say("RUNNING")
+    for _ in range(10):
+        await say("RUNNING", execution_id="another")
+    assert await client.find("e-1", newest=10) is None
+    assert await client.find("e-1", newest=11) is not None
+
+
+async def test_whether_a_worker_serves_a_group(client: Client, redis: Redis) -> None:
+    assert await client.served() is False
+    await redis.xgroup_create("sf:jobs", "secretflow", "0", mkstream=True)
+    await redis.xgroup_create("sf:jobs:low", "other", "0", mkstream=True)
+    await redis.xgroup_createconsumer("sf:jobs", "secretflow", "worker-1")
+    await redis.xgroup_createconsumer("sf:jobs:low", "other", "worker-2")
+    assert await client.served() is False
+    await redis.set("sf:worker:worker-2", "{}")
+    assert (await client.served(), await client.served("other")) == (False, True)
+    await redis.set("sf:worker:worker-1", "{}")
+    assert (await client.served(), await client.served("other")) == (True, True)
+    await redis.delete("sf:worker:worker-1")
+    await redis.set("sf:worker:new", "of another version")  # it may be this group's: nothing says so yet
+    assert await client.served() is True
+
+
 async def test_an_execution_that_failed_for_good_is_replayed_once(client: Client, redis: Redis, redis_url: str) -> None:
     await client.submit(ENVELOPE)
     assert await client.replay("e-1") == "not dead"
@@ -291,6 +367,8 @@ def test_the_synchronous_client_does_the_same(redis_url: str) -> None:
     with SyncClient(redis_url) as client:
         submission = client.submit(ENVELOPE)
         assert client.result("e-1") is None
+        assert client.find("e-1") == Known("queued")
+        assert client.served() is False
         assert client.cancel("e-1") is True
         assert client.replay("e-1") == "not dead"
         with pytest.raises(TimeoutError):

@@ -21,6 +21,7 @@ RETRYABLE = {
     "ClusterInitializationError": True,
     "DeviceInitializationError": False,
     "TaskExecutionError": True,
+    "RecurringError": False,
     "PartyProcessLostError": True,
     "PeerFailedError": True,
     "StalledError": True,

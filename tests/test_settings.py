@@ -85,6 +85,7 @@ class TestVariables:
             ("SFWORKER_JOBS", "mine, yours.jobs,", "jobs", ["mine", "yours.jobs"]),
             ("SFWORKER_START_METHOD", "spawn", "start_method", "spawn"),
             ("SFWORKER_DATA_ROOTS", "/a:/b", "data_roots", ["/a", "/b"]),
+            ("SFWORKER_DATA_ROOTS", "/a:", "data_roots", ["/a"]),
             ("SFWORKER_DATA_ROOTS", '["/a"]', "data_roots", ["/a"]),
             (
                 "SFWORKER_DATA_ROOTS",

@@ -1,4 +1,4 @@
-"""Reads the buried jobs and the history of their attempts, for the command line and the web side's client."""
+"""Reads the jobs that failed for good: their envelopes, and how each attempt at them ended."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ class PastAttempt(Struct, frozen=True, kw_only=True, omit_defaults=True):
     started: int
     ended: int
     outcome: str
-    """One of failed, retrying, crashed (its worker fell silent), lease_lost (that worker came back) or released."""
+    """failed, retrying, crashed (its worker fell silent), lease_lost (that worker came back) or released."""
     error_type: str | None = None
     error: str | None = None
     replays: int = 0
-    """Number of replays of the execution before this attempt."""
+    """How often the execution had been replayed before."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DeadJob:
-    """A buried entry. The fields from its record are empty where the record has expired."""
+    """A job that failed for good. Fields from its record are empty where that has expired."""
 
     attempt: Attempt
     buried_at: float
@@ -49,7 +49,7 @@ class DeadJob:
 
 
 async def dead_jobs(redis: Redis, keys: Keys, group: str) -> AsyncIterator[DeadJob]:
-    """Iterate over all buried jobs by stream and age. A stream or group that does not exist yet has none."""
+    """Yield all of them by stream and age, read page by page. A group that does not exist yet has none."""
     for stream in keys.job_streams():
         after = "-"
         while page := await _buried(redis, stream, group, after, "+", PAGE):
@@ -59,7 +59,7 @@ async def dead_jobs(redis: Redis, keys: Keys, group: str) -> AsyncIterator[DeadJ
 
 
 async def find_dead_job(redis: Redis, keys: Keys, group: str, known_as: str) -> DeadJob | None:
-    """Find the buried job of this execution_id, by its record, or of this entry id."""
+    """Return the one of this execution_id, by its record, or of this entry id."""
     places = [(stream, known_as) for stream in keys.job_streams() if _ENTRY_ID.fullmatch(known_as)]
     record = keys.execution(known_as)
     recorded = await redis.execute_command("HMGET", record, "group", "stream", "entry")  # type: ignore[no-untyped-call, unused-ignore]
@@ -73,7 +73,7 @@ async def find_dead_job(redis: Redis, keys: Keys, group: str, known_as: str) -> 
 
 
 async def _buried(redis: Redis, stream: str, group: str, first: str, last: str, count: int) -> dict[str, int]:
-    """Return a page of buried entries by id, each with the milliseconds since it was buried."""
+    """Return buried entries by id, each with the milliseconds since then."""
     try:
         found = await redis.xpending_range(stream, group, first, last, count, DEAD_CONSUMER)
     except ResponseError as error:
@@ -105,7 +105,7 @@ async def _read(redis: Redis, keys: Keys, group: str, stream: str, page: dict[st
 
 
 def _about(attempt: Attempt, group: str, record: dict[bytes, bytes]) -> dict[str, str]:
-    """Return the record where it is about this entry, else nothing."""
+    """Return the record if it is about this entry, otherwise nothing."""
     known = {name.decode(): value.decode() for name, value in record.items()}
     place = (known.get("group"), known.get("stream"), known.get("entry"))
     return known if place == (group, attempt.entry.stream, attempt.entry.entry_id) else {}

@@ -1,4 +1,4 @@
-"""Names all keys and channels. The first five are a contract with the web side.
+"""Names all keys and channels. The first six rows are a contract with the web side.
 
 | key | type | what |
 |---|---|---|
@@ -26,13 +26,13 @@ STATUS_CHANNEL = "task_status"
 
 
 def status_channel(execution_id: str) -> str:
-    """Return the pub/sub channel of one execution, without the prefix, as the first web sides expect it."""
+    """Return the pub/sub channel of one execution; it has no prefix, as the first generation of web sides expects."""
     return f"{STATUS_CHANNEL}:{execution_id}"
 
 
 @dataclass(frozen=True)
 class Keys:
-    """Makes all names under one prefix."""
+    """All names under one prefix."""
 
     prefix: str = "sf"
 

@@ -1,6 +1,6 @@
-"""Reads the figures of queues and workers, for people and for autoscaling.
+"""Counts jobs by state and lists live workers, for people and for autoscaling.
 
-The figures are read one after the other, so a job that moves meanwhile may be counted twice or not at all.
+Only reads. They are taken one after the other, so a job that moves meanwhile may be counted twice or not at all.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sfworker.broker.keys import DEAD_CONSUMER, PRIORITIES, RETRY_CONSUMER, Keys
 
 
 class StreamOverview(Struct, frozen=True, kw_only=True):
-    """One job stream's live work, and its buried jobs beside it."""
+    """Counts of one job stream. `dead` are the jobs that failed for good; the others are live work."""
 
     stream: str
     priority: str
@@ -28,7 +28,7 @@ class StreamOverview(Struct, frozen=True, kw_only=True):
 
 
 class WorkerOverview(Struct, frozen=True, kw_only=True):
-    """A worker whose heartbeat has not expired, as the heartbeat describes it."""
+    """A heartbeat that has not expired, as its worker wrote it."""
 
     worker_id: str
     started_at: str | None = None
@@ -39,7 +39,7 @@ class WorkerOverview(Struct, frozen=True, kw_only=True):
 
 
 class Overview(Struct, frozen=True, kw_only=True):
-    """All figures of one consumer group. `queued`, `running` and `retrying` are live work; `dead` waits for people."""
+    """Counts of all job streams, and the workers of the group."""
 
     queued: int
     running: int
@@ -50,7 +50,7 @@ class Overview(Struct, frozen=True, kw_only=True):
 
 
 async def overview(redis: Redis, keys: Keys, group: str) -> Overview:
-    """Read the state of the consumer group `group`; while it does not exist, every job counts as queued for it."""
+    """Return the figures of the consumer group `group`; while it does not exist yet, every job counts as queued."""
     streams = [await _stream(redis, keys.jobs(priority), priority, group) for priority in PRIORITIES]
     return Overview(
         queued=sum(stream.queued for stream in streams),
@@ -63,7 +63,7 @@ async def overview(redis: Redis, keys: Keys, group: str) -> Overview:
 
 
 async def consumers(redis: Redis, keys: Keys) -> dict[str, set[str]]:
-    """The consumer groups on the job streams, each with the names of its consumers."""
+    """Return the consumer groups on the job streams, each with the names of its consumers."""
     found: dict[str, set[str]] = {}
     for stream in keys.job_streams():
         try:
@@ -78,7 +78,7 @@ async def consumers(redis: Redis, keys: Keys) -> dict[str, set[str]]:
 
 
 async def is_served(redis: Redis, keys: Keys, group: str) -> bool:
-    """Whether a live worker serves the consumer group `group`."""
+    """Return whether a live worker serves the consumer group `group`."""
     return bool(await _heartbeats(redis, keys, group))
 
 
@@ -97,9 +97,9 @@ async def _stream(redis: Redis, stream: str, priority: str, group: str) -> Strea
         if not str(error).startswith(("no such key", "NOGROUP")):
             raise
     # Finished entries are deleted, so where the server knows no lag (before 7.0, and when an entry was deleted unread)
-    # the queue is the stream's length less the pending entries. That is too many with a second group on the stream
-    # (the worker warns of it, not we) and too few where the payload of pending entries was deleted. Until 8.2, a lag
-    # counts entries that were trimmed unread for ever, so we ask the stream itself whether anything is queued at all.
+    # the rest of the stream is what nobody has taken yet. With a second group on the same stream that is too many (the
+    # worker warns of that, not we), with pending entries whose payload was deleted too few; and until 8.2 a lag counts
+    # what was trimmed unread, for good. Whether anything is queued at all, the stream itself says.
     queued = lag if lag is not None else length - sum(owned.values())
     unread = await redis.xrange(stream, delivered, "+", count=1)
     queued = max(1, min(queued, length)) if unread else 0

@@ -18,12 +18,15 @@ import msgspec
 from msgspec import Meta, Struct
 
 from sfworker.errors import ParameterValidationError, SettingsError, TaskTypeNotFoundError
+from sfworker.wire import tolerance
 from sfworker.wire.envelope import PartyName, explain
 
 ColumnName = Annotated[str, Meta(min_length=1, max_length=1024, description="Name of a column.")]
 Path = Annotated[str, Meta(min_length=1, max_length=4096, description="A path inside the party's data roots.")]
 PartyPaths = dict[PartyName, Path]
 PartyColumns = dict[PartyName, Annotated[list[ColumnName], Meta(min_length=1)]]
+PartyColumnsIfAny = dict[PartyName, list[ColumnName]]
+"""Columns by party, where an empty list says the same as leaving the party out."""
 ENTRY_POINTS = "sfworker.jobs"
 FILES = "sfworker_files"
 """Package that job files are loaded into by their path; it has no directory."""
@@ -34,6 +37,15 @@ class ColumnRef(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     party: PartyName
     column: ColumnName
+
+
+class Arithmetic(Struct, frozen=True, kw_only=True):
+    """The fixed-point arithmetic of the SPU that computed."""
+
+    protocol: str
+    field: str
+    fxp_fraction_bits: int
+    """Smallest step between two numbers, as a power of one half."""
 
 
 class TaskParams(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="task_type"):
@@ -66,7 +78,9 @@ def require_parties(field: str, given: Mapping[str, object], parties: Iterable[s
             raise ParameterValidationError(f"task_config.{field}.{party}: required and missing")
 
 
-def check_features(features: PartyColumns | None, keys: PartyColumns, others: Iterable[ColumnRef | None] = ()) -> None:
+def check_features(
+    features: PartyColumnsIfAny | None, keys: PartyColumnsIfAny, others: Iterable[ColumnRef | None] = ()
+) -> None:
     """Raises ParameterValidationError where a feature is named twice, is a key, or is one of `others`."""
     for party, columns in (features or {}).items():
         taken = [*keys.get(party, []), *(other.column for other in others if other and other.party == party)]
@@ -179,7 +193,7 @@ def validate(task_config: dict[str, Any], parties: list[str]) -> tuple[TaskType,
         raise ParameterValidationError("task_config.task_type: required, the name of a task type as a string")
     task_type = find(name)
     try:
-        params = msgspec.convert(task_config, task_type.params, strict=True)
+        params = tolerance.convert(task_config, task_type.params)
     except msgspec.ValidationError as error:
         sentence = explain(error, "task_config")
         raise ParameterValidationError(f"{sentence}; `sfworker tasks {name}` lists the parameters") from None

@@ -16,7 +16,7 @@ class HelloParams(TaskParams, tag="hello", frozen=True, kw_only=True):
 
 
 class HelloResult(Struct, frozen=True, kw_only=True):
-    """What `hello` answers."""
+    """The result of `hello`."""
 
     message: str
 
@@ -26,7 +26,7 @@ class HealthCheckParams(TaskParams, tag="health_check", frozen=True, kw_only=Tru
 
 
 class HealthCheckResult(Struct, frozen=True, kw_only=True):
-    """What `health_check` answers."""
+    """The result of `health_check`."""
 
     healthy: bool
     parties: list[str]

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from sfworker.catalog.base import ColumnRef, PartyColumns, TaskType, register
+from sfworker.catalog.base import ColumnRef, PartyColumnsIfAny, TaskType, register
 from sfworker.catalog.preprocessing import ALONE, RULE_ID, FitParams, FitResult
 from sfworker.errors import ParameterValidationError
 
@@ -31,7 +31,7 @@ class BinningParams(FitParams, tag="binning", frozen=True, kw_only=True):
         Meta(description="The label, which is no feature. `woe` and `chimerge` need one, of 0 and 1. Default: none."),
     ] = None
     features: Annotated[
-        PartyColumns | None,
+        PartyColumnsIfAny | None,
         Meta(
             description="Columns to change, by party; of a party left out, none. `woe` and `chimerge` need them named. "
             "Default of the others: every column that is neither key nor label."
@@ -75,7 +75,7 @@ class BinningParams(FitParams, tag="binning", frozen=True, kw_only=True):
         if self.label is None:
             raise ParameterValidationError("task_config.label: required by method chimerge and by substitution woe")
         self.require_inputs("label.party", {self.label.party: None})
-        if not self.features:
+        if not any((self.features or {}).values()):
             raise ParameterValidationError("task_config.features: required by method chimerge and by substitution woe")
 
     @property
@@ -84,7 +84,7 @@ class BinningParams(FitParams, tag="binning", frozen=True, kw_only=True):
 
 
 class BinningResult(FitResult, frozen=True, kw_only=True):
-    """What `binning` answers."""
+    """The result of `binning`."""
 
     iv: dict[str, dict[str, float]] | None
     """Information value of each feature by party, missing values left out; null where no label is used."""

@@ -20,7 +20,7 @@ from sfworker.catalog.training import (
 
 
 class BoostingParams(TrainParams, frozen=True, kw_only=True):
-    """What both kinds of boosted trees are told, in the words of XGBoost."""
+    """The parameters of both kinds of boosted trees, in the words of XGBoost."""
 
     num_boost_round: Annotated[int, Meta(ge=1, le=1024, description="Number of trees.")] = 10
     max_depth: Annotated[int, Meta(ge=1, le=16, description="Depth of a tree, at most.")] = 5
@@ -68,7 +68,7 @@ class SgbParams(BoostingParams, tag="sgb", frozen=True, kw_only=True):
 
 
 class BoostingResult(TrainResult, frozen=True, kw_only=True):
-    """What a training of boosted trees answers."""
+    """The result of a training of boosted trees."""
 
     trees: int
     """Fewer than asked for where no further split gained anything."""

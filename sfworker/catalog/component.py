@@ -15,6 +15,7 @@ from msgspec import Meta, Struct, field
 
 from sfworker.catalog.base import Path, TaskParams, TaskType, register
 from sfworker.errors import ParameterValidationError
+from sfworker.wire import tolerance
 from sfworker.wire.envelope import PartyName, explain
 
 NULL = "sf.null"
@@ -71,7 +72,7 @@ class DistData(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, om
 
 
 class NodeEvalParam(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Which component, its attributes, inputs and outputs."""
+    """A component with its attributes, inputs and outputs."""
 
     domain: str = ""
     name: str = ""
@@ -80,7 +81,8 @@ class NodeEvalParam(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     attr_paths: list[Annotated[str, Meta(min_length=1)]] = []
     attrs: list[Attribute] = []
     inputs: list[DistData] = []
-    output_uris: list[Path] = []
+    output_uris: list[Annotated[str, Meta(max_length=4096)]] = []
+    """Empty, or named twice, where an output has no file; which ones have is the component's definition."""
     checkpoint_uri: str = ""
 
     @property
@@ -92,7 +94,7 @@ class NodeEvalParam(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 def read(given: Any, kind: type[_S], where: str) -> _S:
     """`given` as a struct of this module. Raises ParameterValidationError, naming the field below `where`."""
     try:
-        return msgspec.convert(_original_names(given), kind, strict=True)
+        return tolerance.convert(_original_names(given), kind)
     except msgspec.ValidationError as error:
         raise ParameterValidationError(explain(error, where)) from None
 
@@ -115,9 +117,8 @@ def check_node(node: NodeEvalParam, where: str, parties: list[str]) -> None:
     for number, each in enumerate(node.inputs):
         check_dist_data(each, f"{where}.inputs[{number}]", parties)
     for number, uri in enumerate(node.output_uris):
-        _check_uri(uri, f"{where}.output_uris[{number}]")
-    if len({posixpath.normpath(uri) for uri in node.output_uris}) != len(node.output_uris):
-        raise ParameterValidationError(f"{where}.output_uris: names a path twice; each output needs one of its own")
+        if uri:
+            _check_uri(uri, f"{where}.output_uris[{number}]")
     if node.checkpoint_uri:
         _check_uri(node.checkpoint_uri, f"{where}.checkpoint_uri")
 
@@ -197,7 +198,7 @@ class Report(Struct, frozen=True, kw_only=True):
 
 
 class ComponentResult(Struct, frozen=True, kw_only=True):
-    """What `component` answers."""
+    """The result of `component`."""
 
     component: str
     outputs: list[dict[str, Any]]

@@ -1,4 +1,4 @@
-"""How good are predictions, and what scores do they make? Each of one party's own columns.
+"""Evaluates predictions and makes scores of them, each from one party's own columns.
 
 Runs in the daemon and in party processes.
 """
@@ -72,7 +72,7 @@ class Head(Struct, frozen=True, kw_only=True):
 
 
 class BiclassificationEvalResult(Struct, frozen=True, kw_only=True):
-    """What `biclassification_eval` answers. Rates are 0 to 1; those at a threshold without any row are 0."""
+    """The result of `biclassification_eval`. Rates are 0 to 1; those at a threshold without any row are 0."""
 
     rows: int
     positives: int
@@ -101,7 +101,7 @@ class ResidualBucket(Struct, frozen=True, kw_only=True):
 
 
 class RegressionEvalResult(Struct, frozen=True, kw_only=True):
-    """What `regression_eval` answers. Percentages are shares: 0.1 is ten percent."""
+    """The result of `regression_eval`. Percentages are shares: 0.1 is ten percent."""
 
     rows: int
     r2: float | None
@@ -150,7 +150,7 @@ class BiasBucket(Struct, frozen=True, kw_only=True):
 
 
 class PredictionBiasEvalResult(Struct, frozen=True, kw_only=True):
-    """What `prediction_bias_eval` answers."""
+    """The result of `prediction_bias_eval`."""
 
     rows: int
     bias: float
@@ -195,7 +195,7 @@ class ScorecardParams(TaskParams, tag="scorecard", frozen=True, kw_only=True):
 
 
 class ScorecardResult(Struct, frozen=True, kw_only=True):
-    """What `scorecard` answers."""
+    """The result of `scorecard`."""
 
     rows: int
     output_paths: dict[str, str]

@@ -9,7 +9,17 @@ from sfworker.catalog.base import TaskType, validate
 from sfworker.catalog.resources import Resources, granted
 from sfworker.errors import ExpiredError, ParameterValidationError
 from sfworker.settings import Settings
-from sfworker.wire.envelope import FIELDS, PROTOCOLS, Envelope, SpuConfig, decode_envelope, expired
+from sfworker.wire.envelope import (
+    DEFAULT_FIELD,
+    FIELDS,
+    PROTOCOLS,
+    Envelope,
+    Options,
+    SpuConfig,
+    decode_envelope,
+    expired,
+    without_effect,
+)
 
 Mode = Literal["none", "mesh", "cluster"]
 _INSECURE = {"REF2K"}  # it keeps no secrets at all
@@ -26,6 +36,8 @@ class Job:
     mode: Mode
     """What joins the parties: nothing, a mesh on this host, or a cluster of machines."""
     resources: Resources
+    warnings: list[str]
+    """What the envelope holds and this worker does not use."""
 
 
 def require_time_left(envelope: Envelope, now: float) -> None:
@@ -55,7 +67,13 @@ def accept(data: bytes, settings: Settings, now: float) -> Job:
         parties=parties,
         mode=_mode(envelope, task_type, settings),
         resources=granted(envelope.options, settings),
+        warnings=[*without_effect(data), *_unmet(envelope.options)],
     )
+
+
+def _unmet(options: Options) -> list[str]:
+    asked = options.session == "reuse"
+    return ["options.session: has no effect in this worker, whose sessions are all fresh"] if asked else []
 
 
 def _parties(envelope: Envelope, settings: Settings) -> list[str]:
@@ -103,7 +121,7 @@ def _check_spu(config: SpuConfig, parties: list[str], settings: Settings) -> Non
         raise ParameterValidationError(
             f"{_RUNTIME}.protocol: {protocol} keeps no secrets; use SEMI2K, or set SFWORKER_ALLOW_INSECUREPROTOCOLS"
         )
-    if runtime.get("field", "FM128") not in FIELDS:
+    if runtime.get("field", DEFAULT_FIELD) not in FIELDS:
         raise ParameterValidationError(f"{_RUNTIME}.field: one of {', '.join(sorted(FIELDS))}")
     fewest, most = PROTOCOLS[protocol]
     count = len(set(nodes)) or len(parties)

@@ -62,7 +62,7 @@ class SsLrParams(TrainParams, tag="ss_lr", frozen=True, kw_only=True):
 
 
 class SsLrResult(TrainResult, frozen=True, kw_only=True):
-    """What `ss_lr` answers."""
+    """The result of `ss_lr`."""
 
     regression: Regression
     epochs: int
@@ -129,7 +129,7 @@ class SsGlmParams(TrainParams, tag="ss_glm", frozen=True, kw_only=True):
 
 
 class SsGlmResult(TrainResult, frozen=True, kw_only=True):
-    """What `ss_glm` answers."""
+    """The result of `ss_glm`."""
 
     distribution: Distribution
     link: Link

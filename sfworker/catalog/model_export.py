@@ -83,7 +83,7 @@ class ModelExportParams(TaskParams, tag="model_export", frozen=True, kw_only=Tru
 
 
 class ModelExportResult(Struct, frozen=True, kw_only=True):
-    """What `model_export` answers."""
+    """The result of `model_export`."""
 
     model_name: str
     """With its random id, as the packages say it."""

@@ -14,7 +14,7 @@ from msgspec import Meta, Struct, field
 from sfworker.catalog.base import (
     ColumnName,
     ColumnRef,
-    PartyColumns,
+    PartyColumnsIfAny,
     PartyPaths,
     TaskParams,
     TaskType,
@@ -87,12 +87,12 @@ class CopyParams(TableParams, frozen=True, kw_only=True):
 class FitParams(CopyParams, frozen=True, kw_only=True):
     """Rules are fitted to the feature columns, which are replaced where they stand; other columns stay as they are."""
 
-    keys: Annotated[PartyColumns, Meta(description="Columns that are no features, such as ids.")] = field(
+    keys: Annotated[PartyColumnsIfAny, Meta(description="Columns that are no features, such as ids.")] = field(
         default_factory=dict
     )
     label: Annotated[ColumnRef | None, Meta(description="The label, which is no feature.")] = None
     features: Annotated[
-        PartyColumns | None,
+        PartyColumnsIfAny | None,
         Meta(
             description="Columns to change, by party; of a party left out, none. "
             "Default: every column that is neither key nor label."
@@ -116,7 +116,7 @@ class FitParams(CopyParams, frozen=True, kw_only=True):
 
 
 class FitResult(Struct, frozen=True, kw_only=True):
-    """What fitting answers."""
+    """The result of fitting."""
 
     output_paths: dict[str, str]
     model_path: dict[str, str] | None
@@ -213,7 +213,7 @@ class PreprocessingApplyParams(CopyParams, tag="preprocessing_apply", frozen=Tru
 
 
 class PreprocessingApplyResult(Struct, frozen=True, kw_only=True):
-    """What `preprocessing_apply` answers."""
+    """The result of `preprocessing_apply`."""
 
     output_paths: dict[str, str]
     rule_id: str

@@ -41,7 +41,7 @@ ProtocolName = Literal[
 
 
 class JoinParams(TaskParams, frozen=True, kw_only=True):
-    """What set intersections share."""
+    """The parameters that all set intersections share."""
 
     keys: Annotated[PartyColumns, Meta(description="Key columns of each party; the n-th ones are compared.")]
     input_paths: Annotated[PartyPaths, Meta(description="CSV, Parquet or ORC file of each party, with a header.")]
@@ -113,6 +113,9 @@ def require_two(task_type: str, parties: list[str]) -> None:
 
 class PsiParams(JoinParams, tag="psi", frozen=True, kw_only=True):
     """Finds the rows of the parties whose keys are equal as text, and writes each party's own columns of them.
+
+    A key with a missing or empty part has no match. `sfworker/wire/README.md`, "Files and cells", says which text a
+    number or a date is.
 
     The files have the same number of rows in the same order: row n of one belongs to row n of the others. First come
     the rows with a match, by key: one that a party has a times and the other b times makes a * b rows, as in a
@@ -205,7 +208,7 @@ class UnbalancedPsiParams(JoinParams, tag="unbalanced_psi", frozen=True, kw_only
 
 
 class JoinResult(Struct, frozen=True, kw_only=True):
-    """What a set intersection answers."""
+    """The result of a set intersection."""
 
     intersection_count: int
     """Rows of the inner join."""
@@ -214,16 +217,18 @@ class JoinResult(Struct, frozen=True, kw_only=True):
     output_paths: dict[str, str]
     """The files that were written, as the envelope spelled them."""
     parties: list[str]
+    warnings: list[str]
+    """That no row has a match, if it is so. What a reader's own keys look like is then in its own log."""
 
 
 class PsiResult(JoinResult, frozen=True, kw_only=True):
-    """What `psi` answers."""
+    """The result of `psi`."""
 
     protocol: str
 
 
 class UnbalancedPsiCacheResult(Struct, frozen=True, kw_only=True):
-    """What `unbalanced_psi_cache` answers."""
+    """The result of `unbalanced_psi_cache`."""
 
     cache_id: str
     """The same in every party's part of the cache."""
@@ -237,6 +242,8 @@ _READERS = (
     "with join_type left, full or difference, who gets the result learns how many of the other's rows in it have no "
     "match",
     "readers of the result learn the number of rows in the intersection and in the output files",
+    "where no row has a match, the log of each party that gets the result says of its own keys, and of no other's, the "
+    "type, the shortest and longest, and whether some have blanks at an end, leading zeros and the like",
 )
 PSI = register(
     TaskType(

@@ -1,4 +1,4 @@
-"""What an execution may use: what its envelope asks for, within what this worker grants."""
+"""Bounds the resources that an envelope asks for by those that this worker grants."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ from msgspec import Meta, Struct, field
 from sfworker.catalog.base import (
     ColumnRef,
     PartyColumns,
+    PartyColumnsIfAny,
     PartyPaths,
     TaskType,
     register,
@@ -33,21 +34,21 @@ class FeatureFilterParams(CopyParams, tag="feature_filter", frozen=True, kw_only
     keep: Annotated[PartyColumns, Meta(description="Columns to write by party, in this order.")] = field(
         default_factory=dict
     )
-    drop: Annotated[PartyColumns, Meta(description="Columns to leave out by party.")] = field(default_factory=dict)
+    drop: Annotated[PartyColumnsIfAny, Meta(description="Columns to leave out by party.")] = field(default_factory=dict)
 
     def check(self, parties: list[str]) -> None:
         super().check(parties)
         self.require_inputs("keep", self.keep)
         self.require_inputs("drop", self.drop)
         for party, columns in self.keep.items():
-            if party in self.drop:
+            if self.drop.get(party):
                 raise ParameterValidationError(f"task_config.drop.{party}: goes without keep; name one of the two")
             if len(set(columns)) != len(columns):
                 raise ParameterValidationError(f"task_config.keep.{party}: names a column twice")
 
 
 class FeatureFilterResult(Struct, frozen=True, kw_only=True):
-    """What `feature_filter` answers."""
+    """The result of `feature_filter`."""
 
     output_paths: dict[str, str]
 
@@ -64,7 +65,7 @@ class Condition(ColumnRef, frozen=True, kw_only=True, forbid_unknown_fields=True
     ] = None
 
     def values(self) -> list[Value]:
-        """What to compare with, as a list."""
+        """Return the values to compare with, as a list."""
         if self.value is None:
             return []
         return self.value if isinstance(self.value, list) else [self.value]
@@ -94,7 +95,7 @@ class ConditionFilterParams(CopyParams, tag="condition_filter", frozen=True, kw_
 
 
 class ConditionFilterResult(Struct, frozen=True, kw_only=True):
-    """What `condition_filter` answers."""
+    """The result of `condition_filter`."""
 
     rows: int
     """Rows in each output file."""
@@ -133,7 +134,7 @@ class SampleParams(CopyParams, tag="sample", frozen=True, kw_only=True):
 
 
 class SampleResult(ConditionFilterResult, frozen=True, kw_only=True):
-    """What `sample` answers."""
+    """The result of `sample`."""
 
 
 class TrainTestSplitParams(TableParams, tag="train_test_split", frozen=True, kw_only=True):
@@ -169,7 +170,7 @@ class TrainTestSplitParams(TableParams, tag="train_test_split", frozen=True, kw_
 
 
 class TrainTestSplitResult(Struct, frozen=True, kw_only=True):
-    """What `train_test_split` answers."""
+    """The result of `train_test_split`."""
 
     train_rows: int
     test_rows: int

@@ -1,7 +1,8 @@
 """JSON Schema (draft 2020-12) of envelopes, events, results and task types, for forms, validators and generated types.
 
 What msgspec says of the structs is rewritten so that Ajv in strict mode, react-jsonschema-form and
-json-schema-to-typescript take it as it is. Rules across fields stay in `check`; these schemas only ever accept more.
+json-schema-to-typescript take it as it is. Rules across fields stay in `check`; these schemas only ever accept more,
+but for unknown parameters that are null, which a worker overlooks and no type could describe.
 """
 
 from __future__ import annotations
@@ -125,10 +126,41 @@ def _complete(schema: dict[str, Any], struct: type[Struct], *, output: bool) -> 
     for field in msgspec.structs.fields(struct):
         if field.name in noted:
             schema["properties"][field.encode_name].setdefault("description", noted[field.name])
-    if output and not struct.__struct_config__.omit_defaults:
+    if not output:
+        required = schema.get("required", ())
+        for name, part in schema["properties"].items():
+            schema["properties"][name] = _tolerant(part) if name in required else _or_null(_tolerant(part))
+    elif not struct.__struct_config__.omit_defaults:
         schema["required"] = [
             field.encode_name for field in msgspec.structs.fields(struct) if field.default is not msgspec.UNSET
         ]
+
+
+def _tolerant(schema: dict[str, Any]) -> dict[str, Any]:
+    """Adds to maps what `wire.tolerance` takes there: null for no entry, and one text for a list of it."""
+    schema = dict(schema)
+    if isinstance(schema.get("items"), dict):
+        schema["items"] = _tolerant(schema["items"])
+    if "anyOf" in schema:
+        schema["anyOf"] = [_tolerant(part) for part in schema["anyOf"]]
+    if isinstance(schema.get("additionalProperties"), dict):
+        value = _tolerant(schema["additionalProperties"])
+        if value.get("type") == "array" and value["items"].get("type") == "string":
+            value = {"anyOf": [value, value["items"]]}
+        schema["additionalProperties"] = _or_null(value)
+    return schema
+
+
+def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """Adds null, which stands for a value that is left out."""
+    told: dict[str, Any] = {key: schema[key] for key in ("title", "description", "default") if key in schema}
+    rest = {key: value for key, value in schema.items() if key not in told}
+    if "$ref" in rest:
+        told.pop("default", None)  # it repeats the defaults of what is referred to
+    choices = rest.pop("anyOf", None) or [rest]
+    if {} in choices or {"type": "null"} in choices:
+        return schema
+    return {**told, "anyOf": [*choices, {"type": "null"}]}
 
 
 def _rewritten(schema: dict[str, Any]) -> dict[str, Any]:

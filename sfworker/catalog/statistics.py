@@ -10,9 +10,11 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct, field
 
 from sfworker.catalog.base import (
+    Arithmetic,
     ColumnName,
     ColumnRef,
     PartyColumns,
+    PartyColumnsIfAny,
     PartyPaths,
     TaskParams,
     TaskType,
@@ -52,9 +54,9 @@ Statistic = Literal[
     "sum_4",
 ]
 Aggregation = Literal["sum", "mean", "var", "min", "max"]
-Keys = Annotated[PartyColumns, Meta(description="Columns that are no features, such as ids.")]
+Keys = Annotated[PartyColumnsIfAny, Meta(description="Columns that are no features, such as ids.")]
 Features = Annotated[
-    PartyColumns | None,
+    PartyColumnsIfAny | None,
     Meta(description="Feature columns by party; a party left out has none. Default: every column that is no key."),
 ]
 
@@ -126,7 +128,7 @@ class ColumnStatistics(Struct, frozen=True, kw_only=True):
 
 
 class TableStatisticsResult(Struct, frozen=True, kw_only=True):
-    """What `table_statistics` answers."""
+    """The result of `table_statistics`."""
 
     statistics: dict[str, dict[str, ColumnStatistics]]
     """By party and column."""
@@ -187,7 +189,7 @@ class Stability(Struct, frozen=True, kw_only=True):
 
 
 class PopulationStabilityResult(Struct, frozen=True, kw_only=True):
-    """What `population_stability` answers."""
+    """The result of `population_stability`."""
 
     stability: dict[str, dict[str, Stability]]
     """By party and column."""
@@ -217,12 +219,13 @@ class PearsonCorrelationParams(_AlignedParams, tag="pearson_correlation", frozen
 
 
 class PearsonCorrelationResult(Struct, frozen=True, kw_only=True):
-    """What `pearson_correlation` answers."""
+    """The result of `pearson_correlation`."""
 
     rows: int
     columns: list[ColumnRef]
     correlation: list[list[float | None]]
     """In the order of `columns`; null where a column is constant."""
+    arithmetic: Arithmetic
     warnings: list[str]
     """A sentence for each column without a figure."""
 
@@ -236,11 +239,12 @@ class VifParams(_AlignedParams, tag="vif", frozen=True, kw_only=True):
 
 
 class VifResult(Struct, frozen=True, kw_only=True):
-    """What `vif` answers."""
+    """The result of `vif`."""
 
     rows: int
     vif: dict[str, dict[str, float | None]]
     """By party and column; null where the column is constant or the others tell it."""
+    arithmetic: Arithmetic
     warnings: list[str]
     """A sentence for each column without a figure."""
 
@@ -268,13 +272,14 @@ class PValueParams(TaskParams, tag="p_value", frozen=True, kw_only=True):
 
 
 class PValueResult(Struct, frozen=True, kw_only=True):
-    """What `p_value` answers."""
+    """The result of `p_value`."""
 
     rows: int
     regression: Literal["logistic", "linear"]
     p_values: dict[str, dict[str, float | None]]
     """By party and column; null where the column is constant or the others tell it."""
     intercept: float | None
+    arithmetic: Arithmetic
     warnings: list[str]
     """A sentence for each coefficient without a p value."""
 
@@ -349,7 +354,7 @@ class Group(Struct, frozen=True, kw_only=True):
 
 
 class GroupbyStatisticsResult(Struct, frozen=True, kw_only=True):
-    """What `groupby_statistics` answers."""
+    """The result of `groupby_statistics`."""
 
     by: list[str]
     groups: list[Group]

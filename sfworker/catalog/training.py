@@ -1,4 +1,4 @@
-"""What the parameters of all trainings, and of all predictions, have in common. Runs in the daemon and in parties."""
+"""The parameters that all trainings and all predictions have in common. Runs in the daemon and in parties."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Annotated
 from msgspec import Meta, Struct, field
 
 from sfworker.catalog.base import (
+    Arithmetic,
     ColumnName,
     ColumnRef,
-    PartyColumns,
+    PartyColumnsIfAny,
     PartyPaths,
     TaskParams,
     check_features,
@@ -27,11 +28,11 @@ class TrainParams(TaskParams, frozen=True, kw_only=True):
     model_path: Annotated[
         PartyPaths, Meta(description="Directory of each party for its part of the model; replaced if it holds one.")
     ]
-    keys: Annotated[PartyColumns, Meta(description="Columns that are neither feature nor label, such as ids.")] = field(
-        default_factory=dict
+    keys: Annotated[PartyColumnsIfAny, Meta(description="Columns that are neither feature nor label, such as ids.")] = (
+        field(default_factory=dict)
     )
     features: Annotated[
-        PartyColumns | None,
+        PartyColumnsIfAny | None,
         Meta(
             description="Feature columns by party; a party left out has none. "
             "Default: every column that is nothing else here."
@@ -47,7 +48,7 @@ class TrainParams(TaskParams, frozen=True, kw_only=True):
 
 
 class TrainResult(Struct, frozen=True, kw_only=True):
-    """What a training answers."""
+    """The result of a training."""
 
     model_id: str
     """The same in every party's part of the model."""
@@ -55,6 +56,8 @@ class TrainResult(Struct, frozen=True, kw_only=True):
     rows: int
     features: dict[str, int]
     """Number of feature columns by party."""
+    arithmetic: Arithmetic | None
+    """Null where the training uses no SPU."""
 
 
 class PredictParams(TaskParams, frozen=True, kw_only=True):
@@ -64,9 +67,9 @@ class PredictParams(TaskParams, frozen=True, kw_only=True):
     model_path: Annotated[PartyPaths, Meta(description="Directory of each party that the training has written.")]
     receiver: Annotated[PartyName, Meta(description="The party that gets the predictions.")]
     output_paths: Annotated[PartyPaths, Meta(description="File to write at the receiver, CSV, Parquet or ORC.")]
-    keys: Annotated[PartyColumns, Meta(description="Key columns; the receiver's are written before predictions.")] = (
-        field(default_factory=dict)
-    )
+    keys: Annotated[
+        PartyColumnsIfAny, Meta(description="Key columns; the receiver's are written before predictions.")
+    ] = field(default_factory=dict)
     saved_columns: Annotated[
         list[ColumnName], Meta(description="Further columns of the receiver to write beside the predictions.")
     ] = field(default_factory=list)
@@ -83,7 +86,7 @@ class PredictParams(TaskParams, frozen=True, kw_only=True):
 
 
 class PredictResult(Struct, frozen=True, kw_only=True):
-    """What a prediction answers."""
+    """The result of a prediction."""
 
     rows: int
     output_paths: dict[str, str]

@@ -9,9 +9,8 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
-import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
 from typing import Any, NoReturn, Protocol
 
@@ -47,32 +46,31 @@ class _Subcommand(Protocol):
 
 
 class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one sentence, with the nearest name for a mistyped one."""
+
     def error(self, message: str) -> NoReturn:
-        """Say one sentence and where to read on, instead of the whole usage."""
-        message = re.sub(r"invalid choice: '(.*?)' \(choose from (.*)\)", self._unknown_choice, message)
-        if unknown := re.fullmatch(r"unrecognized arguments: (--[\w-]+).*", message):
-            message += self._nearest(
-                unknown[1], [option for action in self._actions for option in action.option_strings]
-            )
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
     def parse_known_args(self, *arguments: Any, **named: Any) -> Any:
-        """Refuse unknown options here, where the nearest known ones are known; argparse leaves it to the outermost."""
+        """Refuse unknown words here, where the right ones are known; argparse leaves it to the outermost parser."""
         parsed, unknown = super().parse_known_args(*arguments, **named)
-        if unknown:
-            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        if unknown and unknown[0].startswith("-"):
+            option = unknown[0].partition("=")[0]
+            self.error(f"there is no option {option}{_nearest(option, self._option_string_actions)}")
+        elif unknown:
+            self.error(f"unexpected argument {unknown[0]!r}")
         return parsed, unknown
 
-    @staticmethod
-    def _unknown_choice(found: re.Match[str]) -> str:
-        choices = re.findall(r"'(.*?)'", found[2])
-        near = _Parser._nearest(found[1], choices)
-        return f"there is no '{found[1]}'{near or ', only ' + ', '.join(choices)}"
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            names = [str(choice) for choice in action.choices]
+            near = _nearest(str(value), names) or f", only {', '.join(names)}"
+            raise argparse.ArgumentError(action, f"there is no {value!r}{near}")
 
-    @staticmethod
-    def _nearest(word: str, known: Sequence[str]) -> str:
-        near = difflib.get_close_matches(word, known, n=1)
-        return f"; did you mean {near[0]}?" if near else ""
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -33,7 +33,7 @@ async def _cancel(execution_id: str, group: str, settings: Settings) -> int:
         known = await client.find(execution_id)
         if (known and known.state == "answered") or not await client.cancel(execution_id):
             known = await client.find(execution_id)  # it may have ended just now
-            raise SecretFlowTaskError(f"{sentence(execution_id, known)}; nothing is changed")
+            raise SecretFlowTaskError(f"{sentence(execution_id, known)}, so there is nothing to cancel")
         if known is None:
             raise SecretFlowTaskError(f"{unknown(execution_id)}; if it is sent within a day, it is cancelled")
         print(f"{sentence(execution_id, known)} and is being cancelled")

@@ -1,4 +1,4 @@
-"""What the subcommands that speak to Redis share: their options, and errors that say what to do."""
+"""Gives the subcommands that speak to Redis their common options, and connections whose errors say what to do."""
 
 from __future__ import annotations
 
@@ -18,22 +18,24 @@ if TYPE_CHECKING:
 
 
 def add_redis_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--redis", metavar="URL", help=f"Redis to speak to (default: {variable('redis_url')})")
-    parser.add_argument("--prefix", help=f"prefix of every key (default: {variable('prefix')}, or sf)")
+    parser.add_argument("--redis", metavar="URL", help=f"URL of the Redis server (default: {variable('redis_url')})")
+    parser.add_argument("--prefix", help=f"prefix of every Redis key (default: {variable('prefix')}, or sf)")
 
 
 def add_group_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--group", default="secretflow", help="consumer group of the workers (default: %(default)s)")
+    parser.add_argument(
+        "--group", default="secretflow", help="consumer group that the workers read with (default: %(default)s)"
+    )
 
 
 def settings_from(arguments: argparse.Namespace) -> Settings:
-    """The settings, with what the command line says. Raises SettingsError."""
+    """Load the settings; the command line comes before the environment. Raises SettingsError."""
     return load(redis_url=arguments.redis, prefix=arguments.prefix)
 
 
 @asynccontextmanager
 async def connected_client(settings: Settings) -> AsyncIterator[Client]:
-    """A client whose errors are sentences: raises SettingsError for a URL that is none, else BrokerError."""
+    """Connect a client whose errors are sentences: SettingsError for an invalid URL, else BrokerError."""
     from sfworker.client import Client
 
     with _redis_errors_explained(settings.redis_url):
@@ -43,7 +45,7 @@ async def connected_client(settings: Settings) -> AsyncIterator[Client]:
 
 @asynccontextmanager
 async def connected_redis(settings: Settings) -> AsyncIterator[Redis]:
-    """A connection whose errors are sentences, as `connected_client`."""
+    """Connect to Redis itself; errors as of `connected_client`."""
     from sfworker.broker.connection import connect
 
     with _redis_errors_explained(settings.redis_url):
@@ -53,7 +55,7 @@ async def connected_redis(settings: Settings) -> AsyncIterator[Redis]:
 
 @asynccontextmanager
 async def connected_broker(settings: Settings, group: str) -> AsyncIterator[Broker]:
-    """What changes executions in the name of no worker; its errors are sentences, as `connected_client`."""
+    """Connect a broker that changes executions but is no worker's; errors as of `connected_client`."""
     from sfworker.broker.broker import open_broker
 
     with _redis_errors_explained(settings.redis_url):
@@ -75,7 +77,9 @@ def _redis_errors_explained(url: str) -> Iterator[None]:
         if is_refused(error):
             raise BrokerError(f"Redis at {shown(url)} refuses the user name or password") from None
         if isinstance(error, MasterNotFoundError):
-            raise BrokerError(f"{shown(url)} names no master; do sentinels run there, is the name right?") from None
+            raise BrokerError(
+                f"{shown(url)} names no master; are its sentinels running, is the service name right?"
+            ) from None
         raise BrokerError(f"Redis at {shown(url)} cannot be reached; is it running, is the URL right?") from None
     except exceptions.ResponseError as error:
         raise BrokerError(f"Redis at {shown(url)} refuses: {error}") from None

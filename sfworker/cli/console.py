@@ -1,4 +1,4 @@
-"""Output for people. Colours, bars and the terminal's width only where there is a terminal."""
+"""Prints for people and programs. Colours, bars and the terminal's width are used only on a terminal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _WIDTH_OF_A_PIPE = 140
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A console that prints text as it is: identifiers may look like markup."""
+    """Return a console that prints text as it is, because identifiers may look like markup."""
     from rich.console import Console
 
     terminal = (sys.stderr if stderr else sys.stdout).isatty()
@@ -30,12 +30,12 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def print_json(value: Any) -> None:
-    """For programs: one JSON document on stdout."""
+    """Print one JSON document, for programs."""
     print(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
 
 
 def table(*columns: str, title: str | None = None) -> Table:
-    """An empty table; a column whose name ends in ` >` holds figures and is set to the right."""
+    """Return an empty table. A column whose name ends in ` >` holds figures and is aligned to the right."""
     from rich import box
     from rich.table import Table
 

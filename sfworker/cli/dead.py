@@ -100,7 +100,7 @@ async def _list(arguments: argparse.Namespace, settings: Settings) -> int:
 
 def _print_blocks(out: Console, found: list[dict[str, Any]]) -> None:
     for each in found:
-        attempts = "" if each["attempts"] is None else f" after {each['attempts']} attempt(s)"
+        attempts = "" if each["attempts"] is None else f" after {_times(each['attempts'], 'attempt')}"
         print(each["execution_id"] or each["entry_id"])
         print(f"  {each['task_type'] or '(no task type)'}, failed at {_cell('buried_at', each['buried_at'])}{attempts}")
         _print_error(out, each)
@@ -147,7 +147,7 @@ async def _show(arguments: argparse.Namespace, settings: Settings) -> int:
     facts.show_header = False
     out.print(facts)
     for past in history:
-        replays = f" after {past['replays']} replay(s)" if past["replays"] else ""
+        replays = f" after {_times(past['replays'], 'replay')}" if past["replays"] else ""
         print(f"attempt {past['attempt']}{replays}: {past['outcome'].replace('_', ' ')}, on {past['worker_id']},")
         print(f"  from {_cell('_at', past['started_at'])} to {_cell('_at', past['ended_at'])}")
         _print_error(out, past)
@@ -217,7 +217,7 @@ def _past(past: PastAttempt) -> dict[str, Any]:
 
 
 def _decoded(envelope: bytes | None) -> Any:
-    """The envelope; as text, where it is no JSON; None, where it was deleted."""
+    """Return the envelope decoded, as text if it is no JSON, None if it was deleted."""
     if envelope is None:
         return None
     try:
@@ -230,3 +230,7 @@ def _cell(name: str, value: object) -> str:
     if value is None:
         return "-"
     return f"{str(value)[:19]}Z" if name.endswith("_at") else str(value)
+
+
+def _times(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -18,7 +18,7 @@ _SEED = 20240229
 
 @dataclass(frozen=True)
 class DemoData:
-    """What was written, and what only someone with both parties' data can know: what the demo checks against."""
+    """The data that was written, and the figures to check against, which take both parties' data to know."""
 
     features: dict[str, list[str]]
     shared_ids: frozenset[str]

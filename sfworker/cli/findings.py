@@ -1,4 +1,4 @@
-"""What `sfworker doctor` finds: a value per thing looked at, with a remedy where one is needed."""
+"""Values that `sfworker doctor` yields, one per thing looked at, with a remedy where one is needed."""
 
 from __future__ import annotations
 

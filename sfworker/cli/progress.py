@@ -26,7 +26,7 @@ _ENDINGS = {"SUCCESS", "FAILURE", "CANCELLED"}
 
 
 def fraction(event: dict[str, Any], before: float = 0.0) -> float:
-    """How far an execution is, 0 to 1, after `event`."""
+    """Return how far an execution is after `event`, from 0 to 1."""
     if event.get("status") == "RETRY":
         return 0.0
     if event.get("stage") == "task_succeeded":
@@ -38,13 +38,13 @@ def fraction(event: dict[str, Any], before: float = 0.0) -> float:
 
 
 def sentence(event: dict[str, Any]) -> str:
-    """What `event` says, in words."""
+    """Return what `event` says, in words."""
     stage = str(event.get("stage", ""))
     return str(event.get("error") or event.get("message") or _WORDS.get(stage, stage))
 
 
 class EventDisplay:
-    """Use as `with EventDisplay(console) as display: display.show(event)`."""
+    """Shows the events of executions. Use as `with EventDisplay(console) as display: display.show(event)`."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -54,13 +54,18 @@ class EventDisplay:
     def __enter__(self) -> EventDisplay:
         if self._console.is_terminal:
             from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+            from rich.table import Column
 
+            width = self._console.width
             self._bars = Progress(
-                TextColumn("{task.description}", markup=False),
-                BarColumn(),
+                TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
+                BarColumn(bar_width=10 if width < 120 else 40),
                 TaskProgressColumn(),
                 TimeElapsedColumn(),
-                TextColumn("{task.fields[said]}", markup=False),
+                # Bounded, or long words would leave no room for the bar.
+                TextColumn(
+                    "{task.fields[said]}", markup=False, table_column=Column(no_wrap=True, max_width=width // 3)
+                ),
                 console=self._console,
             )
             self._bars.start()
@@ -79,7 +84,7 @@ class EventDisplay:
 
     def note(self, text: str) -> None:
         """Print a sentence, above the bars where there are some."""
-        self._console.print(text, soft_wrap=True)
+        self._console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
     def show(self, event: dict[str, Any], title: str | None = None) -> None:
         """Show an event; `title` names its execution instead of the id."""
@@ -93,6 +98,10 @@ class EventDisplay:
         self.expect(execution_id, title)
         task = self._tasks[execution_id]
         before = self._bars.tasks[task].completed
-        self._bars.update(task, completed=fraction(event, before), said=sentence(event))
+        said = sentence(event)
+        if event.get("error"):  # too long for the bar's line
+            self.note(f"{title or execution_id}: {said}")
+            said = sentence({"stage": event.get("stage")})
+        self._bars.update(task, completed=fraction(event, before), said=said)
         if event.get("status") in _ENDINGS:
             self._bars.stop_task(task)

@@ -60,7 +60,7 @@ async def _server(client: Redis, settings: Settings) -> list[Finding]:
 
 
 def version(info: dict[str, Any]) -> Finding:
-    """Whether the server that said `info` is new enough."""
+    """Return whether the server that said `info` is new enough."""
     redis_version = str(info.get("redis_version", "0"))  # of Valkey, the Redis that it stands in for
     numbers = tuple(int(part) for part in redis_version.split(".")[:2] if part.isdigit())
     if numbers >= OLDEST_VERSION:
@@ -143,7 +143,7 @@ async def _permissions(client: Redis, keys: Keys) -> Finding:
 
 
 def needed(keys: Keys) -> list[Command]:
-    """What the worker's scripts and reads send, with the names that they use."""
+    """List the commands of the worker's scripts and reads, with the names that they use."""
     jobs, record, result = keys.jobs(), keys.execution("doctor"), keys.result("doctor")
     retries = keys.retries(jobs, _GROUP)
     streams: list[Command] = [
@@ -220,7 +220,7 @@ async def _denied(client: Redis, commands: list[Command]) -> list[str]:
 
 
 def _name(command: Command) -> str:
-    """What people allow: the command, with its subcommand or its first key or channel, since either may be refused."""
+    """Name a command as it is allowed, with its subcommand or first key or channel, as either may be refused."""
     if command[0] == "XREADGROUP":
         return f"XREADGROUP {command[-2]}"
     return " ".join(map(str, command[:3] if command[0] in ("XGROUP", "XINFO") else command[:2]))

@@ -1,4 +1,4 @@
-"""Prints a result for people: lines for scalars, tables for what is one. Only the value's shape decides, no task type.
+"""Prints results for people, in lines and tables. Only the shape of a value decides how, never its task type.
 
     list of lists of scalars                  a matrix; lists beside it that are as long name its columns and rows
     list of objects                           a table, a row each
@@ -38,6 +38,8 @@ def print_result(result: dict[str, Any]) -> None:
     out = console()
     total = (result.get("performance_metrics") or {}).get("total_seconds")
     print("success" if total is None else f"success after {total:.2f} s")
+    for warning in result.get("warnings") or []:
+        print(f"warning: {_shown(warning)}")
     answer = result.get("result")
     _print_fields(out, answer if isinstance(answer, dict) else {"result": answer}, 1)
     _print_disclosures(out, result)
@@ -129,7 +131,7 @@ def _is_matrix(value: Any) -> bool:
 
 
 def _names_something(value: Any) -> bool:
-    """Whether it is a list of texts or of small objects, such as party and column."""
+    """Return whether it is a list of texts or of small objects, such as party and column."""
     return isinstance(value, list) and all(isinstance(each, str) or (each and _is_plain(each)) for each in value)
 
 
@@ -147,7 +149,7 @@ def _print_matrix(out: Console, rows: list[list[Any]], columns: list[str], names
 
 
 def _records(value: Any) -> list[_Record] | None:
-    """The objects in a list, or at the ends of a dictionary of them, each below its path; None where there are none.
+    """Return the objects in a list or at the ends of nested dictionaries, each with its path; None without any.
 
     A field of an object that is no scalar stays in it: see `_flat`.
     """
@@ -163,7 +165,7 @@ def _records(value: Any) -> list[_Record] | None:
 
 
 def _ends(value: Any, path: _Path) -> Iterator[_Record]:
-    """What is no dictionary of dictionaries, below the names that lead there."""
+    """Yield what is no dictionary of dictionaries, below the names that lead there."""
     if isinstance(value, dict) and value and all(isinstance(each, dict) for each in value.values()):
         for name, each in value.items():
             yield from _ends(each, (*path, name))
@@ -172,7 +174,7 @@ def _ends(value: Any, path: _Path) -> Iterator[_Record]:
 
 
 def _is_object(value: Any) -> bool:
-    """Whether it makes a row: not too many fields, and no lists in the lists of objects that it holds."""
+    """Return whether it makes a row: it has few fields, and no lists in the lists of objects that it holds."""
     return (
         isinstance(value, dict)
         and 0 < len(_flat(value)) <= MOST_FIELDS

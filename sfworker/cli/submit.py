@@ -92,7 +92,7 @@ async def _submit(arguments: argparse.Namespace, settings: Settings, envelope: d
             facts = {"execution_id": execution.execution_id, "entry_id": execution.entry_id}
             if known is not None:
                 said += f"; {sentence('an earlier job of this id', known)}, and only one of the two is run"
-                said += "; --new-id sends this one as a new one"
+                said += "; --new-id sends it as a new one"
                 execution = execution.execution_id  # what the earlier one has said is to be seen, too
         if known is not None:
             facts["already"] = known.state

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import signal
 import sys
-from contextlib import aclosing
+from collections.abc import Callable, Iterator
+from contextlib import aclosing, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -74,52 +76,75 @@ async def follow(
     ended = known is not None and known.state == "answered"
     if known is not None and ended and known.result is None and known.event is None:
         raise SecretFlowTaskError(f"{sentence(execution_id, known)}; its result and events are not kept any more")
+    event: dict[str, Any] = {}
+    group = (known and known.group) or arguments.group
+    # redis-py may take the one CancelledError that a task gets for a time-out of its own; a scope insists.
+    scope = anyio.CancelScope()
+    with _ctrl_c_calls(scope.cancel), scope:
+        try:
+            with anyio.fail_after(arguments.timeout), EventDisplay(console(stderr=True)) as display:
+                if not as_json:
+                    display.expect(execution_id)
+                with nullcontext() if ended else _missing_workers_told(client, group, display):
+                    async with aclosing(client.events(execution)) as events:
+                        async for event in events:
+                            if as_json:
+                                _print_line(event)
+                            else:
+                                display.show(event)
+            # Written in the same step as the final event, so it is there, or so old that it has expired.
+            result = await client.result(execution_id)
+            return result or {**event, "status": str(event.get("status", "unknown")).lower()}
+        except TimeoutError:
+            watch = command_line(arguments, "watch", execution_id)
+            raise SecretFlowTaskError(
+                f"{execution_id} has not ended after {arguments.timeout:g} s; nothing is changed, `{watch}` waits on"
+            ) from None
+    cancel = command_line(arguments, "cancel", execution_id)
+    print(f"{execution_id} goes on without this command; `{cancel}` cancels it", file=sys.stderr)
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def _ctrl_c_calls(cancel: Callable[[], None]) -> Iterator[None]:
+    """Let Ctrl-C call `cancel` instead of raising KeyboardInterrupt, maybe where Python can only ignore it."""
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGINT, cancel)
     try:
-        event: dict[str, Any] = {}
-        with anyio.fail_after(arguments.timeout), EventDisplay(console(stderr=True)) as display:
-            if not as_json:
-                display.expect(execution_id)
-            group = (known and known.group) or arguments.group
-            looking = None if ended else asyncio.create_task(_tell_of_missing_workers(client, group, display))
-            try:
-                async with aclosing(client.events(execution)) as events:
-                    async for event in events:
-                        if as_json:
-                            _print_line(event)
-                        else:
-                            display.show(event)
-            finally:
-                if looking is not None:
-                    looking.cancel()
-        # Written in the same step as the final event, so it is there, or so old that it has expired.
-        return await client.result(execution_id) or {**event, "status": str(event.get("status", "unknown")).lower()}
-    except TimeoutError:
-        watch = command_line(arguments, "watch", execution_id)
-        raise SecretFlowTaskError(
-            f"{execution_id} has not ended after {arguments.timeout:g} s; nothing is changed, `{watch}` waits on"
-        ) from None
-    except (KeyboardInterrupt, asyncio.CancelledError):  # Ctrl-C, as asyncio hands it on
-        cancel = command_line(arguments, "cancel", execution_id)
-        print(f"{execution_id} goes on without this command; `{cancel}` cancels it", file=sys.stderr)
-        raise
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)
 
 
-async def _tell_of_missing_workers(client: Client, group: str, display: EventDisplay) -> None:
-    """Say it whenever the last worker of the group is gone, until cancelled."""
+@contextmanager
+def _missing_workers_told(client: Client, group: str, display: EventDisplay) -> Iterator[None]:
+    """Say in the meantime where no worker serves the group."""
+    scope = anyio.CancelScope()
+    looking = asyncio.create_task(_tell_of_missing_workers(client, group, display, scope))
+    try:
+        yield
+    finally:
+        scope.cancel()
+        del looking  # asyncio itself would keep no task alive
+
+
+async def _tell_of_missing_workers(client: Client, group: str, display: EventDisplay, scope: anyio.CancelScope) -> None:
+    """Say it whenever the last worker of the group is gone, until `scope` is cancelled."""
     from redis.exceptions import RedisError
 
     missing = False
-    while True:
-        try:
-            served = await client.served(group)
-        except (RedisError, OSError):
-            served = True  # Redis is away, and `events` waits for it
-        if served is None:
-            return  # this user may not know
-        if not served and not missing:
-            display.note(f"no worker serves group {group} now; the job waits for one, which `sfworker run` starts")
-        missing = not served
-        await asyncio.sleep(LOOK_FOR_WORKERS_SECONDS)
+    with scope:
+        while True:
+            try:
+                served = await client.served(group)
+            except (RedisError, OSError):
+                served = True  # Redis is away, and `events` waits for it
+            if served is None:
+                return  # this user may not know
+            if not served and not missing:
+                display.note(f"no worker serves group {group} now; the job waits for one, which `sfworker run` starts")
+            missing = not served
+            await asyncio.sleep(LOOK_FOR_WORKERS_SECONDS)
 
 
 def _print_line(value: dict[str, Any]) -> None:

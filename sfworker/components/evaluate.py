@@ -37,6 +37,7 @@ from sfworker.errors import InputDataError, ModelMismatchError, ParameterValidat
 from sfworker.party import logging as party_logging
 from sfworker.party.context import JobContext
 from sfworker.party.data_roots import saving
+from sfworker.party.literals import literal_text
 from sfworker.party.process import first_cause
 from sfworker.session import fed_pickle
 
@@ -110,6 +111,8 @@ def evaluate(
         cause, echo = first_cause(error)
         if echo or not isinstance(cause, _REFUSALS):
             raise
+        if text := literal_text(cause):
+            raise InputDataError(f"{where}: {definition.component_id} says: {text}") from error
         raise InputDataError(
             f"{where}: {definition.component_id} cannot work with these parameters and inputs "
             f"({type(cause).__name__} at {party_logging.place(cause.__traceback__)}); its text is withheld because it "
@@ -216,7 +219,7 @@ class _Storage(Storage):  # type: ignore[misc]
 
     def _readable(self, path: str) -> Path:
         written = self._written.get(posixpath.normpath(path))
-        return written or self._context.input_file(self._party, self._inputs, path)
+        return written or self._context.input_file(self._party, self._inputs, path, unpack=False)
 
     def _writable(self, path: str) -> Path:
         if self._lasting:

@@ -6,6 +6,7 @@ Upstream's own checks answer with text that holds values; these name the field a
 from __future__ import annotations
 
 import difflib
+import posixpath
 from typing import Any
 
 import msgspec
@@ -25,6 +26,8 @@ REFUSED = {
     "ml.train/knn_train": "its parties would send each other code",
     "ml.predict/knn_predict": "its model holds code",
 }
+# Types of outputs that are in the result alone.
+_WITHOUT_FILES = {"sf.report", "sf.read_data"}
 # Field of each attribute type in the protobuf JSON of an attribute.
 _FIELDS = {
     AttrType.AT_FLOAT: "f",
@@ -101,7 +104,23 @@ def check(parties: list[str], definition: Definition, param: NodeEvalParam, wher
         raise ParameterValidationError(
             f"{where}.output_uris: {len(param.output_uris)} given, the component has {len(outputs)} outputs ({names})"
         )
+    _check_files(outputs, list(param.output_uris), where)
     _check_attributes(parties, definition, param, where)
+
+
+def _check_files(outputs: list[Any], uris: list[str], where: str) -> None:
+    """Check that each output with files has a path of its own. Others are in the result, so theirs says nothing."""
+    taken = set()
+    for number, (output, uri) in enumerate(zip(outputs, uris, strict=True)):
+        if set(output.types) <= _WITHOUT_FILES:
+            continue
+        if not uri:
+            raise ParameterValidationError(f"{where}.output_uris[{number}]: empty; {output.name} is written there")
+        if posixpath.normpath(uri) in taken:
+            raise ParameterValidationError(
+                f"{where}.output_uris[{number}]: another output has this path; {output.name} needs one of its own"
+            )
+        taken.add(posixpath.normpath(uri))
 
 
 def _parsed(given: msgspec.Struct, kind: type[Any], where: str) -> Any:
@@ -134,15 +153,20 @@ def _check_attributes(parties: list[str], definition: Definition, param: NodeEva
         for each in definition.component_def.inputs
         for attribute in each.attrs
     }
+    # Upstream takes column attributes without their input, too, as `label`, and SecretPad sends them so.
+    plain = {definition._trim_input_prefix(path): path for path in columns}
+    named: set[str] = set()
     for number, (path, value) in enumerate(zip(param.attr_paths, param.attrs, strict=True)):
         field = f"{where}.attrs[{number}] ({path})"
-        # Upstream takes column attributes without the prefix, too, and SecretPad sends them so.
-        if path in columns or path in {key.removeprefix("input/").replace("/", "_", 1) for key in columns}:
+        whole = plain.get(path, path)
+        if whole in named:
+            raise ParameterValidationError(f"{where}.attr_paths[{number}]: names an attribute twice")
+        named.add(whole)
+        if whole in columns:
+            limits = columns[whole]
             _check_kind(field, AttrType.AT_STRINGS, value)
-            limits = columns.get(path)
-            if limits is not None:
-                # In the definition, an upper limit of 0 is none.
-                _check_length(field, len(value.ss), limits.col_min_cnt_inclusive, limits.col_max_cnt_inclusive or -1)
+            # In the definition, an upper limit of 0 is none.
+            _check_length(field, len(value.ss), limits.col_min_cnt_inclusive, limits.col_max_cnt_inclusive or -1)
         elif path in described:
             _check_attribute(parties, field, described[path], value)
         else:

@@ -280,6 +280,7 @@ class _Run:
             error_type=failure.error_type if failure else msgspec.UNSET,
             message_id=msgspec.UNSET if attempt.execution_id else attempt.entry.entry_id,
             disclosures=list(self._job.task_type.disclosures) if self._job else msgspec.UNSET,
+            warnings=self._job.warnings if self._job and self._job.warnings else msgspec.UNSET,
         )
 
     async def _remove_left_behind(self, written: list[str]) -> None:

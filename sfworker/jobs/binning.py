@@ -174,7 +174,7 @@ def _weigh(
     if context.is_local(holder):
         table = own[holder]
         label = labels.binary(files.numbers(table.field, table.path, [ref.column])[:, 0], "binning").astype(np.int64)
-    weighed = [party for party in own_tables.with_input(context) if party in (params.features or {})]
+    weighed = [party for party in own_tables.with_input(context) if (params.features or {}).get(party)]
     local = {party: binned[party] for party in weighed if party in binned}
     rows, *shapes = _shapes(context, holder, label, weighed, local)
     evidence: dict[str, list[Evidence]] = {}

@@ -34,6 +34,7 @@ from sfworker.party.context import JobContext
 from sfworker.party.task_dispatcher import TaskDispatcher
 from sfworker.secure.sigmoid import sigmoid
 from sfworker.session import fed_pickle
+from sfworker.session.arithmetic import arithmetic_of
 from sfworker.tables import aligned, labels
 from sfworker.tables.files import Matrix
 
@@ -274,6 +275,7 @@ def _save(
         model_path=params.model_path,
         rows=prepared.shape.rows,
         features=prepared.shape.features,
+        arithmetic=arithmetic_of(context.spu) if task_type == "ss_xgb" else None,
         trees=trees,
     )
 

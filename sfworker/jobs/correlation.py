@@ -27,6 +27,7 @@ from sfworker.secure.secret_matrices import (
     summed,
     unit_columns,
 )
+from sfworker.session.arithmetic import arithmetic_of
 from sfworker.tables import aligned
 from sfworker.tables.files import Matrix
 
@@ -56,6 +57,7 @@ def pearson_correlation(context: JobContext[PearsonCorrelationParams]) -> Pearso
         rows=shape.rows,
         columns=columns,
         correlation=[[None if np.isnan(cell) else cell for cell in row] for row in found.tolist()],
+        arithmetic=arithmetic_of(context.spu),
         warnings=_constant_ones(columns, constant),
     )
 
@@ -89,7 +91,7 @@ def vif(context: JobContext[VifParams]) -> VifResult | None:
         f"its factor is above {limit:.0f}"
         for ref in compress(columns, ~told & ~constant)
     ]
-    return VifResult(rows=shape.rows, vif=found, warnings=warnings)
+    return VifResult(rows=shape.rows, vif=found, arithmetic=arithmetic_of(context.spu), warnings=warnings)
 
 
 def _prepared(

@@ -34,6 +34,7 @@ from sfworker.models.predictions import Inputs, predict
 from sfworker.party.context import JobContext
 from sfworker.party.task_dispatcher import TaskDispatcher
 from sfworker.secure.sigmoid import sigmoid
+from sfworker.session.arithmetic import arithmetic_of
 from sfworker.tables import aligned, labels
 from sfworker.tables.files import Matrix
 
@@ -90,6 +91,7 @@ def ss_lr(context: JobContext[SsLrParams]) -> SsLrResult | None:
         regression=params.regression,
         rows=shape.rows,
         features=shape.features,
+        arithmetic=arithmetic_of(context.spu),
         epochs=epochs.run,
     )
 
@@ -163,6 +165,7 @@ def ss_glm(context: JobContext[SsGlmParams]) -> SsGlmResult | None:
         link=params.resolved_link,
         rows=shape.rows,
         features=shape.features,
+        arithmetic=arithmetic_of(context.spu),
         epochs=epochs.run,
     )
 

@@ -30,6 +30,7 @@ from sfworker.secure.secret_matrices import (
     summed,
     unit_columns,
 )
+from sfworker.session.arithmetic import arithmetic_of
 from sfworker.tables import aligned, files
 from sfworker.tables.files import Matrix
 
@@ -113,6 +114,7 @@ def p_value(context: JobContext[PValueParams]) -> PValueResult | None:
         regression="linear" if linear else "logistic",
         p_values=found_values,
         intercept=told[-1],
+        arithmetic=arithmetic_of(context.spu),
         warnings=_warnings(list(compress(columns, ~sound)), bool(sound[-1])),
     )
 

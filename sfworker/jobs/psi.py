@@ -27,6 +27,7 @@ from sfworker.errors import InputDataError, TaskExecutionError
 from sfworker.party.context import JobContext
 from sfworker.party.task_dispatcher import TaskDispatcher
 from sfworker.tables import aligned, files
+from sfworker.tables.cells import hints
 
 Numbers: TypeAlias = npt.NDArray[np.int64]
 _ABSENT = -1
@@ -72,6 +73,7 @@ def psi(context: JobContext[PsiParams]) -> PsiResult | None:
         ),
     )
     written = _join_three(context, sides) if params.of_three else join_two(context, sides, reports)
+    log_hints(context, sides, written)
     if params.receiver not in sides:
         return None
     return PsiResult(**answer(context, written), protocol=protocol)
@@ -86,7 +88,19 @@ def answer(context: JobContext[Any], written: dict[str, tuple[int, int]]) -> dic
         "row_count": msgspec.UNSET if params.join_type == "inner" else row_count,
         "output_paths": {party: params.output_paths[party] for party in params.readers(context.parties)},
         "parties": context.parties,
+        "warnings": [] if intersection_count else [_NOTHING_FOUND],
     }
+
+
+def log_hints(context: JobContext[Any], sides: Mapping[str, Side], written: dict[str, tuple[int, int]]) -> None:
+    """Log what the keys of local readers look like where none has a match. The result, which all read, says no such."""
+    for party in (party for party, (found, _) in written.items() if not found):
+        side = sides[party]
+        table = files.text(side.field, side.source, side.source_keys)
+        for number, column in enumerate(table.columns, 1):
+            context.log.warning(
+                "%s: key column %d of %s has no match: %s", side.field, number, party, ", ".join(hints(column))
+            )
 
 
 def sides_of(context: JobContext[Any], *, distinct: bool = False) -> dict[str, Side]:
@@ -110,7 +124,7 @@ def _side(context: JobContext[Any], party: str, distinct: bool) -> Side:
         output = context.output(party, "output_paths", params.output_paths[party])
     found = context.scratch / f"psi-output-{party}.csv"
     as_it_is = read.given_keys is read.source_keys and params.join_type == "inner"
-    if output is not None and as_it_is and not files.is_columnar(output):
+    if output is not None and as_it_is and files.is_bare_csv(output):
         found = output  # what SecretFlow writes may be the output itself
     return Side(**vars(read), found=found, output=output)
 
@@ -125,37 +139,43 @@ def give(context: JobContext[Any], party: str, *, distinct: bool = False) -> Giv
     keys: list[str] = context.params.keys[party]
     files.require_columns(f"task_config.keys.{party}", files.header(field, source), keys)
     given = context.scratch / f"psi-input-{party}.csv"
-    if not distinct and not files.is_columnar(source) and files.is_plain(source):
+    table = files.text(field, source, keys)
+    plain = files.plain_keys(field, table, keys)
+    lacking = files.lack_a_part(plain)
+    as_it_is = not (distinct or files.is_columnar(source) or pc.any(lacking).as_py())
+    if as_it_is and files.is_plain(source, table.num_rows):
         given.symlink_to(source)
         return Given(field, source, keys, given, keys)
-    plain = files.plain_keys(files.text(field, source, keys), keys)
-    _write_keys(field, given, _distinct(plain) if distinct else plain)
+    matching = _matching_nothing(plain, lacking)
+    _write_keys(field, given, _distinct(matching) if distinct else matching)
     return Given(field, source, keys, given, list(plain.column_names))
 
 
+def _matching_nothing(keys: pa.Table, lacking: pa.ChunkedArray) -> pa.Table:
+    """Replace keys that lack a part by some that nobody else has. Others learn as many rows as the file has."""
+    if not pc.any(lacking).as_py():
+        return keys
+    unknown = secrets.token_hex(16)
+    numbered = pa.array([f"{unknown}{row}" for row in range(keys.num_rows)])
+    return pa.table([pc.if_else(lacking, numbered, column) for column in keys.columns], names=keys.column_names)
+
+
 def _distinct(keys: pa.Table) -> pa.Table:
-    """Return each key once, and one that nobody else has. Empty ones are replaced, as three parties take none.
+    """Return each key once, and one that nobody else has.
 
     The protocol of three parties begins with a digest of each file's keys, by which others could test a guess at all
     of them. With a random key among them they cannot.
     """
     names = keys.column_names
     unknown = pa.table({name: [secrets.token_hex(16)] for name in names})
-    return pa.concat_tables([_without_empty(keys).group_by(names).aggregate([]).select(names), unknown])
-
-
-def _without_empty(keys: pa.Table) -> pa.Table:
-    """Replace empty cells by a text that `plain_keys` makes of no other."""
-    return pa.table(
-        [pc.if_else(pc.equal(column, ""), files.ESCAPE, column) for column in keys.columns], names=keys.column_names
-    )
+    return pa.concat_tables([keys.group_by(names).aggregate([]).select(names), unknown])
 
 
 def _write_keys(field: str, path: Path, keys: pa.Table) -> None:
     """Write keys from `plain_keys` without quotes.
 
     SecretFlow sorts lines with quotes in another order and does not find column names with them. The last column, which
-    is empty, keeps the line of a single empty key from being an empty line.
+    is empty, keeps the line of a single key of blanks from being a blank line.
     """
     table = keys.append_column("nothing", pa.nulls(keys.num_rows, pa.string()))
     with files.saving(field), path.open("wb") as file:
@@ -305,6 +325,10 @@ class OwnRows:
         return np.flatnonzero(is_left[self._codes])
 
 
+_NOTHING_FOUND = (
+    "no row has a match: do the parties write their keys alike, with the same type, length, leading zeros and blanks? "
+    "The log of each party that gets a result says what its own keys look like"
+)
 _UNFIT = "psi: the intersection does not fit the party's input; was it changed meanwhile?"
 
 
@@ -314,8 +338,9 @@ def _outputs(sides: Mapping[str, Side]) -> dict[str, Path]:
 
 def _own(side: Side) -> tuple[pa.Table, OwnRows]:
     """Return the party's input, and its rows by key."""
-    table = files.whole(side.field, side.source)
-    return table, OwnRows(_joined(files.plain_keys(table, side.source_keys)))
+    names, outputs = files.header(side.field, side.source), [side.output] if side.output else []
+    table = files.passed_on(side.field, side.source, names, outputs, keys=side.source_keys)
+    return table, OwnRows(_joined(files.plain_keys(side.field, table, side.source_keys)))
 
 
 def _rows(side: Side) -> int:
@@ -325,12 +350,14 @@ def _rows(side: Side) -> int:
 def _found_keys(side: Side) -> pa.ChunkedArray:
     """Read the keys that SecretFlow has written, one for each row."""
     found = files.text(side.field, side.found, side.given_keys)
-    return _joined(files.plain_keys(found, side.given_keys) if side.given_keys is side.source_keys else found)
+    if side.given_keys is side.source_keys:
+        found = files.plain_keys(side.field, found, side.given_keys)
+    return _joined(found)
 
 
 def _joined(keys: pa.Table) -> pa.ChunkedArray:
-    """Join each key's columns to one text, the same whether its empty cells have been replaced before or not."""
-    columns = _without_empty(keys).columns
+    """Join each key's columns to one text."""
+    columns = keys.columns
     return columns[0] if len(columns) == 1 else pc.binary_join_element_wise(*columns, files.SEPARATOR)
 
 

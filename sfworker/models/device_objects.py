@@ -10,13 +10,14 @@ from typing import Any, TypeAlias
 import numpy as np
 import secretflow.distributed as sfd
 import spu
-from msgspec import Struct
+from msgspec import Struct, structs
 from secretflow.device import SPUObject
 from secretflow.device.device.spu import SPUValueMeta
 
 from sfworker.errors import ModelMismatchError
 from sfworker.party.context import JobContext
 from sfworker.session import fed_pickle
+from sfworker.session.arithmetic import arithmetic_of
 
 _UNREADABLE = "task_config.model_path: a part of it cannot be read; train again"
 
@@ -69,12 +70,7 @@ def arithmetic(context: JobContext[Any]) -> dict[str, Any]:
     """Return protocol, field and fixed-point precision of the session's SPU, without which shares cannot be read."""
     if "spu" not in context.devices:
         return {"protocol": None, "field": None, "fxp_fraction_bits": None}
-    runtime = context.spu.conf
-    return {
-        "protocol": str(runtime.protocol).rpartition(".")[2],
-        "field": str(runtime.field).rpartition(".")[2],
-        "fxp_fraction_bits": int(runtime.fxp_fraction_bits),
-    }
+    return structs.asdict(arithmetic_of(context.spu))
 
 
 def _put(context: JobContext[Any], index: int, description: Description, parts: dict[str, Part]) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,8 +52,8 @@ def predict(
     prepared = {party: _features(context, party, each.manifest) for party, each in found.items()}
     beside = output = None
     if context.is_local(receiver):
-        beside = _beside(context)
         output = context.output(receiver, "output_paths", params.output_paths[receiver])
+        beside = _beside(context, output)
     objects, options = models.load(context, found)
     shape = aligned.shape(context, prepared)
     columns = aligned.columns(context, prepared, shape, dtype)
@@ -60,7 +61,10 @@ def predict(
     scores = context.value_at(receiver, predicted.partitions[context.pyu(receiver)])
     if beside is None or output is None:
         return None
-    table = beside.append_column(params.pred_name, pa.array(np.asarray(scores, dtype=np.float64).ravel()))
+    predictions = np.asarray(scores, dtype=np.float64).ravel()
+    # A table without columns has no rows, so that a column could not be appended to it.
+    columns = [*beside.columns, pa.array(predictions)]
+    table = pa.table(columns, names=[*beside.column_names, params.pred_name])
     files.write(f"task_config.output_paths.{receiver}", output, table)
     return PredictResult(rows=shape.rows, output_paths={receiver: params.output_paths[receiver]})
 
@@ -90,7 +94,7 @@ def _offset(context: JobContext[PredictParams], ref: ColumnRef | None, dtype: np
     return aligned.column(context, ref.party, values, dtype)
 
 
-def _beside(context: JobContext[PredictParams]) -> pa.Table:
+def _beside(context: JobContext[PredictParams], output: Path) -> pa.Table:
     """Read the receiver's columns that are written beside the predictions."""
     params, party = context.params, context.params.receiver
     field = f"task_config.input_paths.{party}"
@@ -99,4 +103,4 @@ def _beside(context: JobContext[PredictParams]) -> pa.Table:
     files.require_columns(f"task_config.keys.{party}", names, keys)
     files.require_columns("task_config.saved_columns", names, params.saved_columns)
     columns = [*keys, *params.saved_columns]
-    return files.text(field, path, columns) if columns else pa.table({})
+    return files.passed_on(field, path, columns, [output], keys=keys) if columns else pa.table({})

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from sfworker.catalog import TaskParams
 from sfworker.errors import ParameterValidationError
+from sfworker.party import compressed
 from sfworker.party.data_roots import DataRoots, remove, saving
 from sfworker.wire.frames import Keeping, Progressed, Staging
 
@@ -108,9 +109,14 @@ class JobContext(Generic[P]):
         """Publish how far the job is (0 to 1). The message is published, too, and must hold no data."""
         self._send(Progressed(min(max(float(fraction), 0.0), 1.0), None if message is None else str(message)))
 
-    def input_file(self, party: str, field: str, path: str) -> Path:
-        """Return a checked input file of a local party. Raises ParameterValidationError or InputDataError."""
-        return self._roots[party].input_file(f"task_config.{field}.{party}", path)
+    def input_file(self, party: str, field: str, path: str, *, unpack: bool = True) -> Path:
+        """Return a checked input file of a local party, or what it holds where its ending is that of a compression.
+
+        Raises ParameterValidationError or InputDataError.
+        """
+        where = f"task_config.{field}.{party}"
+        found = self._roots[party].input_file(where, path)
+        return compressed.unpacked(where, found, self.scratch) if unpack else found
 
     def input_directory(self, party: str, field: str, path: str) -> Path:
         """Return a checked input directory of a local party. Raises ParameterValidationError or InputDataError."""

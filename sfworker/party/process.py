@@ -26,10 +26,11 @@ import msgspec
 from msgspec import Struct
 
 from sfworker import catalog
-from sfworker.errors import PeerFailedError, SecretFlowTaskError, TaskExecutionError
+from sfworker.errors import PeerFailedError, RecurringError, SecretFlowTaskError, TaskExecutionError
 from sfworker.party import logging as party_logging
 from sfworker.party.context import JobContext
 from sfworker.party.data_roots import DataRoots
+from sfworker.party.literals import literal_text
 from sfworker.party.task_dispatcher import TaskDispatcher
 from sfworker.wire.frames import Failed, StageReached, Start, Succeeded, decode_start, encode_frame, receive_body
 
@@ -168,8 +169,18 @@ def _failure(error: BaseException) -> Failed:
         return Failed(str(peer), peer.error_type, peer.retryable, echo, _peak_rss())
     where = party_logging.place(cause.__traceback__)
     log.warning("ended with %s at %s", type(cause).__name__, where)
-    sentence = f"{type(cause).__name__} at {where}; its text is withheld because it may quote data"
-    return Failed(sentence, TaskExecutionError.__name__, TaskExecutionError.retryable, echo, _peak_rss())
+    text = literal_text(cause)
+    said = "; its text is withheld because it may quote data" if text is None else f": {text}"
+    kind = RecurringError if _recurs(cause) else TaskExecutionError
+    return Failed(f"{type(cause).__name__} at {where}{said}", kind.__name__, kind.retryable, echo, _peak_rss())
+
+
+def _recurs(error: BaseException) -> bool:
+    """Return whether what went wrong is decided by code, parameters and files, so that no other attempt helps."""
+    import pyarrow
+
+    # Arrow's are about tables; its own kinds for memory and files are none of these.
+    return isinstance(error, TypeError | AttributeError | NameError | NotImplementedError | pyarrow.ArrowInvalid)
 
 
 def first_cause(error: BaseException) -> tuple[BaseException, bool]:

@@ -10,6 +10,7 @@ import msgspec
 from sfworker.catalog.job import Job
 from sfworker.pool.processors import Processors
 from sfworker.settings import Settings
+from sfworker.wire.envelope import DEFAULT_FIELD
 from sfworker.wire.frames import Start
 
 
@@ -61,8 +62,9 @@ def _spu_config(job: Job) -> dict[str, Any] | None:
     if config is not None:
         cluster_def = config["cluster_def"]
         threads = {"max_concurrency": job.resources.threads.amount} if job.resources.threads else {}
+        defaults = {"field": DEFAULT_FIELD, **job.task_type.spu_defaults}
         # The envelope's own values win over the defaults and over the granted threads.
-        cluster_def["runtime_config"] = {**job.task_type.spu_defaults, **threads, **cluster_def["runtime_config"]}
+        cluster_def["runtime_config"] = {**defaults, **threads, **cluster_def["runtime_config"]}
     return config
 
 

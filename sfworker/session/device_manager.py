@@ -11,12 +11,14 @@ import secretflow
 import spu
 
 from sfworker.errors import DeviceInitializationError, ParameterValidationError
+from sfworker.session.arithmetic import resolved
 from sfworker.session.spu_runtime import (
     use_compiled_again,
     use_no_cached_variables,
     use_party_runtime,
     use_short_link_retries,
 )
+from sfworker.wire.envelope import DEFAULT_FIELD
 from sfworker.wire.frames import Start
 
 _LOCAL_LINK = {
@@ -65,7 +67,7 @@ class DeviceManager:
         if self._start.spu_config is None:
             raise ParameterValidationError("spu_config: required here and missing; add it to the envelope")
         configured = self._start.spu_config["cluster_def"]["runtime_config"]
-        runtime_config = {**configured, **changes}
+        runtime_config = resolved({**configured, **changes})
         key = msgspec.json.encode(runtime_config, order="deterministic").decode()
         if key not in self._spus:
             if self._spus and self._start.mode != "mesh":  # its addresses are taken
@@ -122,7 +124,7 @@ class DeviceManager:
 
     def _heu(self) -> Any:
         runtime = ((self._start.spu_config or {}).get("cluster_def") or {}).get("runtime_config") or {}
-        return secretflow.HEU(self._start.heu_config, runtime.get("field", "FM128"))
+        return secretflow.HEU(self._start.heu_config, runtime.get("field", DEFAULT_FIELD))
 
 
 def _he_parameters(flat: dict[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from secretflow.distributed.fed.exception import FedRemoteError
 from secretflow.utils import secure_pickle
 
 from sfworker import errors
-from sfworker.errors import SecretFlowTaskError, TaskExecutionError
+from sfworker.errors import RecurringError, SecretFlowTaskError
 
 dumps: Callable[[Any], bytes] = secure_pickle.dumps
 _allowed: set[tuple[str, str]] = {
@@ -62,7 +62,7 @@ def allow(module: str, *names: str) -> None:
 
 
 def loads(data: bytes) -> Any:
-    """Return the object that a peer has sent. Raises TaskExecutionError where it holds a type that is not allowed."""
+    """Return the object that a peer has sent. Raises RecurringError where it holds a type that is not allowed."""
     return _Unpickler(io.BytesIO(data)).load()
 
 
@@ -81,7 +81,7 @@ class _Unpickler(pickle.Unpickler):
         if (module, name) in _checked:
             return _checked[module, name]
         if (module, name) not in _allowed:
-            raise TaskExecutionError(
+            raise RecurringError(
                 "a party sent an object of a type that is not accepted; "
                 "a job that needs it allows it with sfworker.session.fed_pickle.allow"
             )

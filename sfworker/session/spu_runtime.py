@@ -16,6 +16,7 @@ from secretflow.device.device import spu as spu_module
 from spu import experimental, libspu, psi
 
 from sfworker.errors import ModelMismatchError
+from sfworker.session.arithmetic import fraction_bits
 
 # Types of static arguments that `repr` identifies.
 _PLAIN = (Enum, str, int, float, type(None))
@@ -104,6 +105,8 @@ class PartyRuntime(spu_module.SPURuntime):  # type: ignore[misc]
         meta, names = super().load(path)
         here = (self.conf.protocol, self.conf.field, self.conf.fxp_fraction_bits)
         for each in jax.tree_util.tree_leaves(meta):
+            # A model from elsewhere may say 0, the field's default.
+            each.fxp_fraction_bits = fraction_bits(each.field.name, each.fxp_fraction_bits)
             there = (each.protocol, each.field, each.fxp_fraction_bits)
             if there != here:
                 raise ModelMismatchError(

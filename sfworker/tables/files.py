@@ -1,17 +1,33 @@
 """Reads and writes a party's own tables, CSV, Parquet or ORC by the file's ending. Runs in the party process.
 
+Endings are read in upper and lower case; `.csv.gz` and the like are CSV files that are compressed.
+
+One rule says what a cell means, in all formats and for keys, labels, features and groups alike; `cells` carries it out.
+
+- A cell is missing where it is null, NaN or empty text. In a column of numbers or booleans so are the spellings of
+  missing values that pandas takes (`NA`, `null`); in one of text they are text. Blanks belong to text, not to numbers.
+- A column's type is the one that a Parquet or ORC file stores. In a CSV file it is what all cells look like: whole
+  numbers, numbers, booleans, and otherwise text. Text are also dates, whole numbers with leading zeros and those that
+  no 64 bits hold. `column_types` of an envelope names another type.
+- As a key, and written to a CSV file, a cell is text: that of a CSV file as it is written, whole numbers (also in
+  columns of floating-point or decimal numbers) as digits alone, other numbers as shortly as reads back the same,
+  booleans as `true` and `false`, dates as 2024-02-29, times as 2024-02-29 12:30:00 (midnight as the date alone, a time
+  with a zone in UTC with a Z). A key with a missing part equals no other. Floating-point numbers too large to be exact
+  are refused as keys.
+
 Functions take a checked path and the field of the envelope that named it. Errors name that field, and where it helps a
 column and a row (counted from 1 after the header), never a value or a path.
 """
 
 from __future__ import annotations
 
-import csv
-import mmap
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import reduce
+from io import SEEK_END
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +36,11 @@ import pyarrow.compute as pc
 from pyarrow import csv as pa_csv
 from pyarrow import orc, parquet
 
-from sfworker.errors import InputDataError
+from sfworker.errors import InputDataError, ResultSaveError
+from sfworker.party import compressed
 from sfworker.party.data_roots import saving
+from sfworker.tables import cells, csv_text
+from sfworker.tables.cells import TYPES
 
 Matrix: TypeAlias = npt.NDArray[np.float64]
 PARQUET, ORC = ".parquet", ".orc"
@@ -29,12 +48,10 @@ ESCAPE = "\x1b"
 """Character with which `plain_keys` begins the text for a key that has special characters."""
 SEPARATOR = "\x1f"
 """Character by which keys of `plain_keys` can be joined, as none of them holds it."""
-_BOM = b"\xef\xbb\xbf"
-_MISSING_SPELLINGS = ["", "NULL", "null", "NA", "N/A", "NaN", "nan"]
-
-TYPES = {"int": pa.int64(), "float": pa.float64(), "str": pa.string(), "bool": pa.bool_()}
-"""Names of column types in an envelope, with the type that `typed` returns for each."""
-_LEADING_ZERO = r"^[+-]?0[0-9]"
+_SPECIAL = f'[,"\r\n\0{ESCAPE}{SEPARATOR}]'
+_LEADING_ZERO = r"^[+-]?0[0-9xX]"
+_WHOLE_OR_MISSING = rf"^(\s*[+-]?\d+\s*|{'|'.join(map(re.escape, cells.MISSING))})$"
+_PANDAS_INDEX = re.compile(r"__index_level_\d+__")
 
 __all__ = [
     "ESCAPE",
@@ -43,9 +60,12 @@ __all__ = [
     "Matrix",
     "has_duplicates",
     "header",
+    "is_bare_csv",
     "is_columnar",
     "is_plain",
+    "lack_a_part",
     "numbers",
+    "passed_on",
     "plain_keys",
     "require_columns",
     "rows_of_plain_csv",
@@ -59,7 +79,12 @@ __all__ = [
 
 def is_columnar(path: Path) -> bool:
     """Return whether the file's ending is that of a format which stores its columns' types."""
-    return path.suffix in {PARQUET, ORC}
+    return _ending(path) in {PARQUET, ORC}
+
+
+def is_bare_csv(path: Path) -> bool:
+    """Return whether the file's ending is that of a CSV file that is not compressed."""
+    return not is_columnar(path) and not compressed.is_compressed(path)
 
 
 def header(field: str, path: Path) -> list[str]:
@@ -67,16 +92,18 @@ def header(field: str, path: Path) -> list[str]:
 
     Raises InputDataError.
     """
-    if path.suffix == PARQUET:
+    if _ending(path) == PARQUET:
         with _format_errors(field, "a Parquet"):
             file = parquet.ParquetFile(path)
-        names, rows = list(file.schema_arrow.names), file.metadata.num_rows
-    elif path.suffix == ORC:
+        stored, rows = file.schema_arrow.names, file.metadata.num_rows
+        names = [name for name in stored if not _PANDAS_INDEX.fullmatch(name)]  # no columns to pandas
+    elif _ending(path) == ORC:
         with _format_errors(field, "an ORC"):
             stripes = orc.ORCFile(path)
         names, rows = list(stripes.schema.names), stripes.nrows
     else:
-        names, rows = _csv_header(field, path)
+        start = csv_text.beginning(field, path)
+        names, rows = start.names, int(start.has_rows)
     if rows == 0:
         raise InputDataError(f"{field}: the file has a header and no rows; check what was delivered")
     if len(set(names)) != len(names):
@@ -88,7 +115,7 @@ def require_columns(field: str, names: Sequence[str], columns: Sequence[str]) ->
     """Raise InputDataError where `columns`, which `field` asks for, are not all among the file's `names`."""
     for column in columns:
         if column not in names:
-            raise InputDataError(f"{field}: the party's input file has no column {column!r}; check the header")
+            raise InputDataError(f"{field}: the party's input file has no column {column!r}; {_nearly(column, names)}")
 
 
 def numbers(field: str, path: Path, columns: Sequence[str]) -> Matrix:
@@ -100,19 +127,21 @@ def numbers(field: str, path: Path, columns: Sequence[str]) -> Matrix:
     matrix = np.empty((table.num_rows, len(columns)), dtype=np.float64)
     for index, column in enumerate(columns):
         try:
-            # A safe cast would refuse integers beyond 2**53, which float64 rounds.
-            values = table.column(column).cast(pa.float64(), safe=False)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-            raise InputDataError(_no_number(field, column, _first_text(table.column(column)))) from None
-        if values.null_count:
-            row = _first(values.is_null())
+            values = cells.cast(table.column(column), pa.float64()).to_numpy()
+        except cells.UNREADABLE:
+            where = _where(_first_unlike(table.column(column), pa.float64()))
+            raise InputDataError(
+                f"{field}: column {column!r} holds no number{where}; correct the file or leave the column out"
+            ) from None
+        if np.isnan(values).any():
+            row = int(np.argmax(np.isnan(values))) + 1
             raise InputDataError(
                 f"{field}: column {column!r} has no value in row {row}; fill or remove rows with missing values"
             )
-        matrix[:, index] = values.to_numpy()
-        if not np.isfinite(matrix[:, index]).all():
-            row = int(np.argmin(np.isfinite(matrix[:, index]))) + 1
+        if np.isinf(values).any():
+            row = int(np.argmax(np.isinf(values))) + 1
             raise InputDataError(f"{field}: column {column!r} holds no finite number in row {row}; correct the file")
+        matrix[:, index] = values
     return matrix
 
 
@@ -124,8 +153,8 @@ def text(field: str, path: Path, columns: Sequence[str]) -> pa.Table:
 def typed(field: str, path: Path, columns: Sequence[str], types: Mapping[str, str] | None = None) -> pa.Table:
     """Read `columns` with the type of their cells or that named in `types`, as int64, double, string or bool.
 
-    An empty cell is a missing value (null) in every type. A column of a CSV file that holds numbers with leading zeros
-    is text, and so are dates. Raises InputDataError naming column and row of a cell that is not of the type asked for.
+    A missing cell is null in every type. Raises InputDataError naming column and row of a cell that is not of the type
+    asked for.
     """
     asked = dict(types or {})
     if is_columnar(path):
@@ -137,10 +166,33 @@ def typed(field: str, path: Path, columns: Sequence[str], types: Mapping[str, st
     )
 
 
-def has_duplicates(field: str, path: Path, columns: Sequence[str]) -> bool:
-    """Return whether two rows agree in all of `columns`."""
+def passed_on(
+    field: str,
+    path: Path,
+    columns: Sequence[str],
+    outputs: Iterable[Path],
+    types: Mapping[str, str] | None = None,
+    keys: Iterable[str] = (),
+) -> pa.Table:
+    """Read `columns` to be written to `outputs`, as `text` does, or with the types that `types` names.
+
+    Where an output stores types and the input does not, all but `keys` get the types of their cells.
+    """
+    asked = dict(types or {})
+    if not is_columnar(path) and any(map(is_columnar, outputs)):
+        return typed(field, path, columns, {**dict.fromkeys(filter(columns.__contains__, keys), "str"), **asked})
     table = text(field, path, columns)
-    return bool(table.group_by(list(columns)).aggregate([]).num_rows < table.num_rows)
+    for name in filter(asked.__contains__, columns):
+        [column] = typed(field, path, [name], asked).columns
+        table = table.set_column(columns.index(name), name, column)
+    return table
+
+
+def has_duplicates(field: str, path: Path, columns: Sequence[str]) -> bool:
+    """Return whether two rows have the same key in `columns`, with no part missing."""
+    keys = plain_keys(field, text(field, path, columns), columns)
+    keys = keys.filter(pc.invert(lack_a_part(keys)))
+    return bool(keys.group_by(keys.column_names).aggregate([]).num_rows < keys.num_rows)
 
 
 def whole(field: str, path: Path) -> pa.Table:
@@ -148,137 +200,109 @@ def whole(field: str, path: Path) -> pa.Table:
     return text(field, path, header(field, path))
 
 
-def is_plain(path: Path) -> bool:
-    """Return whether a CSV file has one row on each line and cells that a shell tool can split at commas.
+def is_plain(path: Path, rows: int) -> bool:
+    """Return whether a CSV file has its `rows` on a line each, and cells that a shell tool can split at commas.
 
     libpsi sorts files with such tools.
     """
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        first_line = content[: content.find(b"\n") + 1]
-        # With an odd number of quotes, a cell of the header goes on in the next line.
-        if not first_line.strip() or first_line.startswith(_BOM) or first_line.count(b'"') % 2:
+    with path.open("rb") as file:
+        if file.read(3) == b"\xef\xbb\xbf" or csv_text.holds_any(file, f"\r\0{ESCAPE}{SEPARATOR}".encode()):
             return False
-        quoted = content.find(b'"', len(first_line)) >= 0
-        marks = (b"\r", b"\n\n", ESCAPE.encode(), SEPARATOR.encode())
-        return not quoted and all(content.find(mark) < 0 for mark in marks)
+        file.seek(-1, SEEK_END)
+        last_line = 0 if file.read() == b"\n" else 1
+    return not csv_text.has_quotes(path) and rows_of_plain_csv(path) + last_line == rows
 
 
 def rows_of_plain_csv(path: Path) -> int:
     """Return how many rows follow the header of a file that `is_plain`."""
     with path.open("rb") as file:
-        return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b"")) - 1
+        return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 18), b"")) - 1
 
 
-def plain_keys(table: pa.Table, columns: Sequence[str]) -> pa.Table:
-    """Return key columns as text without SEPARATOR or characters that have a meaning in CSV.
+def plain_keys(field: str, table: pa.Table, columns: Sequence[str]) -> pa.Table:
+    """Return key columns as text without SEPARATOR or characters that have a meaning in CSV, missing cells as "".
 
-    Equal keys have equal texts. A key of a file that `is_plain` stays as it is, so the two can be compared.
+    Equal keys have equal texts. A key of a file that `is_plain` stays as it is, so the two can be compared. Raises
+    InputDataError where a column cannot be a key.
     """
-    return pa.table({f"key{n}": _plain_text(table.column(column)) for n, column in enumerate(columns)})
+    return pa.table({f"key{n}": _plain_text(field, name, table.column(name)) for n, name in enumerate(columns)})
+
+
+def lack_a_part(keys: pa.Table) -> pa.ChunkedArray:
+    """Return a mask of the rows of `plain_keys` whose key equals no other."""
+    return reduce(pc.or_, [pc.equal(column, "") for column in keys.columns])
 
 
 def write(field: str, path: Path, table: pa.Table) -> None:
     """Write a table as CSV, Parquet or ORC by the ending of `path`. Raises ResultSaveError."""
-    with saving(field):
-        if path.suffix == PARQUET:
+    with saving(field), _unwritable(field):
+        if _ending(path) == PARQUET:
             parquet.write_table(table, path)
-        elif path.suffix == ORC:
-            orc.write_table(table, path)
-        elif not _write_unquoted(path, table):
-            pa_csv.write_csv(_without_empty_lines(table), path, pa_csv.WriteOptions(quoting_style="needed"))
-
-
-def _csv_header(field: str, path: Path) -> tuple[list[str], int]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = (row for row in csv.reader(file) if row)  # Arrow skips blank lines, too
-            names, first = next(rows, None), next(rows, None)
-    except (UnicodeDecodeError, csv.Error):
-        raise InputDataError(f"{field}: not a CSV file in UTF-8; convert it") from None
-    if names is None:
-        raise InputDataError(f"{field}: the file is empty; it needs a header line and rows")
-    if first is not None and len(first) != len(names):
-        raise InputDataError(f"{field}: row 1 has not as many cells as the header; correct the file")
-    return names, 0 if first is None else 1
+        elif _ending(path) == ORC:
+            orc.write_table(pa.table({name: cells.for_orc(table.column(name)) for name in table.column_names}), path)
+        else:
+            _write_csv(path, pa.table({name: cells.written(table.column(name)) for name in table.column_names}))
 
 
 def _read(field: str, path: Path, columns: list[str], csv_type: pa.DataType) -> pa.Table:
     """Read `columns` only, those of a CSV file as `csv_type` or, where that fails, as text."""
     if is_columnar(path):
         return _read_columnar(field, path, columns)
-    types = [csv_type, pa.string()] if csv_type != pa.string() else [csv_type]
-    for type_ in types:
-        convert = pa_csv.ConvertOptions(
-            include_columns=columns,
-            column_types=dict.fromkeys(columns, type_),
-            null_values=_MISSING_SPELLINGS,
-            strings_can_be_null=csv_type != pa.string(),  # text stays as it is written, `NA` too
-        )
-        try:
-            return pa_csv.read_csv(path, convert_options=convert)
-        except pa.ArrowInvalid:
-            continue
-    raise InputDataError(f"{field}: {_ragged_row(path)}")
+    try:
+        return csv_text.read(field, path, columns, dict.fromkeys(columns, csv_type), cells.MISSING)
+    except pa.ArrowInvalid:
+        return csv_text.read(field, path, columns, dict.fromkeys(columns, pa.string()), ())
 
 
 def _read_columnar(field: str, path: Path, columns: list[str]) -> pa.Table:
-    if path.suffix == ORC:
+    if _ending(path) == ORC:
         with _format_errors(field, "an ORC"):
-            return orc.read_table(path, columns=columns)
+            return orc.read_table(path, columns=columns).select(columns)
     with _format_errors(field, "a Parquet"):
-        return parquet.read_table(path, columns=columns)
+        return parquet.read_table(path, columns=columns).select(columns)
 
 
 def _infer(field: str, path: Path, columns: list[str], asked: Mapping[str, str]) -> pa.Table:
     """Read columns of a CSV file as Arrow infers them, but as text what it would spoil and what `asked` names."""
-    convert = pa_csv.ConvertOptions(
-        include_columns=columns,
-        column_types=dict.fromkeys(asked, pa.string()),
-        null_values=_MISSING_SPELLINGS,
-        strings_can_be_null=True,
-    )
-    try:
-        table = pa_csv.read_csv(path, convert_options=convert)
-    except pa.ArrowInvalid:
-        raise InputDataError(f"{field}: {_ragged_row(path)}") from None
-    kept = {pa.float64(), pa.string(), pa.bool_(), pa.null()}
-    doubtful = [name for name in columns if table.column(name).type not in kept]
+    table = csv_text.read(field, path, columns, dict.fromkeys(asked, pa.string()), cells.MISSING)
+    doubtful = [name for name in columns if _may_be_spoilt(table.column(name))]
     if not doubtful:
         return table
-    convert.include_columns, convert.column_types = doubtful, dict.fromkeys(doubtful, pa.string())
-    spelled = pa_csv.read_csv(path, convert_options=convert)
-    # Arrow would drop leading zeros of numbers and the spelling of dates, so such columns are read again as text.
+    # Arrow drops leading zeros, digits and the spelling of dates, so such columns are read again as text.
+    spelled = csv_text.read(field, path, doubtful, dict.fromkeys(doubtful, pa.string()), ())
     for name in doubtful:
-        cells = spelled.column(name)
-        is_number = pa.types.is_integer(table.column(name).type)
-        if not is_number or pc.any(pc.match_substring_regex(cells, _LEADING_ZERO)).as_py():
-            table = table.set_column(table.column_names.index(name), name, cells)
+        if _is_spoilt(table.column(name), spelled.column(name)):
+            table = table.set_column(table.column_names.index(name), name, spelled.column(name))
     return table
+
+
+def _may_be_spoilt(column: pa.ChunkedArray) -> bool:
+    """Return whether text may have been more than what was inferred from it."""
+    if pa.types.is_floating(column.type):
+        # Whole numbers of more than 64 bits. Those with leading zeros may be small.
+        return cells.are_inexact(column) or bool(pc.all(pc.equal(pc.floor(column), column)).as_py())
+    return column.type not in {pa.string(), pa.bool_(), pa.null()}
+
+
+def _is_spoilt(column: pa.ChunkedArray, spelled: pa.ChunkedArray) -> bool:
+    if pa.types.is_floating(column.type) and pc.all(pc.match_substring_regex(spelled, _WHOLE_OR_MISSING)).as_py():
+        return True
+    is_number = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
+    return not is_number or bool(pc.any(pc.match_substring_regex(spelled, _LEADING_ZERO)).as_py())
 
 
 def _as_type(field: str, name: str, column: pa.ChunkedArray, wanted: pa.DataType | None) -> pa.ChunkedArray:
     """Cast a column to `wanted`. Raises InputDataError naming the row of the first cell that is not of that type."""
-    if wanted is None:
-        wanted = _plain_type(column.type)
     try:
-        return column.cast(wanted)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        row = _first_unlike(column, wanted)
-        where = f" in row {row}" if row else ""
+        return cells.typed(column) if wanted is None else cells.cast(column, wanted)
+    except cells.UNREADABLE:
+        if wanted is None:
+            raise InputDataError(f"{field}: column {name!r} holds no plain values; leave it out") from None
         kind = next(spelling for spelling, type_ in TYPES.items() if type_ == wanted)
         raise InputDataError(
-            f"{field}: column {name!r} holds no {kind}{where}; correct the file or name another type"
+            f"{field}: column {name!r} holds no {kind}{_where(_first_unlike(column, wanted))}; "
+            f"correct the file or name another type"
         ) from None
-
-
-def _plain_type(found: pa.DataType) -> pa.DataType:
-    if pa.types.is_integer(found):
-        return pa.int64()
-    if pa.types.is_boolean(found):
-        return pa.bool_()
-    if pa.types.is_floating(found) or pa.types.is_decimal(found) or pa.types.is_null(found):
-        return pa.float64()
-    return pa.string()
 
 
 def _first_unlike(column: pa.ChunkedArray, wanted: pa.DataType) -> int | None:
@@ -287,7 +311,7 @@ def _first_unlike(column: pa.ChunkedArray, wanted: pa.DataType) -> int | None:
     while high - low > 1:
         middle = (low + high) // 2
         try:
-            column.slice(low, middle - low).cast(wanted)
+            cells.cast(column.slice(low, middle - low), wanted)
         except pa.ArrowInvalid:
             high = middle
         except pa.ArrowNotImplementedError:
@@ -297,12 +321,23 @@ def _first_unlike(column: pa.ChunkedArray, wanted: pa.DataType) -> int | None:
     return low + 1
 
 
+def _where(row: int | None) -> str:
+    return f" in row {row}" if row else ""
+
+
+def _write_csv(path: Path, table: pa.Table) -> None:
+    if not _write_unquoted(path, table):
+        with compressed.to_write(path) as file:
+            pa_csv.write_csv(_without_empty_lines(table), file, pa_csv.WriteOptions(quoting_style="needed"))
+
+
 def _write_unquoted(path: Path, table: pa.Table) -> bool:
     """Write cells without quotes, which the next reader is faster with. Returns False where some need quotes."""
     if table.num_columns == 1:  # an empty cell alone in its line would be no row
         return False
     try:
-        pa_csv.write_csv(table, path, pa_csv.WriteOptions(quoting_style="none"))
+        with compressed.to_write(path) as file:
+            pa_csv.write_csv(table, file, pa_csv.WriteOptions(quoting_style="none"))
     except pa.ArrowInvalid:
         return False
     return True
@@ -315,9 +350,16 @@ def _without_empty_lines(table: pa.Table) -> pa.Table:
     return pa.table([pc.fill_null(table.column(0).cast(pa.string()), "")], names=table.column_names)
 
 
-def _plain_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    values = pc.fill_null(column.cast(pa.string()), "")
-    special = pc.match_substring_regex(values, f'[,"\r\n{ESCAPE}{SEPARATOR}]')
+def _plain_text(field: str, name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
+    if cells.are_inexact(column):
+        raise InputDataError(
+            f"{field}: column {name!r} holds floating-point numbers too large to be exact; write keys as text"
+        )
+    try:
+        values = pc.fill_null(cells.text(column), "")
+    except cells.UNREADABLE:
+        raise InputDataError(f"{field}: column {name!r} holds no plain values; name another key") from None
+    special = pc.match_substring_regex(values, _SPECIAL)
     if not pc.any(special).as_py():
         return values
     return pa.chunked_array(
@@ -330,49 +372,28 @@ def _plain_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
     )
 
 
-def _ragged_row(path: Path) -> str:
-    """Describe the first row that breaks the table's shape. Looked for only once reading has failed."""
-    found: list[Any] = []
-
-    def keep(row: Any) -> str:
-        found.append(row)
-        return "skip"
-
-    with suppress(pa.ArrowInvalid):
-        pa_csv.read_csv(
-            path,
-            read_options=pa_csv.ReadOptions(use_threads=False),  # with several threads, Arrow does not number rows
-            parse_options=pa_csv.ParseOptions(invalid_row_handler=keep),
-            convert_options=pa_csv.ConvertOptions(check_utf8=False),
-        )
-    if not found:
-        return "not a CSV file in UTF-8; convert it"
-    row = found[0]
-    return (
-        f"row {row.number - 1} has {row.actual_columns} cells where the header has {row.expected_columns}; "
-        f"correct the file"
-    )
+def _ending(path: Path) -> str:
+    return path.suffix.lower()
 
 
-def _first_text(column: pa.ChunkedArray) -> int | None:
-    """Find the row of the first cell that is no number, None where the whole column is of another type."""
-    if not pa.types.is_string(column.type) and not pa.types.is_large_string(column.type):
-        return None
-    for row, cell in enumerate(column.to_pylist(), 1):
-        try:
-            float(cell or 0)
-        except ValueError:
-            return row
-    return None
+def _nearly(column: str, names: Sequence[str]) -> str:
+    """Say how to mend a column's name."""
+    if any(name.strip() == column.strip() for name in names):
+        return "one differs in the blanks around its name; remove them from the header"
+    if any(name.strip().casefold() == column.strip().casefold() for name in names):
+        return "one differs in upper and lower case; spell it as the header does"
+    return "check the header"
 
 
-def _no_number(field: str, column: str, row: int | None) -> str:
-    where = f" in row {row}" if row else ""
-    return f"{field}: column {column!r} holds no number{where}; correct the file or leave the column out"
-
-
-def _first(mask: pa.ChunkedArray) -> int:
-    return int(pc.index(mask, True).as_py()) + 1
+@contextmanager
+def _unwritable(field: str) -> Iterator[None]:
+    """Turn an error of Arrow at values that a format cannot hold into a ResultSaveError."""
+    try:
+        yield
+    except cells.UNREADABLE:
+        raise ResultSaveError(
+            f"{field}: a column holds values that this format cannot hold; end the file's name in .parquet"
+        ) from None
 
 
 @contextmanager

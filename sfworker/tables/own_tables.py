@@ -5,7 +5,7 @@ Columns that change are read with types; the others are passed on as they are wr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ class OwnTable:
     """Columns, in order."""
     types: Mapping[str, str]
     """Types that the envelope gives some of them."""
+    keys: Sequence[str] = ()
+    """Those that are keys, which stay text."""
 
     def features(self, context: JobContext[Any]) -> list[str]:
         """Return the columns that `features` names, or all but `keys` and `label`. Raises InputDataError."""
@@ -38,12 +40,14 @@ class OwnTable:
         return aligned.features(context, self.party, self.names, *label)
 
     def typed(self, columns: list[str], types: Mapping[str, str] | None = None) -> pa.Table:
-        """Read `columns` with their types, or those that `types` names. NaN becomes a missing value.
+        """Read `columns` with their types, or those that `types` names.
 
         Raises InputDataError naming column and row of a cell that is of another type, or infinite.
         """
         table = files.typed(self.field, self.path, columns, {**self.types, **(types or {})})
-        return pa.table({name: self._finite(name, table.column(name)) for name in columns})
+        for name in columns:
+            self._require_finite(name, table.column(name))
+        return table
 
     def require_values(self, name: str, column: pa.ChunkedArray) -> None:
         """Raise InputDataError where every cell of a column is missing."""
@@ -54,17 +58,11 @@ class OwnTable:
         """Read `columns` as they are written.
 
         They get types where the envelope gives them one, or where a file of `outputs` keeps types and the input does
-        not. Raises InputDataError.
+        not, except for keys. Raises InputDataError.
         """
         if not columns:
             return pa.table({})
-        if not files.is_columnar(self.path) and any(map(files.is_columnar, outputs)):
-            return files.typed(self.field, self.path, columns, self.types)
-        table = files.text(self.field, self.path, columns)
-        for name in filter(self.types.__contains__, columns):
-            [column] = files.typed(self.field, self.path, [name], self.types).columns
-            table = table.set_column(columns.index(name), name, column)
-        return table
+        return files.passed_on(self.field, self.path, columns, outputs, self.types, self.keys)
 
     def write(self, output: Path, changed: Mapping[str, Mapping[str, Any]]) -> None:
         """Write the table with each column in `changed` replaced, in its place, by the columns that it maps to.
@@ -80,14 +78,13 @@ class OwnTable:
                 columns[new] = rest.column(name) if values is None else values
         files.write(f"task_config.output_paths.{self.party}", output, pa.table(columns))
 
-    def _finite(self, name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
+    def _require_finite(self, name: str, column: pa.ChunkedArray) -> None:
         if not pa.types.is_floating(column.type):
-            return column
+            return
         infinite = pc.is_inf(column)
         if pc.any(infinite).as_py():
             row = pc.index(infinite, True).as_py() + 1
             raise InputDataError(f"{self.field}: column {name!r} holds an infinite number in row {row}; correct it")
-        return pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
 
 
 def local_tables(context: JobContext[Any]) -> dict[str, OwnTable]:
@@ -99,7 +96,8 @@ def local_tables(context: JobContext[Any]) -> dict[str, OwnTable]:
         names = files.header(field, path)
         types = context.params.column_types.get(party, {})
         files.require_columns(f"task_config.column_types.{party}", names, list(types))
-        found[party] = OwnTable(party, field, path, names, types)
+        keys = getattr(context.params, "keys", {}).get(party, [])
+        found[party] = OwnTable(party, field, path, names, types, keys)
     return found
 
 

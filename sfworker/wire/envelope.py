@@ -14,6 +14,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from sfworker.errors import EnvelopeError, ParameterValidationError, SecretFlowTaskError
+from sfworker.wire import tolerance
+from sfworker.wire.tolerance import CONFIGURATION
 
 # Ids become environment variables and parts of keys, names of parties become parts of paths.
 _ID = r"^[^\x00-\x1f\x7f]+$(?!\n)"
@@ -24,11 +26,22 @@ PartyName = Annotated[str, Meta(min_length=1, max_length=64, pattern=_PARTY, des
 # How many parties each protocol computes with: fewest and most.
 PROTOCOLS = {"REF2K": (2, 16), "SEMI2K": (2, 16), "ABY3": (3, 3), "CHEETAH": (2, 2)}
 FIELDS = frozenset({"FM32", "FM64", "FM128"})
+DEFAULT_FIELD = "FM128"
+# SecretFlow's enums, whose members count from 1, and every spelling of each that is taken.
+_MEMBERS = {"protocol": ("REF2K", "SEMI2K", "ABY3", "CHEETAH"), "field": ("FM32", "FM64", "FM128")}
+_SPELLINGS: dict[str, list[str | int]] = {
+    name: [*members, *map(str.lower, members), *range(1, len(members) + 1)] for name, members in _MEMBERS.items()
+}
+_RUNTIME_SCHEMA = {
+    "properties": {name: {"enum": spellings} for name, spellings in _SPELLINGS.items()},
+    "required": ["protocol"],
+}
+Configuration = Annotated[dict[str, Any], Meta(extra=CONFIGURATION)]
 Seconds = Annotated[float, Meta(gt=0, le=30 * 86400)]
 
 
 class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How an execution is run; every field has a default."""
+    """Options of how an execution is run. Every field has a default."""
 
     priority: Annotated[
         Literal["high", "normal", "low"], Meta(description="For people; the stream decides the rank.")
@@ -61,7 +74,7 @@ class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class FedParty(Struct, frozen=True, kw_only=True):
-    """Where one party of a real cluster listens (`host:port`)."""
+    """The address at which one party of a real cluster listens (`host:port`)."""
 
     address: str
     listen_addr: str | None = None
@@ -75,7 +88,7 @@ class ClusterConfig(Struct, frozen=True, kw_only=True):
 
 
 class SfInitConfig(Struct, frozen=True, kw_only=True):
-    """How the session is started. Other options of `secretflow.init` are tolerated and not used."""
+    """Options of the session's start. Other options of `secretflow.init` are tolerated and not used."""
 
     parties: Annotated[
         Annotated[list[PartyName], Meta(min_length=1, max_length=16)] | None,
@@ -97,20 +110,17 @@ class SpuNode(Struct, frozen=True, kw_only=True, omit_defaults=True):
     party: PartyName
     address: str = ""
     listen_address: str = ""
-    tls_opts: dict[str, Any] | None = None
+    tls_opts: Configuration | None = None
 
 
 class ClusterDef(Struct, frozen=True, kw_only=True):
     """SecretFlow's SPU `cluster_def`; on a local mesh `nodes` may be left out and addresses are replaced."""
 
     runtime_config: Annotated[
-        dict[str, Any],
+        Configuration,
         Meta(
-            description="SPU's own options, `protocol` and `field` among them.",
-            extra_json_schema={
-                "properties": {"protocol": {"enum": sorted(PROTOCOLS)}, "field": {"enum": sorted(FIELDS)}},
-                "required": ["protocol"],
-            },
+            description="SPU's own options, `protocol` and `field` (default: FM128) among them.",
+            extra_json_schema=_RUNTIME_SCHEMA,
         ),
     ]
     nodes: list[SpuNode] = []
@@ -120,7 +130,7 @@ class SpuConfig(Struct, frozen=True, kw_only=True):
     """The SPU device of the job."""
 
     cluster_def: ClusterDef
-    link_desc: dict[str, Any] | None = None
+    link_desc: Configuration | None = None
 
 
 class Envelope(Struct, frozen=True, kw_only=True):
@@ -132,7 +142,7 @@ class Envelope(Struct, frozen=True, kw_only=True):
     sf_init_config: SfInitConfig
     task_config: Annotated[dict[str, Any], Meta(description="`task_type` and that task type's own parameters, flat.")]
     spu_config: SpuConfig | None = None
-    heu_config: dict[str, Any] | None = None
+    heu_config: Configuration | None = None
     options: Options = Options()
 
 
@@ -172,7 +182,7 @@ def explain(error: msgspec.ValidationError, root: str = "") -> str:
 
 
 def expired(options: Options, now: float) -> bool:
-    """Whether the job may no longer be started at `now` (Unix seconds).
+    """Return whether the job may no longer be started at `now` (Unix seconds).
 
     Raises ParameterValidationError where `expires_at` is no time.
     """
@@ -205,7 +215,7 @@ def decode_envelope(data: bytes, max_bytes: int) -> Envelope:
             f"envelope: {len(data)} bytes long, at most {max_bytes} are accepted; pass data by path, not by value"
         )
     try:
-        return msgspec.json.decode(data, type=Envelope)
+        envelope = tolerance.convert(_plain(data), Envelope)
     except msgspec.ValidationError as error:
         raise _field_error(error) from None
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -214,6 +224,30 @@ def decode_envelope(data: bytes, max_bytes: int) -> Envelope:
         raise EnvelopeError(
             "envelope: lists or objects nested too deep; append the job as one flat JSON object"
         ) from None
+    if envelope.spu_config is not None:
+        _spell(envelope.spu_config.cluster_def.runtime_config)
+    return envelope
+
+
+def without_effect(data: bytes) -> list[str]:
+    """Sentences about what an envelope that `decode_envelope` takes holds and no worker uses."""
+    return [f"{path}: has no effect in this worker" for path in tolerance.ignored(_plain(data), Envelope)]
+
+
+def _plain(data: bytes) -> Any:
+    try:
+        return msgspec.json.decode(data)
+    except msgspec.ValidationError:  # a number beyond all numbers, whose field only the struct's decoder tells
+        msgspec.json.decode(data, type=Envelope)
+        raise msgspec.ValidationError("Number out of range") from None
+
+
+def _spell(runtime_config: dict[str, Any]) -> None:
+    """Bring names of protocol and field, in small letters or by SecretFlow's numbers, to the usual spelling."""
+    for name, members in _MEMBERS.items():
+        spellings, given = _SPELLINGS[name], runtime_config.get(name)
+        if isinstance(given, str | int) and not isinstance(given, bool) and given in spellings:
+            runtime_config[name] = members[spellings.index(given) % len(members)]
 
 
 def _field_error(error: msgspec.ValidationError) -> SecretFlowTaskError:

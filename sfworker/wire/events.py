@@ -1,4 +1,4 @@
-"""What the web side hears: status events and results. Field names are a contract."""
+"""Status events and results, as the web side hears them. Field names are a contract."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class StatusEvent(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class PerformanceMetrics(Struct, frozen=True, kw_only=True):
-    """Where the time went, in seconds, and the largest resident memory per party, in bytes."""
+    """Time by phase in seconds, and the largest resident memory per party in bytes."""
 
     cluster_init_seconds: float = 0.0
     device_init_seconds: float = 0.0
@@ -62,7 +62,7 @@ class PerformanceMetrics(Struct, frozen=True, kw_only=True):
 
 
 class TaskMetadata(Struct, frozen=True, kw_only=True):
-    """What was run, where and when."""
+    """Identifies a run: the execution, its worker and its time."""
 
     task_id: str | None
     subtask_id: str | None
@@ -94,4 +94,8 @@ class JobResult(Struct, frozen=True, kw_only=True):
     disclosures: Annotated[
         list[str] | msgspec.UnsetType,
         Meta(description="What the task type reveals, and to whom, in the words of its catalogue entry."),
+    ] = msgspec.UNSET
+    warnings: Annotated[
+        list[str] | msgspec.UnsetType,
+        Meta(description="What the envelope holds that has no effect, such as options of SecretFlow for Ray."),
     ] = msgspec.UNSET

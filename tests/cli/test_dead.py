@@ -12,6 +12,7 @@ import pytest
 from redis import Redis
 
 from sfworker.broker.broker import Attempt, open_broker
+from sfworker.cli import console
 from sfworker.settings import Settings
 from tests.cli.conftest import Command
 
@@ -64,7 +65,7 @@ def owners(redis: Any) -> list[str]:
 
 def test_an_empty_server_has_no_dead(sfworker: Command) -> None:
     outcome = sfworker("dead", "list")
-    assert (outcome.code, outcome.out) == (0, "nothing is dead\n")
+    assert (outcome.code, outcome.out) == (0, "no job has failed for good\n")
     assert json.loads(sfworker("dead", "list", "--json").out) == []
     assert sfworker("replay", "--all").out == "0 replayed\n"
     assert sfworker("dead", "purge", "--all").out == "0 purged\n"
@@ -119,7 +120,7 @@ def test_one_is_shown_with_its_envelope_and_every_attempt(sfworker: Command, bur
 def test_one_is_replayed_once(sfworker: Command, redis: Any, bury: Bury, command: tuple[str, ...]) -> None:
     bury(job("e-1"), job("e-2"))
     outcome = sfworker(*command, "e-1")
-    assert (outcome.code, outcome.out) == (0, "e-1: replayed\n")
+    assert (outcome.code, outcome.out) == (0, "e-1 is replayed: it runs again as soon as a worker is free\n")
     assert owners(redis) == ["@retry", "@dead"]
     [(_, fields)] = redis.xrevrange("sf:results", count=1)
     event = json.loads(fields[b"payload"])
@@ -128,7 +129,8 @@ def test_one_is_replayed_once(sfworker: Command, redis: Any, bury: Bury, command
     assert (event["attempt"], event["retry_count"]) == (0, 0)
     length = redis.xlen("sf:results")
     outcome = sfworker(*command, "e-1")
-    assert (outcome.code, outcome.out) == (1, "e-1: is not among the dead, nothing changed\n")
+    said = "sfworker: e-1 waits for its next attempt and is not among the jobs that failed for good\n"
+    assert (outcome.code, outcome.out, outcome.err) == (1, "", said)
     assert redis.xlen("sf:results") == length
 
 
@@ -162,9 +164,9 @@ def test_what_cannot_be_replayed_is_named(sfworker: Command, redis: Any, bury: B
     redis.xdel("sf:jobs", entry_id)
     reason = "cannot be replayed, its payload was deleted from the stream; send it under another execution_id"
     outcome = sfworker("replay", "--execution-id", "e-1")
-    assert (outcome.code, outcome.out) == (1, f"e-1: {reason}\n")
+    assert (outcome.code, outcome.err) == (1, f"sfworker: e-1 {reason}\n")
     outcome = sfworker("replay", "--all")
-    assert (outcome.code, outcome.out) == (1, f"{entry_id}: {reason}\n1 replayed\n")
+    assert (outcome.code, outcome.out) == (1, f"{entry_id} {reason}\n1 replayed\n")
     assert json.loads(sfworker("dead", "show", "e-1", "--json").out)["envelope"] is None
     assert sfworker("dead", "purge", "e-1").out == "1 purged\n"
 
@@ -175,18 +177,82 @@ def test_purging_one_or_all(sfworker: Command, redis: Any, bury: Bury) -> None:
     assert (outcome.code, outcome.out) == (0, "1 purged\n")
     assert redis.xlen("sf:jobs") == 2
     outcome = sfworker("dead", "purge", "e-1")
-    assert (outcome.code, outcome.out) == (1, "e-1: is not among the dead, nothing changed\n")
+    assert (outcome.code, outcome.out) == (1, "")
+    assert "e-1 was answered and is not among the jobs that failed for good" in outcome.err
     outcome = sfworker("dead", "purge", "--all")
     assert (outcome.code, outcome.out) == (0, "2 purged\n")
     assert redis.xlen("sf:jobs") == 0
-    assert sfworker("dead", "show", "e-2").out == "e-2: is not among the dead\n"
+    outcome = sfworker("dead", "show", "e-2")
+    assert (outcome.code, outcome.out) == (1, "")
+    assert "e-2 was answered and is not among the jobs that failed for good" in outcome.err
+
+
+@pytest.mark.parametrize(
+    "command", [("replay", "--execution-id"), *(("dead", name) for name in ("show", "replay", "purge"))]
+)
+def test_one_that_nobody_knows(sfworker: Command, bury: Bury, command: tuple[str, ...]) -> None:
+    bury(job("e-1"))
+    outcome = sfworker(*command, "e-9")
+    assert (outcome.code, outcome.out, outcome.err) == (1, "", "sfworker: no job e-9 is known here\n")
+    outcome = sfworker(*command, "17-0")  # could be an entry
+    assert (outcome.code, outcome.out, outcome.err) == (1, "", "sfworker: no job 17-0 has failed for good\n")
+
+
+def test_an_error_that_no_job_has(sfworker: Command, bury: Bury) -> None:
+    bury(job("e-1"))
+    outcome = sfworker("replay", "--error-type", "CrashLoopError")
+    assert (outcome.code, outcome.out) == (1, "")
+    assert outcome.err == "sfworker: no job has failed for good with CrashLoopError; nothing is replayed\n"
+    said = "no job has failed for good with CrashLoopError\n"
+    assert sfworker("dead", "list", "--error-type", "CrashLoopError").out == said
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("status",),
+        ("dead", "list"),
+        ("dead", "show", "e-1"),
+        ("dead", "purge", "--all"),
+        ("replay", "--all"),
+        ("replay", "--execution-id", "e-1"),
+    ],
+)
+def test_a_group_that_nobody_has_served(sfworker: Command, bury: Bury, command: tuple[str, ...]) -> None:
+    bury(job("e-1"))
+    outcome = sfworker(*command, "--group", "typo")
+    said = "sfworker: no worker has ever served group typo here; there is secretflow\n"
+    assert (outcome.code, outcome.out, outcome.err) == (1, "", said)
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "many", "1.5"])
+def test_a_limit_is_a_number_above_0(sfworker: Command, value: str) -> None:
+    outcome = sfworker("dead", "list", "--limit", value)
+    assert (outcome.code, outcome.out, outcome.err.count("\n")) == (2, "", 1)
+    assert f"--limit: {value} is not a whole number above 0" in outcome.err
+
+
+def test_in_a_narrow_terminal_each_job_is_a_block(
+    sfworker: Command, bury: Bury, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bury(job("e-1"), "garbage")
+    monkeypatch.setattr(console, "_WIDTH_OF_A_PIPE", 80)
+    lines = sfworker("dead", "list").out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[0] == "e-1"
+    assert lines[1].startswith("  psi, failed at 20")
+    assert lines[1].endswith("Z after 2 attempts")
+    assert lines[2].rstrip() == "    InputDataError: keys.alice: [bold]missing[/bold]"
+    assert lines[4].startswith("  (no task type), failed at 20")
+    assert max(map(len, sfworker("dead", "show", "e-1").out.splitlines())) <= 80
 
 
 def test_another_groups_dead_are_its_own(sfworker: Command, redis: Any, bury: Bury) -> None:
     bury(job("e-1"))
     redis.xgroup_create("sf:jobs", "other", "0")
-    assert sfworker("dead", "list", "--group", "other").out == "nothing is dead\n"
-    assert sfworker("dead", "purge", "e-1", "--group", "other").code == 1
+    assert sfworker("dead", "list", "--group", "other").out == "no job has failed for good\n"
+    outcome = sfworker("dead", "purge", "e-1", "--group", "other")
+    assert (outcome.code, outcome.err) == (1, "sfworker: e-1 is a job of group secretflow, not of other\n")
     assert sfworker("dead", "purge", "--all").out == "1 purged\n"
     assert redis.xlen("sf:jobs") == 1  # the other group has yet to see it
 

@@ -23,6 +23,14 @@ SFWORKER = str(Path(sys.executable).with_name("sfworker"))
 RUN = [SFWORKER, "run", "--embedded"]
 
 
+@pytest.fixture(autouse=True)
+def hang_up_is_not_ignored() -> Iterator[None]:
+    """Children inherit it, and whoever runs the tests may have used `nohup`."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 class Started:
     """A worker that a shell has started with a Redis of its own; what it prints is in files."""
 

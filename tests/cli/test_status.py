@@ -47,7 +47,7 @@ def pending(redis: Any, consumer: str | None = None) -> list[dict[str, Any]]:
 def test_an_empty_server(sfworker: Command) -> None:
     outcome = sfworker("status")
     assert outcome.code == 0
-    assert "no worker has a heartbeat" in outcome.out
+    assert "no worker serves group secretflow now" in outcome.out
     figures = json.loads(sfworker("status", "--json").out)
     assert [figures[name] for name in ("queued", "running", "retrying", "dead", "workers")] == [0, 0, 0, 0, []]
 
@@ -119,7 +119,9 @@ def test_workers_are_shown_in_their_own_words(sfworker: Command, redis: Any) -> 
 
 def test_another_group_and_prefix_have_figures_of_their_own(sfworker: Command, redis: Any) -> None:
     fill(redis)
+    redis.xgroup_create("sf:jobs", "other", "0")
     other_group = json.loads(sfworker("status", "--json", "--group", "other").out)
     assert (other_group["queued"], other_group["dead"]) == (7, 0)
+    assert other_group["workers"] == []  # the one there is serves secretflow
     other_prefix = json.loads(sfworker("status", "--json", "--prefix", "s[f]*").out)
     assert (other_prefix["queued"], other_prefix["workers"]) == (0, [])

@@ -78,6 +78,20 @@ def test_the_text_of_foreign_errors_is_withheld(worker: RunningWorker) -> None:
     assert SECRET not in result["error"]
 
 
+def test_a_literal_of_the_code_is_no_data(worker: RunningWorker) -> None:
+    result = worker.run(act("raise_literal", at="bob"))
+    assert result["error_type"] == "TaskExecutionError"
+    assert result["error"].endswith(": the balance does not add up")
+
+
+def test_an_error_that_recurs_is_not_tried_again(worker: RunningWorker) -> None:
+    job = act("raise_type", at="bob", options={"max_retries": 3})
+    result = worker.run(job)
+    assert result["error_type"] == "RecurringError"
+    assert SECRET not in result["error"]
+    assert worker.said(job["execution_id"])[-1]["retryable"] is False
+
+
 def test_what_jobs_print_is_logged_without_its_text_and_with_the_ids(worker: RunningWorker) -> None:
     job = act("succeed")
     worker.run(job)

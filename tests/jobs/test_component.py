@@ -388,6 +388,7 @@ def checked(given: dict[str, Any]) -> Any:
 
 
 OUTPUTS = ["a", "b"]
+SPLIT = "data_prep/train_test_split:1.0.0"
 
 
 @pytest.mark.parametrize(
@@ -400,6 +401,12 @@ OUTPUTS = ["a", "b"]
         (node(SGD, [], OUTPUTS, {}), "inputs", "0 given, the component takes 1 (input_ds)"),
         (node(SGD, [ALICE], OUTPUTS, {}), "inputs[0].type", "sf.table.vertical"),
         (node(SGD, [JOINED], ["a"], {}), "output_uris", "2 outputs (output_model, report)"),
+        (node(SGD, [JOINED], ["", "a"], {}), "output_uris[0]", "output_model is written there"),
+        (node(SPLIT, [JOINED], ["a", "./a"], {}), "output_uris[1]", "test_ds needs one of its own"),
+        (node(SGD, [JOINED], OUTPUTS, {"label": ["y"], "input/input_ds/label": ["y"]}), "attr_paths[1]", "twice"),
+        (node(SGD, [JOINED], OUTPUTS, {"label": ["y", "z"]}), "attrs[0] (label)", "2 values"),
+        (node(SGD, [JOINED], OUTPUTS, {"epochs": 2.5}), "attrs[0] (epochs)", "as `i64`"),
+        (node(SGD, [JOINED], OUTPUTS, {"keys": ["y"]}), "attr_paths[0]", "no attribute of this name"),
         (node(SGD, [JOINED], OUTPUTS, {"epoch": 3}), "attr_paths[0]", "did you mean epochs"),
         (node(SGD, [JOINED], OUTPUTS, {"epochs": "3"}), "attrs[0] (epochs)", "as `i64`"),
         (node(SGD, [JOINED], OUTPUTS, {"epochs": 0}), "attrs[0] (epochs)", "at least 1"),
@@ -448,7 +455,6 @@ def at(uri: str) -> dict[str, Any]:
         (node("stats/ss_vif:1.0.0", [at("/etc/passwd")], [], {}), "inputs[0].data_refs[0].uri"),
         (node("stats/ss_vif:1.0.0", [at(".")], [], {}), "inputs[0].data_refs[0].uri"),
         (node("stats/ss_vif:1.0.0", [], ["/tmp/x"], {}), "output_uris[0]"),
-        (node("stats/ss_vif:1.0.0", [], ["x", "./x"], {}), "output_uris"),
         (node("stats/ss_vif:1.0.0", [], [], {}, checkpoint_uri="../x"), "checkpoint_uri"),
         (node("stats/ss_vif:1.0.0", [table("eve", "x.csv", {})], [], {}), "inputs[0].data_refs[0].party"),
         (node("stats/ss_vif:1.0.0", [{**ALICE, "meta": {}}], [], {}), "inputs[0].meta.@type"),
@@ -461,6 +467,36 @@ def test_what_is_no_parameter_at_all_never_reaches_a_party(given: dict[str, Any]
     with pytest.raises(ParameterValidationError) as caught:
         ComponentParams(node_eval_param=given).check(["alice", "bob"])
     assert str(caught.value).startswith(f"{WHERE}.{field}: ")
+
+
+@pytest.mark.parametrize("uris", [["a", ""], ["a", "a"], ["a", "./a"]])
+def test_an_output_without_files_needs_no_path_of_its_own(uris: list[str]) -> None:
+    assert list(checked(node(SGD, [JOINED], uris, {})).output_uris) == uris
+
+
+def test_columns_are_named_with_and_without_their_input_and_integers_are_doubles() -> None:
+    given = {"feature_selects": FEATURES, "label": ["y"], "epochs": 3}
+    doubled = node(SGD, [JOINED], OUTPUTS, given)
+    doubled["attrs"][2] = {"i64": 3.0, "f": None, "ss": None}
+    message = checked(doubled)
+    assert message == checked(node(SGD, [JOINED], OUTPUTS, given))
+    whole = checked(node(SGD, [JOINED], OUTPUTS, {**LABELLED, "epochs": 3}))
+    definition = component_params.definition_of(SGD, WHERE)
+    assert definition.parse_param(message) == definition.parse_param(whole)
+    both = {"input_ds1_keys": ["id1"], "input_ds2_keys": ["id2"]}
+    assert checked(node("data_prep/psi:1.0.0", [ALICE, BOB], OUTPUTS, both))
+
+
+def test_a_component_runs_as_secretpad_writes_it(platform: Platform) -> None:
+    training = {"feature_selects": FEATURES, "label": ["y"], "epochs": 1, "batch_size": 256}
+    parameter = node(SGD, [JOINED], ["pad/model", ""], training)
+    for each in parameter["attrs"][2:]:
+        each["i64"] = float(each["i64"])
+    answer = platform.run(parameter)
+    assert "pad/model/0" in platform.files("bob")
+    assert answer["outputs"][1]["type"] == "sf.report"
+    shown = platform.run(node("stats/ss_vif:1.0.0", [JOINED], [""], {"feature_selects": FEATURES}))
+    assert len(descriptions(shown)) == len(FEATURES)
 
 
 def test_both_spellings_of_protobuf_json_are_read() -> None:

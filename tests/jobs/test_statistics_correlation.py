@@ -153,3 +153,18 @@ def test_columns_that_cannot_be_correlated(
     (data / "bob.csv").write_text(bob)
     result = worker.run(job(task_type, data))
     assert (result["error_type"], said in result["error"]) == ("InputDataError", True), result
+
+
+@pytest.mark.parametrize(("field", "bits", "tolerance"), [("FM64", 18, 1e-3), ("FM128", 26, 1e-5)])
+def test_fraction_bits_that_are_left_out_are_the_fields_own(
+    worker: RunningWorker, data: Path, measured: pd.DataFrame, field: str, bits: int, tolerance: float
+) -> None:
+    few = measured[["f1", "f4", "f5", "f8"]]
+    write(data, few)
+    made = job("vif", data)
+    made["spu_config"]["cluster_def"]["runtime_config"] = {"protocol": "SEMI2K", "field": field}
+    found = succeed(worker, made)
+    told = [factor for party in ("alice", "bob") for factor in found["vif"][party].values()]
+    assert told == pytest.approx(np.diag(np.linalg.inv(few.corr())), rel=tolerance)
+    assert found["arithmetic"] == {"protocol": "SEMI2K", "field": field, "fxp_fraction_bits": bits}
+    assert found["warnings"] == []

@@ -138,3 +138,26 @@ def test_a_model_of_another_kind(worker: RunningWorker, data: Path) -> None:
     paths = {party: str(data / f"model-{party}") for party in ("alice", "bob")}
     result = worker.run(job("p_value", data, model_path=paths, trained_by="ss_glm"))
     assert (result["error_type"], "only Bernoulli" in result["error"]) == ("ModelMismatchError", True)
+
+
+def test_a_model_of_the_fields_own_fraction_bits(worker: RunningWorker, data: Path) -> None:
+    x, y = load_diabetes(return_X_y=True, scaled=False)
+    x = x[:, [2, 3, 8]]
+    write(data, x, y)
+    paths = {party: str(data / f"model-{party}") for party in ("alice", "bob")}
+    label = {"party": "bob", "column": "标签"}
+    training = job("ss_lr", data, label=label, model_path=paths, regression="linear", epochs=150, batch_size=len(y))
+    testing, named = job("p_value", data, model_path=paths), job("p_value", data, model_path=paths)
+    for made in (training, testing):
+        del made["spu_config"]["cluster_def"]["runtime_config"]["fxp_fraction_bits"]
+    named["spu_config"]["cluster_def"]["runtime_config"]["fxp_fraction_bits"] = 26
+    assert succeed(worker, training)["arithmetic"]["fxp_fraction_bits"] == 26
+    for made in (testing, named):
+        found = succeed(worker, made)
+        assert flat(found) == pytest.approx(linear_p_values(x, y), abs=1e-4)
+        assert found["arithmetic"]["fxp_fraction_bits"] == 26
+    named["execution_id"] += "-again"
+    named["spu_config"]["cluster_def"]["runtime_config"]["fxp_fraction_bits"] = 40
+    result = worker.run(named)
+    assert result["error_type"] == "ModelMismatchError"
+    assert "fxp_fraction_bits is 26, this job's is 40" in result["error"]

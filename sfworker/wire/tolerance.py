@@ -1,0 +1,171 @@
+"""Takes JSON as web sides in many languages write it, where it can mean one thing only. Runs in daemon and parties.
+
+This is the one place, before a struct is made. A null stands for a field that is left out, as Jackson and Go write it.
+A number such as 10.0 is an integer where one is asked for. One text is a list of it in a map of lists, as SecretFlow
+takes the keys of parties. A null, or a number with a point, stays where it is a value of its own.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import inspect
+
+CONFIGURATION = {"holds": "configuration"}
+"""Extra metadata of a dict that goes to SecretFlow as it is, in which nulls and whole numbers are treated alike."""
+_MOST_IGNORED = 20
+_LONGEST_NAME = 64
+_STEP = re.compile(r"\.(?P<field>[^.\[`]+)|\[(?P<index>\d+)\]|(?P<key>\[\.\.\.\])")
+_KINDS: dict[type, tuple[type[inspect.Type], ...]] = {
+    dict: (inspect.StructType, inspect.DictType),
+    list: (inspect.ListType,),
+    float: (inspect.FloatType, inspect.IntType),
+}
+"""Types that JSON values may become, the first one that is offered."""
+_T = TypeVar("_T")
+_Note = Callable[[str], None]
+_described: Callable[[Any], inspect.Type] = functools.cache(inspect.type_info)
+
+
+def convert(given: Any, kind: type[_T]) -> _T:
+    """Make a `kind` of JSON values. Raises msgspec.ValidationError, which names keys of maps where msgspec does not."""
+    normal = _normal(given, _described(kind))
+    try:
+        return msgspec.convert(normal, kind, strict=True)
+    except msgspec.ValidationError as error:
+        raise msgspec.ValidationError(_with_names(str(error), normal, kind)) from None
+
+
+def ignored(given: Any, kind: type[Any]) -> list[str]:
+    """List the paths, of twenty at most, at which JSON values that make a `kind` hold what nobody reads."""
+    found: list[str] = []
+    _normal(given, _described(kind), found.append)
+    return found[:_MOST_IGNORED]
+
+
+def _normal(given: Any, kind: inspect.Type, note: _Note | None = None, path: str = "") -> Any:
+    if _is_configuration(kind):
+        return _configuration(given)
+    kind = _chosen(given, kind)
+    if isinstance(given, dict):
+        if isinstance(kind, inspect.StructType):
+            return _fields(given, kind, note, path)
+        if isinstance(kind, inspect.DictType):
+            return {
+                key: _normal(_listed(each, kind.value_type), kind.value_type, note, _below(path, key))
+                for key, each in given.items()
+                if each is not None or _takes_null(kind.value_type)
+            }
+    if isinstance(given, list) and isinstance(kind, inspect.ListType):
+        return [_normal(each, kind.item_type, note, path) for each in given]
+    if isinstance(given, float) and isinstance(kind, inspect.IntType):
+        return _whole(given)
+    return given
+
+
+def _fields(given: dict[str, Any], kind: inspect.StructType, note: _Note | None, path: str) -> dict[str, Any]:
+    fields = {field.encode_name: field.type for field in kind.fields}
+    made = {}
+    for name, each in given.items():
+        if name in fields and (each is not None or _takes_null(fields[name])):
+            made[name] = _normal(each, fields[name], note, _below(path, name))
+        elif name not in fields and each is not None:
+            made[name] = each
+            if note is not None and name != kind.tag_field and not kind.forbid_unknown_fields:
+                note(_below(path, name))
+    return made
+
+
+def _configuration(given: Any) -> Any:
+    if isinstance(given, dict):
+        return {key: _configuration(each) for key, each in given.items() if each is not None}
+    if isinstance(given, list):
+        return [_configuration(each) for each in given]
+    return _whole(given)
+
+
+def _whole(given: Any) -> Any:
+    return int(given) if isinstance(given, float) and given.is_integer() else given
+
+
+def _listed(given: Any, kind: inspect.Type) -> Any:
+    kind = _chosen([], kind)
+    if not (isinstance(given, str) and isinstance(kind, inspect.ListType)):
+        return given
+    return [given] if isinstance(_chosen("", kind.item_type), inspect.StrType) else given
+
+
+def _chosen(given: Any, kind: inspect.Type) -> inspect.Type:
+    """Return the member of a union that `given` may become, or `kind` without its metadata."""
+    while isinstance(kind, inspect.Metadata):
+        kind = kind.type
+    if not isinstance(kind, inspect.UnionType):
+        return kind
+    members = [_chosen(given, member) for member in kind.types]
+    for wanted in _KINDS.get(type(given), ()):
+        fitting = [member for member in members if isinstance(member, wanted)]
+        if fitting:
+            return fitting[0] if len(fitting) == 1 else kind
+    return kind
+
+
+def _is_configuration(kind: inspect.Type) -> bool:
+    if isinstance(kind, inspect.UnionType):
+        return any(map(_is_configuration, kind.types))
+    return isinstance(kind, inspect.Metadata) and (kind.extra == CONFIGURATION or _is_configuration(kind.type))
+
+
+def _takes_null(kind: inspect.Type) -> bool:
+    if isinstance(kind, inspect.Metadata):
+        return _takes_null(kind.type)
+    if isinstance(kind, inspect.UnionType):
+        return any(map(_takes_null, kind.types))
+    return isinstance(kind, inspect.AnyType | inspect.NoneType)
+
+
+def _below(path: str, name: str) -> str:
+    return f"{path}.{name[:_LONGEST_NAME]}" if path else name[:_LONGEST_NAME]
+
+
+def _with_names(text: str, given: Any, kind: type[Any]) -> str:
+    """Put names in place of the `[...]` by which msgspec shows that it is in some entry of a map."""
+    head, _, path = text.rpartition(" - at `")
+    if "[...]" not in path:
+        return text
+    shown, at = "", given
+    trail: list[Any] = []
+    for step in _STEP.finditer(path):
+        key: Any = step["field"] or step["key"] or int(step["index"])
+        if step["key"]:
+            names = list(at)
+            fails = functools.partial(_fails_alike, text, given, kind, trail)
+            # Entries are looked at in their order, so the first one that is wrong ends the shortest part that fails.
+            count = bisect_left(range(len(names)), True, key=lambda count: fails(names[:count]))
+            key = names[count - 1]
+            shown += f".{key[:_LONGEST_NAME]}"
+        else:
+            shown += step[0]
+        trail, at = [*trail, key], at[key]
+    return f"{head} - at `{path[: path.find('$')]}${shown}`"
+
+
+def _fails_alike(text: str, given: Any, kind: type[Any], trail: Sequence[Any], names: Sequence[str]) -> bool:
+    try:
+        msgspec.convert(_reduced(given, trail, names), kind, strict=True)
+    except msgspec.ValidationError as error:
+        return str(error) == text
+    return False
+
+
+def _reduced(given: Any, trail: Sequence[Any], names: Sequence[str]) -> Any:
+    """Return `given` with only the entries `names` of the map at `trail`."""
+    if not trail:
+        return {name: given[name] for name in names}
+    copy = given.copy()
+    copy[trail[0]] = _reduced(given[trail[0]], trail[1:], names)
+    return copy

@@ -1,0 +1,238 @@
+"""Envelopes as web sides in several languages write them mean what they mean to, and say what they cannot."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pandas as pd
+import pytest
+
+from sfworker.catalog import all_task_types, load_modules, validate
+from sfworker.catalog.job import Job, accept
+from sfworker.catalog.schema import envelope_schema
+from sfworker.errors import ParameterValidationError
+from sfworker.settings import Settings
+from sfworker.wire import tolerance
+from sfworker.wire.envelope import without_effect
+from tests.catalog.test_schema import ajv
+from tests.node.packages import Node
+from tests.running_worker import RunningWorker
+
+IDS = '"task_id": "t", "subtask_id": "s", "execution_id": "e"'
+PSI = {
+    "task_type": "psi",
+    "keys": {"alice": ["id"], "bob": ["uid"]},
+    "input_paths": {"alice": "a.csv", "bob": "b.csv"},
+    "output_paths": {"alice": "oa.csv", "bob": "ob.csv"},
+    "receiver": "alice",
+}
+PLAIN: dict[str, Any] = {
+    "task_id": "t",
+    "subtask_id": "s",
+    "execution_id": "e",
+    "sf_init_config": {"parties": ["alice", "bob"], "address": "local"},
+    "spu_config": {"cluster_def": {"runtime_config": {"protocol": "SEMI2K", "field": "FM128"}}},
+    "task_config": PSI,
+}
+# Jackson writes every field of a class, and a Double where somebody was careless.
+JACKSON = f"""{{
+    {IDS}, "createdBy": null, "sf_init_config": {{"parties": ["alice", "bob"], "address": "local",
+    "cluster_config": null, "engine": null, "num_cpus": 8}},
+    "spu_config": {{"cluster_def": {{"nodes": null, "runtime_config": {{"protocol": "SEMI2K", "field": "FM128",
+        "fxp_fraction_bits": null, "max_concurrency": null}}}}, "link_desc": null}},
+    "heu_config": null,
+    "task_config": {{"task_type": "psi", "keys": {{"alice": ["id"], "bob": ["uid"], "carol": null}},
+        "input_paths": {{"alice": "a.csv", "bob": "b.csv"}}, "output_paths": {{"alice": "oa.csv", "bob": "ob.csv"}},
+        "receiver": "alice", "protocol": null, "ecdh_curve": null, "join_type": null, "left_side": null,
+        "broadcast_result": null, "epochs": null, "features": null}},
+    "options": {{"priority": null, "soft_time_limit": 3000.0, "time_limit": null, "max_retries": 3.0,
+        "retry_delay": 60, "expires_at": null, "memory_limit_bytes": null, "threads": null, "session": null}}
+}}"""
+# Go writes nil maps, slices and pointers as null, and escapes `<`, `>` and `&`.
+GO = f"""{{
+    {IDS}, "sf_init_config": {{"parties": ["alice", "bob"], "address": "local", "cluster_config": null}},
+    "spu_config": {{"cluster_def": {{"nodes": null, "runtime_config": {{"protocol": "semi2k", "field": "fm128"}}}},
+        "link_desc": null}},
+    "heu_config": null,
+    "task_config": {{"task_type": "psi", "keys": {{"alice": ["id"], "bob": ["uid"]}},
+        "input_paths": {{"alice": "a.csv", "bob": "b.csv"}}, "output_paths": {{"alice": "oa.csv", "bob": "ob.csv"}},
+        "receiver": "alice", "left_side": null}},
+    "options": null
+}}"""
+# JSON.stringify leaves undefined out, and has one kind of number.
+NODE = f"""{{
+    {IDS}, "sf_init_config": {{"parties": ["alice", "bob"], "address": "local"}},
+    "spu_config": {{"cluster_def": {{"nodes": [], "runtime_config": {{"protocol": "SEMI2K", "field": 3}}}}}},
+    "task_config": {{"task_type": "psi", "keys": {{"alice": "id", "bob": "uid"}},
+        "input_paths": {{"alice": "a.csv", "bob": "b.csv"}}, "output_paths": {{"alice": "oa.csv", "bob": "ob.csv"}},
+        "receiver": "alice"}},
+    "options": {{"max_retries": 3}}, "sentAt": 1767225600000
+}}"""
+# As the original document and SecretFlow's own examples have it: options for Ray, addresses of nodes, members of enums.
+PYTHON = f"""{{
+    {IDS},
+    "sf_init_config": {{"parties": ["alice", "bob"], "address": "local", "log_to_driver": true, "num_cpus": 4,
+        "runtime_env": {{"env_vars": {{"PYTHONPATH": "/app/src", "EXECUTION_ID": "e"}}}}}},
+    "spu_config": {{"cluster_def": {{"nodes": [
+            {{"party": "alice", "address": "127.0.0.1:12945", "listen_address": ""}},
+            {{"party": "bob", "address": "127.0.0.1:12946", "listen_address": ""}}],
+        "runtime_config": {{"protocol": 2, "field": 3}}}}}},
+    "heu_config": null,
+    "task_config": {{"task_type": "psi", "keys": {{"alice": "id", "bob": ["uid"]}},
+        "input_paths": {{"alice": "a.csv", "bob": "b.csv"}}, "output_paths": {{"alice": "oa.csv", "bob": "ob.csv"}},
+        "receiver": "alice"}}
+}}"""
+SENT = {"Jackson": JACKSON, "Go": GO, "Node": NODE, "Python": PYTHON}
+WARNINGS = {
+    "Jackson": ["sf_init_config.num_cpus"],
+    "Go": [],
+    "Node": ["sentAt"],
+    "Python": ["sf_init_config.log_to_driver", "sf_init_config.num_cpus", "sf_init_config.runtime_env"],
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _loaded() -> None:
+    load_modules([])
+
+
+def accepted(sent: str | dict[str, Any]) -> Job:
+    text = sent if isinstance(sent, str) else json.dumps(sent)
+    return accept(text.encode(), Settings(data_roots="/data"), now=0.0)
+
+
+def meaning(job: Job) -> Any:
+    """All that a worker makes of an envelope, without the addresses that a mesh replaces."""
+    spu = msgspec.to_builtins(job.envelope.spu_config)
+    spu["cluster_def"].pop("nodes")
+    _, params = validate(job.envelope.task_config, job.parties)
+    return params, spu, job.envelope.heu_config, job.envelope.options, job.parties, job.mode, job.task_type.name
+
+
+@pytest.mark.parametrize("web_side", SENT)
+def test_what_each_web_side_means(web_side: str) -> None:
+    job = accepted(SENT[web_side])
+    assert meaning(job) == meaning(accepted(PLAIN))
+    assert [warning.partition(":")[0] for warning in job.warnings] == WARNINGS[web_side]
+
+
+def test_ajv_takes_them(node: Node) -> None:
+    ours = [task_type for task_type in all_task_types() if task_type.params.__module__.startswith("sfworker.")]
+    sent = {name: json.loads(text) for name, text in SENT.items()}
+    # No schema can tell an unknown parameter that is null from one that has a value.
+    for name in ("epochs", "features"):
+        del sent["Jackson"]["task_config"][name]
+    assert ajv(node, envelope_schema(ours), list(sent.values())) == [True] * len(sent)
+
+
+def task(**parameters: Any) -> dict[str, Any]:
+    return {**PLAIN, "task_config": {**PSI, **parameters}}
+
+
+def lr(**parameters: Any) -> dict[str, Any]:
+    paths = {"input_paths": PSI["input_paths"], "model_path": {"alice": "m", "bob": "m"}}
+    label = {"label": {"party": "alice", "column": "y"}}
+    return {**PLAIN, "task_config": {"task_type": "ss_lr", **paths, **label, **parameters}}
+
+
+@pytest.mark.parametrize(
+    ("sent", "said"),
+    [
+        (task(keys={"alice": [], "bob": ["uid"]}), "task_config.keys.alice: expected `array` of length >= 1"),
+        (task(keys={"alice": ["id"], "bob": [7]}), "task_config.keys.bob[0]: expected `str`, got `int`"),
+        (task(keys={"alice": ["id"], "bob": 7}), "task_config.keys.bob: expected `array`, got `int`"),
+        (task(keys={"alice": ["id"], "bob": None}), "task_config.keys.bob: required and missing"),
+        (task(keys={"alice": ["id"], "bob": [None]}), "task_config.keys.bob[0]: expected `str`, got `null`"),
+        (task(keys=["id"]), "task_config.keys: expected `object`, got `array`"),
+        (task(keys={"a/b": ["id"]}), "task_config.keys.(a name in it): expected `str` without"),
+        (task(receiver=None), "task_config.receiver: required and missing"),
+        (task(input_paths={"alice": "a.csv", "bob": ""}), "task_config.input_paths.bob: expected `str` of length >= 1"),
+        (lr(epochs=10.5), "task_config.epochs: expected `int`, got `float`"),
+        (lr(epochs=1e300), "task_config.epochs: "),
+        (lr(epochs="10"), "task_config.epochs: expected `int`, got `str`"),
+        (lr(epochs=True), "task_config.epochs: expected `int`, got `bool`"),
+        ({**PLAIN, "spu_config": {"cluster_def": {"runtime_config": {"protocol": 9}}}}, "spu_config.cluster_def"),
+        ({**PLAIN, "spu_config": {"cluster_def": {"runtime_config": {"protocol": True}}}}, "spu_config.cluster_def"),
+        ({**PLAIN, "spu_config": {"cluster_def": {"runtime_config": {"protocol": "Semi"}}}}, "spu_config.cluster_def"),
+        ({**PLAIN, "spu_config": {"cluster_def": {"runtime_config": {"protocol": None}}}}, "spu_config.cluster_def"),
+        ({**PLAIN, "options": {"max_retries": 1.5}}, "options.max_retries: expected `int`, got `float`"),
+    ],
+)
+def test_what_is_wrong_is_named(sent: dict[str, Any], said: str) -> None:
+    with pytest.raises(ParameterValidationError) as caught:
+        accepted(sent)
+    assert str(caught.value).startswith(said)
+
+
+def test_the_entry_that_is_wrong_is_named_in_maps_of_maps() -> None:
+    types = {"alice": {"x": "int", "z": "float"}, "bob": {"x": "int", "amount": "decimal"}}
+    scaling = {"task_type": "scaler", "input_paths": PSI["input_paths"], "output_paths": PSI["output_paths"]}
+    with pytest.raises(ParameterValidationError, match=r"^task_config\.column_types\.bob\.amount: invalid enum value;"):
+        accepted({**PLAIN, "task_config": {**scaling, "column_types": types}})
+
+
+class Own(msgspec.Struct, forbid_unknown_fields=True):
+    """A null, and a number with a point, that are values of their own, beside those that are not."""
+
+    bound: int | None = 5
+    anything: Any = 5
+    several: dict[str, int | None] = {}
+    values: dict[str, float] = {}
+    either: int | float = 5
+    numbers: list[int] = []
+    count: int = 5
+
+
+def test_what_means_something_stays() -> None:
+    given = {"bound": None, "anything": None, "several": {"a": None, "b": 2.0}, "either": 2.0, "unknown": None}
+    given |= {"values": {"a": None, "b": 2.0}, "numbers": [1.0, 2.0], "count": None}
+    made = tolerance.convert(given, Own)
+    assert made == Own(
+        bound=None, anything=None, several={"a": None, "b": 2}, values={"b": 2.0}, numbers=[1, 2], either=2.0
+    )
+    assert (type(made.either), type(made.several["b"])) == (float, int)
+    with pytest.raises(msgspec.ValidationError, match="unknown"):
+        tolerance.convert({"unknown": 1}, Own)
+
+
+def test_whole_numbers_and_nulls_in_configurations() -> None:
+    heu = {"mode": "PHEU", "schema": None, "he_parameters": {"key_pair": {"generate": {"bit_size": 2048.0}}}}
+    link = {"recv_timeout_ms": 1000.0, "http_timeout_ms": None}
+    runtime = {"protocol": "cheetah", "fxp_fraction_bits": 40.0, "enable_pphlo_profile": None}
+    sent = {**PLAIN, "heu_config": heu, "spu_config": {"cluster_def": {"runtime_config": runtime}, "link_desc": link}}
+    envelope = accepted(sent).envelope
+    assert json.dumps(envelope.heu_config) == json.dumps(
+        {"mode": "PHEU", "he_parameters": {"key_pair": {"generate": {"bit_size": 2048}}}}
+    )
+    assert envelope.spu_config is not None
+    assert json.dumps(envelope.spu_config.link_desc) == '{"recv_timeout_ms": 1000}'
+    assert envelope.spu_config.cluster_def.runtime_config == {"protocol": "CHEETAH", "fxp_fraction_bits": 40}
+
+
+def test_what_has_no_effect_is_told_to_a_bound() -> None:
+    many = json.dumps({**PLAIN, **{f"k{number}": 1 for number in range(1000)}, "x" * 1000: 1})
+    told = without_effect(many.encode())
+    assert len(told) == 20
+    assert max(map(len, told)) < 120
+    assert without_effect(json.dumps({**PLAIN, "x" * 1000: 1}).encode()) == [
+        f"{'x' * 64}: has no effect in this worker"
+    ]
+    assert accepted({**PLAIN, "options": {"session": "reuse"}}).warnings[0].startswith("options.session: ")
+
+
+def test_a_worker_runs_one_and_warns(worker: RunningWorker, data: Path) -> None:
+    for party, column in (("a", "id"), ("b", "uid")):
+        pd.DataFrame({column: [1, 2, 3]}).to_csv(data / f"{party}.csv", index=False)
+    sent = json.loads(PYTHON) | {"execution_id": f"web-{data.name}"}
+    for name in ("input_paths", "output_paths"):
+        paths = sent["task_config"][name]
+        sent["task_config"][name] = {party: str(data / path) for party, path in paths.items()}
+    result = worker.run(sent)
+    assert result["result"]["intersection_count"] == 3
+    assert result["warnings"] == [f"{path}: has no effect in this worker" for path in WARNINGS["Python"]]
+    assert "warnings" not in worker.run(
+        sent | {"execution_id": f"plain-{data.name}", "sf_init_config": PLAIN["sf_init_config"]}
+    )

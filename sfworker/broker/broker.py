@@ -20,7 +20,7 @@ from redis.exceptions import ResponseError
 
 from sfworker.broker.connection import COMMAND_SECONDS, connect
 from sfworker.broker.entry import Entry, entry_from_fields, entry_from_parcel
-from sfworker.broker.keys import DEAD_CONSUMER, RETRY_CONSUMER, STATUS_CHANNEL, Keys, status_channel
+from sfworker.broker.keys import DEAD_CONSUMER, PRIORITIES, RETRY_CONSUMER, STATUS_CHANNEL, Keys, status_channel
 from sfworker.broker.pipe import Pipe
 from sfworker.broker.scripts import Scripts
 from sfworker.settings import Settings
@@ -28,9 +28,15 @@ from sfworker.wire.envelope import decode_ids
 
 BLOCK_SECONDS = 1.0
 FORGET_IDLE_SECONDS = 600.0
+FORGET_WORKER_SECONDS = 86_400.0
+"""Longer than anything that a worker comes back from."""
+OUTLAST_SECONDS = 86_400
+"""Time by which the record of a buried entry outlasts it, so that whoever has the execution's id finds it."""
 PAGE = 100
 MOST_GIVEN_BACK = 1000
 _LOOKED_FOR = b"looked for"
+_FIRST = b"-"
+"""Start of a walk by pages, as `lua/tidy.lua` and `lua/restore.lua` take it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +119,9 @@ class Broker:
         self._settings = settings
         self._group = group
         self._worker = worker_id
+        # By stream, whether a new job is to go before one whose next attempt is due. See `lua/take.lua`.
+        self._turns = [0] * len(PRIORITIES)
+        self._looked_at: dict[str, bytes] = {}
 
     async def close(self) -> None:
         """Close the connections that are held all the time."""
@@ -135,8 +144,9 @@ class Broker:
 
         `first_ranks` holds for each free slot the rank (1..3) of the stream that it asks first.
         """
-        keys = (self.keys.retries(self._group), *self.keys.job_streams())
-        return _entries(await self._scripts.call("take", keys, self._group, self._worker, RETRY_CONSUMER, *first_ranks))
+        arguments = (self._group, self._worker, RETRY_CONSUMER, *self._turns, *first_ranks)
+        parcels, self._turns = await self._scripts.call("take", self._streams_and_due_times, *arguments)
+        return _entries(parcels)
 
     async def wait(self) -> list[Entry]:
         """Wait up to a second for the next new job. Streams that get one in the same moment give one each."""
@@ -153,9 +163,12 @@ class Broker:
         ]
 
     async def sweep(self, slots: int, running: Sequence[Attempt] = ()) -> list[Entry]:
-        """Claim up to `slots` pending entries whose lease ran out, also those of this worker that are not `running`."""
+        """Claim up to `slots` pending entries whose lease ran out, also those of this worker that are not `running`.
+
+        Nothing is claimed before this worker has reached Redis for a lease without a break.
+        """
         lease, forget = _ms(self._settings.lease_seconds), _ms(FORGET_IDLE_SECONDS)
-        keys = tuple(self.keys.job_streams())
+        keys = (self.keys.workers(self._group), *self.keys.job_streams())
         return _entries(
             await self._scripts.call(
                 *("sweep", keys, self._group, self._worker, lease, slots, forget, self.keys.worker("")),
@@ -208,7 +221,7 @@ class Broker:
 
     async def bury(self, attempt: Attempt, event: bytes, result: bytes) -> bool:
         keys = self._keys_of_answer(attempt)
-        more = (event, result, self._settings.result_ttl, DEAD_CONSUMER, self._settings.retention)
+        more = (event, result, self._settings.result_ttl, DEAD_CONSUMER, self._settings.retention + OUTLAST_SECONDS)
         return bool(await self._scripts.call("bury", keys, *self._arguments(attempt), *more))
 
     async def lost(self, attempt: Attempt, event: bytes, result: bytes) -> list[str] | None:
@@ -222,7 +235,7 @@ class Broker:
         return None if written is None else _paths(written)
 
     async def retry(self, attempt: Attempt, event: bytes, delay_seconds: float) -> bool:
-        keys = (*self._keys(attempt), self.keys.retries(self._group), self.keys.cancel(attempt.known_as))
+        keys = (*self._keys(attempt), self._due_times(attempt.entry.stream), self.keys.cancel(attempt.known_as))
         more = (event, _ms(delay_seconds), RETRY_CONSUMER)
         return bool(await self._scripts.call("retry", keys, *self._arguments(attempt), *more))
 
@@ -236,10 +249,12 @@ class Broker:
         return await self._release(stream, entry_id, self.keys.execution(""), "", "releases")
 
     async def renew(self, attempts: Sequence[Attempt]) -> list[Lease]:
-        """Renew the leases of `attempts`."""
+        """Renew the leases of `attempts`, and note that this worker is there."""
         keys = [key for one in attempts for key in (one.entry.stream, self.keys.cancel(one.known_as))]
         entry_ids = [one.entry.entry_id for one in attempts]
-        return [Lease(n) for n in await self._scripts.call("renew", tuple(keys), self._group, self._worker, *entry_ids)]
+        arguments = (self._group, self._worker, _ms(self._settings.lease_seconds), *entry_ids)
+        renewed = await self._scripts.call("renew", (self.keys.workers(self._group), *keys), *arguments)
+        return [Lease(number) for number in renewed]
 
     async def disown(self, attempt: Attempt) -> None:
         """Note that the attempt ended because its lease was lost, not because this worker died."""
@@ -248,9 +263,8 @@ class Broker:
 
     async def withdraw(self, execution_id: str) -> Entry | None:
         """Take an execution that waits for its next attempt and is to be cancelled, due or not."""
-        keys = (self.keys.execution(execution_id), self.keys.cancel(execution_id), self.keys.retries(self._group))
-        arguments = (self._group, self._worker, RETRY_CONSUMER)
-        parcel = await self._scripts.call("withdraw", (*keys, *self.keys.job_streams()), *arguments)
+        keys = (self.keys.execution(execution_id), self.keys.cancel(execution_id), *self._streams_and_due_times)
+        parcel = await self._scripts.call("withdraw", keys, self._group, self._worker, RETRY_CONSUMER)
         return parcel and entry_from_parcel(parcel)
 
     async def is_first_to_look(self, execution_id: str) -> bool:
@@ -263,17 +277,21 @@ class Broker:
 
     async def queued(self) -> AsyncIterator[Entry]:
         """Iterate over the entries that nobody works on now, whether new, given back or waiting for a retry."""
+        async for page in self._new_by_page():
+            for entry in page:
+                yield entry
+        for stream in self.keys.job_streams():
+            due_times = self._due_times(stream)
+            for entry_id in await self._redis.zrangebyscore(due_times, "-inf", "+inf", 0, MOST_GIVEN_BACK):
+                yield await self.read_owned(stream, entry_id.decode())
+
+    async def _new_by_page(self) -> AsyncIterator[list[Entry]]:
+        """Iterate over the entries that nobody has taken."""
         for stream in self.keys.job_streams():
             after = await self._last_delivered(stream)
-            while page := await self._redis.xrange(stream, f"({after}", "+", PAGE):
-                for entry_id, fields in page:
-                    after = entry_id.decode()
-                    yield entry_from_fields(stream, after, fields)
-        for place in await self._redis.zrangebyscore(
-            self.keys.retries(self._group), "-inf", "+inf", 0, MOST_GIVEN_BACK
-        ):
-            stream, _, entry_id = place.decode().rpartition(" ")
-            yield await self.read_owned(stream, entry_id)
+            while found := await self._redis.xrange(stream, f"({after}", "+", PAGE):
+                yield [entry_from_fields(stream, entry_id.decode(), fields) for entry_id, fields in found]
+                after = found[-1][0].decode()
 
     async def _last_delivered(self, stream: str) -> str:
         with suppress(ResponseError):  # no such key
@@ -284,7 +302,7 @@ class Broker:
 
     async def cancel_queued(self, attempt: Attempt, event: bytes, result: bytes) -> bool:
         """End an execution that nobody has begun. Returns False where somebody has begun it meanwhile."""
-        keys = (*self._keys_of_answer(attempt), self.keys.retries(self._group))
+        keys = (*self._keys_of_answer(attempt), self._due_times(attempt.entry.stream))
         more = (event, result, self._settings.result_ttl, self._settings.retention, RETRY_CONSUMER)
         return bool(await self._scripts.call("cancel_queued", keys, *self._arguments(attempt), *more))
 
@@ -293,7 +311,7 @@ class Broker:
     async def replay(self, attempt: Attempt, event: bytes) -> Replay:
         """Let a buried execution start anew, on any worker."""
         of_execution = (self.keys.cancel(attempt.known_as), self.keys.result(attempt.known_as))
-        keys = (*self._keys(attempt), self.keys.retries(self._group), *of_execution, self._answers)
+        keys = (*self._keys(attempt), self._due_times(attempt.entry.stream), *of_execution, self._answers)
         more = (event, DEAD_CONSUMER, RETRY_CONSUMER)
         replay: Replay = (await self._scripts.call("replay", keys, *self._arguments(attempt), *more)).decode()
         return replay
@@ -311,32 +329,85 @@ class Broker:
 
     async def leave(self) -> None:
         """Remove this worker's heartbeat, and its consumers where they own nothing any more."""
-        keys = (self.keys.worker(self._worker), *self.keys.job_streams())
+        keys = (self.keys.worker(self._worker), self.keys.workers(self._group), *self.keys.job_streams())
         await self._scripts.call("leave", keys, self._group, self._worker)
 
     async def tidy(self) -> int:
-        keys = (self.keys.retries(self._group), *self.keys.job_streams())
-        retention = _ms(self._settings.retention)
-        return int(await self._scripts.call("tidy", keys, self._group, RETRY_CONSUMER, DEAD_CONSUMER, retention))
+        """Restore lost due times and settle some of the buried jobs past retention. Returns how many due times.
+
+        However many jobs wait or are dead, a call looks at a page of them, and goes on only for what it finds to do.
+        """
+        missing = 0
+        for stream in self.keys.job_streams():
+            first = _FIRST
+            while True:
+                keys = (stream, self._due_times(stream))
+                found, first = await self._scripts.call("restore", keys, self._group, RETRY_CONSUMER, first)
+                missing += found
+                if first == _FIRST:
+                    break
+            # The oldest entries are the likeliest to be past it; the others are looked at in turn.
+            await self._settle_dead(stream, _FIRST)
+            self._looked_at[stream] = await self._settle_dead(stream, self._looked_at.get(stream, _FIRST))
+        await self._forget_workers()
+        return missing
+
+    async def _settle_dead(self, stream: str, first: bytes) -> bytes:
+        """Settle buried entries past retention from `first` on, until a page has none. Returns where to go on."""
+        arguments = (self._group, DEAD_CONSUMER, _ms(self._settings.retention))
+        settled = 1
+        while settled:
+            settled, first = await self._scripts.call("tidy", (stream,), *arguments, first)
+        return first
+
+    async def _forget_workers(self) -> None:
+        """Remove what is kept of workers that did not come back."""
+        workers = self.keys.workers(self._group)
+        seconds, _ = await self._redis.time()
+        since = (seconds - FORGET_WORKER_SECONDS) * 1000
+        known = await cast(Awaitable["dict[bytes, bytes]"], self._redis.hgetall(workers))
+        if gone := [name.decode() for name, seen in known.items() if int(seen.split()[0]) < since]:
+            await cast(Awaitable[int], self._redis.hdel(workers, *gone))
 
     @asynccontextmanager
     async def cancellations(self) -> AsyncIterator[AsyncIterator[str]]:
-        """Yield an iterator over the execution ids that the web side wants cancelled, as it publishes them."""
+        """Yield an iterator over the execution ids that the web side wants cancelled, as it publishes them.
+
+        Those that it published while nobody here listened come in between, found by a page of live jobs per second.
+        """
         async with self._redis.pubsub() as pubsub:
             await pubsub.subscribe(self.keys.control)
 
             async def ids() -> AsyncIterator[str]:
-                # What was said while nobody here listened; after subscribing, so that nothing falls between.
-                marks = self.keys.cancel("")
-                async for mark in self._redis.scan_iter(f"{_literally(marks)}*", count=1000):
-                    yield mark.decode(errors="replace").removeprefix(marks)
+                unheard: AsyncIterator[list[str]] | None = self._marked()  # after subscribing: nothing falls between
                 while True:
+                    if unheard is not None:
+                        marked = await anext(unheard, None)
+                        for execution_id in marked or ():
+                            yield execution_id
+                        unheard = None if marked is None else unheard
                     # The time-out only bounds the wait for one message; the connection's health shows in between.
-                    message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=BLOCK_SECONDS * 30)
+                    timeout = BLOCK_SECONDS * (30 if unheard is None else 1)
+                    message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=timeout)
                     if message is not None:
                         yield message["data"].decode(errors="replace")
 
             yield ids()
+
+    async def _marked(self) -> AsyncIterator[list[str]]:
+        """Iterate by page over the jobs that run, wait or are queued, giving those that are to be cancelled."""
+        async for execution_ids in self._live_by_page():
+            marks = [self.keys.cancel(each) for each in execution_ids]
+            values = await self._redis.mget(marks) if marks else []
+            yield [each for each, value in zip(execution_ids, values, strict=True) if value is not None]
+
+    async def _live_by_page(self) -> AsyncIterator[list[str]]:
+        cursor = None
+        while cursor != 0:
+            cursor, begun = await cast(Awaitable[Any], self._redis.hscan(self._answers, cursor or 0, count=10 * PAGE))
+            yield [msgspec.json.decode(ids, type=tuple[str, str, str])[0] for ids in begun.values()]
+        async for page in self._new_by_page():
+            yield [known for entry in page if (known := Attempt.of(entry).execution_id) is not None]
 
     def _keys(self, attempt: Attempt) -> tuple[str, ...]:
         return attempt.entry.stream, self.keys.execution(attempt.record_name), self.keys.results
@@ -344,6 +415,13 @@ class Broker:
     def _keys_of_answer(self, attempt: Attempt) -> tuple[str, ...]:
         of_execution = (self.keys.result(attempt.known_as), self.keys.cancel(attempt.known_as))
         return (*self._keys(attempt), *of_execution, self._answers)
+
+    def _due_times(self, stream: str) -> str:
+        return self.keys.retries(stream, self._group)
+
+    @property
+    def _streams_and_due_times(self) -> tuple[str, ...]:
+        return tuple(key for stream in self.keys.job_streams() for key in (stream, self._due_times(stream)))
 
     @property
     def _answers(self) -> str:
@@ -368,7 +446,7 @@ class Broker:
         )
 
     async def _release(self, stream: str, entry_id: str, record: str, run: str, counter: str) -> bool:
-        keys = (stream, record, self.keys.retries(self._group))
+        keys = (stream, record, self._due_times(stream))
         arguments = (self._group, self._worker, entry_id, run, RETRY_CONSUMER, counter)
         return bool(await self._scripts.call("release", keys, *arguments))
 
@@ -391,11 +469,6 @@ def _entries(parcels: Iterable[list[bytes]]) -> list[Entry]:
 def _paired(flat: Sequence[bytes]) -> dict[bytes, bytes]:
     """Return the fields of an entry, which the server sends as names and values in turn."""
     return dict(zip(flat[::2], flat[1::2], strict=True))
-
-
-def _literally(text: str) -> str:
-    """Escape the characters of `text` that a key pattern gives a meaning."""
-    return "".join(f"\\{each}" if each in "\\*?[" else each for each in text)
 
 
 def _place(entry: Entry) -> str:

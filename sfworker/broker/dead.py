@@ -59,7 +59,7 @@ async def dead_jobs(redis: Redis, keys: Keys, group: str) -> AsyncIterator[DeadJ
 
 
 async def find_dead_job(redis: Redis, keys: Keys, group: str, known_as: str) -> DeadJob | None:
-    """Return the one of this execution_id or entry id; reads through all of them only if its record has expired."""
+    """Return the one of this execution_id, by its record, or of this entry id."""
     places = [(stream, known_as) for stream in keys.job_streams() if _ENTRY_ID.fullmatch(known_as)]
     record = keys.execution(known_as)
     recorded = await redis.execute_command("HMGET", record, "group", "stream", "entry")  # type: ignore[no-untyped-call, unused-ignore]
@@ -69,10 +69,6 @@ async def find_dead_job(redis: Redis, keys: Keys, group: str, known_as: str) -> 
     for stream, entry_id in places:
         if page := await _buried(redis, stream, group, entry_id, entry_id, 1):
             return (await _read(redis, keys, group, stream, page))[0]
-    if None in recorded:  # expired
-        async for job in dead_jobs(redis, keys, group):
-            if job.attempt.known_as == known_as:
-                return job
     return None
 
 

@@ -8,10 +8,11 @@
 | task_status:<execution_id>, task_status | channel | status events |
 | sf:cancel:<execution_id> | string | the web side wants it cancelled |
 | sf:control | channel | an execution id to look at at once (see sf:cancel) |
-| sf:exec:<execution_id> | hash | the execution's record: where its entry is, state, counters, how its attempts ended |
-| sf:retries:<group> | sorted set | entries owned by `@retry`, as `stream entry`, by due time in ms |
+| sf:exec:<execution_id> | hash | its record: place, state, counters, history; of one that ended: state, group, run |
+| sf:retries:<priority>:<group> | sorted set | ids of the stream's entries that `@retry` owns, by due time in ms |
 | sf:answers:<group> | hash | whom to answer for each entry that has begun: ids of its execution, by `stream entry` |
 | sf:worker:<worker_id> | string | a live worker's heartbeat, expires |
+| sf:workers:<group> | hash | when each worker was last here and since when without a break, in ms; `@all`: any |
 """
 
 from __future__ import annotations
@@ -59,11 +60,16 @@ class Keys:
     def execution(self, execution_id: str) -> str:
         return f"{self.prefix}:exec:{execution_id}"
 
-    def retries(self, group: str) -> str:
-        return f"{self.prefix}:retries:{group}"
+    def retries(self, stream: str, group: str) -> str:
+        """Return the name of a job stream's due times."""
+        priority = next(each for each in PRIORITIES if self.jobs(each) == stream)
+        return f"{self.prefix}:retries:{priority}:{group}"
 
     def answers(self, group: str) -> str:
         return f"{self.prefix}:answers:{group}"
 
     def worker(self, worker_id: str) -> str:
         return f"{self.prefix}:worker:{worker_id}"
+
+    def workers(self, group: str) -> str:
+        return f"{self.prefix}:workers:{group}"

@@ -5,9 +5,8 @@ Only reads. They are taken one after the other, so a job that moves meanwhile ma
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Awaitable, Iterable
+from typing import Any, cast
 
 import msgspec
 from msgspec import Struct
@@ -59,7 +58,7 @@ async def overview(redis: Redis, keys: Keys, group: str) -> Overview:
         retrying=sum(stream.retrying for stream in streams),
         dead=sum(stream.dead for stream in streams),
         streams=streams,
-        workers=list(_decoded((await _live(redis, keys, await consumers(redis, keys), group)).values())),
+        workers=list(_decoded(await _heartbeats(redis, keys, group))),
     )
 
 
@@ -80,10 +79,7 @@ async def consumers(redis: Redis, keys: Keys) -> dict[str, set[str]]:
 
 async def is_served(redis: Redis, keys: Keys, group: str) -> bool:
     """Return whether a live worker serves the consumer group `group`."""
-    by_group = await consumers(redis, keys)
-    known = [keys.worker(name) for name in by_group.get(group, ())]
-    # A group's workers are consumers of it, at the latest when they have taken a job; only others are looked for.
-    return bool(known and await redis.exists(*known)) or bool(await _live(redis, keys, by_group, group))
+    return bool(await _heartbeats(redis, keys, group))
 
 
 async def _stream(redis: Redis, stream: str, priority: str, group: str) -> StreamOverview:
@@ -113,20 +109,12 @@ async def _stream(redis: Redis, stream: str, priority: str, group: str) -> Strea
     )
 
 
-async def _live(redis: Redis, keys: Keys, by_group: dict[str, set[str]], group: str) -> dict[str, bytes]:
-    """Return heartbeats by key, without those of workers that are known to serve another group.
-
-    A heartbeat names no group, and before Redis 7.2 a worker that has taken no job yet is a consumer of none.
-    """
-    elsewhere = {name for other, names in by_group.items() if other != group for name in names}
-    elsewhere -= by_group.get(group, set())
-    start = keys.worker("")
-    pattern = re.sub(r"([\[\]*?\\^])", r"\\\1", start) + "*"
-    names = sorted({name.decode() async for name in redis.scan_iter(match=pattern, count=1000)})
-    names = [name for name in names if name.removeprefix(start) not in elsewhere]
-    heartbeats = await redis.mget(names) if names else []
-    # One that has expired since the scan is none.
-    return {name: heartbeat for name, heartbeat in zip(names, heartbeats, strict=True) if heartbeat is not None}
+async def _heartbeats(redis: Redis, keys: Keys, group: str) -> list[bytes]:
+    """Return the heartbeats that have not expired, of the workers that serve the group."""
+    known = await cast(Awaitable["dict[bytes, bytes]"], redis.hgetall(keys.workers(group)))
+    names = sorted(_text(name) for name in known)
+    heartbeats = await redis.mget([keys.worker(name) for name in names]) if names else []
+    return [heartbeat for heartbeat in heartbeats if heartbeat is not None]
 
 
 def _decoded(heartbeats: Iterable[bytes]) -> Iterable[WorkerOverview]:

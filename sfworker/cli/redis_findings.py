@@ -144,7 +144,8 @@ async def _permissions(client: Redis, keys: Keys) -> Finding:
 
 def needed(keys: Keys) -> list[Command]:
     """List the commands of the worker's scripts and reads, with the names that they use."""
-    jobs, record, result, retries = keys.jobs(), keys.execution("doctor"), keys.result("doctor"), keys.retries(_GROUP)
+    jobs, record, result = keys.jobs(), keys.execution("doctor"), keys.result("doctor")
+    retries = keys.retries(jobs, _GROUP)
     streams: list[Command] = [
         command
         for stream in keys.job_streams()
@@ -185,7 +186,9 @@ def needed(keys: Keys) -> list[Command]:
         ("ZADD", retries, 1, "0-1"),
         ("ZRANGEBYSCORE", retries, "-inf", "+inf"),
         ("ZREM", retries, "0-1"),
-        ("SCAN", 0, "MATCH", keys.worker("*"), "COUNT", 1),
+        ("ZCARD", retries),
+        ("HSCAN", keys.answers(_GROUP), 0),
+        ("MGET", keys.worker("doctor"), keys.cancel("doctor")),
         ("TIME",),
         ("SCRIPT", "LOAD", "return 1"),
         ("EVALSHA", "0" * 40, 1, record),

@@ -94,7 +94,7 @@ class Leases:
     async def _renew(self) -> None:
         # Leases come first and the heartbeat has a time-out, so that nothing uses up the time that a lease has.
         attempts = self._running.attempts
-        leases = await self._broker.renew(attempts) if attempts else []
+        leases = await self._broker.renew(attempts)
         for attempt, lease in zip(attempts, leases, strict=True):
             if lease is Lease.LOST:
                 self._telemetry.count("lease_lost")

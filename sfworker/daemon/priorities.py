@@ -2,7 +2,8 @@
 
 By rank alone, a steady flow of urgent jobs would keep all others waiting for ever. So of ten slots, seven ask the most
 urgent stream first, two the normal one and one the low one. Whichever is asked first, an empty stream passes the slot
-on by rank, so no slot stays free while any job waits.
+on by rank, so no slot stays free while any job waits. Jobs that are tried or replayed again share the slots of the
+stream that they came on.
 """
 
 from __future__ import annotations

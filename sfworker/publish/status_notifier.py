@@ -90,11 +90,8 @@ class StatusNotifier:
         return await patiently("a job's retry", partial(self._broker.retry, attempt, _encode(event), delay_seconds))
 
     async def lease_lost(self, attempt: Attempt) -> None:
-        """Note in the execution's history that the lease was lost. Lost while Redis is away, it counts as a crash."""
-        try:
-            await self._broker.disown(attempt)
-        except (RedisError, OSError) as error:
-            _log.debug("a lost lease was not noted (%s)", type(error).__name__)
+        """Note in the execution's history that the lease was lost, which does not count as a crash."""
+        await patiently("the note of a lost lease", partial(self._broker.disown, attempt))
 
     async def replayed(self, attempt: Attempt) -> Replay:
         """Let a buried execution start anew. Sent once, as whoever asked is told where Redis is away."""

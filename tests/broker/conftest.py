@@ -17,6 +17,8 @@ from sfworker.settings import Settings
 
 GROUP = "secretflow"
 OpenBroker = Callable[..., Any]
+LATER = 10**13
+"""Milliseconds, as Redis' clock will show them in centuries: a worker that was here then has had no break."""
 
 
 @pytest.fixture(scope="package", params=["embedded", "Redis 6.2"])
@@ -40,13 +42,15 @@ async def redis(redis_url: str) -> AsyncIterator[Any]:
 
 @pytest.fixture
 async def new_broker(redis_url: str) -> AsyncIterator[OpenBroker]:
-    """`await new_broker("worker-a", lease_seconds=1.0)`: as many as a test needs."""
+    """`await new_broker("worker-a", lease_seconds=1.0)`: as many as a test needs, in touch since long."""
     async with AsyncExitStack() as stack:
 
         async def open_one(worker_id: str, group: str = GROUP, **settings: Any) -> Broker:
             values = Settings(redis_url=redis_url, **settings)
             broker = await stack.enter_async_context(open_broker(values, group, worker_id))
             await broker.ensure_groups()
+            async with Redis.from_url(redis_url) as redis:
+                await redis.hset(broker.keys.workers(group), worker_id, f"{LATER} 0")
             return broker
 
         yield open_one

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sfworker.broker import dead
-from sfworker.broker.broker import Attempt, Broker, Started
+from sfworker.broker.broker import OUTLAST_SECONDS, Attempt, Broker, Started
 from sfworker.broker.dead import DeadJob, PastAttempt, dead_jobs, find_dead_job
 from sfworker.broker.entry import Entry
 from sfworker.broker.keys import Keys
@@ -119,13 +119,28 @@ async def test_a_worker_that_comes_back_did_not_crash(redis: Any, new_broker: Op
     if found_out == "before the next attempt":
         await paused.disown(attempt)
     following = Attempt.of(attempt.entry)
-    assert await other.start(following, EVENT) == Started("run", 2, 1, 0)
+    known = found_out == "before the next attempt"
+    assert await other.start(following, EVENT) == Started("run", 2, 0 if known else 1, 1 if known else 0)
     if found_out == "after it began":
         await paused.disown(attempt)
     assert await other.bury(following, FAILURE, b"{}")
     if found_out == "after it failed":
         await paused.disown(attempt)
     assert [(at.worker, at.outcome) for at in await history(redis)] == [("paused", "lease_lost"), ("other", "failed")]
+    assert await redis.hmget("sf:exec:e-1", "attempt", "crashes", "releases") == [b"2", b"0", b"1"]
+
+
+async def test_a_worker_that_comes_back_after_a_replay_changes_no_counter(redis: Any, new_broker: OpenBroker) -> None:
+    paused, other = await new_broker("paused"), await new_broker("other")
+    await append(redis)
+    attempt = await begin(paused)
+    await redis.xclaim("sf:jobs", GROUP, "other", 0, [attempt.entry.entry_id])
+    following = Attempt.of(attempt.entry)
+    await other.start(following, EVENT)
+    assert await other.bury(following, FAILURE, b"{}")
+    assert await other.replay(following, REPLAYED) == "replayed"
+    await paused.disown(attempt)
+    assert await redis.hmget("sf:exec:e-1", "attempt", "crashes", "releases") == [b"0"] * 3
 
 
 async def test_disowning_says_nothing_of_attempts_that_ended_otherwise(redis: Any, new_broker: OpenBroker) -> None:
@@ -151,7 +166,7 @@ async def test_the_last_hundred_attempts_are_kept_and_expire_with_the_record(
         assert await broker.retry(await begin(broker), FAILURE, 0)
     assert await broker.bury(await begin(broker), FAILURE, b"{}")
     assert [at.attempt for at in await history(redis)] == list(range(22, 122))
-    assert 0 < await redis.ttl("sf:exec:e-1") <= 60
+    assert 60 < await redis.ttl("sf:exec:e-1") <= 60 + OUTLAST_SECONDS
     assert [key for key in await redis.keys("*") if b"e-1" in key] in (
         [b"sf:exec:e-1", b"sf:result:e-1"],
         [b"sf:result:e-1", b"sf:exec:e-1"],
@@ -194,12 +209,13 @@ async def test_a_dead_job_is_found_by_either_id(redis: Any, new_broker: OpenBrok
     found = await find_dead_job(redis, KEYS, GROUP, garbage.decode())
     assert found is not None
     assert (found.attempt.entry.stream, found.attempt.execution_id) == ("sf:jobs:low", None)
-    await redis.delete("sf:exec:e-1")
-    found = await find_dead_job(redis, KEYS, GROUP, "e-1")
-    assert found is not None
-    assert (found.attempts, found.error_type, found.history) == (None, None, [])
     assert await find_dead_job(redis, KEYS, GROUP, "e-2") is None
     assert await find_dead_job(redis, KEYS, "other", "e-1") is None
+    await redis.delete("sf:exec:e-1")
+    assert await find_dead_job(redis, KEYS, GROUP, "e-1") is None
+    found = await find_dead_job(redis, KEYS, GROUP, attempt.entry.entry_id)
+    assert found is not None
+    assert (found.attempts, found.error_type, found.history) == (None, None, [])
     await broker.purge(attempt.entry)
     assert await find_dead_job(redis, KEYS, GROUP, "e-1") is None
 
@@ -258,7 +274,7 @@ async def test_only_the_dead_are_replayed(redis: Any, new_broker: OpenBroker) ->
     await nothing_happens(again)
     await broker.finish(again, "SUCCESS", b"{}", b"{}")
     await nothing_happens(again)
-    await nothing_happens(Attempt.of(Entry("sf:no such stream", "1-1", b"")))
+    await nothing_happens(Attempt.of(Entry("sf:jobs:low", "1-1", b"")))
 
 
 async def test_a_job_whose_payload_is_gone_is_not_replayed_into_nothing(redis: Any, new_broker: OpenBroker) -> None:
@@ -317,7 +333,7 @@ async def test_a_replay_is_found_again_after_its_due_time_was_lost(redis: Any, n
     attempt = await buried(redis, broker)
     await buried(redis, broker, "stays dead")
     await broker.replay(attempt, REPLAYED)
-    await redis.delete("sf:retries:secretflow")
+    await redis.delete("sf:retries:normal:secretflow")
     assert await broker.take([1]) == []
     assert await broker.tidy() == 1
     assert (await begin(broker)).entry == attempt.entry
@@ -366,7 +382,7 @@ async def test_one_that_waits_is_handed_out_to_be_cancelled(redis: Any, new_brok
     assert await other.withdraw("e-1") is None  # it is not this group's
     assert await broker.withdraw("e-1") == attempt.entry
     assert await broker.withdraw("e-1") is None
-    assert await redis.zcard("sf:retries:secretflow") == 0
+    assert await redis.zcard("sf:retries:normal:secretflow") == 0
     assert (await broker.start(Attempt.of(attempt.entry), EVENT)).verdict == "cancelled"
 
 
@@ -481,7 +497,7 @@ async def test_one_that_was_given_back_before_it_began_is_ended_as_well(redis: A
     assert await broker.is_first_to_look("e-1")
     assert await broker.cancel_queued(await found(broker), b"{}", b"{}")
     assert await owners(redis) == []
-    assert await redis.zcard("sf:retries:secretflow") == 0
+    assert await redis.zcard("sf:retries:normal:secretflow") == 0
     assert await redis.xlen("sf:jobs") == 0
 
 
@@ -499,10 +515,14 @@ async def test_the_queue_is_seen_where_a_stream_or_its_group_is_gone(redis: Any,
 
 async def test_cancellations_that_nobody_heard_are_found(redis: Any, new_broker: OpenBroker) -> None:
     broker = await new_broker("a", prefix="s[f")
-    for execution_id in ("one", "two:three"):
+    for execution_id in ("one", "two:three", "not to be cancelled"):
+        await append(redis, execution_id, "s[f:jobs")
+        assert await broker.retry(await begin(broker), FAILURE, 60)
+    for execution_id in ("queued", "queued, too"):
+        await append(redis, execution_id, "s[f:jobs:low")
+    for execution_id in ("one", "two:three", "queued"):
         await redis.set(f"s[f:cancel:{execution_id}", "1")
-    await redis.set("sf:cancel:of-others", "1")
     async with broker.cancellations() as said:
-        heard = {await anext(said), await anext(said)}
+        heard = {await anext(said), await anext(said), await anext(said)}
         await redis.publish("s[f:control", "four")
-        assert (heard, await anext(said)) == ({"one", "two:three"}, "four")
+        assert (heard, await anext(said)) == ({"one", "two:three", "queued"}, "four")

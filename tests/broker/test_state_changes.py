@@ -11,6 +11,7 @@ import pytest
 from sfworker.broker.broker import Attempt, Broker, Lease, Started
 from sfworker.broker.entry import Entry
 from sfworker.broker.scripts import LARGEST_BATCH
+from sfworker.daemon.priorities import RankOrder
 from tests.broker.conftest import GROUP, OpenBroker
 
 EVENT = (b'{"attempt":', b',"status":"RUNNING"}')
@@ -136,7 +137,7 @@ async def test_a_retry_waits_with_the_pending_entry_and_comes_back_when_due(redi
     assert await pending(redis) == {"@retry": 1}
     assert (await said(redis))[1:] == [("status", "RETRY", '{"e":2}')]
     assert await broker.take([1]) == []
-    assert await redis.zadd("sf:retries:secretflow", {f"sf:jobs {attempt.entry.entry_id}": 0}) == 0
+    assert await redis.zadd("sf:retries:normal:secretflow", {attempt.entry.entry_id: 0}) == 0
     again = await take_one(broker)
     assert again == attempt.entry
     assert await broker.start(attempt_at(again, "run-2"), EVENT) == Started("run", 2, 0, 0)
@@ -147,7 +148,7 @@ async def test_a_retry_whose_due_time_was_lost_is_found_again(redis: Any, new_br
     attempt = await begun(redis, broker)
     await broker.retry(attempt, b"{}", 3600)
     assert await broker.tidy() == 0
-    await redis.delete("sf:retries:secretflow")
+    await redis.delete("sf:retries:normal:secretflow")
     assert await broker.tidy() == 1
     assert await take_one(broker) == attempt.entry
 
@@ -189,6 +190,56 @@ async def test_what_a_silent_worker_left_is_swept_and_counts_as_a_crash(redis: A
     assert await other.sweep(0) == []  # no slot is free
     assert await other.sweep(5) == [attempt.entry]
     assert await other.start(attempt_at(attempt.entry, "run-2"), EVENT) == Started("run", 2, 1, 0)
+
+
+async def seen_until(redis: Any, broker: Broker, worker: str, milliseconds_ago: int) -> None:
+    """As if the worker had been there for an hour until then."""
+    seconds, microseconds = await redis.time()
+    seen = seconds * 1000 + microseconds // 1000 - milliseconds_ago
+    await redis.hset(broker.keys.workers(GROUP), worker, f"{seen} {seen - 3_600_000}")
+
+
+@pytest.mark.parametrize("first_call", ["sweep", "renew"])
+@pytest.mark.parametrize("cut_off", ["other", "all", "nobody"])
+async def test_who_was_cut_off_takes_nothing_over_for_a_lease(
+    redis: Any, new_broker: OpenBroker, first_call: str, cut_off: str
+) -> None:
+    silent, other = await new_broker("silent"), await new_broker("other", lease_seconds=1.0)
+    attempt = await begun(redis, silent)
+    await redis.xclaim("sf:jobs", GROUP, "silent", 0, [attempt.entry.entry_id], idle=2000)
+    await redis.delete(other.keys.workers(GROUP))
+    await seen_until(redis, other, "@all", 600 if cut_off == "all" else 400)
+    if cut_off != "all":  # where all are cut off, this one starts just then
+        await seen_until(redis, other, "other", 600 if cut_off == "other" else 400)
+    began = anyio.current_time()
+    found = await other.renew([]) or await other.sweep(1) if first_call == "renew" else await other.sweep(1)
+    while not found:
+        await anyio.sleep(0.1)
+        found = await other.sweep(1)
+    waited = anyio.current_time() - began
+    assert waited < 0.5 if cut_off == "nobody" else 0.9 < waited < 3
+
+
+async def test_one_that_starts_takes_over_at_once_where_others_were_there(redis: Any, new_broker: OpenBroker) -> None:
+    silent, other = await new_broker("silent"), await new_broker("other", lease_seconds=1.0)
+    attempt = await begun(redis, silent)
+    await redis.xclaim("sf:jobs", GROUP, "silent", 0, [attempt.entry.entry_id], idle=2000)
+    await redis.delete(other.keys.workers(GROUP))
+    await seen_until(redis, other, "@all", 400)
+    assert await other.sweep(1) == [attempt.entry]
+
+
+async def test_leases_are_renewed_where_redis_has_no_memory(redis: Any, new_broker: OpenBroker) -> None:
+    broker, other = await new_broker("a"), await new_broker("other", lease_seconds=1.0)
+    attempt = await begun(redis, broker)
+    await redis.xclaim("sf:jobs", GROUP, "a", 0, [attempt.entry.entry_id], idle=2000)
+    await redis.config_set("maxmemory", 1)
+    try:
+        assert await other.sweep(1) == []  # without memory it could not begin the job
+        assert await broker.renew([attempt]) == [Lease.HELD]
+    finally:
+        await redis.config_set("maxmemory", 0)
+    assert await other.sweep(1) == []
 
 
 async def test_what_waits_or_is_dead_is_never_swept(redis: Any, new_broker: OpenBroker) -> None:
@@ -279,6 +330,52 @@ async def test_slots_ask_first_where_they_are_told_and_then_by_rank(redis: Any, 
     assert [entry.stream for entry in await broker.take([3, 1])] == ["sf:jobs:low", "sf:jobs:high"]
     assert [entry.stream for entry in await broker.take([3, 3, 3, 3])] == ["sf:jobs:high", "sf:jobs"]
     assert await broker.take([1]) == []
+
+
+@pytest.mark.parametrize("again", ["retry", "replay"])
+async def test_ones_that_run_again_share_the_slots_of_their_stream(
+    redis: Any, new_broker: OpenBroker, again: str
+) -> None:
+    broker, order = await new_broker("a"), RankOrder()
+    ids = [await append(redis) for _ in range(40)]
+    for number, entry in enumerate(await broker.take([2] * 40)):
+        attempt = attempt_at(entry, execution_id=f"e-{number}")
+        assert (await broker.start(attempt, EVENT)).verdict == "run"
+        if again == "retry":
+            assert await broker.retry(attempt, b"{}", 0)
+        else:
+            assert await broker.bury(attempt, b"{}", b"{}")
+            assert await broker.replay(attempt, b"{}") == "replayed"
+    new = [await append(redis) for _ in range(20)]
+    for stream in ("sf:jobs:high", "sf:jobs:low"):
+        await append(redis, stream)
+    entries = [entry for _ in range(62) for entry in await broker.take(order.deal(1))]
+    streams = [entry.stream for entry in entries]
+    assert streams.index("sf:jobs:high") == 0
+    assert streams.index("sf:jobs:low") < 10
+    taken = [entry.entry_id for entry in entries if entry.stream == "sf:jobs"]
+    assert {*taken[:40:2], *taken[40:]} == set(ids)
+    assert taken[1:40:2] == new
+
+
+async def test_an_urgent_job_is_tried_again_as_an_urgent_one(redis: Any, new_broker: OpenBroker) -> None:
+    broker = await new_broker("a")
+    urgent = await append(redis, "sf:jobs:high")
+    attempt = attempt_at(await take_one(broker))
+    await broker.start(attempt, EVENT)
+    for _ in range(5):
+        await append(redis)
+    assert await broker.retry(attempt, b"{}", 0)
+    assert [entry.entry_id for entry in await broker.take([2, 1])][1] == urgent
+
+
+async def test_what_waits_no_more_hides_nothing_that_is_due(redis: Any, new_broker: OpenBroker) -> None:
+    broker = await new_broker("a")
+    attempt = await begun(redis, broker)
+    assert await broker.retry(attempt, b"{}", 0)
+    await redis.zadd("sf:retries:normal:secretflow", {f"1-{number}": 1 for number in range(50)})
+    assert await take_one(broker) == attempt.entry
+    assert await redis.zcard("sf:retries:normal:secretflow") == 0
 
 
 async def test_no_more_is_taken_than_there_are_slots(redis: Any, new_broker: OpenBroker) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from sfworker.broker.keys import Keys
 from tests.chaos.jobs import Kind
 
 FINAL = {"SUCCESS", "FAILURE", "CANCELLED"}
@@ -56,8 +57,8 @@ def violations(redis: Any, sent: dict[str, Kind], cancelled: set[str]) -> Iterat
             yield f"{stream}: pending for {[name for name, count in owners.items() if count]}"
         if (length := redis.xlen(stream)) != dead:
             yield f"{stream}: {length} entries, of which {dead} are dead"
-    if waiting := redis.zcard("sf:retries:secretflow"):
-        yield f"{waiting} due times are left"
+        if waiting := redis.zcard(Keys().retries(stream, "secretflow")):
+            yield f"{stream}: {waiting} due times are left"
 
 
 def left_behind(data: Path, run_dirs: list[Path], marks: str) -> Iterator[str]:

@@ -271,7 +271,7 @@ def test_ten_thousand_are_listed_and_replayed_in_seconds(sfworker: Command, redi
     assert "shows more than 100" in sfworker("dead", "list").out
     assert sfworker("replay", "--all").out == "10000 replayed\n"
     assert time.monotonic() - began < 60  # 4 s when nothing else is running
-    assert redis.zcard("sf:retries:secretflow") == 10_000
+    assert redis.zcard("sf:retries:normal:secretflow") == 10_000
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def fill(redis: Any) -> None:
     }
     redis.set("sf:worker:worker-1", json.dumps({**heartbeat, "executions": ["e-1"]}), ex=60)
     redis.set("sf:worker:of-another-version", b"[not ours", ex=60)
-    redis.set("sf:worker", "no worker")
+    redis.hset("sf:workers:secretflow", mapping={"worker-1": "1 1", "of-another-version": "1 1", "gone": "1 1"})
 
 
 def pending(redis: Any, consumer: str | None = None) -> list[dict[str, Any]]:

@@ -145,7 +145,7 @@ def test_the_dead_and_the_waiting_outlive_worker_and_due_times(
     worker.kill()
     time.sleep(LEASE)
     assert owners(worker) == ["@dead", "@retry"]
-    worker.redis.delete("sf:retries:secretflow")  # as a failover may lose it
+    worker.redis.delete("sf:retries:normal:secretflow")  # as a failover may lose it
     (tmp_path / "mended").touch()
     assert main(["replay", "--all"]) == 0
     assert owners(worker) == ["@retry", "@retry"]

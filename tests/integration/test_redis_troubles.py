@@ -227,15 +227,18 @@ def test_worker_and_clients_follow_the_master(tmp_path: Path, capsys: pytest.Cap
         first, second = servers.servers
         values = {"lease_seconds": str(LEASE), "seen_at": first.url}
         worker = stack.enter_context(RunningWorker(servers.url, tmp_path, **values))
+        (tmp_path / "other").mkdir()
+        stack.enter_context(RunningWorker(servers.url, tmp_path / "other", **values))
         client = stack.enter_context(SyncClient(servers.url))
         assert client.wait(client.submit(act("succeed")).execution_id, 30)["status"] == "success"
 
-        # The master dies while a job runs.
-        running = client.submit(act("report", seconds=1.0)).execution_id
+        # The master dies while a job runs, which no other worker takes over then.
+        running = client.submit(act("report", seconds=4 * LEASE)).execution_id
         worker.until_said(running, "task_started")
         assert worker.redis.wait(1, 5000) == 1
         first.stop(0)
-        assert client.wait(running, 30)["status"] == "success"
+        result = client.wait(running, 30)
+        assert (result["status"], result["task_metadata"]["attempt"]) == ("success", 1)
         assert client.wait(client.submit(act("succeed")).execution_id, 30)["status"] == "success"
         assert main(["status", "--redis", servers.url]) == 0
         assert main(["doctor", "--quick", "--redis", servers.url]) == 0

@@ -11,6 +11,7 @@ if not hand_over(KEYS[1], ARGV[1], ARGV[3], ARGV[15]) then settle(KEYS[1], ARGV[
 note(KEYS[2], 'failed', ARGV[12])
 redis.call('HSET', KEYS[2], 'state', 'dead', 'buried', now_ms(), 'error_type', event.error_type or '',
   'error', event.error or '')
+redis.call('HDEL', KEYS[2], 'written')
 redis.call('EXPIRE', KEYS[2], ARGV[16])
 redis.call('DEL', KEYS[5])
 forget(KEYS[6])

@@ -1,7 +1,8 @@
 -- Ends an execution that nobody has begun, whose entry is new or was given back. Where another group keeps the entry in
 -- the stream, it is a duplicate when its turn comes there.
 --   KEYS 1-3 as in the prelude   4 result (sf:result:<id>)   5 cancel mark (sf:cancel:<id>)
---        6 ids to answer (sf:answers:<group>; not used, nothing is kept there yet)   7 due times (sf:retries:<group>)
+--        6 ids to answer (sf:answers:<group>; not used, nothing is kept there yet)
+--        7 due times (sf:retries:<priority>:<group>)
 --   ARGV 1-11 as in the prelude (the worker is not looked at)   12 event   13 result   14 seconds the result is kept
 --        15 seconds the record is kept   16 consumer @retry
 --   Reply 1, or 0 where it was taken meanwhile or its mark is gone; then nothing else was changed.
@@ -9,9 +10,7 @@ local stream, group, entry = KEYS[1], ARGV[1], ARGV[3]
 local taken = not_after(entry, delivered(stream)[group] or '0-0') and owner(stream, group, entry) ~= ARGV[16]
 if taken or not present(stream, entry) or redis.call('EXISTS', KEYS[2]) == 1 or redis.call('DEL', KEYS[5]) == 0 then return 0 end
 answer('CANCELLED', ARGV[12], ARGV[13], ARGV[14])
-redis.call('HSET', KEYS[2], 'group', group, 'stream', stream, 'entry', entry, 'run', ARGV[4], 'state', 'done',
-  'attempt', 0, 'crashes', 0, 'releases', 0)
-redis.call('EXPIRE', KEYS[2], ARGV[15])
-redis.call('ZREM', KEYS[7], stream .. ' ' .. entry)
+close(KEYS[2], group, ARGV[4], ARGV[15])
+redis.call('ZREM', KEYS[7], entry)
 settle(stream, group, entry)
 return 1

@@ -9,6 +9,10 @@ for number = last, math.max(last - 99, 1), -1 do
     if past.outcome == 'crashed' then
       past.outcome = 'lease_lost'
       redis.call('HSET', KEYS[2], 'past:' .. number, cjson.encode(past))
+      if past.replays == (tonumber(redis.call('HGET', KEYS[2], 'replays')) or 0) then -- else the counters began anew
+        redis.call('HINCRBY', KEYS[2], 'crashes', -1)
+        redis.call('HINCRBY', KEYS[2], 'releases', 1)
+      end
     end
     return
   end

@@ -7,8 +7,7 @@
 if not held() then return is('done') and 1 or 0 end -- where only the reply was lost: 1
 answer(ARGV[12], ARGV[13], ARGV[14], ARGV[15])
 settle(KEYS[1], ARGV[1], ARGV[3])
-redis.call('HSET', KEYS[2], 'state', 'done')
-redis.call('EXPIRE', KEYS[2], ARGV[16])
+close(KEYS[2], ARGV[1], ARGV[4], ARGV[16])
 redis.call('DEL', KEYS[5])
 forget(KEYS[6])
 return 1

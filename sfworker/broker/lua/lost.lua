@@ -12,8 +12,7 @@ if ARGV[6] == 'execution_id' then
   if not (known[1] == ARGV[1] and known[2] == KEYS[1] and known[3] == ARGV[3]) then return nil end
   written = known[4] or written
   -- With another run in the record, an attempt that still computes is told that it came too late.
-  redis.call('HSET', KEYS[2], 'run', ARGV[4], 'state', 'done')
-  redis.call('EXPIRE', KEYS[2], ARGV[15])
+  close(KEYS[2], ARGV[1], ARGV[4], ARGV[15])
 end
 answer('FAILURE', ARGV[12], ARGV[13], ARGV[14])
 return written

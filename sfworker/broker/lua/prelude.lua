@@ -46,6 +46,22 @@ local function now_ms()
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
+-- Notes that the worker reaches Redis, and returns whether it has done so for a lease, without a break of half a lease.
+-- Only then does it know who is silent: while Redis itself or the way to it was silent, nobody could renew a lease, and
+-- all of them seem to have run out. `workers` holds when each was last here and since when without a break; what it
+-- holds of `@all` is the same for the whole group, on which one that starts relies.
+local function is_in_touch(workers, worker, lease)
+  local now = now_ms()
+  local function note(name, first)
+    local seen, since = string.match(redis.call('HGET', workers, name) or '', '^(%d+) (%d+)$')
+    if not seen then since = first elseif now - seen > lease / 2 then since = now end
+    -- pcall, because a Redis without memory refuses it; leases have to be renewed all the same.
+    local noted = redis.pcall('HSET', workers, name, now .. ' ' .. since)
+    return type(noted) == 'table' and now or tonumber(since)
+  end
+  return now - note(worker, note('@all', now)) >= lease
+end
+
 -- Notes in the record how the attempt that it names has ended, with the error in `event`. The last hundred attempts are
 -- kept as JSON in the fields `past:<n>`, and `ended` holds the last n. Times are in ms.
 local function note(record, outcome, event)
@@ -57,6 +73,13 @@ local function note(record, outcome, event)
     worker = known[3], started = tonumber(known[4]), replays = tonumber(known[5]) or 0, ended = now_ms(),
     outcome = outcome, error_type = said.error_type, error = said.error}))
   redis.call('HDEL', record, 'past:' .. number - 100, 'started')
+end
+
+-- Leaves of the record only what tells that the execution was answered, and by which run in which group.
+local function close(record, group, run, seconds_kept)
+  redis.call('DEL', record)
+  redis.call('HSET', record, 'group', group, 'run', run, 'state', 'done')
+  redis.call('EXPIRE', record, seconds_kept)
 end
 
 -- Publishes the final answer: the result at its key (KEYS 4) and on the results stream, and the status event.
@@ -71,10 +94,12 @@ local function present(stream, entry)
   return #redis.call('XRANGE', stream, entry, entry) > 0
 end
 
--- Returns whether the record is about another entry, one that was answered or is still in its stream.
+-- Returns whether the record is about another entry, one that was answered or is still in its stream. Once the execution
+-- has ended the record names no entry, as its own is settled.
 local function stands_elsewhere(state, of_group, of_stream, of_entry, group, stream, entry)
+  if state == 'done' then return true end
   if not of_entry or (of_group == group and of_stream == stream and of_entry == entry) then return false end
-  return state == 'done' or state == 'dead' or present(of_stream, of_entry)
+  return state == 'dead' or present(of_stream, of_entry)
 end
 
 -- Keeps the ids of the execution until this entry has been answered. Only its payload holds them, and that may be
@@ -105,12 +130,18 @@ local function not_after(a, b)
   return a_ms < b_ms or (a_ms == b_ms and a_seq <= b_seq)
 end
 
+-- Returns a reply of names and values in turn as a table.
+local function named(reply)
+  local values = {}
+  for i = 1, #reply, 2 do values[reply[i]] = reply[i + 1] end
+  return values
+end
+
 -- Returns the id of the last delivered entry of each group.
 local function delivered(stream)
   local last = {}
   for _, info in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
-    local fields = {}
-    for i = 1, #info, 2 do fields[info[i]] = info[i + 1] end
+    local fields = named(info)
     last[fields.name] = fields['last-delivered-id']
   end
   return last

@@ -1,5 +1,5 @@
 -- Gives an entry back, for any worker to take at once. No attempt is used up.
---   KEYS 1 job stream   2 record of the execution (sf:exec:<id>)   3 due times (sf:retries:<group>)
+--   KEYS 1 job stream   2 record of the execution (sf:exec:<id>)   3 due times (sf:retries:<priority>:<group>)
 --   ARGV 1 group   2 worker   3 entry id   4 run (empty where it was not started)   5 consumer @retry
 --        6 counter of the record to increment, releases or crashes
 --   Reply 1, or 0 where the entry is no longer this worker's.
@@ -12,5 +12,5 @@ else
   redis.call('HSET', KEYS[2], 'state', 'retry')
 end
 hand_over(KEYS[1], ARGV[1], ARGV[3], ARGV[5])
-redis.call('ZADD', KEYS[3], now_ms(), KEYS[1] .. ' ' .. ARGV[3])
+redis.call('ZADD', KEYS[3], now_ms(), ARGV[3])
 return 1

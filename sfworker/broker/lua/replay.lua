@@ -1,5 +1,5 @@
 -- Lets an execution that failed for good run again at once, as if it had never run. Its history is kept.
---   KEYS 1-3 as in the prelude   4 due times (sf:retries:<group>)   5 cancel mark (sf:cancel:<id>)
+--   KEYS 1-3 as in the prelude   4 due times (sf:retries:<priority>:<group>)   5 cancel mark (sf:cancel:<id>)
 --        6 result (sf:result:<id>)   7 ids to answer (sf:answers:<group>)
 --   ARGV 1-11 as in the prelude (worker and run are not looked at)   12 event   13 consumer @dead   14 consumer @retry
 --   Reply one of these, of which only the first has changed anything:
@@ -12,7 +12,7 @@ if owner(stream, group, entry) ~= ARGV[13] then return 'not dead' end
 local known = redis.call('HMGET', record, 'state', 'group', 'stream', 'entry')
 if stands_elsewhere(known[1], known[2], known[3], known[4], group, stream, entry) then return 'superseded' end
 if not hand_over(stream, group, entry, ARGV[14]) then return 'gone' end
-redis.call('ZADD', KEYS[4], now_ms(), stream .. ' ' .. entry)
+redis.call('ZADD', KEYS[4], now_ms(), entry)
 redis.call('HSET', record, 'group', group, 'stream', stream, 'entry', entry, 'run', '', 'state', 'retry',
   'attempt', 0, 'crashes', 0, 'releases', 0)
 redis.call('HINCRBY', record, 'replays', 1)

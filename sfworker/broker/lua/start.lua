@@ -20,7 +20,7 @@ local repeated = known[1] == run -- the reply to the first call was lost
 if repeated and state ~= 'running' then return {'lost', 0, 0, 0, '[]'} end -- a late copy of it
 
 if not repeated then
-  if state == 'done' or stands_elsewhere(state, known[6], known[7], known[8], group, stream, entry) then
+  if stands_elsewhere(state, known[6], known[7], known[8], group, stream, entry) then
     settle(stream, group, entry)
     return {'duplicate', 0, 0, 0, '[]'}
   end
@@ -30,8 +30,9 @@ if not repeated then
     state, attempt, crashes, releases = false, 0, 0, 0
   end
   if state == 'running' then
-    crashes = crashes + 1
-    note(record, known[9] == known[1] and 'lease_lost' or 'crashed')
+    local came_back = known[9] == known[1]
+    if came_back then releases = releases + 1 else crashes = crashes + 1 end
+    note(record, came_back and 'lease_lost' or 'crashed')
   end
   if crashes < limit then attempt = attempt + 1 end
   redis.call('HSET', record, 'group', group, 'stream', stream, 'entry', entry, 'run', run, 'worker', ARGV[2],

@@ -1,5 +1,6 @@
--- Claims the pending entries of silent workers, and removes idle consumers that own nothing.
---   KEYS job streams
+-- Claims the pending entries of silent workers, and removes idle consumers that own nothing. A worker that has been cut
+-- off claims nothing for a lease, in which the others have time to come back, too.
+--   KEYS 1 workers (sf:workers:<group>)   2.. job streams
 --   ARGV 1 group   2 worker   3 lease in ms   4 free slots   5 ms after which an idle consumer is removed
 --        6 heartbeat's key without the worker's name (sf:worker:)   7, 8 reserved consumers
 --        9.. the entries that run here, as `stream entry`
@@ -7,10 +8,11 @@
 -- XAUTOCLAIM would also claim the reserved consumers' entries; asked consumer by consumer, those are never scanned.
 local reserved, runs, taken, slots = {[ARGV[7]] = true, [ARGV[8]] = true}, {}, {}, tonumber(ARGV[4])
 for i = 9, #ARGV do runs[ARGV[i]] = true end
-for _, stream in ipairs(KEYS) do
+if not is_in_touch(KEYS[1], ARGV[2], tonumber(ARGV[3])) then slots = 0 end
+for i = 2, #KEYS do
+  local stream = KEYS[i]
   for _, info in ipairs(redis.call('XINFO', 'CONSUMERS', stream, ARGV[1])) do
-    local consumer = {}
-    for i = 1, #info, 2 do consumer[info[i]] = info[i + 1] end
+    local consumer = named(info)
     if reserved[consumer.name] then
       -- never swept
     elseif consumer.pending == 0 then

@@ -1,30 +1,45 @@
--- Takes jobs for free slots without waiting, first those whose next attempt is due, then new ones.
---   KEYS 1 due times (sf:retries:<group>)   2.. job streams, most urgent first
---   ARGV 1 group   2 worker   3 consumer @retry   4.. for each free slot the stream (1..) to ask first
---   Reply a list of parcels (see the prelude).
-local group, worker, taken = ARGV[1], ARGV[2], {}
-local slots = #ARGV - 3
-for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now_ms(), 'LIMIT', 0, slots)) do
-  local stream, entry = string.match(member, '^(.*) (%S+)$')
-  redis.call('ZREM', KEYS[1], member)
-  if owner(stream, group, entry) == ARGV[3] then
-    local claimed = claim(stream, group, worker, 0, entry)
-    if claimed then taken[#taken + 1] = claimed end
+-- Takes jobs for free slots without waiting. Where a stream has new jobs and ones whose next attempt is due, these take
+-- turns, so that none waits for all of the other kind.
+--   KEYS for each job stream, most urgent first, the stream and its due times (sf:retries:<priority>:<group>)
+--   ARGV 1 group   2 worker   3 consumer @retry   4-6 for each stream 1 where it is a new job's turn, else 0
+--        7.. for each free slot the stream (1..) to ask first
+--   Reply {parcels (see the prelude), turns as in ARGV 4-6}.
+local group, worker, taken, turns, now = ARGV[1], ARGV[2], {}, {}, now_ms()
+for n = 1, #KEYS / 2 do turns[n] = tonumber(ARGV[3 + n]) end
+
+local function due(n)
+  local stream, times = KEYS[2 * n - 1], KEYS[2 * n]
+  for _ = 1, 100 do -- ones that do not wait any more are passed over
+    local entry = redis.call('ZRANGEBYSCORE', times, '-inf', now, 'LIMIT', 0, 1)[1]
+    if not entry then return nil end
+    redis.call('ZREM', times, entry)
+    local claimed = owner(stream, group, entry) == ARGV[3] and claim(stream, group, worker, 0, entry)
+    if claimed then return claimed end
   end
 end
 
-local function read(stream)
+local function new(n)
+  local stream = KEYS[2 * n - 1]
   local reply = redis.call('XREADGROUP', 'GROUP', group, worker, 'COUNT', 1, 'STREAMS', stream, '>')
   return reply and parcel(stream, reply[1][2][1])
 end
 
-for slot = #taken + 1, slots do
-  local first = tonumber(ARGV[3 + slot]) + 1
-  local found = read(KEYS[first])
-  for rank = 2, #KEYS do
-    if not found and rank ~= first then found = read(KEYS[rank]) end
+local function take_from(n)
+  local first, second = due, new
+  if turns[n] == 1 then first, second = new, due end
+  local found = first(n)
+  if not found then return second(n) end
+  turns[n] = 1 - turns[n]
+  return found
+end
+
+for slot = 4 + #turns, #ARGV do
+  local first = tonumber(ARGV[slot])
+  local found = take_from(first)
+  for n = 1, #turns do
+    if not found and n ~= first then found = take_from(n) end
   end
   if not found then break end
   taken[#taken + 1] = found
 end
-return taken
+return {taken, turns}

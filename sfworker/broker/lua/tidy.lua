@@ -1,20 +1,14 @@
--- Restores due times that a crash or a restart has lost, and settles buried entries past their retention.
---   KEYS 1 due times (sf:retries:<group>)   2.. job streams
---   ARGV 1 group   2 consumer @retry   3 consumer @dead   4 retention in ms
---   Reply the number of due times that were missing.
-local missing = 0
-for i = 2, #KEYS do
-  local stream, from = KEYS[i], '-'
-  repeat
-    local page = redis.call('XPENDING', stream, ARGV[1], from, '+', 1000, ARGV[2])
-    for _, pending in ipairs(page) do
-      -- Due at once, because the due time in the record could be found only by an id that the payload holds.
-      missing = missing + redis.call('ZADD', KEYS[1], 'NX', now_ms(), stream .. ' ' .. pending[1])
-      from = '(' .. pending[1]
-    end
-  until #page < 1000
-  for _, pending in ipairs(redis.call('XPENDING', stream, ARGV[1], 'IDLE', ARGV[4], '-', '+', 1000, ARGV[3])) do
-    settle(stream, ARGV[1], pending[1])
+-- Settles buried entries past their retention among the next ones of a stream.
+--   KEYS 1 job stream
+--   ARGV 1 group   2 consumer @dead   3 retention in ms   4 first id, `-` or `(id`
+--   Reply {settled, where to go on, as ARGV 4}, the latter `-` behind the last one.
+local settled = 0
+local page = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[4], '+', 500, ARGV[2])
+for _, pending in ipairs(page) do
+  if pending[3] > tonumber(ARGV[3]) then
+    settle(KEYS[1], ARGV[1], pending[1])
+    settled = settled + 1
+    if settled == 100 then return {settled, '(' .. pending[1]} end
   end
 end
-return missing
+return {settled, #page == 500 and '(' .. page[500][1] or '-'}

@@ -107,6 +107,13 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     results_maxlen: Annotated[
         int, Meta(ge=100, description="Approximate number of entries that `sf:results` keeps.")
     ] = 100_000
+    results_unread_maxlen: Annotated[
+        int,
+        Meta(
+            ge=100,
+            description="Number of entries up to which `sf:results` keeps what a consumer group has yet to read.",
+        ),
+    ] = 500_000
     max_result_bytes: Annotated[
         int,
         Meta(

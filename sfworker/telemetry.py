@@ -22,7 +22,7 @@ each other under the web side's span. Without a usable one it is a trace of its 
 | `sfworker.execution.duration` | histogram, `s` | `sfworker.phase` (`queue`, `cluster`, `devices`, `execution`, `total`), `sfworker.task.type`, `sfworker.outcome` |
 | `sfworker.executions.running` | up-down counter, `{execution}` | |
 | `sfworker.slots.free` | up-down counter, `{slot}` | |
-| `sfworker.incidents` | counter, `{incident}` | `sfworker.incident` (`lease_lost`, `template_restart`, `reconnect`, ...) |
+| `sfworker.incidents` | counter, `{incident}` | `sfworker.incident` (`lease_lost`, `template_restart`, `reconnect`, `results_unread`, ...) |
 
 Both carry the resource attributes `service.name` (default `sfworker`), `service.version` and `service.instance.id` (the
 worker's id). Only the attributes in `_ATTRIBUTES` are ever exported: no parameters, no paths, no data.

@@ -22,6 +22,7 @@ from sfworker.broker.connection import COMMAND_SECONDS, connect
 from sfworker.broker.entry import Entry, entry_from_fields, entry_from_parcel
 from sfworker.broker.keys import DEAD_CONSUMER, PRIORITIES, RETRY_CONSUMER, STATUS_CHANNEL, Keys, status_channel
 from sfworker.broker.pipe import Pipe
+from sfworker.broker.readers import SlowReader, slow_reader
 from sfworker.broker.scripts import Scripts
 from sfworker.settings import Settings
 from sfworker.wire.envelope import decode_ids
@@ -34,6 +35,8 @@ OUTLAST_SECONDS = 86_400
 """Time by which the record of a buried entry outlasts it, so that whoever has the execution's id finds it."""
 PAGE = 100
 MOST_GIVEN_BACK = 1000
+BESIDE_BYTES = 4096
+"""Room in an entry beside the envelope: names of fields and the `traceparent`."""
 _LOOKED_FOR = b"looked for"
 _FIRST = b"-"
 """Start of a walk by pages, as `lua/tidy.lua` and `lua/restore.lua` take it."""
@@ -221,7 +224,12 @@ class Broker:
 
     async def bury(self, attempt: Attempt, event: bytes, result: bytes) -> bool:
         keys = self._keys_of_answer(attempt)
-        more = (event, result, self._settings.result_ttl, DEAD_CONSUMER, self._settings.retention + OUTLAST_SECONDS)
+        kept = (
+            DEAD_CONSUMER,
+            self._settings.retention + OUTLAST_SECONDS,
+            self._settings.max_envelope_bytes + BESIDE_BYTES,
+        )
+        more = (event, result, self._settings.result_ttl, *kept)
         return bool(await self._scripts.call("bury", keys, *self._arguments(attempt), *more))
 
     async def lost(self, attempt: Attempt, event: bytes, result: bytes) -> list[str] | None:
@@ -416,6 +424,19 @@ class Broker:
         of_execution = (self.keys.result(attempt.known_as), self.keys.cancel(attempt.known_as))
         return (*self._keys(attempt), *of_execution, self._answers)
 
+    @property
+    def _lengths_of_results(self) -> str:
+        if (
+            not self._worker
+        ):  # who speaks for none trims nothing: the workers' bound may be wider than the one set there
+            return f"{sys.maxsize} {sys.maxsize}"
+        kept = self._settings.results_maxlen
+        return f"{kept} {max(kept, self._settings.results_unread_maxlen)}"
+
+    async def slow_reader(self) -> SlowReader | None:
+        """Return the consumer group for which the results stream keeps more than it is to keep."""
+        return await slow_reader(self._redis, self.keys, self._settings)
+
     def _due_times(self, stream: str) -> str:
         return self.keys.retries(stream, self._group)
 
@@ -435,8 +456,7 @@ class Broker:
             self._worker,
             attempt.entry.entry_id,
             attempt.run,
-            # Who speaks for no worker trims nothing: the workers' bound may be wider than the one set there.
-            self._settings.results_maxlen if self._worker else sys.maxsize,
+            self._lengths_of_results,
             "execution_id" if named else "message_id",
             attempt.known_as,
             attempt.task_id or "",

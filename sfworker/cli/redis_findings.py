@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 
 from sfworker.broker.connection import connect, shown
 from sfworker.broker.keys import DEAD_CONSUMER, STATUS_CHANNEL, Keys, status_channel
+from sfworker.broker.readers import REMEDY, slow_reader
 from sfworker.cli.findings import Finding, error, ok, warning
 from sfworker.client import is_refused
 from sfworker.errors import SettingsError
@@ -48,6 +49,7 @@ async def redis(settings: Settings) -> AsyncIterator[Finding]:
         for finding in await _server(client, settings):
             yield finding
         yield await _permissions(client, Keys(settings.prefix))
+        yield await _readers(client, settings)
 
 
 async def _server(client: Redis, settings: Settings) -> list[Finding]:
@@ -120,6 +122,16 @@ def _slots(info: dict[str, Any], prefix: str) -> list[Finding]:
     ]
 
 
+async def _readers(client: Redis, settings: Settings) -> Finding:
+    try:
+        reader = await slow_reader(client, Keys(settings.prefix), settings)
+    except exceptions.RedisError:
+        return warning("results", "unknown who reads them", "see the findings above")
+    if reader is None:
+        return ok("results", "no consumer group is behind")
+    return warning("results", reader.sentence(settings.results_unread_maxlen), REMEDY)
+
+
 async def _permissions(client: Redis, keys: Keys) -> Finding:
     try:
         denied = await _denied(client, needed(keys))
@@ -167,6 +179,9 @@ def needed(keys: Keys) -> list[Command]:
         *streams,
         ("XADD", jobs, "*", "envelope", ""),
         ("XADD", keys.results, "MAXLEN", "~", 1000, "*", "kind", ""),
+        ("XLEN", keys.results),
+        ("XINFO", "GROUPS", keys.results),
+        ("XPENDING", keys.results, _GROUP),
         ("PUBLISH", status_channel("doctor"), ""),
         ("PUBLISH", STATUS_CHANNEL, ""),
         ("SUBSCRIBE", keys.control),

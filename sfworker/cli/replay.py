@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from sfworker.settings import Settings
 
 SUMMARY = "Run jobs again that failed for good"
+LOOKED_THROUGH = 1000
+"""Newest entries of each stream that are looked through for one that is not among those that failed for good."""
 _REASONS = {
     "gone": "cannot be replayed, its payload was deleted from the stream; send it under another execution_id",
     "superseded": "was sent again since, and that job stands; nothing is changed",
@@ -63,7 +65,7 @@ async def why_not_dead(settings: Settings, group: str, known_as: str) -> str:
     async with connected_redis(settings) as redis:
         await require_group(redis, Keys(settings.prefix), group)
     async with connected_client(settings) as client:
-        known = await client.find(known_as)
+        known = await client.find(known_as, LOOKED_THROUGH)
     if known is None:
         # An entry may be there all the same, as one that has not failed for good.
         return f"no job {known_as} has failed for good" if re.fullmatch(r"\d+-\d+", known_as) else unknown(known_as)

@@ -70,11 +70,17 @@ class Leases:
         await self._regularly(self._settings.lease_seconds / 5, sweep)
 
     async def tidy(self) -> None:
-        """Once a minute, restore due times that a crash or restart has lost and settle buried jobs past retention."""
+        """Once a minute, restore due times that a crash or restart has lost and settle buried jobs past retention.
+
+        A consumer group that is behind on the results stream is told of.
+        """
 
         async def tidy() -> None:
             if missing := await self._broker.tidy():
                 _log.warning("%d jobs waited for their next attempt without a due time; they are due now", missing)
+            if (reader := await self._broker.slow_reader()) is not None:
+                self._telemetry.count("results_unread")
+                _log.warning("results: %s", reader.sentence(self._settings.results_unread_maxlen))
 
         await self._regularly(TIDY_SECONDS, tidy)
 

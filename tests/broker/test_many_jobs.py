@@ -6,6 +6,7 @@ import secrets
 from typing import Any
 
 import anyio
+import pytest
 
 from sfworker.broker.broker import Attempt, Broker
 from tests.broker.conftest import OpenBroker
@@ -16,6 +17,19 @@ EVENT = (b'{"attempt":', b',"status":"RUNNING"}')
 ANSWER = b'{"status":"success"}'
 LARGEST_STREAM = 100_000
 """Bytes; a stream that kept its 2,000 entries would have more."""
+
+
+EVENTS = 400
+
+
+async def say(redis: Any, broker: Broker, count: int = EVENTS) -> None:
+    """Have a job that begins and says `count` events in all."""
+    await redis.xadd("sf:jobs", {"envelope": "{}"})
+    [entry] = await broker.take([1])
+    attempt = Attempt(entry, secrets.token_hex(8), secrets.token_hex(8), "t", "s")
+    assert (await broker.start(attempt, EVENT)).verdict == "run"
+    for _ in range(count - 1):
+        assert await broker.progress(attempt, b"{}")
 
 
 async def work(broker: Broker) -> int:
@@ -67,3 +81,77 @@ async def test_streams_and_keys_stay_bounded_with_several_groups(redis: Any, new
         lasting = {key for key, ttl in zip(keys, await pipeline.execute(), strict=True) if ttl < 0}
     assert lasting == {name.encode() for name in (*streams, "sf:results", *workers)}
     assert len(keys) == 2 * JOBS + len(lasting)  # a result and a record of each, until they expire
+
+
+async def test_what_a_consumer_group_has_yet_to_read_is_kept(redis: Any, new_broker: OpenBroker) -> None:
+    broker = await new_broker("a", results_maxlen=100, results_unread_maxlen=1000)
+    for group in ("slow", "fast"):
+        await redis.xgroup_create("sf:results", group, "0", mkstream=True)
+    await say(redis, broker)
+    reader = await broker.slow_reader()
+    assert reader is not None
+    assert (reader.length, reader.loses) == (EVENTS, False)
+    for group in ("slow", "fast"):
+        [(_, entries)] = await redis.xreadgroup(group, "reader", {"sf:results": ">"}, count=1000)
+        assert len(entries) == EVENTS
+        if group == "fast":
+            await redis.xack("sf:results", group, *(entry_id for entry_id, _ in entries))
+
+    await say(redis, broker)
+    reader = await broker.slow_reader()
+    assert reader is not None
+    assert (reader.group, reader.length) == ("slow", 2 * EVENTS)  # which has read and not acknowledged
+    assert "consumer group slow has yet to read" in reader.sentence(1000)
+    await redis.xack("sf:results", "slow", *(entry_id for entry_id, _ in entries))
+    await say(redis, broker, 10)
+    for group in ("slow", "fast"):
+        [(_, entries)] = await redis.xreadgroup(group, "reader", {"sf:results": ">"}, count=10_000)
+        assert len(entries) == EVENTS + 10
+        await redis.xack("sf:results", group, *(entry_id for entry_id, _ in entries))
+    await say(redis, broker, 10)
+    assert 100 <= await redis.xlen("sf:results") <= 200
+    assert await broker.slow_reader() is None
+
+
+async def test_of_what_nobody_reads_no_more_is_kept_than_the_bound(redis: Any, new_broker: OpenBroker) -> None:
+    broker = await new_broker("a", results_maxlen=100, results_unread_maxlen=500)
+    await redis.xgroup_create("sf:results", "forgotten", "0", mkstream=True)
+    await say(redis, broker, 1500)
+    assert 500 <= await redis.xlen("sf:results") <= 600
+    reader = await broker.slow_reader()
+    assert reader is not None
+    assert reader.loses
+    await redis.xgroup_destroy("sf:results", "forgotten")
+    await say(redis, broker, 10)
+    assert 100 <= await redis.xlen("sf:results") <= 200
+
+
+@pytest.mark.parametrize("field", ["envelope", "another"])
+async def test_what_is_too_large_to_be_accepted_is_answered_and_not_kept(
+    redis: Any, new_broker: OpenBroker, field: str
+) -> None:
+    broker = await new_broker("a", max_envelope_bytes=1024)
+    await redis.xadd("sf:jobs", {field: "x" * 30_000})
+    [entry] = await broker.take([1])
+    attempt = Attempt.of(entry)
+    assert (await broker.start(attempt, (b"", b""))).verdict == "run"
+    for _ in range(2):  # the first reply may be lost
+        assert await broker.bury(attempt, b"{}", b"{}")
+    assert await redis.xlen("sf:jobs") == 0
+    assert (await redis.xpending("sf:jobs", "secretflow"))["pending"] == 0
+    assert [fields[b"kind"] for _, fields in await redis.xrange("sf:results")] == [b"result", b"status"]
+
+
+async def test_one_that_ended_leaves_a_small_record(redis: Any, new_broker: OpenBroker) -> None:
+    broker = await new_broker("a")
+    await redis.xadd("sf:jobs", {"envelope": "{}"})
+    [entry] = await broker.take([1])
+    attempt = Attempt(entry, secrets.token_hex(8), "3f2b8c1e-5a77-4a0e-9d0e-0a6f4f6f1c55", "t", "s")
+    await broker.start(attempt, EVENT)
+    for number in range(5):
+        assert await broker.wrote(attempt, f"/data/alice/{number}/.0123456789abcdef-{number}.partial")
+    assert await broker.finish(attempt, "SUCCESS", b"{}", b"{}")
+    record = broker.keys.execution(attempt.known_as)
+    assert set(await redis.hgetall(record)) == {b"group", b"run", b"state"}
+    print(await redis.memory_usage(record))
+    assert await redis.memory_usage(record) <= 250

@@ -86,6 +86,7 @@ def answer_first_job(url: str) -> threading.Thread:
 
     with Redis.from_url(url) as redis:
         redis.set("sf:worker:worker-1", "{}", ex=60)
+        redis.hset("sf:workers:secretflow", "worker-1", "1 1")
     thread = threading.Thread(target=work)
     thread.start()
     return thread
@@ -283,6 +284,7 @@ def serve(redis: Any, group: str, worker: str) -> None:
     redis.xgroup_create("sf:jobs", group, "0", mkstream=True)
     redis.xgroup_createconsumer("sf:jobs", group, worker)
     redis.set(f"sf:worker:{worker}", "{}", ex=60)
+    redis.hset(f"sf:workers:{group}", worker, "1 1")
 
 
 @pytest.mark.parametrize("command", ["submit", "watch"])
@@ -299,7 +301,9 @@ def test_a_missing_worker_is_told(sfworker: Command, redis: Any, file: str, comm
     redis.hset("sf:exec:e-1", mapping={"state": "running", "group": "other"})
     assert "no worker serves" not in told()  # that is where it runs
     redis.delete("sf:exec:e-1")
-    redis.set("sf:worker:worker-2", "{}", ex=60)  # has taken no job yet, so its group is not known
+    redis.hset("sf:workers:secretflow", "worker-2", "1 1")
+    assert NOBODY in told()  # it has no heartbeat
+    redis.set("sf:worker:worker-2", "{}", ex=60)
     assert "no worker serves" not in told()
 
 

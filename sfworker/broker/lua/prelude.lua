@@ -2,7 +2,8 @@
 -- for an attempt begin with
 --
 --   KEYS 1 job stream   2 record of the execution (sf:exec:<id>)   3 results stream
---   ARGV 1 group   2 worker (consumer)   3 entry id   4 run (unique per attempt)   5 length of the results stream
+--   ARGV 1 group   2 worker (consumer)   3 entry id   4 run (unique per attempt)
+--        5 `kept bound`, the lengths of the results stream, see `trimming`
 --        6 `execution_id`, or `message_id` where the envelope holds none   7 that id   8 task id   9 subtask id
 --        10 the execution's channel (empty where it has none)   11 the common channel
 --
@@ -28,18 +29,6 @@ local function held()
   return owner(KEYS[1], ARGV[1], ARGV[3]) == ARGV[2] and is('running')
 end
 
--- Appends to the results stream.
-local function say(kind, status, payload)
-  redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[5], '*', 'kind', kind, ARGV[6], ARGV[7], 'task_id', ARGV[8],
-    'subtask_id', ARGV[9], 'status', status, 'payload', payload)
-end
-
--- Says a status event on the results stream and on both channels.
-local function tell(status, event)
-  say('status', status, event)
-  if ARGV[10] ~= '' then redis.call('PUBLISH', ARGV[10], event) end
-  redis.call('PUBLISH', ARGV[11], event)
-end
 
 local function now_ms()
   local time = redis.call('TIME')
@@ -82,16 +71,16 @@ local function close(record, group, run, seconds_kept)
   redis.call('EXPIRE', record, seconds_kept)
 end
 
--- Publishes the final answer: the result at its key (KEYS 4) and on the results stream, and the status event.
-local function answer(status, event, result, seconds_kept)
-  redis.call('SET', KEYS[4], result, 'EX', seconds_kept)
-  say('result', status, result)
-  tell(status, event)
-end
-
 -- Returns whether the stream still holds the payload of the entry, which trimming may have removed.
 local function present(stream, entry)
   return #redis.call('XRANGE', stream, entry, entry) > 0
+end
+
+-- Returns the bytes of all fields of an entry, whatever their names.
+local function size(stream, entry)
+  local found, bytes = redis.call('XRANGE', stream, entry, entry)[1], 0
+  for _, text in ipairs(found and found[2] or {}) do bytes = bytes + #text end
+  return bytes
 end
 
 -- Returns whether the record is about another entry, one that was answered or is still in its stream. Once the execution
@@ -145,6 +134,53 @@ local function delivered(stream)
     last[fields.name] = fields['last-delivered-id']
   end
   return last
+end
+
+-- Returns the id of the first entry of a stream that a consumer group there has yet to read or to acknowledge, or one just
+-- before it; nil without groups.
+local function first_unread(stream)
+  local first
+  for _, info in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
+    local group = named(info)
+    local unread = group.pending > 0 and redis.call('XPENDING', stream, group.name)[2] or group['last-delivered-id']
+    if not first or not_after(unread, first) then first = unread end
+  end
+  return first
+end
+
+-- Returns how XADD is to trim the results stream, as XADD takes it. The newest `kept` entries stay, and before them what
+-- a consumer group has yet to read, up to `bound` entries. Whole nodes of the stream are removed, so there may be some more.
+local function trimming(stream)
+  local kept, bound = string.match(ARGV[5], '^(%d+) (%d+)$')
+  local surplus = redis.call('XLEN', stream) - kept
+  local unread = surplus > 0 and first_unread(stream)
+  if not unread then return 'MAXLEN', '~', kept end
+  if surplus + kept >= tonumber(bound) then return 'MAXLEN', '~', bound end
+  return 'MINID', '~', unread, 'LIMIT', surplus
+end
+
+-- Appends to the results stream.
+local function say(kind, status, payload)
+  local command = {'XADD', KEYS[3], trimming(KEYS[3])}
+  for _, word in ipairs({'*', 'kind', kind, ARGV[6], ARGV[7], 'task_id', ARGV[8], 'subtask_id', ARGV[9],
+    'status', status, 'payload', payload}) do
+    command[#command + 1] = word
+  end
+  redis.call(unpack(command))
+end
+
+-- Says a status event on the results stream and on both channels.
+local function tell(status, event)
+  say('status', status, event)
+  if ARGV[10] ~= '' then redis.call('PUBLISH', ARGV[10], event) end
+  redis.call('PUBLISH', ARGV[11], event)
+end
+
+-- Publishes the final answer: the result at its key (KEYS 4) and on the results stream, and the status event.
+local function answer(status, event, result, seconds_kept)
+  redis.call('SET', KEYS[4], result, 'EX', seconds_kept)
+  say('result', status, result)
+  tell(status, event)
 end
 
 -- Acknowledges the entry, and deletes it unless another group on the stream has yet to acknowledge it.

@@ -50,11 +50,17 @@ class DeadJob:
 
 async def dead_jobs(redis: Redis, keys: Keys, group: str) -> AsyncIterator[DeadJob]:
     """Yield all of them by stream and age, read page by page. A group that does not exist yet has none."""
+    async for page in dead_by_page(redis, keys, group):
+        for job in page:
+            yield job
+
+
+async def dead_by_page(redis: Redis, keys: Keys, group: str) -> AsyncIterator[list[DeadJob]]:
+    """Yield all of them by stream and age, a page at a time."""
     for stream in keys.job_streams():
         after = "-"
         while page := await _buried(redis, stream, group, after, "+", PAGE):
-            for job in await _read(redis, keys, group, stream, page):
-                yield job
+            yield await _read(redis, keys, group, stream, page)
             after = f"({next(reversed(page))}"
 
 

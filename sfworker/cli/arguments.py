@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import math
 
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
 
 def seconds(text: str) -> float:
     """Read a time limit. Raises ArgumentTypeError unless it is a finite number above 0."""
@@ -15,6 +17,14 @@ def seconds(text: str) -> float:
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"{text} is not a number of seconds above 0")
     return value
+
+
+def age(text: str) -> float:
+    """Read how long ago, in seconds. Raises ArgumentTypeError unless it is a number with its unit, as in 12h."""
+    number, unit = text[:-1], _UNITS.get(text[-1:])
+    if unit is None or not number.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text} is no age; write 90s, 15m, 12h or 7d")
+    return float(number) * unit
 
 
 def count(text: str) -> int:

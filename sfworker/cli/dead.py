@@ -16,6 +16,7 @@ from sfworker.cli.connection import (
     connected_redis,
     settings_from,
 )
+from sfworker.cli.many import add_many_arguments, for_many, require_many
 from sfworker.cli.replay import replay_one, why_not_dead
 from sfworker.errors import SecretFlowTaskError
 
@@ -51,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which = purging.add_mutually_exclusive_group(required=True)
     which.add_argument("id", metavar="ID", nargs="?", help=_ID_HELP)
     which.add_argument("--all", action="store_true", help="all of them")
+    add_many_arguments(purging)
     purging.set_defaults(act=_purge)
 
     for action in (listing, showing):
@@ -161,21 +163,24 @@ async def _replay(arguments: argparse.Namespace, settings: Settings) -> int:
 
 
 async def _purge(arguments: argparse.Namespace, settings: Settings) -> int:
-    from sfworker.broker.dead import dead_jobs, find_dead_job
+    from sfworker.broker.dead import find_dead_job
     from sfworker.cli.known import require_group
 
-    purged = 0
+    if not arguments.all:
+        require_many(arguments, "--all")
     async with connected_redis(settings) as redis, connected_broker(settings, arguments.group) as broker:
         if arguments.all:
             await require_group(redis, broker.keys, arguments.group)
-            async for job in dead_jobs(redis, broker.keys, arguments.group):
-                purged += await broker.purge(job.attempt.entry)
-        else:
-            wanted = await find_dead_job(redis, broker.keys, arguments.group, arguments.id)
-            purged += wanted is not None and await broker.purge(wanted.attempt.entry)
-    if not arguments.all and not purged:
+            _, sentence = await for_many(
+                redis, broker.keys, arguments, "purged", lambda job: broker.purge(job.attempt.entry)
+            )
+            print(sentence)
+            return 0
+        wanted = await find_dead_job(redis, broker.keys, arguments.group, arguments.id)
+        purged = wanted is not None and await broker.purge(wanted.attempt.entry)
+    if not purged:
         raise SecretFlowTaskError(await why_not_dead(settings, arguments.group, arguments.id))
-    print(f"{purged} purged")
+    print("1 purged")
     return 0
 
 

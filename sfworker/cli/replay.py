@@ -15,9 +15,11 @@ from sfworker.cli.connection import (
     connected_redis,
     settings_from,
 )
+from sfworker.cli.many import add_many_arguments, for_many, require_many
 from sfworker.errors import SecretFlowTaskError
 
 if TYPE_CHECKING:
+    from sfworker.broker.dead import DeadJob
     from sfworker.settings import Settings
 
 SUMMARY = "Run jobs again that failed for good"
@@ -34,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--execution-id", metavar="ID", help="this one; the entry's id of one that has none")
     which.add_argument("--all", action="store_true", help="all of them")
     which.add_argument("--error-type", metavar="TYPE", help="those that failed with this error, such as InputDataError")
+    add_many_arguments(parser)
     add_group_argument(parser)
     add_redis_arguments(parser)
 
@@ -41,8 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     settings, group = settings_from(arguments), arguments.group
     if arguments.execution_id is not None:
+        require_many(arguments, "--all or --error-type")
         return asyncio.run(replay_one(settings, group, arguments.execution_id))
-    return asyncio.run(_replay_all(settings, group, arguments.error_type))
+    return asyncio.run(_replay_many(settings, arguments))
 
 
 async def replay_one(settings: Settings, group: str, known_as: str) -> int:
@@ -74,24 +78,26 @@ async def why_not_dead(settings: Settings, group: str, known_as: str) -> str:
     return f"{sentence(known_as, known)} and is not among the jobs that failed for good"
 
 
-async def _replay_all(settings: Settings, group: str, error_type: str | None) -> int:
-    from sfworker.broker.dead import dead_jobs
+async def _replay_many(settings: Settings, arguments: argparse.Namespace) -> int:
     from sfworker.cli.known import require_group
     from sfworker.publish.status_notifier import StatusNotifier
 
-    replayed, refused = 0, 0
+    group, error_type = arguments.group, arguments.error_type
+    refused = 0
     async with connected_redis(settings) as redis, connected_broker(settings, group) as broker:
         await require_group(redis, broker.keys, group)
         notifier = StatusNotifier(broker, worker_id="")
-        async for job in dead_jobs(redis, broker.keys, group):
-            if error_type is None or job.error_type == error_type:
-                outcome = await notifier.replayed(job.attempt)
-                if outcome == "replayed":
-                    replayed += 1
-                elif outcome != "not dead":  # somebody else has replayed it meanwhile
-                    refused += 1
-                    print(f"{job.attempt.known_as} {_REASONS[outcome]}")
-    if error_type is not None and not replayed + refused:
+
+        async def replay(job: DeadJob) -> bool:
+            nonlocal refused
+            outcome = await notifier.replayed(job.attempt)
+            if outcome in _REASONS:  # else, somebody else may have replayed it meanwhile
+                refused += 1
+                print(f"{job.attempt.known_as} {_REASONS[outcome]}")
+            return outcome == "replayed"
+
+        found, sentence = await for_many(redis, broker.keys, arguments, "replayed", replay, error_type)
+    if error_type is not None and not found and arguments.older_than is None:
         raise SecretFlowTaskError(f"no job has failed for good with {error_type}; nothing is replayed")
-    print(f"{replayed} replayed")
+    print(sentence)
     return 1 if refused else 0

@@ -257,6 +257,36 @@ def test_another_groups_dead_are_its_own(sfworker: Command, redis: Any, bury: Bu
     assert redis.xlen("sf:jobs") == 1  # the other group has yet to see it
 
 
+def test_of_many_some_are_chosen_and_a_trial_changes_nothing(sfworker: Command, redis: Any, bury: Bury) -> None:
+    bury(job("e-1"), job("e-2"), job("e-3"))
+    before = owners(redis)
+    assert sfworker("replay", "--all", "--dry-run").out == "3 would be replayed\n"
+    assert (
+        sfworker("replay", "--error-type", "InputDataError", "--limit", "2", "--dry-run").out == "2 would be replayed\n"
+    )
+    assert sfworker("dead", "purge", "--all", "--dry-run").out == "3 would be purged\n"
+    assert sfworker("replay", "--all", "--older-than", "1h").out == "0 replayed\n"
+    assert sfworker("dead", "purge", "--all", "--older-than", "1d").out == "0 purged\n"
+    assert owners(redis) == before
+    redis.hset("sf:exec:e-2", "buried", int(1000 * (time.time() - 7200)))
+    assert sfworker("replay", "--all", "--older-than", "1h").out == "1 replayed\n"
+    assert owners(redis) == ["@dead", "@retry", "@dead"]
+    assert sfworker("dead", "purge", "--all", "--limit", "1").out == "1 purged\n"
+    assert owners(redis) == ["@retry", "@dead"]
+
+
+@pytest.mark.parametrize("command", [("replay", "--execution-id", "e-1"), ("dead", "purge", "e-1")])
+@pytest.mark.parametrize("option", [("--limit", "1"), ("--older-than", "1h"), ("--dry-run",)])
+def test_what_is_for_many_does_not_go_with_one(
+    sfworker: Command, redis: Any, bury: Bury, command: tuple[str, ...], option: tuple[str, ...]
+) -> None:
+    bury(job("e-1"))
+    outcome = sfworker(*command, *option)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err.startswith(f"sfworker: {option[0]}: goes with --all")
+    assert owners(redis) == ["@dead"]
+
+
 def test_ten_thousand_are_listed_and_replayed_in_seconds(sfworker: Command, redis: Any) -> None:
     redis.xgroup_create("sf:jobs", "secretflow", "0", mkstream=True)
     with redis.pipeline(transaction=False) as pipeline:
@@ -284,6 +314,8 @@ def test_ten_thousand_are_listed_and_replayed_in_seconds(sfworker: Command, redi
         ("dead", "purge", "e-1", "--all"),
         ("replay",),
         ("replay", "--all", "--error-type", "InputDataError"),
+        ("replay", "--all", "--older-than", "soon"),
+        ("dead", "purge", "--all", "--limit", "0"),
     ],
 )
 def test_wrong_usage_is_one_sentence(sfworker: Command, words: tuple[str, ...]) -> None:

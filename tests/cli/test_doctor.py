@@ -42,6 +42,7 @@ def test_a_healthy_machine(sfworker: Command) -> None:
         "eviction": "ok",
         "redis role": "ok",
         "permissions": "ok",
+        "results": "ok",
         "data roots": "ok",
         "run directory": "ok",
         "disk": "ok",
@@ -165,3 +166,18 @@ def test_secretflow_is_imported_elsewhere(monkeypatch: pytest.MonkeyPatch) -> No
     finding = host_findings.secretflow()
     assert finding.level == "error"
     assert "No module named" in finding.message
+
+
+def test_a_reader_that_is_behind_is_named(sfworker: Command, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SFWORKER_RESULTS_MAXLEN", "100")
+    with Redis.from_url(redis_url) as redis:
+        redis.xgroup_create("sf:results", "platform", "0", mkstream=True)
+        for _ in range(300):
+            redis.xadd("sf:results", {"kind": "status"})
+    [finding] = [
+        each
+        for each in json.loads(sfworker("doctor", "--quick", "--json").out)["findings"]
+        if each["check"] == "results"
+    ]
+    assert finding["level"] == "warning"
+    assert "consumer group platform has yet to read the oldest of its 300 entries" in finding["message"]

@@ -53,7 +53,7 @@ def test_a_key_is_the_same_text_in_every_format(worker: RunningWorker, data: Pat
     (data / "bob.csv").write_text(text)
     job = psi(
         data,
-        keys={party: typed.column_names for party in PARTIES},
+        keys=dict.fromkeys(PARTIES, typed.column_names),
         input_paths={"alice": str(data / f"alice.{ending}"), "bob": str(data / "bob.csv")},
     )
     assert join(worker, data, job)["intersection_count"] == 2

@@ -15,8 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from sfworker.errors import InputDataError
 
 
@@ -32,6 +30,8 @@ def _only_file(path: Path, mode: str = "rb") -> Iterator[Any]:
 
 
 def _zstd(path: Path, mode: str = "rb") -> Any:
+    import pyarrow as pa  # the daemon, which loads this module with a task type's, does without
+
     return (pa.output_stream if mode == "wb" else pa.input_stream)(str(path), compression="zstd")
 
 

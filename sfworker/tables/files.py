@@ -271,8 +271,8 @@ def _infer(field: str, path: Path, columns: list[str], asked: Mapping[str, str])
     # Arrow drops leading zeros, digits and the spelling of dates, so such columns are read again as text.
     spelled = csv_text.read(field, path, doubtful, dict.fromkeys(doubtful, pa.string()), ())
     for name in doubtful:
-        if _is_spoilt(table.column(name), spelled.column(name)):
-            table = table.set_column(table.column_names.index(name), name, spelled.column(name))
+        column = _unspoilt(table.column(name), spelled.column(name))
+        table = table.set_column(table.column_names.index(name), name, column)
     return table
 
 
@@ -284,11 +284,19 @@ def _may_be_spoilt(column: pa.ChunkedArray) -> bool:
     return column.type not in {pa.string(), pa.bool_(), pa.null()}
 
 
-def _is_spoilt(column: pa.ChunkedArray, spelled: pa.ChunkedArray) -> bool:
-    if pa.types.is_floating(column.type) and pc.all(pc.match_substring_regex(spelled, _WHOLE_OR_MISSING)).as_py():
-        return True
-    is_number = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
-    return not is_number or bool(pc.any(pc.match_substring_regex(spelled, _LEADING_ZERO)).as_py())
+def _unspoilt(column: pa.ChunkedArray, spelled: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return what was inferred from text, or the text where that is more."""
+    is_float = pa.types.is_floating(column.type)
+    if not (is_float or pa.types.is_integer(column.type)):
+        return spelled
+    if pc.any(pc.match_substring_regex(spelled, _LEADING_ZERO)).as_py():
+        return spelled
+    if is_float and pc.all(pc.match_substring_regex(spelled, _WHOLE_OR_MISSING)).as_py():
+        try:
+            return cells.cast(spelled, pa.int64())
+        except pa.ArrowInvalid:
+            return spelled
+    return column
 
 
 def _as_type(field: str, name: str, column: pa.ChunkedArray, wanted: pa.DataType | None) -> pa.ChunkedArray:

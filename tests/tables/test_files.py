@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 
@@ -151,3 +152,62 @@ def test_files_that_are_not_what_their_ending_says(tmp_path: Path, ending: str) 
     path = (tmp_path / "secret-name").with_suffix(ending)
     path.write_bytes(b"id\n4711\n")
     refuses(lambda: files.header(FIELD, path), "cannot be read", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("cells", "read"),
+    [
+        (["12345678901234567890", "12345678901234567891"], ["12345678901234567890", "12345678901234567891"]),
+        (["00000000000000000001", "12345678901234567890"], ["00000000000000000001", "12345678901234567890"]),
+        (["9223372036854775807", "NA"], [9223372036854775807, None]),
+        (["0x1F", "2"], ["0x1F", "2"]),
+        (["US", "NA"], ["US", "NA"]),
+        (["1.5", "n/a"], [1.5, None]),
+        (["+5", " 6 "], [5, 6]),
+        (["1e30", "2.0"], [1e30, 2.0]),
+        (["12:30:00", "12:30:01"], ["12:30:00", "12:30:01"]),
+        (["True", "#N/A"], [True, None]),
+    ],
+)
+def test_what_a_cell_of_a_csv_file_is(tmp_path: Path, cells: list[str], read: list[object]) -> None:
+    path = file(tmp_path, "v,w\n" + "".join(f"{cell},1\n" for cell in cells))
+    found = files.typed(FIELD, path, ["v"]).column("v").to_pylist()
+    assert found == read
+    assert [type(each) for each in found] == [type(each) for each in read]
+
+
+@pytest.mark.parametrize(
+    ("array", "read"),
+    [
+        (pa.array(["a", "", None, "NA"]), ["a", None, None, "NA"]),
+        (pa.array([1.5, float("nan")]), [1.5, None]),
+        (pa.array(["x", None]).dictionary_encode(), ["x", None]),
+        (pa.array([b"x", b""]), ["x", None]),
+        (pa.array([2**64 - 1, 1], pa.uint64()), ["18446744073709551615", "1"]),
+    ],
+)
+def test_what_a_cell_of_a_parquet_file_is(tmp_path: Path, array: pa.Array, read: list[object]) -> None:
+    """And what is written of it to any format reads as the same text."""
+    table = pa.table({"v": array, "w": [1] * len(array)})
+    files.write(FIELD, tmp_path / "t.parquet", table)
+    assert files.typed(FIELD, tmp_path / "t.parquet", ["v"]).column("v").to_pylist() == read
+    keys = files.plain_keys(FIELD, files.text(FIELD, tmp_path / "t.parquet", ["v"]), ["v"])
+    for ending in ("csv", "orc"):
+        files.write(FIELD, tmp_path / f"t.{ending}", files.whole(FIELD, tmp_path / "t.parquet"))
+        assert files.plain_keys(FIELD, files.text(FIELD, tmp_path / f"t.{ending}", ["v"]), ["v"]) == keys
+
+
+@pytest.mark.parametrize(("name", "said"), [("id", "blanks around its name"), ("X", "upper and lower case")])
+def test_names_that_nearly_fit(tmp_path: Path, name: str, said: str) -> None:
+    names = files.header(FIELD, file(tmp_path, " id ,x\n1,2\n"))
+    refuses(lambda: files.require_columns(FIELD, names, [name]), said, tmp_path)
+
+
+def test_the_index_of_pandas_is_no_column(tmp_path: Path) -> None:
+    pd.DataFrame({"v": [1, 2, 3]}).iloc[[0, 2]].to_parquet(tmp_path / "t.PARQUET")
+    assert files.header(FIELD, tmp_path / "t.PARQUET") == ["v"]
+
+
+def test_values_that_a_format_cannot_hold(tmp_path: Path) -> None:
+    with pytest.raises(ResultSaveError, match=r"\.parquet"):
+        files.write(FIELD, tmp_path / "t.csv", pa.table({"v": [[1]], "w": [1]}))

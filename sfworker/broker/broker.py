@@ -412,7 +412,7 @@ class Broker:
     async def _live_by_page(self) -> AsyncIterator[list[str]]:
         cursor = None
         while cursor != 0:
-            cursor, begun = await cast(Awaitable[Any], self._redis.hscan(self._answers, cursor or 0, count=10 * PAGE))
+            cursor, begun = await cast(Awaitable[Any], self._redis.hscan(self._answers, cursor or 0, count=2 * PAGE))
             yield [msgspec.json.decode(ids, type=tuple[str, str, str])[0] for ids in begun.values()]
         async for page in self._new_by_page():
             yield [known for entry in page if (known := Attempt.of(entry).execution_id) is not None]

@@ -9,6 +9,8 @@ import anyio
 import pytest
 
 from sfworker.broker.broker import Attempt, Broker
+from sfworker.settings import Settings
+from tests.bench.history import WALKS, fill, steps
 from tests.broker.conftest import OpenBroker
 
 JOBS = 2000
@@ -155,3 +157,26 @@ async def test_one_that_ended_leaves_a_small_record(redis: Any, new_broker: Open
     assert set(await redis.hgetall(record)) == {b"group", b"run", b"state"}
     print(await redis.memory_usage(record))
     assert await redis.memory_usage(record) <= 250
+
+
+async def test_each_step_sends_the_same_however_many_have_ended_wait_or_are_dead(
+    redis: Any, new_broker: OpenBroker
+) -> None:
+    async def sent(name: str, size: int) -> dict[str, dict[str, int]]:
+        broker = await new_broker(name, lease_seconds=3600.0)
+        await fill(redis, size)
+        found = {}
+        for step, act in (await steps(redis, broker, Settings())).items():
+            if step not in WALKS:
+                await redis.config_resetstat()
+                await act()
+                said = await redis.info("commandstats")
+                found[step] = {command: figures["calls"] for command, figures in said.items()}
+        return found
+
+    few = await sent("a", 1000)
+    await redis.flushall()
+    many = await sent("b", 5000)
+    for step, commands in few.items():
+        assert many[step] == commands, step
+        assert not {"cmdstat_scan", "cmdstat_keys"} & commands.keys()

@@ -9,9 +9,9 @@ for _, info in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
 end
 if redis.call('ZCARD', KEYS[2]) >= waiting then return {0, '-'} end
 local missing = 0
-local page = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], '+', 500, ARGV[2])
+local page = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], '+', 200, ARGV[2])
 for _, pending in ipairs(page) do
   -- Due at once, because the due time in the record could be found only by an id that the payload holds.
   missing = missing + redis.call('ZADD', KEYS[2], 'NX', now_ms(), pending[1])
 end
-return {missing, #page == 500 and '(' .. page[500][1] or '-'}
+return {missing, #page == 200 and '(' .. page[200][1] or '-'}

@@ -420,7 +420,7 @@ def selected() -> Iterator[Any]:
         yield pytest.param(name, marks=() if quick else pytest.mark.slow)
 
 
-@pytest.mark.parametrize("name", selected())
+@pytest.mark.parametrize("name", list(selected()))
 def test_an_alternative_runs(answers: dict[str, Any], name: str) -> None:
     answer = answers[name]
     assert answer["status"] == "success", answer["error"]

@@ -33,6 +33,7 @@ from secretflow_spec import Definition, Storage, StorageType, VTable
 from secretflow_spec.v1.data_pb2 import DistData, StorageConfig
 from secretflow_spec.v1.evaluation_pb2 import NodeEvalParam
 
+from sfworker.components import params as component_params
 from sfworker.errors import InputDataError, ModelMismatchError, ParameterValidationError
 from sfworker.party import logging as party_logging
 from sfworker.party.context import JobContext
@@ -74,6 +75,8 @@ fed_pickle.allow("secretflow_spec.v1.data_pb2", "DistData")
 fed_pickle.allow("sml.cluster.kmeans", "KMEANS")
 fed_pickle.allow("sml.gaussian_process._gpc", "GaussianProcessClassifier", "_BinaryGaussianProcessClassifierLaplace")
 fed_pickle.allow("sml.gaussian_process.kernels", "RBF")
+# It calls what it is given with named arguments, as a pickle itself may call any of these types.
+fed_pickle.allow("sml.gaussian_process.ovo_ovr", "OneVsRestClassifier")
 fed_pickle.allow("sml.naive_bayes.gnb", "GaussianNB")
 fed_pickle.allow("spu.libspu", "Share")
 
@@ -101,8 +104,10 @@ def evaluate(
             checkpoint = Checkpoint(param.checkpoint_uri, basis, Checkpoint.parse_parties(arguments))
         component = definition.make_component(arguments)
     except (ValueError, AssertionError, KeyError, TypeError, json_format.Error):
+        needed = ", ".join(component_params.missing(definition, param))
+        remedy = f"give {needed}" if needed else "see SecretFlow's documentation of it"
         raise ParameterValidationError(
-            f"{where}: does not fit the definition of {definition.component_id}; see SecretFlow's documentation of it"
+            f"{where}: does not fit the definition of {definition.component_id}; {remedy}"
         ) from None
     try:
         component.evaluate(_Context(context, checkpoint, inputs, outputs))

@@ -108,6 +108,23 @@ def check(parties: list[str], definition: Definition, param: NodeEvalParam, wher
     _check_attributes(parties, definition, param, where)
 
 
+def missing(definition: Definition, param: NodeEvalParam) -> list[str]:
+    """Return the attributes without a default that the parameter does not give, other than those of a choice."""
+    columns = [
+        f"input/{each.name}/{attribute.name}"
+        for each in definition.component_def.inputs
+        for attribute in each.attrs
+        if attribute.col_min_cnt_inclusive > 0
+    ]
+    atomic = [
+        each.name
+        for each in definition.component_def.attrs
+        if each.HasField("atomic") and not each.prefixes and not each.atomic.is_optional
+    ]
+    given = {definition._trim_input_prefix(path) for path in param.attr_paths}
+    return [path for path in [*columns, *atomic] if definition._trim_input_prefix(path) not in given]
+
+
 def _check_files(outputs: list[Any], uris: list[str], where: str) -> None:
     """Check that each output with files has a path of its own. Others are in the result, so theirs says nothing."""
     taken = set()

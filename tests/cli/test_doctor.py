@@ -43,7 +43,6 @@ def test_a_healthy_machine(sfworker: Command) -> None:
         "redis role": "ok",
         "permissions": "ok",
         "results": "ok",
-        "results": "ok",
         "data roots": "ok",
         "run directory": "ok",
         "disk": "ok",

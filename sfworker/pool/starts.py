@@ -64,9 +64,7 @@ def _spu_config(job: Job) -> dict[str, Any] | None:
         threads = {"max_concurrency": job.resources.threads.amount} if job.resources.threads else {}
         given = cluster_def["runtime_config"]
         defaults = {"field": DEFAULT_FIELD, **job.task_type.spu_defaults}
-        if (
-            given.get("field", defaults["field"]) != defaults["field"]
-        ):  # its bits may be more than fit
+        if given.get("field", defaults["field"]) != defaults["field"]:  # its bits may be more than fit
             defaults.pop("fxp_fraction_bits", None)
         # The envelope's own values win over the defaults and over the granted threads.
         cluster_def["runtime_config"] = {**defaults, **threads, **given}

@@ -152,7 +152,9 @@ def test_psi_and_what_is_heard_of_it(redis: Any, worker: Any, directory: Path) -
     result = json.loads(wait(lambda: redis.get("sf:result:e-psi")))
 
     # The result, and where it is.
-    assert set(result) == {"status", "result", "performance_metrics", "task_metadata", "disclosures"}
+    assert set(result) == {"status", "result", "performance_metrics", "task_metadata", "disclosures", "warnings"}
+    [warning] = result["warnings"]
+    assert warning.startswith("a key of tomorrow: ")
     assert result["status"] == "success"
     assert result["result"] == {
         "intersection_count": 2,

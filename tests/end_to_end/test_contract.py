@@ -161,6 +161,7 @@ def test_psi_and_what_is_heard_of_it(redis: Any, worker: Any, directory: Path) -
         "output_paths": {"alice": "out.csv", "bob": "out.csv"},
         "protocol": "PROTOCOL_KKRT",
         "parties": ["alice", "bob"],
+        "warnings": [],
     }
     assert set(result["performance_metrics"]) == METRICS
     assert set(result["performance_metrics"]["peak_rss_bytes"]) == {"alice", "bob"}

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ROWS = re.findall(
-    r"^\| (?!failure \||-)(.+) \| (.+) \| (.*) \|$", (ROOT / "tests" / "README.md").read_text(), re.MULTILINE
-)
+TABLES = (ROOT / "tests" / "README.md").read_text().partition("# Known failures")[2]
+ROWS = re.findall(r"^\| (?!failure \||-)(.+) \| (.+) \| (.*) \|$", TABLES, re.MULTILINE)
 
 
 def collected_in(path: str) -> set[str]:
@@ -35,6 +34,6 @@ def test_every_failure_has_tests_that_exist(failure: str, reported: str, tests: 
 
 
 def test_the_table_is_read() -> None:
-    lines = (ROOT / "tests" / "README.md").read_text().splitlines()
+    lines = TABLES.splitlines()
     assert len(ROWS) == sum(line.startswith("| ") for line in lines) - 2  # two headers
     assert len(ROWS) > 40

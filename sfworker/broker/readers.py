@@ -21,7 +21,7 @@ class SlowReader:
     group: str
     length: int
     loses: bool
-    """Whether the stream is so long that the oldest entries are deleted unread."""
+    """True where the stream is so long that the oldest entries are deleted unread."""
 
     def sentence(self, bound: int) -> str:
         """Say it in words. `bound` is the length from which on unread entries are deleted."""

@@ -37,7 +37,7 @@ class Job:
     """What joins the parties: nothing, a mesh on this host, or a cluster of machines."""
     resources: Resources
     warnings: list[str]
-    """What the envelope holds and this worker does not use."""
+    """Parts of the envelope that this worker does not use."""
 
 
 def require_time_left(envelope: Envelope, now: float) -> None:

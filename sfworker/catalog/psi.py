@@ -218,7 +218,7 @@ class JoinResult(Struct, frozen=True, kw_only=True):
     """The files that were written, as the envelope spelled them."""
     parties: list[str]
     warnings: list[str]
-    """That no row has a match, if it is so. What a reader's own keys look like is then in its own log."""
+    """A sentence where no row has a match. What a reader's own keys look like is then in its own log."""
 
 
 class PsiResult(JoinResult, frozen=True, kw_only=True):

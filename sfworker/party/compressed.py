@@ -42,7 +42,7 @@ _OPEN: dict[str, Callable[..., Any]] = {
     ".zip": _only_file,
     ".zst": _zstd,
 }
-"""How to open a file, by the ending of its name."""
+"""Functions that open a file, by the ending of its name."""
 _BROKEN = (EOFError, OSError, NotImplementedError, RuntimeError, lzma.LZMAError, zipfile.BadZipFile, zlib.error)
 
 

@@ -29,7 +29,7 @@ _ODDITIES = (
     (r"^(NA|N/A|NaN|nan|None|NULL|null|<NA>)$", "some like a word for no value"),
 )
 UNREADABLE = (pa.ArrowInvalid, pa.ArrowNotImplementedError)
-"""What the functions here raise where a cell is not what is asked for."""
+"""Exceptions of the functions here where a cell is not what is asked for."""
 
 
 def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:

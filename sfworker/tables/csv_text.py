@@ -51,7 +51,7 @@ csv.field_size_limit(sys.maxsize)  # the csv module would take no cell beyond 12
 
 @dataclass(frozen=True)
 class Beginning:
-    """What the first lines of a file say."""
+    """The header of a file, and its place."""
 
     names: list[str]
     """Columns of the header."""

@@ -36,10 +36,7 @@ def reader(tmp_path: Path) -> Iterator[Reader]:
 
 def follow(reader: Reader, block: Block) -> list[str]:
     """Do what the block says; returns what each command printed."""
-    if block.language == "sh":
-        return [told for command in commands(block.text) if (told := _obey(reader, command)) is not None]
-    assert block.language == "console"
-    return []
+    return [told for command in commands(block.text) if (told := _obey(reader, command)) is not None]
 
 
 def _obey(reader: Reader, command: str) -> str | None:

@@ -24,9 +24,8 @@ Sigmoid = Literal["real", "t1", "t3", "t5", "df", "sr"]
 Distribution = Literal["Bernoulli", "Poisson", "Gamma", "Tweedie"]
 Link = Literal["Logit", "Log", "Reciprocal", "Identity"]
 
-Epochs = Annotated[int, Meta(ge=1, le=10_000, description="Passes over the data.")]
 LearningRate = Annotated[float, Meta(gt=0, le=100, description="Step of the gradient descent.")]
-BatchSize = Annotated[int, Meta(ge=1, le=1_000_000, description="Rows per step; at most as many as there are.")]
+_BatchSize = Annotated[int, Meta(ge=1, le=1_000_000)]
 Eps = Annotated[
     float, Meta(ge=0, lt=1, description="Stops when the model's weights change by less than this share; 0: never.")
 ]
@@ -39,13 +38,22 @@ class SsLrParams(TrainParams, tag="ss_lr", frozen=True, kw_only=True):
     """Trains a logistic or linear regression by mini-batch gradient descent on secret shares.
 
     Row n of every party's file is about the same case, as after `psi`. The label of a logistic regression is 0 or 1.
-    Within an epoch, rows beyond the last full batch are not used.
+    The result says whether the training has converged.
     """
 
     regression: Annotated[Regression, Meta(description="Kind of model.")] = "logistic"
-    epochs: Epochs = 10
+    epochs: Annotated[
+        Annotated[int, Meta(ge=1, le=10_000)] | None,
+        Meta(description="Passes over the data. Default: at least 10, and as many as make 500 steps."),
+    ] = None
     learning_rate: LearningRate = 0.1
-    batch_size: BatchSize = 1024
+    batch_size: Annotated[
+        _BatchSize | None,
+        Meta(
+            description="Rows per step, at most; an epoch's batches are of nearly the same size. "
+            "Default: a sixteenth of the rows, but 32 at least and 1024 at most.",
+        ),
+    ] = None
     penalty: Annotated[Literal["none", "l2"], Meta(description="Regularisation.")] = "none"
     l2_norm: Annotated[
         float, Meta(ge=0, le=1000, description="Weight of the l2 penalty, which spares the intercept.")
@@ -61,12 +69,22 @@ class SsLrParams(TrainParams, tag="ss_lr", frozen=True, kw_only=True):
     standardize: Standardize = True
 
 
-class SsLrResult(TrainResult, frozen=True, kw_only=True):
+class LinearResult(TrainResult, frozen=True, kw_only=True):
+    """The result of a training of a linear model."""
+
+    epochs: int
+    """Epochs that were run: fewer than asked for where `eps` ended the training."""
+    batch_size: int | None
+    """Rows per step, at most. Null where each step takes all of them."""
+    converged: bool
+    """Whether as many epochs again would change no weight by more than a tenth of the largest."""
+    warnings: list[str]
+
+
+class SsLrResult(LinearResult, frozen=True, kw_only=True):
     """The result of `ss_lr`."""
 
     regression: Regression
-    epochs: int
-    """Epochs that were run: fewer than asked for where `eps` ended the training."""
 
 
 class SsLrPredictParams(PredictParams, tag="ss_lr_predict", frozen=True, kw_only=True):
@@ -88,9 +106,12 @@ class SsGlmParams(TrainParams, tag="ss_glm", frozen=True, kw_only=True):
         Link | None, Meta(description="Function that makes the mean linear. Default: Logit for Bernoulli, else Log.")
     ] = None
     optimizer: Annotated[Literal["IRLS", "SGD"], Meta(description="How the model is found.")] = "IRLS"
-    epochs: Epochs = 10
+    epochs: Annotated[
+        Annotated[int, Meta(ge=1, le=10_000)] | None,
+        Meta(description="Passes over the data. Default: 10 with IRLS; with SGD as for `ss_lr`."),
+    ] = None
     learning_rate: Annotated[float, Meta(gt=0, le=100, description="Step of SGD; IRLS has none.")] = 0.1
-    batch_size: Annotated[int, Meta(ge=1, le=1_000_000, description="Rows per step of SGD.")] = 1024
+    batch_size: Annotated[_BatchSize | None, Meta(description="Rows per step of SGD. Default: as for `ss_lr`.")] = None
     l2_lambda: Annotated[
         float, Meta(ge=0, le=10_000, description="Weight of the l2 penalty, which spares the intercept.")
     ] = 0.0
@@ -128,13 +149,11 @@ class SsGlmParams(TrainParams, tag="ss_glm", frozen=True, kw_only=True):
         return self.link or ("Logit" if self.distribution == "Bernoulli" else "Log")
 
 
-class SsGlmResult(TrainResult, frozen=True, kw_only=True):
+class SsGlmResult(LinearResult, frozen=True, kw_only=True):
     """The result of `ss_glm`."""
 
     distribution: Distribution
     link: Link
-    epochs: int
-    """Epochs that were run: fewer than asked for where `eps` ended the training."""
 
 
 class SsGlmPredictParams(PredictParams, tag="ss_glm_predict", frozen=True, kw_only=True):
@@ -147,7 +166,10 @@ class SsGlmPredictParams(PredictParams, tag="ss_glm_predict", frozen=True, kw_on
 
 # Exponentials by Taylor's formula, mode 2, are right to five digits with 16 squarings, to two with SecretFlow's own 8.
 _EXACT = {"field": "FM128", "fxp_fraction_bits": 40, "fxp_exp_mode": 2, "fxp_exp_iters": 16}
-_CONVERGED = "with eps > 0 every party learns after each epoch whether the training has converged"
+_CONVERGED = (
+    "every party learns whether the training has converged; with eps > 0, after each epoch whether it changed less"
+)
+_UNSCALED = "with standardize false every party learns which parties have columns far from mean 0 and deviation 1"
 _SHARED = "the model stays shared: no party learns weights, labels or another party's columns"
 SS_LR = register(
     TaskType(
@@ -156,7 +178,7 @@ SS_LR = register(
         params=SsLrParams,
         result=SsLrResult,
         devices=frozenset({"spu"}),
-        disclosures=(SHAPES, MODEL_ID, RESUMED, _CONVERGED, _SHARED),
+        disclosures=(SHAPES, MODEL_ID, RESUMED, _CONVERGED, _UNSCALED, _SHARED),
     )
 )
 SS_LR_PREDICT = register(
@@ -187,6 +209,7 @@ SS_GLM = register(
             MODEL_ID,
             RESUMED,
             _CONVERGED,
+            _UNSCALED,
             "with IRLS the label's party learns, in each epoch, the features' matrix of weighted cross products",
             _SHARED,
         ),

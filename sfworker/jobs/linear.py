@@ -5,10 +5,12 @@ Parties prepare their columns alone, and rows of the parties belong together by 
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 from scipy.special import expit
 from secretflow.data import FedNdarray, PartitionWay
 from secretflow.ml.linear import SSGLM, LinearModel, RegType, SSRegression
@@ -33,6 +35,7 @@ from sfworker.models.checkpoints import Checkpoints
 from sfworker.models.predictions import Inputs, predict
 from sfworker.party.context import JobContext
 from sfworker.party.task_dispatcher import TaskDispatcher
+from sfworker.secure.gradient_descent import Regression, Run, Schedule, settled
 from sfworker.secure.sigmoid import sigmoid
 from sfworker.session.arithmetic import arithmetic_of
 from sfworker.tables import aligned, labels
@@ -41,8 +44,21 @@ from sfworker.tables.files import Matrix
 PREDICTED_CELLS = 1_000_000
 """Cells of the features that `ss_glm_predict` computes with at a time, as SecretFlow's program grows with them."""
 
+IRLS_EPOCHS = 10
 WORST_CONDITION = 1e8
 """Highest condition number of a matrix that `ss_glm` inverts. Beyond it the last of 40 fraction bits decides."""
+
+UNSCALED = 10
+"""Mean, deviation or its inverse above which a column counts as one that should have been standardized."""
+
+_UNSCALED = (
+    "standardize is false, and columns of {parties} are far from mean 0 and deviation 1, which a training needs: "
+    "standardize, or use scaler before"
+)
+_NOT_CONVERGED = (
+    "the training has not converged: as many epochs again would change a weight by more than a tenth of the largest; "
+    "set more epochs, or another learning_rate or batch_size"
+)
 
 
 @TaskDispatcher.register_task("ss_lr")
@@ -55,14 +71,15 @@ def ss_lr(context: JobContext[SsLrParams]) -> SsLrResult | None:
         label, scale = _label(params, values)
     x, shape = prepared.columns(np.float32)
     y = aligned.column(context, params.label.party, label)
-    epochs = _Epochs(context, params)
-    model = SSRegression(context.spu)
+    schedule = Schedule.of(shape.rows, params.batch_size, params.epochs)
+    epochs = _Epochs(context, params, schedule)
+    model = Regression(context.spu, schedule)
     model.fit(
         x,
         y,
-        epochs=params.epochs,
+        epochs=schedule.epochs,
         learning_rate=params.learning_rate,
-        batch_size=min(params.batch_size, shape.rows),
+        batch_size=schedule.batch_size,
         sig_type=params.sig_type,
         reg_type=params.regression,
         penalty="None" if params.penalty == "none" else params.penalty,
@@ -71,7 +88,8 @@ def ss_lr(context: JobContext[SsLrParams]) -> SsLrResult | None:
         epoch_callback=epochs.ended,
         recovery_checkpoint=epochs.resumed,
     )
-    weights = model.save_model().weights
+    converged = settled(context.spu, model.before, model.spu_w, epochs.run)
+    weights = model.spu_w
     if params.regression == "linear":
         weights = context.spu(_in_units_of_the_label)(weights, aligned.held(context, params.label.party, scale))
     identity = models.save(
@@ -93,6 +111,9 @@ def ss_lr(context: JobContext[SsLrParams]) -> SsLrResult | None:
         features=shape.features,
         arithmetic=arithmetic_of(context.spu),
         epochs=epochs.run,
+        batch_size=schedule.batch_size,
+        converged=converged,
+        warnings=prepared.warnings + ([] if converged else [_NOT_CONVERGED]),
     )
 
 
@@ -118,6 +139,7 @@ def ss_lr_predict(context: JobContext[SsLrPredictParams]) -> PredictResult | Non
 def ss_glm(context: JobContext[SsGlmParams]) -> SsGlmResult | None:
     """Train a GLM. With IRLS the label's party learns the features' weighted cross products. Weights stay shared."""
     params = context.params
+    is_irls = params.optimizer == "IRLS"
     _require_exact_arithmetic(context)
     prepared = _Prepared(context, params, offset=params.offset, weight=params.weight)
     label = scale = None
@@ -126,12 +148,13 @@ def ss_glm(context: JobContext[SsGlmParams]) -> SsGlmResult | None:
     if (weight := prepared.others.get("weight")) is not None and (weight <= 0).any():
         raise InputDataError("task_config.weight: holds a weight that is not above 0; remove such rows")
     x, shape = prepared.columns(np.float64)
+    schedule = Schedule.of(shape.rows, params.batch_size, params.epochs or (IRLS_EPOCHS if is_irls else None))
     settings: dict[str, Any] = {
         "x": x,
         "y": aligned.column(context, params.label.party, label, np.float64),
         "offset": prepared.column(params.offset, "offset"),
         "weight": prepared.column(params.weight, "weight"),
-        "epochs": params.epochs,
+        "epochs": schedule.epochs,
         "link": params.resolved_link,
         "dist": params.distribution,
         "tweedie_power": params.tweedie_power,
@@ -140,13 +163,14 @@ def ss_glm(context: JobContext[SsGlmParams]) -> SsGlmResult | None:
         "stopping_metric": "weight",
         "stopping_tolerance": params.eps,
     }
-    epochs = _Epochs(context, params)
+    epochs = _Epochs(context, params, schedule)
     settings |= {"epoch_callback": epochs.ended, "recovery_checkpoint": epochs.resumed}
-    model = _Glm(context.spu)
-    if params.optimizer == "IRLS":
+    model = _Glm(context.spu, schedule)
+    if is_irls:
         model.fit_irls(**settings)
     else:
-        model.fit_sgd(learning_rate=params.learning_rate, batch_size=min(params.batch_size, shape.rows), **settings)
+        model.fit_sgd(learning_rate=params.learning_rate, batch_size=schedule.batch_size, **settings)
+    converged = settled(context.spu, model.old_w, model.spu_w, epochs.run)
     identity = models.save(
         context,
         [model.spu_w, aligned.held(context, params.label.party, scale, np.float64).to(context.spu)],
@@ -167,6 +191,9 @@ def ss_glm(context: JobContext[SsGlmParams]) -> SsGlmResult | None:
         features=shape.features,
         arithmetic=arithmetic_of(context.spu),
         epochs=epochs.run,
+        batch_size=None if is_irls else schedule.batch_size,
+        converged=converged,
+        warnings=prepared.warnings + ([] if converged else [_NOT_CONVERGED]),
     )
 
 
@@ -199,11 +226,29 @@ class _Logit(LinkLogit):  # type: ignore[misc]
 
 
 class _Glm(SSGLM):  # type: ignore[misc]
-    """SecretFlow's GLM with our link, and with an early end that works."""
+    """SecretFlow's GLM with our link, with SGD over all rows, and with an early end that works."""
+
+    def __init__(self, spu: Any, schedule: Schedule | None = None) -> None:
+        super().__init__(spu)
+        self._schedule = schedule
+        self._runs: list[Run] = []
 
     def _pre_check(self, *args: Any) -> None:
         super()._pre_check(*args)
         self.link: Any = _link(self.link.link_type().value)
+        if self._schedule is not None and not self.irls_epochs:
+            self._runs = self._schedule.runs(self.infeed_batch_size)
+
+    def _next_infeed_batch(self, values: Any, step: int, *others: Any) -> Any:
+        return values[self._runs[step].rows] if self._runs else super()._next_infeed_batch(values, step, *others)
+
+    def _epoch(self, weights: Any, epoch: int) -> Any:
+        if not self._runs:
+            return super()._epoch(weights, epoch)
+        for step, run in enumerate(self._runs):
+            self.sgd_batch_size = run.batch_size
+            weights = self._sgd_step(weights, *self._build_batch_cache(step), self.sgd_learning_rate)
+        return weights
 
     def _check_early_stop(self, *args: Any) -> bool:
         self.best_spu_w = self.spu_w  # upstream would end with the best weights of a metric that we do not use
@@ -223,7 +268,7 @@ def _inverse(matrix: Any, l2_lambda: float | None) -> Any:
     if not np.isfinite(matrix).all() or np.linalg.cond(matrix) > WORST_CONDITION:
         raise InputDataError(
             "task_config.features: some columns follow from others, so that the model's matrix is singular; "
-            "leave columns out (vif finds them) or set l2_lambda"
+            "leave columns out (vif finds them), set l2_lambda, or standardize where that is off"
         )
     return np.linalg.inv(matrix)
 
@@ -249,6 +294,20 @@ class _Prepared:
             self.own[party] = models.Own(part.features, means.tolist(), deviations.tolist())
             self.others |= part.others
             self._matrices[party] = (part.matrix - means) / deviations
+        self.warnings = [] if params.standardize else self._unscaled()
+
+    def _unscaled(self) -> list[str]:
+        """Warn of columns that no training copes with. Their names are logged, as others shall learn the party only."""
+        own = {party: _far_from_scale(matrix) for party, matrix in self._matrices.items()}
+        for party, far in own.items():
+            for column in itertools.compress(self.own[party].features, far):
+                self._context.log.warning(
+                    "task_config.standardize: column %r of %s is not of mean 0 and deviation 1", column, party
+                )
+        parties = self._context.parties
+        held = [self._context.at(party, any, own.get(party)) for party in parties]
+        named = ", ".join(itertools.compress(parties, self._context.reveal(held)))
+        return [_UNSCALED.format(parties=named)] if named else []
 
     def columns(self, dtype: type[np.floating[Any]]) -> tuple[FedNdarray, aligned.Shape]:
         """Return all parties' features. Reveals the shapes. Raises InputDataError where they do not fit together."""
@@ -263,11 +322,19 @@ class _Prepared:
         return aligned.column(self._context, ref.party, self.others.get(name), np.float64)
 
 
+def _far_from_scale(matrix: Matrix) -> npt.NDArray[np.bool_]:
+    """Return a mask of columns whose mean or deviation is far from 0 and 1."""
+    means, deviations = np.abs(matrix.mean(axis=0)), matrix.std(axis=0)
+    far: npt.NDArray[np.bool_] = (means > UNSCALED) | (deviations > UNSCALED)
+    far |= (deviations < 1 / UNSCALED) & (deviations > 0)
+    return far
+
+
 class _Epochs:
     """Publishes progress and keeps checkpoints of a training by epochs."""
 
-    def __init__(self, context: JobContext[Any], params: SsLrParams | SsGlmParams) -> None:
-        self._context, self._epochs = context, params.epochs
+    def __init__(self, context: JobContext[Any], params: SsLrParams | SsGlmParams, schedule: Schedule) -> None:
+        self._context, self._epochs = context, schedule.epochs
         self._checkpoints = Checkpoints(context, params.model_path)
         found = self._checkpoints.latest()
         self._reported = 0 if found is None else found[0] + 1

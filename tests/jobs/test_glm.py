@@ -163,6 +163,32 @@ def test_gradient_descent_finds_the_same(worker: RunningWorker, data: Path) -> N
     assert np.corrcoef(found, irls(x, y, lambda mu: mu))[0, 1] > 0.999
 
 
+def test_gradient_descent_uses_every_row(worker: RunningWorker, data: Path) -> None:
+    x, mean = counts()
+    order = np.argsort(mean)
+    x, y = x[order], np.random.default_rng(4).poisson(mean)[order]
+    write(data, x, y)
+    rows = len(y)
+    settings: dict[str, Any] = {"optimizer": "SGD", "epochs": 3, "learning_rate": 0.3, "batch_size": rows - 1}
+    answer = succeed(worker, train(data, distribution="Poisson", **settings))
+    assert (answer["batch_size"], answer["converged"]) == (rows - 1, False)
+    found = trained_and_predicted(worker, data, distribution="Poisson", **settings)
+    design = np.column_stack([(x - x.mean(axis=0)) / x.std(axis=0), np.ones(rows)])
+    scale, weights = y.max() / 2, np.zeros(design.shape[1])
+    for batch in np.array_split(np.arange(rows), 2) * 3:
+        error = np.exp(design[batch] @ weights) - y[batch] / scale
+        weights -= 0.3 * design[batch].T @ error / len(batch)
+    assert close(found, scale * np.exp(design @ weights))
+
+
+def test_it_says_whether_it_has_converged(worker: RunningWorker, data: Path) -> None:
+    x, mean = counts()
+    write(data, x, np.random.default_rng(4).poisson(mean))
+    assert succeed(worker, train(data, distribution="Poisson", epochs=1))["converged"] is False
+    answer = succeed(worker, train(data, distribution="Poisson"))
+    assert (answer["converged"], answer["batch_size"], answer["warnings"]) == (True, None, [])
+
+
 def test_training_stops_early_where_it_is_told_to(worker: RunningWorker, data: Path) -> None:
     x, mean = counts()
     write(data, x, np.random.default_rng(4).poisson(mean))

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from sfworker.catalog.base import ColumnRef, PartyColumnsIfAny, TaskType, register
-from sfworker.catalog.preprocessing import ALONE, RULE_ID, FitParams, FitResult
+from sfworker.catalog.preprocessing import ALONE, RULE_ID, FitParams, FitResult, HandleUnknown
 from sfworker.errors import ParameterValidationError
 
 
@@ -66,6 +66,12 @@ class BinningParams(FitParams, tag="binning", frozen=True, kw_only=True):
         ),
     ] = 5
 
+    constant_columns: Annotated[
+        Literal["error", "one_bin"],
+        Meta(description="Whether columns of one number are refused, all in one error, or get a single bin each."),
+    ] = "error"
+    handle_unknown: HandleUnknown = "error"
+
     def check(self, parties: list[str]) -> None:
         super().check(parties)
         if self.method == "chimerge" and self.chimerge_target_bins >= self.chimerge_init_bins:
@@ -88,6 +94,7 @@ class BinningResult(FitResult, frozen=True, kw_only=True):
 
     iv: dict[str, dict[str, float]] | None
     """Information value of each feature by party, missing values left out; null where no label is used."""
+    warnings: list[str]
 
 
 BINNING = register(
@@ -99,6 +106,7 @@ BINNING = register(
         disclosures=(
             RULE_ID,
             f"without chimerge or woe {ALONE}",
+            "with constant_columns one_bin readers of the result learn which features have a single bin",
             "with either every party learns the number of rows and, before chimerge merges, of each feature's bins",
             "with either the label's party learns how many rows, and how many positive ones, each bin has, before "
             "chimerge merges; not where the bins lie",

@@ -127,13 +127,14 @@ class RegressionEvalResult(Struct, frozen=True, kw_only=True):
 class PredictionBiasEvalParams(_EvaluationParams, tag="prediction_bias_eval", frozen=True, kw_only=True):
     """Compares the mean prediction with the mean label, in buckets of neighbouring predictions."""
 
-    bucket_count: Annotated[int, Meta(ge=1, le=100, description="Buckets in the report.")] = 10
+    bucket_count: Annotated[int, Meta(ge=1, le=100, description="Buckets in the report, at most.")] = 10
     bucket_method: Annotated[
         Literal["equal_width", "equal_frequency"],
         Meta(description="Whether buckets have equally wide ranges of predictions, or equally many rows."),
     ] = "equal_width"
     min_item_cnt_per_bucket: Annotated[
-        int, Meta(ge=2, le=1_000_000, description="A bucket with fewer rows, but some, is an error.")
+        int,
+        Meta(ge=2, le=1_000_000, description="A bucket with fewer rows, but some, is joined with its neighbours."),
     ] = 2
 
 

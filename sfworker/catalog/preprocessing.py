@@ -39,7 +39,10 @@ FITTING = ("scaler", "encoder", "fillna", "binning")
 """Task types whose rules `preprocessing_apply` applies."""
 HandleUnknown = Annotated[
     Literal["error", "ignore"],
-    Meta(description="A category that was not there when fitting: an error, or ignored (0 in every column; missing)."),
+    Meta(
+        description="A category that was not there when fitting: an error, or ignored, which makes it what a missing "
+        "value becomes (0 in every column; missing; its WOE)."
+    ),
 ]
 
 
@@ -198,6 +201,10 @@ class PreprocessingApplyParams(CopyParams, tag="preprocessing_apply", frozen=Tru
     """Applies what `scaler`, `encoder`, `fillna` or `binning` saved to other files with the same columns."""
 
     model_path: Annotated[PartyPaths, Meta(description="Directory of each party's saved rules.")]
+    handle_unknown: Annotated[
+        Literal["error", "ignore"] | None,
+        Meta(description="Takes the place of `handle_unknown` of the job that fitted the rules. Default: as fitted."),
+    ] = None
     column_types: Annotated[
         ColumnTypes,
         Meta(

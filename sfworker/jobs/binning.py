@@ -30,7 +30,7 @@ from sfworker.models.rules import AnyRule, Column
 from sfworker.party.context import JobContext
 from sfworker.party.task_dispatcher import TaskDispatcher
 from sfworker.tables import aligned, files, labels, own_tables
-from sfworker.tables.own_tables import OwnTable
+from sfworker.tables.own_tables import OwnTable, UnfitColumn, require_values
 
 MOST_CATEGORIES = 1_000
 CELLS = 1_000_000
@@ -66,7 +66,7 @@ class Binned:
         edges = [edge for edge, kept in zip(self.edges, stays, strict=False) if kept]
         return Binned(self.column, edges, [], self.type, new[self.codes])
 
-    def rule(self, values: list[int] | list[float], other: float | None) -> AnyRule:
+    def rule(self, params: BinningParams, values: list[int] | list[float], other: float | None) -> AnyRule:
         if self.edges is not None:
             return rules.Bins(column=self.column, type="float", edges=self.edges, values=[*values], other=other)
         return rules.Replace(
@@ -75,7 +75,7 @@ class Binned:
             categories=self.categories,
             values=[*values],
             other=other,
-            handle_unknown="ignore",
+            handle_unknown=params.handle_unknown,
         )
 
 
@@ -100,10 +100,7 @@ def binning(context: JobContext[BinningParams]) -> BinningResult | None:
     params = context.params
     own = own_tables.local_tables(context)
     typed = {party: table.typed(table.features(context)) for party, table in own.items()}
-    binned = {
-        party: [_bin(params, own[party], name, table.column(name)) for name in table.column_names]
-        for party, table in typed.items()
-    }
+    binned = {party: own[party].each(table, partial(_bin, params)) for party, table in typed.items()}
     evidence = _weigh(context, own, binned) if params.uses_label else {}
     found = {
         party: [_rule(params, *pair) for pair in zip(columns, evidence.get(party, [None] * len(columns)), strict=True)]
@@ -113,6 +110,7 @@ def binning(context: JobContext[BinningParams]) -> BinningResult | None:
         rules.write_table(context, table, typed[party], found[party])
     identity = rules.save(context, "binning", found)
     answering = params.label.party if params.uses_label and params.label else context.parties[0]
+    warnings = _constant_ones(context, answering, binned) if params.constant_columns == "one_bin" else []
     if not context.is_local(answering):
         return None
     iv = {
@@ -120,26 +118,41 @@ def binning(context: JobContext[BinningParams]) -> BinningResult | None:
         for party, columns in evidence.items()
     }
     return BinningResult(
-        output_paths=params.output_paths, model_path=params.model_path, rule_id=identity, iv=iv or None
+        output_paths=params.output_paths,
+        model_path=params.model_path,
+        rule_id=identity,
+        iv=iv or None,
+        warnings=warnings,
     )
 
 
-def _bin(params: BinningParams, table: OwnTable, name: str, column: Column) -> Binned:
-    """Bin one column. Raises InputDataError where it has no value, one number only or too many categories."""
-    table.require_values(name, column)
+def _constant_ones(context: JobContext[BinningParams], answering: str, binned: dict[str, list[Binned]]) -> list[str]:
+    """Return a warning for each column of numbers in one bin. The answering party learns which ones they are."""
+    own = {party: [one.column for one in columns if one.edges == []] for party, columns in binned.items()}
+    told = aligned.gather(context, answering, own_tables.with_input(context), own)
+    return [
+        f"column {name!r} of {party} has a single bin, as all or most of its numbers are the same"
+        for party, names in told.items()
+        for name in names
+    ]
+
+
+def _bin(params: BinningParams, name: str, column: Column) -> Binned:
+    """Bin one column. Raises UnfitColumn where it has one number only or too many categories."""
+    require_values(column)
     kind = rules.type_of(column)
     if kind in ("str", "bool"):
         distinct = column.drop_null().unique()
         if len(distinct) > MOST_CATEGORIES:
-            raise InputDataError(
-                f"{table.field}: column {name!r} has more than {MOST_CATEGORIES} categories; leave it out"
-            )
+            raise UnfitColumn(f"has more than {MOST_CATEGORIES} categories; leave it out")
         categories = distinct.take(pc.sort_indices(distinct))
         codes = pc.fill_null(pc.index_in(column, value_set=categories), len(categories)).to_numpy().astype(np.int64)
         return Binned(name, None, categories.to_pylist(), kind, codes)
     numbers = column.cast(pa.float64(), safe=False).to_numpy()
     if np.nanmin(numbers) == np.nanmax(numbers):
-        raise InputDataError(f"{table.field}: column {name!r} holds one number only; leave it out")
+        if params.constant_columns == "error":
+            raise UnfitColumn("holds one number only; leave it out, or set constant_columns to `one_bin`")
+        return Binned(name, [], [], kind, np.isnan(numbers).astype(np.int64))
     cut = pd.cut if params.method == "equal_range" else pd.qcut
     number = params.chimerge_init_bins if params.method == "chimerge" else params.bin_num
     _, edges = cut(numbers, number, labels=False, retbins=True, duplicates="drop")
@@ -153,11 +166,11 @@ def _bin(params: BinningParams, table: OwnTable, name: str, column: Column) -> B
 
 def _rule(params: BinningParams, binned: Binned, evidence: Evidence | None) -> AnyRule:
     if evidence is None:
-        return binned.rule(list(range(binned.bins)), None)
+        return binned.rule(params, list(range(binned.bins)), None)
     merged = binned.merged(evidence.removed)
     if params.substitution == "bin":
-        return merged.rule(list(range(merged.bins)), None)
-    return merged.rule(evidence.woe, evidence.missing)
+        return merged.rule(params, list(range(merged.bins)), None)
+    return merged.rule(params, evidence.woe, evidence.missing)
 
 
 def _weigh(

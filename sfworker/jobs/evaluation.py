@@ -98,15 +98,14 @@ def prediction_bias_eval(context: JobContext[PredictionBiasEvalParams]) -> Predi
     else:
         starts = [len(label) * number // params.bucket_count for number in range(params.bucket_count + 1)]
         edges = prediction[[*starts[:-1], len(label) - 1]]
-    sizes = np.diff(starts)
-    if ((sizes > 0) & (sizes < params.min_item_cnt_per_bucket)).any():
+    if len(label) < params.min_item_cnt_per_bucket:
         raise InputDataError(
-            "task_config.bucket_count: a bucket would hold fewer rows than min_item_cnt_per_bucket; ask for fewer "
-            "buckets, or for equal_frequency"
+            f"task_config.input_paths.{params.label.party}: has fewer rows than one bucket needs "
+            f"(min_item_cnt_per_bucket)"
         )
     buckets = [
-        _bias_bucket(edges[number], edges[number + 1], prediction[start:stop], label[start:stop])
-        for number, (start, stop) in enumerate(pairwise(starts))
+        _bias_bucket(edges[first], edges[last], *(each[starts[first] : starts[last]] for each in (prediction, label)))
+        for first, last in pairwise(_joined(starts, params.min_item_cnt_per_bucket))
     ]
     return PredictionBiasEvalResult(rows=len(label), bias=float(prediction.mean() - label.mean()), buckets=buckets)
 
@@ -204,6 +203,18 @@ def _label_and_prediction(context: JobContext[Any]) -> tuple[Vector, Vector]:
 def _quantiles(values: Vector) -> list[float]:
     found: list[float] = np.quantile(values, QUANTILES).tolist()
     return found
+
+
+def _joined(starts: list[int], least: int) -> list[int]:
+    """Return which buckets begin a bucket of no row or of `least` rows and more, and the end. `starts` ends there."""
+    kept, end = [0], len(starts) - 1
+    for number in range(1, end):
+        rows = starts[number] - starts[kept[-1]]
+        if rows == 0 or rows >= least:
+            kept.append(number)
+    while 0 < starts[end] - starts[kept[-1]] < least:
+        kept.pop()
+    return [*kept, end]
 
 
 def _bias_bucket(left: float, right: float, prediction: Vector, label: Vector) -> BiasBucket:

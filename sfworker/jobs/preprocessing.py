@@ -31,7 +31,7 @@ from sfworker.models.rules import AnyRule, Column
 from sfworker.party.context import JobContext
 from sfworker.party.task_dispatcher import TaskDispatcher
 from sfworker.tables import own_tables
-from sfworker.tables.own_tables import OwnTable
+from sfworker.tables.own_tables import OwnTable, UnfitColumn, require_values
 
 MOST_COLUMNS, MOST_CODES = 1_000, 100_000
 """Most categories of a column for `one_hot` and for the other methods. A column with more holds ids or numbers."""
@@ -62,7 +62,8 @@ def preprocessing_apply(context: JobContext[PreprocessingApplyParams]) -> Prepro
     own = own_tables.local_tables(context)
     manifests, identity = rules.read(context, own)
     for party, table in own.items():
-        rules.write_table(context, table, rules.typed(table, manifests[party]), manifests[party].rules)
+        manifest = manifests[party].unknown_as(context.params.handle_unknown)
+        rules.write_table(context, table, rules.typed(table, manifest), manifest.rules)
     if not context.is_local(context.parties[0]):
         return None
     return PreprocessingApplyResult(output_paths=context.params.output_paths, rule_id=identity)
@@ -80,7 +81,7 @@ def _fit(
     for party, table in own_tables.local_tables(context).items():
         features = table.features(context)
         typed = table.typed(features, dict.fromkeys(features, "float") if as_numbers else {})
-        found[party] = [fit_column(table, name, typed.column(name)) for name in features]
+        found[party] = table.each(typed, partial(fit_column, table))
         rules.write_table(context, table, typed, found[party])
     identity = rules.save(context, task_type, found)
     if not context.is_local(context.parties[0]):
@@ -89,7 +90,7 @@ def _fit(
 
 
 def _scale(params: ScalerParams, table: OwnTable, name: str, column: Column) -> AnyRule:
-    table.require_values(name, column)
+    require_values(column)
     values = column.to_numpy().reshape(-1, 1)
     rule: rules.Standard | rules.MinMax
     if params.method == "standard":
@@ -101,21 +102,21 @@ def _scale(params: ScalerParams, table: OwnTable, name: str, column: Column) -> 
         offset, scale = float(min_max.min_[0]), float(min_max.scale_[0])
         rule = rules.MinMax(column=name, type="float", min=offset, scale=scale)
     if not np.isfinite([offset, scale]).all():
-        raise InputDataError(f"{table.field}: column {name!r} holds numbers too large to be scaled; leave it out")
+        raise UnfitColumn("holds numbers too large to be scaled; leave it out")
     return rule
 
 
 def _encode(params: EncoderParams, table: OwnTable, name: str, column: Column) -> AnyRule:
-    table.require_values(name, column)
+    require_values(column)
     counted = column.drop_null().value_counts()
     order = pc.sort_indices(counted.field("values"))
     categories: list[Value] = counted.field("values").take(order).to_pylist()
     most = MOST_COLUMNS if params.method == "one_hot" else MOST_CODES
     if len(categories) > most:
-        raise InputDataError(f"{table.field}: column {name!r} has more than {most} categories; bin it, or leave it out")
+        raise UnfitColumn(f"has more than {most} categories; bin it, or leave it out")
     if params.method == "one_hot":
         counts = counted.field("counts").take(order).to_numpy()
-        return _one_hot(params, table, name, column, categories, counts >= params.min_frequency * len(column))
+        return _one_hot(params, name, column, categories, counts >= params.min_frequency * len(column))
     given = params.categories.get(table.party, {}).get(name)
     return rules.Replace(
         column=name,
@@ -129,7 +130,6 @@ def _encode(params: EncoderParams, table: OwnTable, name: str, column: Column) -
 
 def _one_hot(
     params: EncoderParams,
-    table: OwnTable,
     name: str,
     column: Column,
     categories: list[Value],
@@ -142,7 +142,7 @@ def _one_hot(
     dropped = groups.pop(0)[1] if params.drop == "first" else []
     columns = dict(groups)
     if len(columns) < len(groups):
-        raise InputDataError(f"{table.field}: column {name!r} has a category named `infrequent`; rename it")
+        raise UnfitColumn("has a category named `infrequent`; rename it")
     return rules.OneHot(
         column=name,
         type=rules.type_of(column),
@@ -157,7 +157,7 @@ def _fill(params: FillnaParams, table: OwnTable, name: str, column: Column) -> A
     if value is not None:
         [value] = _fitting(table, name, column, "fill_value", [value])
     else:
-        table.require_values(name, column)
+        require_values(column)
         value = _figure(params.strategy, column)
     return rules.Fill(column=name, type=rules.type_of(column), value=value)
 

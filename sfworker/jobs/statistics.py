@@ -24,7 +24,7 @@ from sfworker.errors import InputDataError
 from sfworker.party.context import JobContext
 from sfworker.party.task_dispatcher import TaskDispatcher
 from sfworker.tables import aligned, files, own_tables
-from sfworker.tables.own_tables import OwnTable
+from sfworker.tables.own_tables import OwnTable, require_values
 
 Vector = npt.NDArray[np.float64]
 _KINDS = {type_: name for name, type_ in files.TYPES.items()}
@@ -148,14 +148,15 @@ def _compared(context: JobContext[PopulationStabilityParams], party: str) -> dic
             raise InputDataError(f"{test.field}: the file has no column {column!r}, which the base has")
     types = dict.fromkeys(columns, "float")
     base_columns, test_columns = base.typed(columns, types), test.typed(columns, types)
-    found = {}
-    for name in columns:
-        base.require_values(name, base_columns.column(name))
-        values = base_columns.column(name).to_numpy()
+
+    def compare(name: str, column: pa.ChunkedArray) -> Stability:
+        require_values(column)
+        values = column.to_numpy()
         points = split_points.get(name)
         edges = np.array(points) if points else _equal_frequency(values[~np.isnan(values)], params.bin_num)
-        found[name] = stability(values, test_columns.column(name).to_numpy(), edges)
-    return found
+        return stability(values, test_columns.column(name).to_numpy(), edges)
+
+    return dict(zip(columns, base.each(base_columns, compare), strict=True))
 
 
 def _file(context: JobContext[PopulationStabilityParams], party: str, parameter: str) -> OwnTable:

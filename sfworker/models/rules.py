@@ -134,6 +134,16 @@ class Manifest(Struct, frozen=True, kw_only=True):
     rules: list[AnyRule]
     format: int = FORMAT
 
+    def unknown_as(self, handled: Literal["error", "ignore"] | None) -> Manifest:
+        """Return the rules with unknown categories `handled` another way than that they were fitted with."""
+        if handled is None:
+            return self
+        rules = [
+            msgspec.structs.replace(rule, handle_unknown=handled) if isinstance(rule, OneHot | Replace) else rule
+            for rule in self.rules
+        ]
+        return msgspec.structs.replace(self, rules=rules)
+
 
 class _Kind(Struct, frozen=True, kw_only=True):
     task_type: str
@@ -218,7 +228,7 @@ def _codes(rule: OneHot | Replace, field: str, column: Column, categories: list[
             row = pc.index(unknown, True).as_py() + 1
             raise InputDataError(
                 f"{field}: column {rule.column!r} holds a category in row {row} that is not among the fitted ones; "
-                f"correct it, or fit with handle_unknown `ignore`"
+                f"correct it, or set handle_unknown to `ignore`"
             )
     codes: npt.NDArray[np.int64] = pc.fill_null(index, -1).to_numpy().astype(np.int64)
     return codes

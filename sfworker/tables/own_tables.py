@@ -5,10 +5,10 @@ Columns that change are read with types; the others are passed on as they are wr
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,6 +16,14 @@ import pyarrow.compute as pc
 from sfworker.errors import InputDataError
 from sfworker.party.context import JobContext
 from sfworker.tables import aligned, files
+
+MOST_NAMED = 50
+"""Most columns that an error names."""
+_T = TypeVar("_T")
+
+
+class UnfitColumn(Exception):  # noqa: N818 - a reason that `OwnTable.each` makes an error of
+    """Says what is wrong with a column, in words that follow its name."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +57,21 @@ class OwnTable:
             self._require_finite(name, table.column(name))
         return table
 
-    def require_values(self, name: str, column: pa.ChunkedArray) -> None:
-        """Raise InputDataError where every cell of a column is missing."""
-        if column.null_count == len(column):
-            raise InputDataError(f"{self.field}: column {name!r} has no value in any row; leave it out")
+    def each(self, typed: pa.Table, fit: Callable[[str, pa.ChunkedArray], _T]) -> list[_T]:
+        """Return what `fit` makes of each column of `typed`.
+
+        Raises InputDataError that names all the columns for which `fit` raises UnfitColumn.
+        """
+        found, unfit = [], dict[str, list[str]]()
+        for name, column in zip(typed.column_names, typed.columns, strict=True):
+            try:
+                found.append(fit(name, column))
+            except UnfitColumn as reason:
+                unfit.setdefault(str(reason), []).append(name)
+        if unfit:
+            said = ". ".join(f"{_columns(names)} {reason}" for reason, names in unfit.items())
+            raise InputDataError(f"{self.field}: {said}")
+        return found
 
     def untouched(self, columns: list[str], *outputs: Path) -> pa.Table:
         """Read `columns` as they are written.
@@ -85,6 +104,19 @@ class OwnTable:
         if pc.any(infinite).as_py():
             row = pc.index(infinite, True).as_py() + 1
             raise InputDataError(f"{self.field}: column {name!r} holds an infinite number in row {row}; correct it")
+
+
+def require_values(column: pa.ChunkedArray) -> None:
+    """Raise UnfitColumn where every cell of a column is missing."""
+    if column.null_count == len(column):
+        raise UnfitColumn("has no value in any row; leave it out")
+
+
+def _columns(names: list[str]) -> str:
+    if len(names) == 1:
+        return f"column {names[0]!r}"
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return f"each of the columns {', '.join(map(repr, names[:MOST_NAMED]))}{more}"
 
 
 def local_tables(context: JobContext[Any]) -> dict[str, OwnTable]:

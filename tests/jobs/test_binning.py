@@ -220,6 +220,44 @@ def test_three_parties(worker: RunningWorker, halves: Path) -> None:
     pd.testing.assert_frame_equal(read(halves / "carol-out.csv"), TABLE[["y"]])
 
 
+def test_constant_columns_are_named_at_once_or_get_one_bin(worker: RunningWorker, halves: Path) -> None:
+    numbers = np.where(np.arange(ROWS) % 7, 3.0, np.nan)
+    table = TABLE.assign(c0=1.5, c1=7, holes=numbers, empty=np.nan)
+    table = pd.concat([table] * 2, ignore_index=True).assign(many=[f"m{number}" for number in range(2 * ROWS)])
+    table.to_csv(halves / "alice-in.csv", index=False)
+    table.drop(columns="y").to_csv(halves / "bob-in.csv", index=False)
+    result = worker.run(job(halves, features={"bob": ["c0", "empty", "visits", "many", "c1", "holes"]}))
+    assert result["error"] == (
+        "task_config.input_paths.bob: each of the columns 'c0', 'c1', 'holes' holds one number only; leave it out, or "
+        "set constant_columns to `one_bin`. column 'empty' has no value in any row; leave it out. column 'many' has "
+        "more than 1000 categories; leave it out"
+    )
+    features = {"alice": ["c0"], "bob": ["c1", "visits", "holes"]}
+    rule, warned = paths(halves, "rule"), " has a single bin, as all or most of its numbers are the same"
+    sent = job(halves, features=features, constant_columns="one_bin", model_path=rule)
+    assert succeed(worker, sent)["warnings"] == [
+        "column 'c0' of alice" + warned,
+        "column 'c1' of bob" + warned,
+        "column 'holes' of bob" + warned,
+    ]
+    found = read(halves / "bob-out.csv")
+    assert (found["c1"] == 0).all()
+    assert found["holes"].isna().equals(table["holes"].isna())
+    answer = succeed(worker, by_label(halves, features=features, constant_columns="one_bin"))
+    assert len(answer["warnings"]) == 3
+    assert (answer["iv"]["alice"]["c0"], answer["iv"]["bob"]["c1"]) == (0, 0)
+    found = read(halves / "bob-out.csv")
+    assert (found["c1"] == 0).all()
+    positive, missing = table["y"] == 1, table["holes"].isna()
+    shares = (missing & positive).sum() / positive.sum(), (missing & ~positive).sum() / (~positive).sum()
+    assert found["holes"][missing].to_numpy() == pytest.approx(math.log(shares[0] / shares[1]))
+    changed = table.assign(c0=-5.0, c1=9)
+    changed.drop(columns="y").to_csv(halves / "bob-in.csv", index=False)
+    applied = {"task_type": "preprocessing_apply", "model_path": rule, "output_paths": paths(halves, "applied.csv")}
+    succeed(worker, envelope({"input_paths": paths(halves, "in.csv"), **applied}))
+    assert (read(halves / "bob-applied.csv")["c1"] == 0).all()
+
+
 def test_what_cannot_be_binned(worker: RunningWorker, halves: Path) -> None:
     table = TABLE.assign(constant=1.5, rare=["a"] * 3 + ["b"] * (ROWS - 3))
     table.drop(columns="y").to_csv(halves / "bob-in.csv", index=False)

@@ -188,11 +188,30 @@ def test_bias_is_that_of_each_bucket(worker: RunningWorker, data: Path, predicti
     assert found["bias"] == pytest.approx(prediction.mean() - label.mean())
 
 
+def test_buckets_of_skewed_predictions_are_joined(worker: RunningWorker, data: Path) -> None:
+    """Wide buckets of most real scores hold one row or two, which an error said, and whose label a bucket would."""
+    chance = np.random.default_rng(3)
+    prediction = np.append(chance.beta(1, 60, 1000), [0.31, 0.5, 0.98])
+    frame = pd.DataFrame({"真值": chance.random(1003) < prediction, "预测": prediction})
+    frame.astype(float).to_csv(data / "predicted.csv", index=False)
+    for settings in ({}, {"min_item_cnt_per_bucket": 40}, {"min_item_cnt_per_bucket": 1003}):
+        found = worker.run(regression(data, "prediction_bias_eval", **settings))["result"]["buckets"]
+        assert sum(each["rows"] for each in found) == 1003
+        assert [each for each in found if 0 < each["rows"] < settings.get("min_item_cnt_per_bucket", 2)] == []
+        assert [each["left"] for each in found[1:]] == [each["right"] for each in found[:-1]]
+        for each in found:
+            inside = frame[(prediction >= each["left"]) & (prediction < each["right"] + (each is found[-1]))]
+            assert len(inside) == each["rows"]
+            assert each["mean_label"] == (pytest.approx(inside["真值"].mean()) if len(inside) else None)
+
+
 def test_buckets_may_be_empty_but_not_small(worker: RunningWorker, data: Path) -> None:
     (data / "predicted.csv").write_text("真值,预测\n1,0\n0,0\n5,10\n5,10\n")
     found = worker.run(regression(data, "prediction_bias_eval", bucket_count=3))["result"]["buckets"]
     assert [(each["rows"], each["bias"]) for each in found] == [(2, -0.5), (0, None), (2, 5.0)]
-    result = worker.run(regression(data, "prediction_bias_eval", bucket_count=3, min_item_cnt_per_bucket=3))
+    found = worker.run(regression(data, "prediction_bias_eval", bucket_count=3, min_item_cnt_per_bucket=3))["result"]
+    assert [(each["rows"], each["bias"]) for each in found["buckets"]] == [(4, 2.25)]
+    result = worker.run(regression(data, "prediction_bias_eval", min_item_cnt_per_bucket=5))
     assert (result["error_type"], "min_item_cnt_per_bucket" in result["error"]) == ("InputDataError", True)
 
 

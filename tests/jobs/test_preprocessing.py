@@ -167,6 +167,37 @@ def test_a_category_that_was_not_there_when_fitting(worker: RunningWorker, data:
     refused(worker, applied, "InputDataError", "task_config.input_paths.alice", "'城市'", "row 7", "handle_unknown")
 
 
+@pytest.mark.parametrize(
+    ("task_type", "settings", "ignored"),
+    [
+        ("encoder", {"method": "one_hot"}, [0, 0]),
+        ("encoder", {"method": "label"}, [None]),
+        ("encoder", {"method": "ordinal"}, [None]),
+        ("binning", {}, [None]),
+        ("binning", {"substitution": "woe", "label": {"party": "alice", "column": "y"}}, [0.0]),
+    ],
+)
+def test_every_rule_treats_unknown_categories_alike(
+    worker: RunningWorker, data: Path, task_type: str, settings: dict[str, Any], ignored: list[float | None]
+) -> None:
+    frame = pd.DataFrame({"城市": ["上海", "北京"] * 20, "y": [0, 1, 1, 0] * 10})
+    write(data, "in.csv", frame, frame)
+    write(data, "new.csv", frame.assign(城市=["上海", "广州"] * 20), frame)
+    rule = paths(data, "rule")
+    fit: dict[str, Any] = {"features": {"alice": ["城市"]}, "model_path": rule, "keys": {}, **settings}
+    fitted_as: tuple[dict[str, Any], ...] = ({}, {"handle_unknown": "error"}, {"handle_unknown": "ignore"})
+    for fitted in fitted_as:
+        succeed(worker, job(data, task_type, **fit, **fitted))
+        for applied in fitted_as:
+            sent = job(data, "preprocessing_apply", "new.csv", "applied.csv", model_path=rule, **applied)
+            if {**fitted, **applied}.get("handle_unknown", "error") == "ignore":
+                succeed(worker, sent)
+                found = read(data, "alice", "applied.csv").filter(like="城市").iloc[1]
+                assert [None if np.isnan(each) else each for each in found] == ignored
+            else:
+                refused(worker, sent, "InputDataError", "task_config.input_paths.alice", "'城市'", "row 2")
+
+
 def test_label_and_ordinal_are_scikit_learns(worker: RunningWorker, data: Path) -> None:
     alice, bob = frame(1), frame(2)
     bob["grade"] = bob["grade"].mask(bob["收入"].isna())

@@ -72,11 +72,11 @@ def vif(context: JobContext[VifParams]) -> VifResult | None:
         own = [aligned.held(context, party, _square(units.get(party)), np.float64) for party in parties]
         across = _products_across(context, units, shape)
         limit = inverse_limit(context)
-        opened = context.spu(_inflation, static_argnames=("steps",))(
-            [block.to(context.spu) for block in own],
-            [across[pair] for pair in combinations(parties, 2)],
-            steps=inverse_steps(shape.columns, limit),
-        ).to(context.pyu(first))
+        correlations = context.spu(_assembled)(
+            [block.to(context.spu) for block in own], [across[pair] for pair in combinations(parties, 2)]
+        )
+        inverted = inverse(context, correlations, inverse_steps(shape.columns, limit))
+        opened = context.spu(jnp.diagonal)(inverted).to(context.pyu(first))
         if not context.is_local(first):
             return None
         factors = context.value_at(first, opened)
@@ -152,12 +152,12 @@ def _square(units: Matrix | None) -> Matrix | None:
     return None if units is None else units.T @ units
 
 
-def _inflation(own: list[Any], across: list[Any], steps: int) -> Any:
-    """Return the diagonal of the correlations' inverse. `across` holds the blocks above the diagonal, row by row."""
+def _assembled(own: list[Any], across: list[Any]) -> Any:
+    """Return the matrix of correlations. `across` holds the blocks above the diagonal, row by row."""
     size = len(own)
     above = iter(across)
     rows: list[list[Any]] = [[own[row]] * size for row in range(size)]
     for row, column in combinations(range(size), 2):
         rows[row][column] = block = next(above)
         rows[column][row] = block.T
-    return jnp.diagonal(inverse(jnp.block(rows), steps))
+    return jnp.block(rows)

@@ -88,12 +88,13 @@ def p_value(context: JobContext[PValueParams]) -> PValueResult | None:
             ),
         )
         limit = inverse_limit(context)
-        opened = context.spu(_squares, static_argnames=("count", "steps", "limit"))(
+        information = context.spu(_information)(sums)
+        opened = context.spu(_squares, static_argnames=("count", "limit"))(
+            inverse(context, information, inverse_steps(shape.columns + 1, limit)),
             sums,
             coefficients,
             label_scaling,
             count=shape.rows,
-            steps=inverse_steps(shape.columns + 1, limit),
             limit=limit,
         ).to(context.pyu(first))
         if not context.is_local(first):
@@ -194,11 +195,14 @@ def _sums(units: list[Any], label: list[Any], coefficients: Any, count: int) -> 
     return jnp.concatenate([information, jnp.full((1, x.shape[1]), residue)])
 
 
-def _squares(sums: Any, coefficients: Any, label_scaling: list[Any], count: int, steps: int, limit: float) -> Any:
+def _information(sums: Any) -> Any:
+    return sums[:-1]
+
+
+def _squares(inverted: Any, sums: Any, coefficients: Any, label_scaling: list[Any], count: int, limit: float) -> Any:
     """Return each coefficient's squared statistic, and beside it 1 if it is sound, the intercept in raw units last."""
-    information, residue = sums[:-1], sums[-1, 0]
+    residue = sums[-1, 0]
     estimates, contrast = coefficients[:, 0], coefficients[:, 1]
-    inverted = inverse(information, steps)
     diagonal = jnp.diagonal(inverted)
     variances = jnp.append(diagonal[:-1], contrast @ inverted @ contrast)
     intercept = estimates @ contrast

@@ -54,11 +54,13 @@ def predict(
     if context.is_local(receiver):
         output = context.output(receiver, "output_paths", params.output_paths[receiver])
         beside = _beside(context, output)
+    _progress(context, 0.1, "inputs read")
     objects, options = models.load(context, found)
     shape = aligned.shape(context, prepared)
     columns = aligned.columns(context, prepared, shape, dtype)
     predicted = apply(Inputs(objects, options, columns, shape, _offset(context, offset, dtype)))
     scores = context.value_at(receiver, predicted.partitions[context.pyu(receiver)])
+    _progress(context, 0.9, "predicted")
     if beside is None or output is None:
         return None
     predictions = np.asarray(scores, dtype=np.float64).ravel()
@@ -67,6 +69,11 @@ def predict(
     table = pa.table(columns, names=[*beside.column_names, params.pred_name])
     files.write(f"task_config.output_paths.{receiver}", output, table)
     return PredictResult(rows=shape.rows, output_paths={receiver: params.output_paths[receiver]})
+
+
+def _progress(context: JobContext[Any], fraction: float, message: str) -> None:
+    if context.is_local(context.params.receiver):
+        context.progress(fraction, message)
 
 
 def _features(context: JobContext[PredictParams], party: str, manifest: models.Manifest) -> Matrix:

@@ -91,11 +91,23 @@ def inverse_steps(size: int, limit: float) -> int:
     return math.ceil(math.log2(limit) + 2 * math.log2(size)) + 5
 
 
-def inverse(matrix: Any, steps: int) -> Any:
-    """Invert a positive matrix by Newton's iteration, traced for the SPU.
+def inverse(context: JobContext[Any], matrix: Any, steps: int) -> Any:
+    """Invert a positive matrix on the SPU by Newton's iteration. Publishes progress.
 
     A singular matrix gives numbers above `inverse_limit`.
     """
-    identity = jnp.identity(matrix.shape[0])
-    start = identity / jnp.trace(matrix)
-    return jax.lax.fori_loop(0, steps, lambda _, found: found @ (2 * identity - matrix @ found), start)
+    found = context.spu(_first_guess)(matrix)
+    for step in range(1, steps + 1):
+        found = context.spu(_better_guess)(matrix, found)
+        sfd.get(found.meta)  # waits, so that progress is true
+        if context.is_local(context.parties[0]):
+            context.progress(step / steps, f"step {step} of {steps} of a matrix inversion")
+    return found
+
+
+def _first_guess(matrix: Any) -> Any:
+    return jnp.identity(matrix.shape[0]) / jnp.trace(matrix)
+
+
+def _better_guess(matrix: Any, found: Any) -> Any:
+    return found @ (2 * jnp.identity(matrix.shape[0]) - matrix @ found)

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from sklearn.datasets import load_breast_cancer
 
-from tests.running_worker import RunningWorker, envelope
+from tests.running_worker import PARTIES, RunningWorker, envelope
 
 CORRELATION_TOLERANCE = 1e-9
 COARSE = {"field": "FM64", "fxp_fraction_bits": 18}
@@ -90,6 +90,22 @@ def test_inflation_is_that_of_the_formula(
     assert expected.max() > 1000
     assert told == pytest.approx(expected, rel=VIF_TOLERANCE)
     assert found["warnings"] == []
+
+
+def test_an_inversion_tells_its_progress(worker: RunningWorker, data: Path) -> None:
+    """One of 500 columns takes minutes."""
+    chance = np.random.default_rng(6)
+    for party in PARTIES:
+        pd.DataFrame(chance.normal(size=(300, 40))).add_prefix("x").to_csv(data / f"{party}.csv", index=False)
+    paths = {party: str(data / f"{party}.csv") for party in PARTIES}
+    runtime_config = {"protocol": "SEMI2K", "field": "FM128", "fxp_fraction_bits": 40}
+    job = envelope(
+        {"task_type": "vif", "input_paths": paths}, spu_config={"cluster_def": {"runtime_config": runtime_config}}
+    )
+    assert worker.run(job)["status"] == "success"
+    said = [event["message"] for event in worker.said(job["execution_id"]) if event["stage"] == "progress"]
+    steps = [message for message in said if message.endswith(" of a matrix inversion")]
+    assert len(steps) > 2
 
 
 def test_columns_without_a_figure_are_told_and_spoil_no_other(worker: RunningWorker, data: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from secretflow.component.ml.linear import ss_glm_train, ss_sgd_train
 from secretflow_spec.v1 import report_pb2
 from secretflow_spec.v1.component_pb2 import Attribute
 from secretflow_spec.v1.data_pb2 import DistData
@@ -14,9 +15,14 @@ from sfworker.components import params as component_params
 from sfworker.components.evaluate import as_json, evaluate
 from sfworker.party.context import JobContext
 from sfworker.party.task_dispatcher import TaskDispatcher
+from sfworker.secure import gradient_descent
 
 WHERE = "task_config.node_eval_param"
 _ZEROS: dict[str, Any] = {"float": 0.0, "int": 0, "bool": False, "str": ""}
+
+# SecretFlow's own leave out the rows after the last full batch.
+ss_sgd_train.SSRegression = gradient_descent.Regression
+ss_glm_train.SSGLM = gradient_descent.Glm
 
 
 @TaskDispatcher.register_task("component")

@@ -35,7 +35,7 @@ from sfworker.models.checkpoints import Checkpoints
 from sfworker.models.predictions import Inputs, predict
 from sfworker.party.context import JobContext
 from sfworker.party.task_dispatcher import TaskDispatcher
-from sfworker.secure.gradient_descent import Regression, Run, Schedule, settled
+from sfworker.secure.gradient_descent import Glm, Regression, Schedule, settled
 from sfworker.secure.sigmoid import sigmoid
 from sfworker.session.arithmetic import arithmetic_of
 from sfworker.tables import aligned, labels
@@ -73,7 +73,7 @@ def ss_lr(context: JobContext[SsLrParams]) -> SsLrResult | None:
     y = aligned.column(context, params.label.party, label)
     schedule = Schedule.of(shape.rows, params.batch_size, params.epochs)
     epochs = _Epochs(context, params, schedule)
-    model = Regression(context.spu, schedule)
+    model = Regression(context.spu)
     model.fit(
         x,
         y,
@@ -165,7 +165,7 @@ def ss_glm(context: JobContext[SsGlmParams]) -> SsGlmResult | None:
     }
     epochs = _Epochs(context, params, schedule)
     settings |= {"epoch_callback": epochs.ended, "recovery_checkpoint": epochs.resumed}
-    model = _Glm(context.spu, schedule)
+    model = _Glm(context.spu)
     if is_irls:
         model.fit_irls(**settings)
     else:
@@ -225,30 +225,12 @@ class _Logit(LinkLogit):  # type: ignore[misc]
         return sigmoid(eta)
 
 
-class _Glm(SSGLM):  # type: ignore[misc]
-    """SecretFlow's GLM with our link, with SGD over all rows, and with an early end that works."""
+class _Glm(Glm):
+    """SecretFlow's GLM with our link, and with an early end that works."""
 
-    def __init__(self, spu: Any, schedule: Schedule | None = None) -> None:
-        super().__init__(spu)
-        self._schedule = schedule
-        self._runs: list[Run] = []
-
-    def _pre_check(self, *args: Any) -> None:
-        super()._pre_check(*args)
+    def _pre_check(self, *arguments: Any) -> None:
+        super()._pre_check(*arguments)
         self.link: Any = _link(self.link.link_type().value)
-        if self._schedule is not None and not self.irls_epochs:
-            self._runs = self._schedule.runs(self.infeed_batch_size)
-
-    def _next_infeed_batch(self, values: Any, step: int, *others: Any) -> Any:
-        return values[self._runs[step].rows] if self._runs else super()._next_infeed_batch(values, step, *others)
-
-    def _epoch(self, weights: Any, epoch: int) -> Any:
-        if not self._runs:
-            return super()._epoch(weights, epoch)
-        for step, run in enumerate(self._runs):
-            self.sgd_batch_size = run.batch_size
-            weights = self._sgd_step(weights, *self._build_batch_cache(step), self.sgd_learning_rate)
-        return weights
 
     def _check_early_stop(self, *args: Any) -> bool:
         self.best_spu_w = self.spu_w  # upstream would end with the best weights of a metric that we do not use

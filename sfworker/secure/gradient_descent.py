@@ -11,15 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
-from secretflow.device import SPUCompilerNumReturnsPolicy
+from secretflow.data import FedNdarray
+from secretflow.device import SPUCompilerNumReturnsPolicy, SPUObject
 from secretflow.device.driver import reveal
-from secretflow.ml.linear import RegType, SSRegression
-from secretflow.ml.linear.ss_sgd.model import Penalty
-from secretflow.utils.sigmoid import SigType
-from secretflow.utils.sigmoid import sigmoid as curve
+from secretflow.ml.linear import SSGLM, SSRegression
+from secretflow.ml.linear.ss_sgd.model import _batch_update_w
 
 from sfworker.errors import ParameterValidationError
-from sfworker.secure.sigmoid import sigmoid
 
 STEPS = 500
 """Steps after which a training has settled where nothing is hard, with the default learning rate."""
@@ -78,67 +76,78 @@ class Run:
 
 
 class Regression(SSRegression):  # type: ignore[misc]
-    """SecretFlow's linear and logistic regression over all rows, with the true sigmoid where it is asked for."""
+    """SecretFlow's linear and logistic regression over all rows."""
 
-    def __init__(self, spu: Any, schedule: Schedule) -> None:
-        super().__init__(spu)
-        self._schedule = schedule
-        self._shared: list[tuple[Run, Any, Any]] = []
-        self.before: Any = None
-        """Weights before the last epoch."""
+    before: Any = None
+    """Weights before the last epoch."""
 
-    def _epoch(self, weights: Any, _: int) -> Any:
+    def _pre_check(self, x: Any, y: Any, epochs: int, learning_rate: float, batch_size: int, *others: Any) -> None:
+        super()._pre_check(x, y, epochs, learning_rate, batch_size, *others)
+        self._runs = Schedule.of(self.samples, batch_size, epochs).runs(MOST_CELLS // self.num_feat)
+        self._shared: list[tuple[Any, Any]] = []
+        self._norms: list[Any] = [None] * len(self._runs)
+
+    def _epoch(self, weights: Any, epoch: int) -> Any:
         self.before = weights
-        self._shared = self._shared or [self._share(run) for run in self._schedule.runs(MOST_CELLS // self.num_feat)]
-        for run, x, y in self._shared:
-            weights = self.spu(_descend, static_argnames=_STATIC)(
+        self._shared = self._shared or [self._share(run.rows) for run in self._runs]
+        for number, (run, (x, y)) in enumerate(zip(self._runs, self._shared, strict=True)):
+            weights, self._norms[number] = self.spu(_batch_update_w, static_argnames=_STATIC, **_TWO)(
                 x,
                 y,
                 weights,
+                self._get_sgd_learning_rate(epoch),
+                self.l2_norm,
+                sig_type=self.sig_type,
+                reg_type=self.reg_type,
+                penalty=self.penalty,
+                total_batch=run.count,
                 batch_size=run.batch_size,
-                count=run.count,
-                learning_rate=self.learning_rate,
-                l2_norm=self.l2_norm if self.penalty is Penalty.L2 else 0.0,
-                sigmoid_type=self.sig_type if self.reg_type is RegType.Logistic else None,
+                strategy=self.strategy,
+                dk_arr=self._norms[number],
             )
         return weights
 
-    def _share(self, run: Run) -> tuple[Run, Any, Any]:
-        x = [part.to(self.spu) for part in self.x[run.rows].partitions.values()]
-        [y] = [part.to(self.spu) for part in self.y[run.rows].partitions.values()]
-        return run, self.spu(_with_intercept)(x), y
+    def _share(self, rows: slice) -> tuple[Any, Any]:
+        x = [part.to(self.spu) for part in self.x[rows].partitions.values()]
+        [y] = [part.to(self.spu) for part in self.y[rows].partitions.values()]
+        return self.spu(_with_intercept)(x), y
+
+
+class Glm(SSGLM):  # type: ignore[misc]
+    """SecretFlow's generalised linear model, whose SGD goes over all rows."""
+
+    def _pre_check(self, *arguments: Any) -> None:
+        super()._pre_check(*arguments)
+        self._runs: list[Run] = []
+        if self.epochs > self.irls_epochs:
+            self._runs = Schedule.of(self.samples, self.sgd_batch_size, self.epochs).runs(self.infeed_batch_size)
+            self.infeed_total_batch = len(self._runs)
+            if self.samples == getattr(self, "samples_val", None):  # as many rows are told from these by nothing
+                self.infeed_total_batch_val = len(self._runs)
+
+    def _next_infeed_batch(self, values: Any, step: int, samples: int | None = None, *others: Any) -> Any:
+        if others or not self._runs or samples not in (None, self.samples):
+            return super()._next_infeed_batch(values, step, samples, *others)
+        rows = self._runs[step].rows
+        if isinstance(values, FedNdarray):
+            return values[rows]
+        on_device = self.spu if isinstance(values, SPUObject) else values.device
+        return on_device(lambda each: each[rows])(values)
+
+    def _sgd_step(self, weights: Any, x: Any, *others: Any) -> Any:
+        [run] = [
+            run for run, shared in zip(self._runs, self.batch_cache["train"].values(), strict=False) if shared[0] is x
+        ]
+        self.sgd_batch_size = run.batch_size
+        return super()._sgd_step(weights, x, *others)
 
 
 def _with_intercept(parts: list[Any]) -> Any:
     return jnp.concatenate([*parts, jnp.ones((parts[0].shape[0], 1), parts[0].dtype)], axis=1)
 
 
-_STATIC = ("batch_size", "count", "learning_rate", "l2_norm", "sigmoid_type")
-
-
-def _descend(
-    x: Any,
-    y: Any,
-    weights: Any,
-    batch_size: int,
-    count: int,
-    learning_rate: float,
-    l2_norm: float,
-    sigmoid_type: SigType | None,
-) -> Any:
-    """Take a step for each batch. The last weight is the intercept's, which the penalty spares."""
-    y = y.reshape((-1, 1))
-    penalised = jnp.ones((x.shape[1], 1)).at[-1, 0].set(0.0)
-    for start in range(0, count * batch_size, batch_size):
-        batch = x[start : start + batch_size]
-        predicted = batch @ weights
-        if sigmoid_type is not None:
-            predicted = sigmoid(predicted) if sigmoid_type is SigType.REAL else curve(predicted, sigmoid_type)
-        gradient = batch.T @ (predicted - y[start : start + batch_size])
-        if l2_norm:
-            gradient = gradient + l2_norm * penalised * weights
-        weights = weights - (learning_rate / batch_size) * gradient
-    return weights
+_STATIC = ("reg_type", "penalty", "sig_type", "total_batch", "batch_size", "strategy")
+_TWO = {"num_returns_policy": SPUCompilerNumReturnsPolicy.FROM_USER, "user_specified_num_returns": 2}
 
 
 def settled(spu: Any, before: Any, after: Any, epochs: int) -> bool:
@@ -156,9 +165,6 @@ def settled(spu: Any, before: Any, after: Any, epochs: int) -> bool:
             "standardize where that is off"
         )
     return bool(is_settled)
-
-
-_TWO = {"num_returns_policy": SPUCompilerNumReturnsPolicy.FROM_USER, "user_specified_num_returns": 2}
 
 
 def _compared(before: Any, after: Any, epochs: int) -> Any:

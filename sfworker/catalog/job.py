@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from sfworker.catalog.base import TaskType, validate
 from sfworker.catalog.resources import Resources, granted
 from sfworker.errors import ExpiredError, ParameterValidationError
 from sfworker.settings import Settings
+from sfworker.wire.devices import DEFAULT_FIELD, FIELDS, PROTOCOLS
 from sfworker.wire.envelope import (
-    DEFAULT_FIELD,
-    FIELDS,
-    PROTOCOLS,
     Envelope,
     Options,
     SpuConfig,
@@ -106,7 +104,7 @@ def _mode(envelope: Envelope, task_type: TaskType, settings: Settings) -> Mode:
 
 
 def _check_spu(config: SpuConfig, parties: list[str], settings: Settings) -> None:
-    runtime: dict[str, Any] = config.cluster_def.runtime_config
+    runtime = config.cluster_def.runtime_config
     given = ", ".join(parties)
     nodes = [node.party for node in config.cluster_def.nodes]
     for party in nodes:
@@ -114,14 +112,14 @@ def _check_spu(config: SpuConfig, parties: list[str], settings: Settings) -> Non
             raise ParameterValidationError(
                 f"spu_config.cluster_def.nodes: names a party that is not in sf_init_config.parties ({given})"
             )
-    protocol = runtime.get("protocol")
-    if protocol not in PROTOCOLS:
+    protocol = runtime.protocol
+    if not isinstance(protocol, str) or protocol not in PROTOCOLS:
         raise ParameterValidationError(f"{_RUNTIME}.protocol: one of {', '.join(sorted(PROTOCOLS))}")
     if protocol in _INSECURE and not settings.allow_insecure_protocols:
         raise ParameterValidationError(
-            f"{_RUNTIME}.protocol: {protocol} keeps no secrets; use SEMI2K, or set SFWORKER_ALLOW_INSECUREPROTOCOLS"
+            f"{_RUNTIME}.protocol: {protocol} keeps no secrets; use SEMI2K, or set SFWORKER_ALLOW_INSECURE_PROTOCOLS"
         )
-    if runtime.get("field", DEFAULT_FIELD) not in FIELDS:
+    if (runtime.field or DEFAULT_FIELD) not in FIELDS:
         raise ParameterValidationError(f"{_RUNTIME}.field: one of {', '.join(sorted(FIELDS))}")
     fewest, most = PROTOCOLS[protocol]
     count = len(set(nodes)) or len(parties)

@@ -157,7 +157,7 @@ def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
     rest = {key: value for key, value in schema.items() if key not in told}
     if "$ref" in rest:
         told.pop("default", None)  # it repeats the defaults of what is referred to
-    choices = rest.pop("anyOf", None) or [rest]
+    choices = rest["anyOf"] if rest.keys() == {"anyOf"} else [rest]
     if {} in choices or {"type": "null"} in choices:
         return schema
     return {**told, "anyOf": [*choices, {"type": "null"}]}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+import traceback
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -77,6 +78,10 @@ class TaskExecutor:
             job = self._accept(attempt)
         except SecretFlowTaskError as error:
             refusal = Failure.of(error)
+        except Exception as error:  # noqa: BLE001 - what nobody foresaw would come again and again, unanswered
+            [*_, at] = traceback.extract_tb(error.__traceback__)  # and not the text, which may quote the envelope
+            _log.error("an envelope could not be judged: %s in %s:%s", type(error).__name__, at.name, at.lineno)
+            refusal = Failure.of(EnvelopeError("envelope: this worker cannot judge it; compare it with the schema"))
         # A refused job counts as an attempt, which is answered without a RUNNING event.
         started = await self._services.notifier.started(attempt, silently=refusal is not None)
         try:

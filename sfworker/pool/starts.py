@@ -10,7 +10,7 @@ import msgspec
 from sfworker.catalog.job import Job
 from sfworker.pool.processors import Processors
 from sfworker.settings import Settings
-from sfworker.wire.envelope import DEFAULT_FIELD
+from sfworker.wire.devices import DEFAULT_FIELD
 from sfworker.wire.frames import Start
 
 
@@ -47,7 +47,7 @@ def _start(job: Job, attempt: int, settings: Settings, directory: str, rank: int
         mode=job.mode,
         cluster_config=_plain(envelope.sf_init_config.cluster_config),
         spu_config=_spu_config(job),
-        heu_config=envelope.heu_config,
+        heu_config=_plain(envelope.heu_config),
         task_config=envelope.task_config,
         mesh_dir=directory,
         scratch_dir=scratch,

@@ -18,7 +18,7 @@ from sfworker.session.spu_runtime import (
     use_party_runtime,
     use_short_link_retries,
 )
-from sfworker.wire.envelope import DEFAULT_FIELD
+from sfworker.wire.devices import DEFAULT_FIELD
 from sfworker.wire.frames import Start
 
 _LOCAL_LINK = {

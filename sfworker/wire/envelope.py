@@ -15,27 +15,21 @@ from msgspec import Meta, Struct
 
 from sfworker.errors import EnvelopeError, ParameterValidationError, SecretFlowTaskError
 from sfworker.wire import tolerance
+from sfworker.wire.devices import HeuConfig, LinkDesc, RuntimeConfig, spelled
 from sfworker.wire.tolerance import CONFIGURATION
 
-# Ids become environment variables and parts of keys, names of parties become parts of paths.
+# Ids become environment variables and parts of keys. Names of parties become parts of paths, of which libraries make
+# commands for a shell, so they hold letters of any language, and nothing that has a meaning anywhere.
 _ID = r"^[^\x00-\x1f\x7f]+$(?!\n)"
-_PARTY = r"^(?!\.{1,2}$)[^/\x00-\x1f\x7f]+$(?!\n)"
-_PATTERNS = {_ID: "without control characters", _PARTY: "without `/` and control characters, and not `.` or `..`"}
+_PARTY = r"^(?![.-])(?:[A-Za-z0-9_.-]|[^\x00-\xbf\s\u2000-\u206f\u3000-\u3004\u3008-\u3020\ufe00-\uff0f])+$(?!\n)"
+_PATTERNS = {
+    _ID: "without control characters",
+    _PARTY: "of letters, digits, `_`, `-` and `.`, the last two not at its beginning",
+}
 Identifier = Annotated[str, Meta(min_length=1, max_length=256, pattern=_ID, description="A non-empty identifier.")]
 PartyName = Annotated[str, Meta(min_length=1, max_length=64, pattern=_PARTY, description="Name of a party.")]
-# How many parties each protocol computes with: fewest and most.
-PROTOCOLS = {"REF2K": (2, 16), "SEMI2K": (2, 16), "ABY3": (3, 3), "CHEETAH": (2, 2)}
-FIELDS = frozenset({"FM32", "FM64", "FM128"})
-DEFAULT_FIELD = "FM128"
-# SecretFlow's enums, whose members count from 1, and every spelling of each that is taken.
-_MEMBERS = {"protocol": ("REF2K", "SEMI2K", "ABY3", "CHEETAH"), "field": ("FM32", "FM64", "FM128")}
-_SPELLINGS: dict[str, list[str | int]] = {
-    name: [*members, *map(str.lower, members), *range(1, len(members) + 1)] for name, members in _MEMBERS.items()
-}
-_RUNTIME_SCHEMA = {
-    "properties": {name: {"enum": spellings} for name, spellings in _SPELLINGS.items()},
-    "required": ["protocol"],
-}
+_DEEPEST = 100
+"""Lists and objects of an envelope within each other. Code that goes through them may take a call for each."""
 Configuration = Annotated[dict[str, Any], Meta(extra=CONFIGURATION)]
 Seconds = Annotated[float, Meta(gt=0, le=30 * 86400)]
 
@@ -117,11 +111,7 @@ class ClusterDef(Struct, frozen=True, kw_only=True):
     """SecretFlow's SPU `cluster_def`; on a local mesh `nodes` may be left out and addresses are replaced."""
 
     runtime_config: Annotated[
-        Configuration,
-        Meta(
-            description="SPU's own options, `protocol` and `field` (default: FM128) among them.",
-            extra_json_schema=_RUNTIME_SCHEMA,
-        ),
+        RuntimeConfig, Meta(description="SPU's own options, `protocol` and `field` (default: FM128) among them.")
     ]
     nodes: list[SpuNode] = []
 
@@ -130,7 +120,7 @@ class SpuConfig(Struct, frozen=True, kw_only=True):
     """The SPU device of the job."""
 
     cluster_def: ClusterDef
-    link_desc: Configuration | None = None
+    link_desc: LinkDesc | None = None
 
 
 class Envelope(Struct, frozen=True, kw_only=True):
@@ -142,7 +132,7 @@ class Envelope(Struct, frozen=True, kw_only=True):
     sf_init_config: SfInitConfig
     task_config: Annotated[dict[str, Any], Meta(description="`task_type` and that task type's own parameters, flat.")]
     spu_config: SpuConfig | None = None
-    heu_config: Configuration | None = None
+    heu_config: HeuConfig | None = None
     options: Options = Options()
 
 
@@ -215,7 +205,10 @@ def decode_envelope(data: bytes, max_bytes: int) -> Envelope:
             f"envelope: {len(data)} bytes long, at most {max_bytes} are accepted; pass data by path, not by value"
         )
     try:
-        envelope = tolerance.convert(_plain(data), Envelope)
+        given = _plain(data)
+        if _is_deeper(given, _DEEPEST):
+            raise RecursionError
+        envelope: Envelope = tolerance.convert(_spelled(given), Envelope)
     except msgspec.ValidationError as error:
         raise _field_error(error) from None
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -224,14 +217,12 @@ def decode_envelope(data: bytes, max_bytes: int) -> Envelope:
         raise EnvelopeError(
             "envelope: lists or objects nested too deep; append the job as one flat JSON object"
         ) from None
-    if envelope.spu_config is not None:
-        _spell(envelope.spu_config.cluster_def.runtime_config)
     return envelope
 
 
 def without_effect(data: bytes) -> list[str]:
     """Sentences about what an envelope that `decode_envelope` takes holds and no worker uses."""
-    return [f"{path}: has no effect in this worker" for path in tolerance.ignored(_plain(data), Envelope)]
+    return [f"{path}: has no effect in this worker" for path in tolerance.ignored(_spelled(_plain(data)), Envelope)]
 
 
 def _plain(data: bytes) -> Any:
@@ -242,12 +233,16 @@ def _plain(data: bytes) -> Any:
         raise msgspec.ValidationError("Number out of range") from None
 
 
-def _spell(runtime_config: dict[str, Any]) -> None:
-    """Bring names of protocol and field, in small letters or by SecretFlow's numbers, to the usual spelling."""
-    for name, members in _MEMBERS.items():
-        spellings, given = _SPELLINGS[name], runtime_config.get(name)
-        if isinstance(given, str | int) and not isinstance(given, bool) and given in spellings:
-            runtime_config[name] = members[spellings.index(given) % len(members)]
+def _spelled(given: Any) -> Any:
+    is_object = isinstance(given, dict) and "spu_config" in given
+    return {**given, "spu_config": spelled(given["spu_config"])} if is_object else given
+
+
+def _is_deeper(given: Any, most: int) -> bool:
+    if not isinstance(given, dict | list):
+        return False
+    within = given.values() if isinstance(given, dict) else given
+    return most == 0 or any(_is_deeper(each, most - 1) for each in within)
 
 
 def _field_error(error: msgspec.ValidationError) -> SecretFlowTaskError:

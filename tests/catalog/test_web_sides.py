@@ -13,7 +13,7 @@ import pytest
 from sfworker.catalog import all_task_types, load_modules, validate
 from sfworker.catalog.job import Job, accept
 from sfworker.catalog.schema import envelope_schema
-from sfworker.errors import ParameterValidationError
+from sfworker.errors import EnvelopeError, ParameterValidationError
 from sfworker.settings import Settings
 from sfworker.wire import tolerance
 from sfworker.wire.envelope import without_effect
@@ -147,7 +147,7 @@ def lr(**parameters: Any) -> dict[str, Any]:
         (task(keys={"alice": ["id"], "bob": None}), "task_config.keys.bob: required and missing"),
         (task(keys={"alice": ["id"], "bob": [None]}), "task_config.keys.bob[0]: expected `str`, got `null`"),
         (task(keys=["id"]), "task_config.keys: expected `object`, got `array`"),
-        (task(keys={"a/b": ["id"]}), "task_config.keys.(a name in it): expected `str` without"),
+        (task(keys={"a/b": ["id"]}), "task_config.keys.(a name in it): expected `str` of letters"),
         (task(receiver=None), "task_config.receiver: required and missing"),
         (task(input_paths={"alice": "a.csv", "bob": ""}), "task_config.input_paths.bob: expected `str` of length >= 1"),
         (lr(epochs=10.5), "task_config.epochs: expected `int | null`, got `float`"),
@@ -198,18 +198,96 @@ def test_what_means_something_stays() -> None:
         tolerance.convert({"unknown": 1}, Own)
 
 
-def test_whole_numbers_and_nulls_in_configurations() -> None:
+def test_configurations_as_they_are_spelled_elsewhere() -> None:
     heu = {"mode": "PHEU", "schema": None, "he_parameters": {"key_pair": {"generate": {"bit_size": 2048.0}}}}
     link = {"recv_timeout_ms": 1000.0, "http_timeout_ms": None}
-    runtime = {"protocol": "cheetah", "fxp_fraction_bits": 40.0, "enable_pphlo_profile": None}
+    runtime = {"protocol": "cheetah", "fxpFractionBits": "40", "fxp_exp_iters": 8.0, "enable_pphlo_profile": None}
     sent = {**PLAIN, "heu_config": heu, "spu_config": {"cluster_def": {"runtime_config": runtime}, "link_desc": link}}
     envelope = accepted(sent).envelope
-    assert json.dumps(envelope.heu_config) == json.dumps(
-        {"mode": "PHEU", "he_parameters": {"key_pair": {"generate": {"bit_size": 2048}}}}
-    )
-    assert envelope.spu_config is not None
-    assert json.dumps(envelope.spu_config.link_desc) == '{"recv_timeout_ms": 1000}'
-    assert envelope.spu_config.cluster_def.runtime_config == {"protocol": "CHEETAH", "fxp_fraction_bits": 40}
+    assert msgspec.to_builtins(envelope.heu_config) == {
+        "mode": "PHEU",
+        "he_parameters": {"key_pair": {"generate": {"bit_size": 2048}}},
+    }
+    assert msgspec.to_builtins(envelope.spu_config) == {
+        "cluster_def": {
+            "runtime_config": {"protocol": "CHEETAH", "fxp_fraction_bits": 40, "fxp_exp_iters": 8},
+            "nodes": [],
+        },
+        "link_desc": {"recv_timeout_ms": 1000},
+    }
+
+
+RUNTIME = "spu_config.cluster_def.runtime_config"
+
+
+@pytest.mark.parametrize(
+    ("runtime", "said"),
+    [
+        ({"enable_runtime_snapshot": True}, "enable_runtime_snapshot: unknown parameter"),
+        ({"snapshot_dump_dir": "/data"}, "snapshot_dump_dir: unknown parameter"),
+        ({"snapshotDumpDir": "/data"}, "snapshot_dump_dir: unknown parameter"),
+        ({"enable_action_trace": True}, "enable_action_trace: unknown parameter"),
+        ({"enable_pphlo_trace": True}, "enable_pphlo_trace: unknown parameter"),
+        ({"public_random_seed": 1}, "public_random_seed: unknown parameter"),
+        ({"ttp_beaver_config": {"server_host": "h:1"}}, "ttp_beaver_config: unknown parameter"),
+        ({"beaver_type": "TrustedThirdParty"}, "beaver_type: invalid enum value"),
+        ({"beaver_type": 1}, "beaver_type: invalid enum value"),
+        ({"fxp_fraction_bits": 1e300}, "fxp_fraction_bits: expected `int"),
+        ({"fxp_exp_iters": 10**9}, "fxp_exp_iters: expected `int`"),
+        ({"fxp_exp_mode": "EXP_NONE"}, "fxp_exp_mode: invalid enum value"),
+        ({"cheetah_2pc_config": {"ot_kind": "None"}}, "cheetah_2pc_config.ot_kind: invalid enum value"),
+        ({"protocol": ["SEMI2K"]}, "protocol: expected"),
+        ({"protocol": {}}, "protocol: expected"),
+        ({"protocol": None}, "protocol: required and missing"),
+        ({"field": ["FM128"]}, "field: expected"),
+        ({"field": "FM64\n"}, "field: one of FM128, FM32, FM64"),
+        ({"share_max_chunk_size": 1}, "share_max_chunk_size: expected `int` >="),
+    ],
+)
+def test_configurations_of_an_spu_that_are_refused(runtime: dict[str, Any], said: str) -> None:
+    config = {"cluster_def": {"runtime_config": {"protocol": "SEMI2K", **runtime}}}
+    with pytest.raises(ParameterValidationError) as caught:
+        accepted({**PLAIN, "spu_config": config})
+    assert str(caught.value).startswith(f"{RUNTIME}.{said}")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("heu_config", {"schema": "mock"}, "heu_config.schema: invalid enum value"),
+        ("heu_config", {"schema": "plain", "mode": "PHEU"}, "heu_config.schema: invalid enum value"),
+        ("heu_config", {"he_parameters": {"schema": "none"}}, "heu_config.he_parameters.schema: invalid enum value"),
+        ("heu_config", {"key_size": 512}, "heu_config.key_size: expected `int` >= 2048"),
+        (
+            "heu_config",
+            {"he_parameters": {"key_pair": {"generate": {"bit_size": 128}}}},
+            "heu_config.he_parameters.key_pair.generate.bit_size: expected `int` >= 2048",
+        ),
+        ("heu_config", {"he_parameters": {"key_pair": {"load": "/k"}}}, "heu_config.he_parameters.key_pair"),
+        ("heu_config", [], "heu_config: expected `object"),
+        ("link_desc", {"server_ssl_opts": {}}, "spu_config.link_desc.server_ssl_opts: unknown parameter"),
+        ("link_desc", {"http_max_payload_size": 1 << 40}, "spu_config.link_desc.http_max_payload_size: expected"),
+        ("link_desc", {"brpc_channel_protocol": "x"}, "spu_config.link_desc.brpc_channel_protocol: invalid enum"),
+    ],
+)
+def test_other_configurations_that_are_refused(name: str, value: Any, said: str) -> None:
+    more = {"heu_config": value} if name == "heu_config" else {"spu_config": {**PLAIN["spu_config"], name: value}}
+    with pytest.raises(ParameterValidationError) as caught:
+        accepted({**PLAIN, **more})
+    assert str(caught.value).startswith(said)
+
+
+@pytest.mark.parametrize("depth", [101, 900, 5000])
+def test_what_is_nested_too_deep_is_answered(depth: int) -> None:
+    for opening, closing in (("[", "]"), ('{"a":', "}")):
+        deep = f"{opening * depth}1{closing * depth}"
+        for at in ("task_config", "spu_config", "unknown"):
+            sent = json.dumps({**PLAIN, at: 0}).replace(f'"{at}": 0', f'"{at}": {deep}')
+            with pytest.raises(EnvelopeError, match="nested too deep"):
+                accepted(sent)
+        node = json.dumps({**PLAIN, "task_config": {"task_type": "component", "node_eval_param": {"attrs": 0}}})
+        with pytest.raises(EnvelopeError, match="nested too deep"):
+            accepted(node.replace('"attrs": 0', f'"attrs": {deep}'))
 
 
 def test_what_has_no_effect_is_told_to_a_bound() -> None:

@@ -77,6 +77,17 @@ async def test_a_job_that_expires_while_its_start_is_on_the_way_is_not_run(redis
     assert pool.computed == 0
 
 
+async def test_an_envelope_that_nobody_foresaw_is_answered(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise LookupError("4711")
+
+    monkeypatch.setattr("sfworker.daemon.task_executor.accept", fail)
+    pool = Noting()
+    result = await answer(redis_url, pool)
+    assert (result["error_type"], pool.computed) == ("EnvelopeError", 0)
+    assert "4711" not in result["error"]
+
+
 @pytest.mark.parametrize(("size", "status"), [(8_000_000, "success"), (8_400_000, "failure")])
 async def test_a_result_that_is_too_long_is_refused(redis_url: str, size: int, status: str) -> None:
     result = await answer(redis_url, Noting("x" * size))

@@ -1,0 +1,162 @@
+"""What an envelope may say about SPU, HEU and their links. Runs in the daemon.
+
+Each field is here because it was looked at: it changes arithmetic, speed or patience. What writes shares or values to
+disk, fixes randomness, names files, servers or keys, or encrypts nothing, is no field, and so an error.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal, TypeAlias
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+# How many parties each protocol computes with: fewest and most.
+PROTOCOLS = {"REF2K": (2, 16), "SEMI2K": (2, 16), "ABY3": (3, 3), "CHEETAH": (2, 2)}
+FIELDS = frozenset({"FM32", "FM64", "FM128"})
+DEFAULT_FIELD = "FM128"
+# SecretFlow's enums, whose members count from 1, and every spelling of each that is taken.
+_MEMBERS = {"protocol": ("REF2K", "SEMI2K", "ABY3", "CHEETAH"), "field": ("FM32", "FM64", "FM128")}
+_SPELLINGS: dict[str, list[str | int]] = {
+    name: [*members, *map(str.lower, members), *range(1, len(members) + 1)] for name, members in _MEMBERS.items()
+}
+_UPPER = re.compile("[A-Z]")
+_Party = Annotated[str, Meta(min_length=1, max_length=64)]
+_Flag: TypeAlias = bool | UnsetType
+_Terms: TypeAlias = Annotated[int, Meta(ge=0, le=64)] | UnsetType
+_Milliseconds: TypeAlias = Annotated[int, Meta(ge=1, le=30 * 86_400_000)] | UnsetType
+_Schema = Literal[
+    "ou",
+    "okamoto-uchiyama",
+    "paillier",
+    "paillier_zahlen",
+    "zpaillier",
+    "fpaillier",
+    "ic-paillier",
+    "dgk",
+    "damgard-jurik",
+    "elgamal",
+]
+_KeySize = Annotated[int, Meta(ge=2048, le=8192, description="Bits of the key.")]
+
+
+class CheetahConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How CHEETAH computes."""
+
+    disable_matmul_pack: _Flag = UNSET
+    enable_mul_lsb_error: _Flag = UNSET
+    ot_kind: Literal["YACL_Ferret", "YACL_Softspoken", "EMP_Ferret", 0, 1, 2] | UnsetType = UNSET
+
+
+class RuntimeConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """SPU's own options; those of arithmetic have the field's or the task type's defaults."""
+
+    protocol: Annotated[str | int, Meta(extra_json_schema={"enum": _SPELLINGS["protocol"]})]
+    field: Annotated[str | int | UnsetType, Meta(extra_json_schema={"enum": _SPELLINGS["field"]})] = UNSET
+    fxp_fraction_bits: Annotated[int, Meta(ge=0, le=62)] | UnsetType = UNSET
+    fxp_div_goldschmidt_iters: _Terms = UNSET
+    fxp_exp_mode: Literal["EXP_DEFAULT", "EXP_PADE", "EXP_TAYLOR", "EXP_PRIME", 0, 1, 2, 3] | UnsetType = UNSET
+    fxp_exp_iters: _Terms = UNSET
+    fxp_log_mode: Literal["LOG_DEFAULT", "LOG_PADE", "LOG_NEWTON", "LOG_MINMAX", 0, 1, 2, 3] | UnsetType = UNSET
+    fxp_log_iters: _Terms = UNSET
+    fxp_log_orders: _Terms = UNSET
+    sigmoid_mode: Literal["SIGMOID_DEFAULT", "SIGMOID_MM1", "SIGMOID_SEG3", "SIGMOID_REAL", 0, 1, 2, 3] | UnsetType = (
+        UNSET
+    )
+    sine_cosine_iters: _Terms = UNSET
+    sort_method: Literal["SORT_DEFAULT", "SORT_RADIX", "SORT_QUICK", "SORT_NETWORK", 0, 1, 2, 3] | UnsetType = UNSET
+    quick_sort_threshold: Annotated[int, Meta(ge=1, le=1_000_000)] | UnsetType = UNSET
+    enable_lower_accuracy_rsqrt: _Flag = UNSET
+    trunc_allow_msb_error: _Flag = UNSET
+    beaver_type: Literal["TrustedFirstParty", "MultiParty", 0, 2] | UnsetType = UNSET
+    cheetah_2pc_config: CheetahConfig | UnsetType = UNSET
+    max_concurrency: Annotated[int, Meta(ge=0, le=1024)] | UnsetType = UNSET
+    share_max_chunk_size: Annotated[int, Meta(ge=1 << 16, le=1 << 27)] | UnsetType = UNSET
+    experimental_disable_mmul_split: _Flag = UNSET
+    experimental_disable_vectorization: _Flag = UNSET
+    experimental_enable_exp_prime: _Flag = UNSET
+    experimental_exp_prime_offset: Annotated[int, Meta(ge=0, le=64)] | UnsetType = UNSET
+    experimental_exp_prime_disable_lower_bound: _Flag = UNSET
+    experimental_exp_prime_enable_upper_bound: _Flag = UNSET
+
+
+class LinkDesc(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How patient and how wide the SPU's links are."""
+
+    connect_retry_times: Annotated[int, Meta(ge=1, le=1_000_000)] | UnsetType = UNSET
+    connect_retry_interval_ms: _Milliseconds = UNSET
+    recv_timeout_ms: _Milliseconds = UNSET
+    http_timeout_ms: _Milliseconds = UNSET
+    http_max_payload_size: Annotated[int, Meta(ge=1 << 10, le=1 << 27)] | UnsetType = UNSET
+    throttle_window_size: Annotated[int, Meta(ge=0, le=1 << 20)] | UnsetType = UNSET
+    brpc_channel_protocol: Literal["baidu_std", "http", "h2"] | UnsetType = UNSET
+    brpc_channel_connection_type: Literal["", "single", "pooled", "short"] | UnsetType = UNSET
+
+
+class HeuParty(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A party of a HEU."""
+
+    party: _Party
+
+
+class KeyPairSize(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the keys are generated with."""
+
+    bit_size: _KeySize = 2048
+
+
+class KeyPair(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Keys are generated for each execution."""
+
+    generate: KeyPairSize
+
+
+class HeParameters(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Scheme and keys."""
+
+    schema: _Schema | UnsetType = UNSET
+    key_pair: KeyPair | UnsetType = UNSET
+
+
+class Encoding(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How numbers become plaintexts."""
+
+    cleartext_type: Annotated[str, Meta(pattern="^DT_[A-Z0-9]{2,8}$")] | UnsetType = UNSET
+    encoder: (
+        Literal["IntegerEncoder", "FloatEncoder", "BigintEncoder", "BatchIntegerEncoder", "BatchFloatEncoder"]
+        | UnsetType
+    ) = UNSET
+    encoder_args: dict[Literal["scale", "padding_size"], Annotated[int, Meta(ge=1, le=1 << 62)]] | UnsetType = UNSET
+
+
+class HeuConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The HEU as SecretFlow takes it, or flat as Kuscia writes it (`mode`, `schema`, `key_size`)."""
+
+    mode: Literal["PHEU"] | UnsetType = UNSET
+    sk_keeper: HeuParty | UnsetType = UNSET
+    evaluators: Annotated[list[HeuParty], Meta(max_length=16)] | UnsetType = UNSET
+    he_parameters: HeParameters | UnsetType = UNSET
+    encoding: Encoding | UnsetType = UNSET
+    schema: _Schema | UnsetType = UNSET
+    key_size: _KeySize | UnsetType = UNSET
+
+
+def spelled(given: Any) -> Any:
+    """Return a `spu_config` with the usual spelling of what protobuf's JSON and SecretFlow's enums spell in more ways.
+
+    These are names in camel case, integers as texts, and protocol and field in small letters or by number.
+    """
+    if not (isinstance(given, dict) and isinstance(cluster_def := given.get("cluster_def"), dict)):
+        return given
+    if not isinstance(runtime := cluster_def.get("runtime_config"), dict):
+        return given
+    config = {_UPPER.sub(lambda found: f"_{found[0].lower()}", name): _number(each) for name, each in runtime.items()}
+    for name, members in _MEMBERS.items():
+        spellings, each = _SPELLINGS[name], config.get(name)
+        if isinstance(each, str | int) and not isinstance(each, bool) and each in spellings:
+            config[name] = members[spellings.index(each) % len(members)]
+    return {**given, "cluster_def": {**cluster_def, "runtime_config": config}}
+
+
+def _number(given: Any) -> Any:
+    return int(given) if isinstance(given, str) and given.isascii() and given.isdecimal() and len(given) < 20 else given

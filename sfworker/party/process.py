@@ -97,6 +97,7 @@ def _execute(start: Start, send: Callable[[Struct], None]) -> tuple[Succeeded, C
     os.environ["EXECUTION_ID"] = start.execution_id
     os.chdir(scratch)
     _confine(start.processors)
+    _draw_new_numbers()
     task_type, params = catalog.validate(start.task_config, start.parties)
 
     devices: dict[str, Any] = {}
@@ -121,6 +122,13 @@ def _execute(start: Start, send: Callable[[Struct], None]) -> tuple[Succeeded, C
     encoded = None if result is None else msgspec.to_builtins(result)
     send(StageReached("executed", time.monotonic() - began, sorted(devices)))
     return Succeeded(encoded, _peak_rss()), finish
+
+
+def _draw_new_numbers() -> None:
+    """Seed NumPy's global state anew, which every process has from the template. Other sources see to it themselves."""
+    import numpy
+
+    numpy.random.seed(numpy.frombuffer(os.urandom(64), dtype=numpy.uint32))
 
 
 def _confine(processors: list[int]) -> None:

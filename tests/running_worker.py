@@ -21,6 +21,7 @@ from sfworker.settings import Settings, variable
 
 START_SECONDS = 60.0
 PARTIES = ["alice", "bob"]
+ROOT = Path(__file__).parent.parent
 FINAL = {"SUCCESS", "FAILURE", "CANCELLED"}
 _numbers = count(1)
 _T = TypeVar("_T")
@@ -72,6 +73,7 @@ class RunningWorker:
         }
         ours = {variable(name) for name in Settings.__struct_fields__}
         self._environment = {name: value for name, value in os.environ.items() if name not in ours}
+        self._environment["PYTHONPATH"] = str(ROOT)  # for task types of tests, as no command imports from its directory
         self._environment |= {
             variable(name): value if isinstance(value, str) else json.dumps(value) for name, value in values.items()
         }

@@ -41,7 +41,9 @@ def secretflow() -> Finding:
         return error("secretflow", "not installed; no worker runs here", "`pip install 'sfworker[worker]'` brings it")
     remedy = "install the locked requirements again; the Python that runs sfworker has to be that environment's"
     try:
-        done = subprocess.run([sys.executable, "-c", _IMPORT], check=False, capture_output=True, timeout=IMPORT_SECONDS)
+        # With our own module path, as `-c` puts the working directory first.
+        code = f"import sys; sys.path[:] = {sys.path!r}; {_IMPORT}"
+        done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, timeout=IMPORT_SECONDS)
     except subprocess.TimeoutExpired:
         return error("secretflow", f"its import takes more than {IMPORT_SECONDS:.0f} s", "is this machine overloaded?")
     if done.returncode == 0:

@@ -153,3 +153,27 @@ def test_a_reader_that_leaves_is_no_error() -> None:
     command = f"{sys.executable} -m sfworker schema event | head -c 1"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], check=False, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "{", "")
+
+
+@pytest.mark.parametrize("words", [["tasks"], ["doctor", "--json"], ["demo", "--json"]], ids=lambda words: words[0])
+def test_no_command_imports_from_its_working_directory(tmp_path: Path, words: list[str]) -> None:
+    """It may be a data root, into which jobs write. A demo has a worker, a template and parties' processes."""
+    mark = tmp_path / "imported"
+    here = tmp_path / "data"
+    here.mkdir()
+    for name in ("anyio", "click", "json", "jax", "logging", "msgspec", "numpy", "pandas", "pyarrow", "redis", "rich"):
+        (here / f"{name}.py").write_text(f"open({str(mark)!r}, 'a').write(__name__)")
+    for name in ("secretflow", "sfworker_jobs", "sitecustomize", "spu", "string", "tests", "usercustomize", "uvloop"):
+        (here / f"{name}.py").write_text(f"open({str(mark)!r}, 'a').write(__name__)")
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    called = subprocess.run(
+        [sys.executable, "-m", "sfworker", *words],
+        cwd=here,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert not mark.exists(), mark.read_text()
+    assert called.returncode == 0 or words[0] == "doctor", called.stderr
+    assert "Traceback" not in called.stderr

@@ -136,6 +136,21 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         list[str],
         Meta(description="Task types of your own: modules, or files by their path, with commas between them."),
     ] = []
+    job_environment: Annotated[
+        list[str],
+        Meta(
+            description="Environment variables that jobs get beside those of the system and of numerical libraries: "
+            "names with commas between them."
+        ),
+    ] = []
+    umask: Annotated[
+        str,
+        Meta(
+            pattern="^[0-7]{3}$",
+            description="Permissions that files of this worker and its jobs never get, in octal; with `027`, the group "
+            "of a directory with the set-group-ID bit may read them.",
+        ),
+    ] = "077"
     allow_insecure_protocols: Annotated[
         bool, Meta(description="Accepts REF2K, which keeps no secrets; for debugging only.")
     ] = False
@@ -215,7 +230,7 @@ def _parse(name: str, value: Any) -> Any:
             raise SettingsError(f"{variable(name)}: has to be {_allowed(name)}") from None
     if name == "data_roots":
         return [root for root in value.split(os.pathsep) if root]  # an empty one would be the working directory
-    if name == "jobs":
+    if name in {"jobs", "job_environment"}:
         return [module.strip() for module in value.split(",") if module.strip()]
     if name in {"log_level", "party_log_level"}:
         level = value.strip().upper()
@@ -225,10 +240,8 @@ def _parse(name: str, value: Any) -> Any:
 
 def _allowed(name: str) -> str:
     """Say in words what a setting may be."""
-    if name == "data_roots":
-        return "directories with a colon between them, or a JSON object that gives each party its own"
-    if name == "jobs":
-        return "names of modules or paths of files, with commas between them"
+    if name in _ALLOWED:
+        return _ALLOWED[name]
     schema = msgspec.json.schema(Settings)["$defs"]["Settings"]["properties"][name]
     if "enum" in schema:
         return f"one of {', '.join(schema['enum'])}"
@@ -239,6 +252,12 @@ def _allowed(name: str) -> str:
     return f"{kind} of at least {lowest}" if lowest is not None else kind
 
 
+_ALLOWED = {
+    "data_roots": "directories with a colon between them, or a JSON object that gives each party its own",
+    "jobs": "names of modules or paths of files, with commas between them",
+    "job_environment": "names of environment variables, with commas between them",
+    "umask": "three octal digits, such as 077",
+}
 _FIELDS = {variable(name): name for name in Settings.__struct_fields__}
 _NO_SETTINGS = ("SFWORKER_CONFIG", "SFWORKER_DATA", "SFWORKER_REDIS_SERVER")
 """Variables that no setting has: of the TOML file, of deploy/compose.yaml, and of the demo's and the tests' server."""

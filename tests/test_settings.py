@@ -83,6 +83,8 @@ class TestVariables:
             ("SFWORKER_ALLOW_INSECURE_PROTOCOLS", "true", "allow_insecure_protocols", True),
             ("SFWORKER_ALLOW_INSECURE_PROTOCOLS", "0", "allow_insecure_protocols", False),
             ("SFWORKER_JOBS", "mine, yours.jobs,", "jobs", ["mine", "yours.jobs"]),
+            ("SFWORKER_JOB_ENVIRONMENT", "LICENCE, TOKEN", "job_environment", ["LICENCE", "TOKEN"]),
+            ("SFWORKER_UMASK", "027", "umask", "027"),
             ("SFWORKER_START_METHOD", "spawn", "start_method", "spawn"),
             ("SFWORKER_DATA_ROOTS", "/a:/b", "data_roots", ["/a", "/b"]),
             ("SFWORKER_DATA_ROOTS", "/a:", "data_roots", ["/a"]),

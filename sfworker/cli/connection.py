@@ -6,8 +6,9 @@ import argparse
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
+from urllib.parse import parse_qs, urlsplit
 
-from sfworker.errors import BrokerError
+from sfworker.errors import BrokerError, SettingsError
 from sfworker.settings import Settings, load, variable
 
 if TYPE_CHECKING:
@@ -28,8 +29,22 @@ def add_group_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def require_no_password(url: str | None) -> None:
+    """Raise SettingsError where a URL on the command line holds a password, as every user of a host sees it there."""
+    try:
+        parts = urlsplit(url or "")
+    except ValueError:  # it is no URL, as others will say
+        return
+    if parts.password or "password" in parse_qs(parts.query):
+        raise SettingsError(
+            f"--redis: holds a password, which `ps` shows to everybody; set {variable('redis_url')} in the "
+            f"environment, or in the file that SFWORKER_CONFIG names"
+        )
+
+
 def settings_from(arguments: argparse.Namespace) -> Settings:
     """Load the settings; the command line comes before the environment. Raises SettingsError."""
+    require_no_password(arguments.redis)
     return load(redis_url=arguments.redis, prefix=arguments.prefix)
 
 

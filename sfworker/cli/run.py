@@ -58,8 +58,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace, redis_url: str | None) -> int:
+    from sfworker.cli.connection import require_no_password
     from sfworker.settings import load
 
+    require_no_password(arguments.redis)
     settings = load(redis_url=redis_url, concurrency=arguments.concurrency, jobs=arguments.jobs)
 
     import uvloop

@@ -47,6 +47,7 @@ _NOTHING_TO_DO = {signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
 
 async def serve(settings: Settings, group: str) -> int:
     """Work until SIGTERM or SIGINT and return the exit code. Raises SettingsError where a worker cannot start so."""
+    os.umask(int(settings.umask, 8))
     load_modules(settings.jobs)
     worker_id = f"{settings.hostname()}-{os.getpid()}-{secrets.token_hex(2)}"
     telemetry = Telemetry.from_environ(os.environ, worker_id, __version__)

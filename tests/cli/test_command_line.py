@@ -132,8 +132,11 @@ sys.exit(main([{command!r}]))
 
 
 @pytest.mark.parametrize("words", [("status",), ("cancel", "x"), ("watch", "x"), ("status", "--json")])
-def test_redis_away_is_one_sentence_and_exit_code_1(sfworker: Command, words: tuple[str, ...]) -> None:
-    outcome = sfworker(*words, "--redis", "redis://someone:secret@localhost:1/0")
+def test_redis_away_is_one_sentence_and_exit_code_1(
+    sfworker: Command, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REDIS_URL", "redis://someone:secret@localhost:1/0")
+    outcome = sfworker(*words)
     assert outcome.code == 1
     assert outcome.out == ""
     assert "Redis at redis://localhost:1/0 cannot be reached" in outcome.err
@@ -177,3 +180,12 @@ def test_no_command_imports_from_its_working_directory(tmp_path: Path, words: li
     assert not mark.exists(), mark.read_text()
     assert called.returncode == 0 or words[0] == "doctor", called.stderr
     assert "Traceback" not in called.stderr
+
+
+@pytest.mark.parametrize("url", ["redis://:4711@localhost", "redis://u:4711@localhost", "redis://h/0?password=4711"])
+def test_a_password_in_arguments_is_refused(sfworker: Command, url: str) -> None:
+    for words in (["status"], ["run"]):
+        outcome = sfworker(*words, "--redis", url)
+        assert outcome.code == 2
+        assert "REDIS_URL" in outcome.err
+        assert "4711" not in outcome.err

@@ -111,11 +111,17 @@ def test_redis_that_is_not_there(sfworker: Command) -> None:
     ],
 )
 def test_what_a_user_may_not_do_is_named(
-    sfworker: Command, redis: Any, redis_server: EmbeddedRedis, rules: str, refused: list[str]
+    sfworker: Command,
+    redis: Any,
+    redis_server: EmbeddedRedis,
+    monkeypatch: pytest.MonkeyPatch,
+    rules: str,
+    refused: list[str],
 ) -> None:
+    monkeypatch.setenv("REDIS_URL", f"unix://worker:word@{redis_server.socket_path}")
     redis.execute_command("ACL", "SETUSER", "worker", "reset", "on", ">word", *rules.split())
     try:
-        _, findings = examine(sfworker, "--redis", f"unix://worker:word@{redis_server.socket_path}")
+        _, findings = examine(sfworker)
     finally:
         redis.execute_command("ACL", "DELUSER", "worker")
     finding = findings["permissions"]
@@ -124,12 +130,13 @@ def test_what_a_user_may_not_do_is_named(
         assert command in finding["message"]
 
 
-def test_a_wrong_password(sfworker: Command, redis_server: EmbeddedRedis) -> None:
-    code, findings = examine(sfworker, "--redis", f"unix://worker:wrong@{redis_server.socket_path}")
+def test_a_wrong_password(sfworker: Command, redis_server: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_URL", f"unix://worker:wrong@{redis_server.socket_path}")
+    code, findings = examine(sfworker)
     assert code == 1
     assert "password" in findings["redis"]["message"]
     assert "wrong@" not in json.dumps(findings)
-    outcome = sfworker("status", "--redis", f"unix://worker:wrong@{redis_server.socket_path}")
+    outcome = sfworker("status")
     assert (outcome.code, outcome.err.count("\n")) == (1, 1)
     assert "refuses the user name or password" in outcome.err
 

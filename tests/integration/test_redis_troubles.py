@@ -291,7 +291,10 @@ def accepted(command: Callable[[], object]) -> bool:
     return False
 
 
-def test_no_sentinel_that_knows_the_master_is_a_redis_that_is_away(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["status", "--redis", "redis+sentinel://user:word@127.0.0.1:1,127.0.0.1:2/main/0"]) == 1
+def test_no_sentinel_that_knows_the_master_is_a_redis_that_is_away(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REDIS_URL", "redis+sentinel://user:word@127.0.0.1:1,127.0.0.1:2/main/0")
+    assert main(["status"]) == 1
     said = capsys.readouterr().err
     assert said.startswith("sfworker: redis+sentinel://127.0.0.1:1,127.0.0.1:2/main/0 names no master;")

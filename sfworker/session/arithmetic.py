@@ -48,3 +48,9 @@ def arithmetic_of(spu: Any) -> Arithmetic:
     return Arithmetic(
         protocol=runtime.protocol.name, field=runtime.field.name, fxp_fraction_bits=int(runtime.fxp_fraction_bits)
     )
+
+
+def require_wide_field(spu: Any, why: str) -> None:
+    """Raise ParameterValidationError where the numbers of an SPU have 32 bits, in a sentence that says `why`."""
+    if spu.conf.field.name == "FM32":
+        raise ParameterValidationError(f"{_RUNTIME}.field: FM32 is too small, {why}; use FM64 or FM128")

@@ -20,7 +20,6 @@ from sfworker.party.context import JobContext
 from sfworker.party.task_dispatcher import TaskDispatcher
 from sfworker.secure.secret_matrices import (
     blocks,
-    double_precision,
     inverse,
     inverse_limit,
     inverse_steps,
@@ -41,7 +40,7 @@ def pearson_correlation(context: JobContext[PearsonCorrelationParams]) -> Pearso
     """Correlate columns. Only the first party learns the figures, which are the result."""
     first = context.parties[0]
     require_fraction_bits(context.spu, LEAST_FRACTION_BITS)
-    with double_precision(context, first):
+    with aligned.double_precision(context, first):
         units, shape, columns, constant = _prepared(context)
         own = aligned.gather(context, first, shape.features, {p: each.T @ each for p, each in units.items()})
         across = {
@@ -70,7 +69,7 @@ def vif(context: JobContext[VifParams]) -> VifResult | None:
     """Compute variance inflation factors, which only the first party learns. No correlation is opened."""
     first = context.parties[0]
     require_fraction_bits(context.spu, LEAST_FRACTION_BITS)
-    with double_precision(context, first):
+    with aligned.double_precision(context, first):
         units, shape, columns, constant = _prepared(context)
         parties = [party for party, count in shape.features.items() if count]
         own = [aligned.held(context, party, _square(units.get(party)), np.float64) for party in parties]

@@ -21,7 +21,7 @@ from sfworker.catalog.statistics import GroupbyStatisticsParams, GroupbyStatisti
 from sfworker.errors import InputDataError
 from sfworker.party.context import JobContext
 from sfworker.party.task_dispatcher import TaskDispatcher
-from sfworker.secure.secret_matrices import blocks, double_precision, product, summed
+from sfworker.secure.secret_matrices import blocks, product, summed
 from sfworker.session.arithmetic import require_wide_field
 from sfworker.tables import aligned, files
 from sfworker.tables.files import Matrix
@@ -231,7 +231,7 @@ def _of_party(
         members, taken = context.at(owner, _members, groups, rows), context.at(party, take, values, rows)
         return [members.to(context.spu), taken.to(context.spu)]
 
-    with double_precision(context, party):
+    with aligned.double_precision(context, party):
         if wants_sums:
             added = summed(
                 context,

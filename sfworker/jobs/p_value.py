@@ -22,7 +22,6 @@ from sfworker.party.context import JobContext
 from sfworker.party.task_dispatcher import TaskDispatcher
 from sfworker.secure.secret_matrices import (
     blocks,
-    double_precision,
     inverse,
     inverse_limit,
     inverse_steps,
@@ -31,7 +30,7 @@ from sfworker.secure.secret_matrices import (
     unit_columns,
 )
 from sfworker.session.arithmetic import arithmetic_of
-from sfworker.tables import aligned, files
+from sfworker.tables import aligned, files, labels
 from sfworker.tables.files import Matrix
 
 _HALVINGS = 8
@@ -54,7 +53,7 @@ class _Own:
     """
     label: Matrix | None
     label_scaling: Matrix | None
-    """One over the label's deviation, and its mean in deviations."""
+    """The model's unit of the label over the label's deviation, and its mean in deviations."""
 
 
 @TaskDispatcher.register_task("p_value")
@@ -64,7 +63,7 @@ def p_value(context: JobContext[PValueParams]) -> PValueResult | None:
     found = models.find(context, params.model_path, params.trained_by)
     manifest = next(iter(found.values())).manifest
     linear = _is_linear(manifest.options)
-    with double_precision(context, first):
+    with aligned.double_precision(context, first):
         own = {party: _own(context, party, each.manifest, linear) for party, each in found.items()}
         (weights, *_), _ = models.load(context, found)
         shape = aligned.shape(context, {party: each.units for party, each in own.items()})
@@ -152,8 +151,9 @@ def _own(context: JobContext[PValueParams], party: str, manifest: models.Manifes
     if not label:
         return _Own(features, units, scaling, None, None)
     values = table[:, len(features) :]
-    mean, deviation = values.mean(), values.std() or 1.0
-    return _Own(features, units, scaling, (values - mean) / deviation, np.array([1 / deviation, mean / deviation]))
+    mean, deviation, exponent = labels.scale(values)
+    unit = 2.0 ** (manifest.label_exponent - exponent)
+    return _Own(features, units, scaling, labels.standardized(values), np.array([unit / deviation, mean / deviation]))
 
 
 def _columns(context: JobContext[PValueParams], own: dict[str, _Own]) -> list[ColumnRef]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -18,20 +17,6 @@ from sfworker.tables.files import Matrix
 
 BLOCK_CELLS = 2_000_000
 """Cells of a matrix that go to the SPU at a time. A share of a cell takes up to 16 bytes, and more while used."""
-
-
-@contextmanager
-def double_precision(context: JobContext[Any], receiver: str) -> Iterator[None]:
-    """Move numbers to the SPU and back with 53 bits instead of 24, of which it keeps as many as its field has.
-
-    Every party waits at the end until `receiver` has the result, as others' work in the background needs this setting.
-    """
-    jax.config.update("jax_enable_x64", True)  # type: ignore[no-untyped-call]
-    try:
-        yield
-        context.reveal(context.at(receiver, bool))
-    finally:
-        jax.config.update("jax_enable_x64", False)  # type: ignore[no-untyped-call]
 
 
 def unit_columns(matrix: Matrix) -> tuple[Matrix, npt.NDArray[np.bool_]]:

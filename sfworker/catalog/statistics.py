@@ -422,7 +422,8 @@ P_VALUE = register(
         disclosures=(
             ROWS,
             "every party learns the model's id and kind",
-            f"{ANSWERED_BY} names of columns and each coefficient's p value, not the coefficients",
+            f"{ANSWERED_BY} names of columns, each coefficient's p value, not the coefficients, and which "
+            "columns' means are so many times their deviations that the intercept has none",
         ),
     )
 )

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
+import secretflow.distributed as sfd
 from secretflow.data import FedNdarray, PartitionWay
 from secretflow.ml.boost.sgb_v import Sgb
 from secretflow.ml.boost.sgb_v.checkpoint import SGBCheckpointData, SGBSnapshot, build_sgb_model
@@ -36,7 +37,7 @@ from sfworker.party.context import JobContext
 from sfworker.party.task_dispatcher import TaskDispatcher
 from sfworker.secure.sigmoid import sigmoid
 from sfworker.session import fed_pickle
-from sfworker.session.arithmetic import arithmetic_of, require_fraction_bits
+from sfworker.session.arithmetic import arithmetic_of, largest_product, require_fraction_bits, require_whole_bits
 from sfworker.tables import aligned, labels
 from sfworker.tables.files import Matrix
 
@@ -52,6 +53,7 @@ def ss_xgb(context: JobContext[SsXgbParams]) -> BoostingResult | None:
     params = context.params
     require_fraction_bits(context.spu, LEAST_FRACTION_BITS)
     prepared = _Prepared(context)
+    require_whole_bits(context.spu, 4 * prepared.shape.rows <= largest_product(context.spu))
     checkpoints = Checkpoints(context, params.model_path)
     found = checkpoints.latest()
     resumed = None if found is None else SSXGBCheckpointData(found[2], found[1])
@@ -69,7 +71,10 @@ def ss_xgb(context: JobContext[SsXgbParams]) -> BoostingResult | None:
         dump_function=after_tree,
         checkpoint_data=resumed,
     )
-    scale = aligned.held(context, params.label.party, prepared.scale, np.float64).to(context.spu)
+    sfd.get(model.weights[-1].meta)  # waits until the training's programs are compiled, which are not of this precision
+    with aligned.double_precision(context, params.label.party):
+        scale = aligned.held(context, params.label.party, prepared.scale, np.float64).to(context.spu)
+        sfd.get(scale.meta)
     return _save(context, "ss_xgb", prepared, [scale, *_xgb_objects(model)], _xgb_state(model), len(model.trees))
 
 

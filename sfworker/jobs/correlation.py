@@ -74,7 +74,7 @@ def vif(context: JobContext[VifParams]) -> VifResult | None:
         parties = [party for party, count in shape.features.items() if count]
         own = [aligned.held(context, party, _square(units.get(party)), np.float64) for party in parties]
         across = _products_across(context, units, shape)
-        limit = inverse_limit(context)
+        limit = inverse_limit(context, shape.columns)
         opened = context.spu(_inflation, static_argnames=("steps",))(
             [block.to(context.spu) for block in own],
             [across[pair] for pair in combinations(parties, 2)],

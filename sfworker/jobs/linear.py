@@ -6,6 +6,7 @@ Parties prepare their columns alone, and rows of the parties belong together by 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -38,7 +39,7 @@ from sfworker.models.predictions import Inputs, predict, require_offset, require
 from sfworker.party.context import JobContext
 from sfworker.party.task_dispatcher import TaskDispatcher
 from sfworker.secure.sigmoid import sigmoid
-from sfworker.session.arithmetic import arithmetic_of, largest_product, require_fraction_bits
+from sfworker.session.arithmetic import arithmetic_of, largest_product, require_fraction_bits, require_whole_bits
 from sfworker.tables import aligned, labels
 from sfworker.tables.files import Matrix
 
@@ -63,6 +64,7 @@ def ss_lr(context: JobContext[SsLrParams]) -> SsLrResult | None:
         label, scale, exponent = _label(params, values, largest_product(context.spu))
         prepared.set_label_exponent(params.label.party, exponent)
     x, shape = prepared.columns(np.float32)
+    prepared.require_room(lambda matrix: np.sqrt(np.mean(np.square(matrix), axis=0)))
     y = aligned.column(context, params.label.party, label)
     epochs = _Epochs(context, params)
     model = SSRegression(context.spu)
@@ -145,6 +147,7 @@ def ss_glm(context: JobContext[SsGlmParams]) -> SsGlmResult | None:
     if _any_weights_will_do(params):
         prepared.bring_weights_near_1()
     x, shape = prepared.columns(np.float64)
+    prepared.require_room(lambda matrix: 16 * np.mean(np.square(matrix), axis=0))
     if weight is not None:
         _require_weight_beside(weight, shape.columns + 1)
     settings: dict[str, Any] = {
@@ -290,6 +293,23 @@ class _Prepared:
         shape = aligned.shape(self._context, self._matrices)
         aligned.require_more_rows_than_features(shape)
         return aligned.columns(self._context, self._matrices, shape, dtype), shape
+
+    def require_room(self, share: Callable[[Matrix], Matrix]) -> None:
+        """Raise InputDataError at a party with a column of which a sum over the rows does not fit into the SPU's field.
+
+        `share` returns each column's mean share in the largest sum that the training makes of it.
+        """
+        most = largest_product(self._context.spu)
+        for party, matrix in self._matrices.items():
+            with np.errstate(over="ignore"):
+                beyond = np.append(share(matrix), 1.0) * len(matrix) > most
+            if beyond[:-1].any():
+                name = self.own[party].features[int(np.argmax(beyond))]
+                raise InputDataError(
+                    f"task_config.input_paths.{party}: column {name!r} makes sums over the rows that do not fit "
+                    f"into the SPU's numbers; set standardize, or take fewer fxp_fraction_bits or field FM128"
+                )
+            require_whole_bits(self._context.spu, not beyond[-1])
 
     def column(self, ref: ColumnRef | None, name: str) -> FedNdarray | None:
         """Return a column beside the features, None where none was named."""

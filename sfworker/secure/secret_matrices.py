@@ -13,7 +13,11 @@ import numpy.typing as npt
 import secretflow.distributed as sfd
 
 from sfworker.party.context import JobContext
+from sfworker.session.arithmetic import largest_product, require_whole_bits
 from sfworker.tables.files import Matrix
+
+LEAST_LIMIT = 10.0
+"""Number of an inverse that has to fit at least."""
 
 BLOCK_CELLS = 2_000_000
 """Cells of a matrix that go to the SPU at a time. A share of a cell takes up to 16 bytes, and more while used."""
@@ -66,9 +70,15 @@ def product(left: Any, right: Any) -> Any:
     return jnp.concatenate(pieces)
 
 
-def inverse_limit(context: JobContext[Any]) -> float:
-    """Return the largest number of an inverse that can be told from infinity with the SPU's fraction bits."""
-    return float(2.0 ** (context.spu.conf.fxp_fraction_bits / 2))
+def inverse_limit(context: JobContext[Any], size: int) -> float:
+    """Return the largest number of an inverse of `size` that can be told from infinity with the SPU's fraction bits.
+
+    Raises ParameterValidationError where these leave no room for the whole part of any.
+    """
+    # The steps that make the inverse take a singular one to 32 * size times the limit, where nothing may wrap around.
+    most = largest_product(context.spu) / (128 * size)
+    require_whole_bits(context.spu, most >= LEAST_LIMIT)
+    return float(min(2.0 ** (context.spu.conf.fxp_fraction_bits / 2), most))
 
 
 def inverse_steps(size: int, limit: float) -> int:

@@ -67,6 +67,15 @@ def require_fraction_bits(spu: Any, least: int) -> None:
         )
 
 
+def require_whole_bits(spu: Any, fits: bool) -> None:
+    """Raise ParameterValidationError where an SPU's fraction bits leave too few for sums, as `fits` says."""
+    if not fits:
+        raise ParameterValidationError(
+            f"{_RUNTIME}.fxp_fraction_bits: leaves too few bits of field {spu.conf.field.name} for the sums over so "
+            f"many rows or columns; take fewer, or field FM128"
+        )
+
+
 def require_wide_field(spu: Any, why: str) -> None:
     """Raise ParameterValidationError where the numbers of an SPU have 32 bits, in a sentence that says `why`."""
     if spu.conf.field.name == "FM32":

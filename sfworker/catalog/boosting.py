@@ -12,6 +12,7 @@ from sfworker.catalog.training import (
     PREDICTIONS,
     RESUMED,
     SHAPES,
+    UNIT,
     PredictParams,
     PredictResult,
     TrainParams,
@@ -107,7 +108,7 @@ SS_XGB_PREDICT = register(
         params=SsXgbPredictParams,
         result=PredictResult,
         devices=frozenset({"spu"}),
-        disclosures=(SHAPES, MODEL_ID, PREDICTIONS),
+        disclosures=(SHAPES, MODEL_ID, PREDICTIONS, UNIT),
     )
 )
 SGB = register(
@@ -140,6 +141,7 @@ SGB_PREDICT = register(
             SHAPES,
             MODEL_ID,
             PREDICTIONS,
+            UNIT,
             "the party of the label in training learns the predictions, too, and which leaves a row can be in by each "
             "party's features",
         ),

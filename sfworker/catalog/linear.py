@@ -12,6 +12,8 @@ from sfworker.catalog.training import (
     PREDICTIONS,
     RESUMED,
     SHAPES,
+    TOO_FAR,
+    UNIT,
     PredictParams,
     PredictResult,
     TrainParams,
@@ -193,6 +195,8 @@ SS_LR_PREDICT = register(
             MODEL_ID,
             f"{PREDICTIONS}; of a logistic regression it computes them from the rows' linear scores, which tell it the "
             "same",
+            UNIT,
+            TOO_FAR,
         ),
     )
 )
@@ -223,6 +227,12 @@ SS_GLM_PREDICT = register(
         result=PredictResult,
         devices=frozenset({"spu"}),
         spu_defaults=_EXACT,
-        disclosures=(SHAPES, MODEL_ID, PREDICTIONS),
+        disclosures=(
+            SHAPES,
+            MODEL_ID,
+            f"{PREDICTIONS}, which it computes from the rows' linear predictors; these tell it the same",
+            UNIT,
+            TOO_FAR,
+        ),
     )
 )

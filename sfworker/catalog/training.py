@@ -96,3 +96,5 @@ SHAPES = "every party learns the number of rows and how many features each party
 MODEL_ID = "every party learns the model's id, which is random"
 RESUMED = "where an earlier attempt was cut off, every party learns up to which step it had come"
 PREDICTIONS = "the receiver learns the predictions"
+UNIT = "the receiver learns the power of two next to the size of the training's labels where they are not 0 and 1"
+TOO_FAR = "where the SPU's field cannot hold a prediction, every party learns by which columns"

@@ -7,10 +7,13 @@ start of the boosting fit any label. Its scale goes with the model.
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
+import secretflow.distributed as sfd
 from secretflow.data import FedNdarray, PartitionWay
 from secretflow.ml.boost.sgb_v import Sgb
 from secretflow.ml.boost.sgb_v.checkpoint import SGBCheckpointData, SGBSnapshot, build_sgb_model
@@ -34,9 +37,12 @@ from sfworker.party.context import JobContext
 from sfworker.party.task_dispatcher import TaskDispatcher
 from sfworker.secure.sigmoid import sigmoid
 from sfworker.session import fed_pickle
-from sfworker.session.arithmetic import arithmetic_of
+from sfworker.session.arithmetic import arithmetic_of, largest_product, require_fraction_bits, require_whole_bits
 from sfworker.tables import aligned, labels
 from sfworker.tables.files import Matrix
+
+LEAST_FRACTION_BITS = 16
+"""Fraction bits without which the gains that `ss_xgb` compares are rounding."""
 
 fed_pickle.allow("secretflow.ml.boost.ss_xgb_v.core.xgb_tree", "XgbTree")  # two lists, and nothing that runs
 
@@ -45,7 +51,9 @@ fed_pickle.allow("secretflow.ml.boost.ss_xgb_v.core.xgb_tree", "XgbTree")  # two
 def ss_xgb(context: JobContext[SsXgbParams]) -> BoostingResult | None:
     """Train trees. Every party learns which party's bins split the nodes, while weights of leaves stay shared."""
     params = context.params
+    require_fraction_bits(context.spu, LEAST_FRACTION_BITS)
     prepared = _Prepared(context)
+    require_whole_bits(context.spu, 4 * prepared.shape.rows <= largest_product(context.spu))
     checkpoints = Checkpoints(context, params.model_path)
     found = checkpoints.latest()
     resumed = None if found is None else SSXGBCheckpointData(found[2], found[1])
@@ -63,7 +71,10 @@ def ss_xgb(context: JobContext[SsXgbParams]) -> BoostingResult | None:
         dump_function=after_tree,
         checkpoint_data=resumed,
     )
-    scale = aligned.held(context, params.label.party, prepared.scale, np.float64).to(context.spu)
+    sfd.get(model.weights[-1].meta)  # waits until the training's programs are compiled, which are not of this precision
+    with aligned.double_precision(context, params.label.party):
+        scale = aligned.held(context, params.label.party, prepared.scale, np.float64).to(context.spu)
+        sfd.get(scale.meta)
     return _save(context, "ss_xgb", prepared, [scale, *_xgb_objects(model)], _xgb_state(model), len(model.trees))
 
 
@@ -144,9 +155,11 @@ class _Prepared:
             self.own[party] = models.Own(part.features, [0.0] * count, [1.0] * count)
             matrices[party] = part.matrix
             if "label" in part.others:
-                label, self.scale = _label(params.objective, part.others["label"])
+                label, self.scale, exponent = _label(params.objective, part.others["label"])
+                self.own[party] = replace(self.own[party], label_exponent=exponent)
         self.shape = aligned.shape(context, matrices)
-        self.x = aligned.columns(context, matrices, self.shape)
+        # All bits, because bins are cut at the party, and neighbours far from 0 may differ in the last bits alone.
+        self.x = aligned.columns(context, matrices, self.shape, np.float64)
         self.y = aligned.column(context, params.label.party, label)
 
 
@@ -165,21 +178,22 @@ class _Xgb(Xgb):  # type: ignore[misc]
                 self._update_pred(tree, weight)
 
 
-def _label(objective: Literal["logistic", "linear", "tweedie"], values: Matrix) -> tuple[Matrix, Matrix]:
+def _label(objective: Literal["logistic", "linear", "tweedie"], values: Matrix) -> tuple[Matrix, Matrix, int]:
     """Return the label as the training needs it, and the mean and deviation that predictions get back.
 
-    Raises InputDataError.
+    The two are in a unit that is a power of two, whose exponent comes last. Raises InputDataError.
     """
     if objective == "logistic":
-        return labels.binary(values, "objective logistic"), np.array([0.0, 1.0])
-    mean, deviation = float(values.mean()), float(values.std())
-    if deviation == 0:
+        return labels.binary(values, "objective logistic"), np.array([0.0, 1.0]), 0
+    if values.min() == values.max():
         raise InputDataError("task_config.label: every row has the same label; a model needs different ones")
     if objective == "linear":
-        return (values - mean) / deviation, np.array([mean, deviation])
+        mean, deviation, exponent = labels.scale(values)
+        return labels.standardized(values), np.array([mean, deviation]), exponent
     if values.min() < 0:
         raise InputDataError("task_config.label: objective tweedie needs labels of 0 or above; choose another one")
-    return values / mean, np.array([0.0, mean])
+    mean, exponent = math.frexp(values.mean())
+    return values / values.mean(), np.array([0.0, mean]), exponent
 
 
 def _xgb_params(params: SsXgbParams) -> dict[str, Any]:

@@ -6,6 +6,7 @@ parties' columns are computed on the SPU.
 
 from __future__ import annotations
 
+import math
 from itertools import combinations, compress
 from typing import Any
 
@@ -19,7 +20,6 @@ from sfworker.party.context import JobContext
 from sfworker.party.task_dispatcher import TaskDispatcher
 from sfworker.secure.secret_matrices import (
     blocks,
-    double_precision,
     inverse,
     inverse_limit,
     inverse_steps,
@@ -27,18 +27,20 @@ from sfworker.secure.secret_matrices import (
     summed,
     unit_columns,
 )
-from sfworker.session.arithmetic import arithmetic_of
+from sfworker.session.arithmetic import arithmetic_of, largest_product, require_fraction_bits
 from sfworker.tables import aligned
 from sfworker.tables.files import Matrix
 
 MAX_COLUMNS = 1000
+LEAST_FRACTION_BITS = 16
 
 
 @TaskDispatcher.register_task("pearson_correlation")
 def pearson_correlation(context: JobContext[PearsonCorrelationParams]) -> PearsonCorrelationResult | None:
     """Correlate columns. Only the first party learns the figures, which are the result."""
     first = context.parties[0]
-    with double_precision(context, first):
+    require_fraction_bits(context.spu, LEAST_FRACTION_BITS)
+    with aligned.double_precision(context, first):
         units, shape, columns, constant = _prepared(context)
         own = aligned.gather(context, first, shape.features, {p: each.T @ each for p, each in units.items()})
         across = {
@@ -66,12 +68,13 @@ def pearson_correlation(context: JobContext[PearsonCorrelationParams]) -> Pearso
 def vif(context: JobContext[VifParams]) -> VifResult | None:
     """Compute variance inflation factors, which only the first party learns. No correlation is opened."""
     first = context.parties[0]
-    with double_precision(context, first):
+    require_fraction_bits(context.spu, LEAST_FRACTION_BITS)
+    with aligned.double_precision(context, first):
         units, shape, columns, constant = _prepared(context)
         parties = [party for party, count in shape.features.items() if count]
         own = [aligned.held(context, party, _square(units.get(party)), np.float64) for party in parties]
         across = _products_across(context, units, shape)
-        limit = inverse_limit(context)
+        limit = inverse_limit(context, shape.columns)
         correlations = context.spu(_assembled)(
             [block.to(context.spu) for block in own], [across[pair] for pair in combinations(parties, 2)]
         )
@@ -121,13 +124,22 @@ def _products_across(
 ) -> dict[tuple[str, str], Any]:
     """Compute on the SPU the cross products for every pair of parties with features."""
     pairs = combinations([party for party, count in shape.features.items() if count], 2)
+    # Cells of unit columns are small where rows are many, so they go in enlarged, and lose fewer bits.
+    bits = min(context.spu.conf.fxp_fraction_bits, math.floor(math.log2(largest_product(context.spu))) - 1) // 2
+    enlarged = {party: matrix * 2.0**bits for party, matrix in units.items()}
     return {
-        (left, right): summed(
-            context,
-            blocks(shape.rows, max(shape.features[left], shape.features[right])),
-            lambda rows, left=left, right=right: context.spu(product)(  # type: ignore[misc]
-                *(aligned.held(context, p, units.get(p), np.float64, rows).to(context.spu) for p in (left, right))
+        (left, right): context.spu(jnp.multiply)(
+            summed(
+                context,
+                blocks(shape.rows, max(shape.features[left], shape.features[right])),
+                lambda rows, left=left, right=right: context.spu(product)(  # type: ignore[misc]
+                    *(
+                        aligned.held(context, party, enlarged.get(party), np.float64, rows).to(context.spu)
+                        for party in (left, right)
+                    )
+                ),
             ),
+            0.25**bits,
         )
         for left, right in pairs
     }

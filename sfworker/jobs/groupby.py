@@ -1,12 +1,14 @@
 """Implements `groupby_statistics`, figures of one party's columns by another party's groups. Runs in party processes.
 
-The party of the keys gives the SPU one column of zeros and ones per group, and the owner of the values gives it those.
-Only figures of whole groups are opened, to that owner, which brings them to their units.
+The party of the keys gives the SPU one column of zeros and ones per group, and the owner of the values gives it those,
+as whole numbers in several digits, whose sums are exact whatever the magnitudes in a column are. Only figures of whole
+groups are opened, to that owner, which brings them to their units.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,13 +21,19 @@ from sfworker.catalog.statistics import GroupbyStatisticsParams, GroupbyStatisti
 from sfworker.errors import InputDataError
 from sfworker.party.context import JobContext
 from sfworker.party.task_dispatcher import TaskDispatcher
-from sfworker.secure.secret_matrices import blocks, double_precision, product, summed
+from sfworker.secure.secret_matrices import blocks, product, summed
+from sfworker.session.arithmetic import require_wide_field
 from sfworker.tables import aligned, files
 from sfworker.tables.files import Matrix
 from sfworker.tables.own_tables import OwnTable
 
 COMPARED_CELLS = 100_000
 """Cells (rows x groups x columns) that are compared at a time, which takes far more memory than multiplying."""
+
+DIGITS, DIGIT_BITS = 4, 32
+"""Digits of a value, relative to the largest of its column. Sums of 2**31 rows' digits fit into 64 bits."""
+SPREAD = 2.0 ** (53 - DIGITS * DIGIT_BITS)
+"""Smallest share of a column's largest value that keeps all bits it has."""
 
 Whole = npt.NDArray[np.int64]
 
@@ -42,18 +50,15 @@ class _Groups:
 
 
 class _Values:
-    """An owner's columns of values, and the addends and ranks that are computed with. Exists at that owner only."""
+    """An owner's columns of values, and the digits and ranks that are computed with. Exists at that owner only."""
 
-    def __init__(self, columns: Matrix, aggregations: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str], columns: Matrix, aggregations: Sequence[str]) -> None:
         self.columns, self._aggregations = columns, aggregations
-        self._mean, self._root = columns.mean(axis=0), len(columns) ** 0.5
-        deviation = columns.std(axis=0)
-        self._deviation = np.where(deviation > 0, deviation, 1.0)
-        # Divided by the root of the number of rows, sums stay far below what the SPU's field can hold.
-        standard = (columns - self._mean) / self._deviation / self._root
-        powers = [standard, np.square(standard) * self._root] if "var" in aggregations else [standard]
-        self.addends = np.concatenate(powers, axis=1)
-        """Columns to be added up per group, which are the values and, if needed, their squares."""
+        sizes = np.abs(columns)
+        self._exponents = np.frexp(sizes.max(axis=0))[1]
+        smallest = np.where(sizes > 0, sizes, np.inf).min(axis=0)
+        self.wide = [name for name, each in zip(names, smallest < sizes.max(axis=0) * SPREAD, strict=True) if each]
+        """Columns with values so far apart that the smallest ones are rounded."""
         self._directions = [name for name in ("max", "min") if name in aggregations]
         found = [np.unique(column, return_inverse=True) for column in columns.T] if self._directions else []
         self._distinct = [values for values, _ in found]
@@ -65,33 +70,59 @@ class _Values:
         self.ranks = np.array(ranks, dtype=np.int64).reshape(len(ranks), len(columns)).T
         """Ranks from 1 on, which are exact. A group's highest tells its maximum and, counted backwards, its minimum."""
 
-    def figures(self, counts: Whole, sums: Matrix | None, highest: Whole | None) -> dict[str, Any]:
-        """Return each aggregation by group and column, from the sums of `addends` and the highest of `ranks`."""
-        size = counts[:, np.newaxis].astype(np.float64)
-        found: dict[str, Matrix] = {}
+    def digits(self, rows: slice) -> Whole:
+        """Return the digits of each value and, if needed, of its square, beside each other, the highest first."""
+        rest = np.ldexp(np.abs(self.columns[rows]), -self._exponents)
+        digits = np.empty((*rest.shape, DIGITS), dtype=np.int64)
+        for place in range(DIGITS):
+            rest, whole = np.modf(np.ldexp(rest, DIGIT_BITS))
+            digits[:, :, place] = whole
+        signed = digits * np.where(self.columns[rows] < 0, -1, 1)[:, :, np.newaxis]
+        parts = [signed, _squared(digits)] if "var" in self._aggregations else [signed]
+        return np.concatenate([part.reshape(len(rest), -1) for part in parts], axis=1)
+
+    def figures(self, counts: Whole, sums: Whole | None, highest: Whole | None) -> dict[str, Any]:
+        """Return each aggregation by group and column, from the sums of `digits` and the highest of `ranks`."""
+        found: dict[str, Any] = {}
         if sums is not None:
-            first, *second = np.split(sums * self._root, sums.shape[1] // self.columns.shape[1], axis=1)
-            found["sum"] = self._mean * size + self._deviation * first
-            found["mean"] = self._mean + self._deviation * first / size
-            for each in second:
-                # Rounding may bring the difference below 0.
-                spread = np.maximum(each - np.square(first) / size, 0.0)
-                found["var"] = np.square(self._deviation) * spread / np.where(size > 1, size - 1, np.nan)
+            columns = self.columns.shape[1]
+            firsts = _whole_numbers(sums[:, : columns * DIGITS], columns)
+            seconds = _whole_numbers(sums[:, columns * DIGITS :], columns)
+            wanted = [name for name in ("sum", "mean", "var") if name in self._aggregations]
+            found = {name: self._from_sums(name, counts.tolist(), firsts, seconds) for name in wanted}
         if highest is not None:
             for name, ranks in zip(self._directions, np.split(highest, len(self._directions), axis=1), strict=True):
                 pairs = zip(self._distinct, ranks.T, strict=True)
                 extremes = [of[each - 1] if name == "max" else of[len(of) - each] for of, each in pairs]
-                found[name] = np.stack(extremes, axis=1)
-        return {
-            name: [[None if np.isnan(each) else each for each in row] for row in found[name].tolist()]
-            for name in self._aggregations
-        }
+                found[name] = np.stack(extremes, axis=1).tolist()
+        return {name: found[name] for name in self._aggregations}
+
+    def _from_sums(
+        self, name: str, counts: list[int], firsts: list[list[int]], seconds: list[list[int]]
+    ) -> list[list[float | None]]:
+        """Return one aggregation by group and column from the exact sums of the values and of their squares."""
+        units = [exponent - DIGITS * DIGIT_BITS for exponent in self._exponents.tolist()]
+        if name == "sum":
+            rows = [[(first, 1) for first in row] for row in firsts]
+        elif name == "mean":
+            rows = [[(first, count) for first in row] for count, row in zip(counts, firsts, strict=True)]
+        else:
+            units = [2 * unit for unit in units]
+            rows = [
+                [
+                    (count * second - first * first, count * (count - 1))
+                    for first, second in zip(first_row, second_row, strict=True)
+                ]
+                for count, first_row, second_row in zip(counts, firsts, seconds, strict=True)
+            ]
+        return [[_ratio(*each, unit) for each, unit in zip(row, units, strict=True)] for row in rows]
 
 
 @TaskDispatcher.register_task("groupby_statistics")
 def groupby_statistics(context: JobContext[GroupbyStatisticsParams]) -> GroupbyStatisticsResult | None:
     """Aggregate values. Owners learn their own figures and the groups' sizes, and the keys' party all figures."""
     params = context.params
+    require_wide_field(context.spu, "as exact sums take 64 bits")
     [(owner, columns)] = params.by.items()
     groups = _groups(context, owner) if context.is_local(owner) else None
     values = {party: _values(context, party) for party in params.values if context.is_local(party)}
@@ -105,6 +136,8 @@ def groupby_statistics(context: JobContext[GroupbyStatisticsParams]) -> GroupbyS
     for party in params.values if group_count else ():
         figures = _of_party(context, owner, party, groups, values.get(party), rows, group_count)
         told |= aligned.gather(context, owner, [party], {party: figures})
+    wide = {party: each.wide for party, each in values.items()}
+    wide = aligned.gather(context, owner, params.values, wide)
     if groups is None:
         return None
     found = [
@@ -121,7 +154,16 @@ def groupby_statistics(context: JobContext[GroupbyStatisticsParams]) -> GroupbyS
         }
         for number, (keys, count) in enumerate(zip(groups.keys, groups.counts.tolist(), strict=True))
     ]
-    return convert({"by": columns, "groups": found, "suppressed_groups": groups.suppressed}, GroupbyStatisticsResult)
+    warnings = [
+        f"column {column!r} of {party} holds numbers more than 1e22 times apart; figures of groups of small ones are "
+        f"rounded"
+        for party, names in wide.items()
+        for column in names
+    ]
+    return convert(
+        {"by": columns, "groups": found, "suppressed_groups": groups.suppressed, "warnings": warnings},
+        GroupbyStatisticsResult,
+    )
 
 
 def _groups(context: JobContext[GroupbyStatisticsParams], party: str) -> _Groups:
@@ -161,7 +203,7 @@ def _values(context: JobContext[GroupbyStatisticsParams], party: str) -> _Values
     field, columns = f"task_config.input_paths.{party}", context.params.values[party]
     path = context.input_file(party, "input_paths", context.params.input_paths[party])
     files.require_columns(f"task_config.values.{party}", files.header(field, path), columns)
-    return _Values(files.numbers(field, path, columns), context.params.aggregations)
+    return _Values(columns, files.numbers(field, path, columns), context.params.aggregations)
 
 
 def _of_party(
@@ -179,34 +221,32 @@ def _of_party(
     if party == owner:
         if groups is None or values is None:
             return None
-        sums = _summed(groups, values.addends) if wants_sums else None
+        sums = _summed(groups, values) if wants_sums else None
         return values.figures(groups.counts, sums, _highest(groups, values.ranks) if wants_extremes else None)
     counts = aligned.gather(context, party, [owner], {owner: groups and groups.counts})
-    columns, there = 2 * len(context.params.values[party]), context.pyu(party)
+    columns, there = len(context.params.values[party]), context.pyu(party)
     sums = highest = None
 
-    def block(rows: slice, name: str, dtype: npt.DTypeLike) -> list[Any]:
-        members = context.at(owner, _members, groups, rows, dtype)
-        joined = aligned.held(context, party, getattr(values, name, None), dtype, rows)
-        return [members.to(context.spu), joined.to(context.spu)]
+    def block(rows: slice, take: Callable[[_Values | None, slice], Whole | None]) -> list[Any]:
+        members, taken = context.at(owner, _members, groups, rows), context.at(party, take, values, rows)
+        return [members.to(context.spu), taken.to(context.spu)]
 
-    with double_precision(context, party):
+    with aligned.double_precision(context, party):
         if wants_sums:
-            sums = context.value_at(
-                party,
-                summed(
-                    context,
-                    blocks(rows, max(group_count, columns)),
-                    lambda each: context.spu(product)(*block(each, "addends", np.float64)),
-                ).to(there),
+            added = summed(
+                context,
+                blocks(rows, max(group_count, 3 * DIGITS * columns)),
+                lambda each: context.spu(product)(*block(each, _digits)),
             )
+            carried = context.spu(_carried, static_argnames=("columns",))(added, columns=columns)
+            sums = context.value_at(party, carried.to(there))
         if wants_extremes:
             highest = context.value_at(
                 party,
                 summed(
                     context,
-                    blocks(rows, group_count * columns, COMPARED_CELLS),
-                    lambda each: context.spu(_compared)(*block(each, "ranks", np.int64)),
+                    blocks(rows, group_count * 2 * columns, COMPARED_CELLS),
+                    lambda each: context.spu(_compared)(*block(each, _ranks)),
                     jnp.maximum,
                 ).to(there),
             )
@@ -217,20 +257,88 @@ def _count(groups: _Groups | None) -> int | None:
     return None if groups is None else len(groups.counts)
 
 
-def _members(groups: _Groups | None, rows: slice, dtype: npt.DTypeLike) -> Any:
+def _members(groups: _Groups | None, rows: slice) -> Whole | None:
     """Return a column of zeros and ones for each group. Some rows at a time, as all are far larger than the file."""
-    return None if groups is None else np.equal.outer(groups.codes[rows], np.arange(len(groups.counts))).astype(dtype)
+    if groups is None:
+        return None
+    return np.equal.outer(groups.codes[rows], np.arange(len(groups.counts))).astype(np.int64)
+
+
+def _digits(values: _Values | None, rows: slice) -> Whole | None:
+    return None if values is None else values.digits(rows)
+
+
+def _ranks(values: _Values | None, rows: slice) -> Whole | None:
+    return None if values is None else values.ranks[rows]
 
 
 def _compared(members: Any, ranks: Any) -> Any:
     return jnp.max(members[:, :, jnp.newaxis] * ranks[:, jnp.newaxis, :], axis=0)
 
 
-def _summed(groups: _Groups, addends: Matrix) -> Matrix:
+def _carried(sums: Any, columns: int) -> Any:
+    """Carry what each digit's sum has beyond a digit, so that sums of whole values are opened, not of single digits."""
+    first, second = sums[:, : columns * DIGITS], sums[:, columns * DIGITS :]
+    parts = []
+    for part, digits in ((first, DIGITS), (second, 2 * DIGITS)):
+        if not part.shape[1]:
+            continue
+        places = jnp.reshape(part, (-1, columns, digits))
+        carried: list[Any] = []
+        carry: Any = 0
+        for place in range(digits - 1, 0, -1):
+            here = places[:, :, place] + carry
+            carry = here >> DIGIT_BITS
+            carried.append(here - (carry << DIGIT_BITS))
+        carried.append(places[:, :, 0] + carry)
+        parts.append(jnp.reshape(jnp.stack(carried[::-1], axis=2), (-1, columns * digits)))
+    return jnp.concatenate(parts, axis=1)
+
+
+def _squared(digits: Whole) -> Whole:
+    """Return twice as many digits, those of the squares."""
+    half, mask = DIGIT_BITS // 2, (1 << DIGIT_BITS // 2) - 1
+    halves = [part for place in range(DIGITS) for part in (digits[..., place] >> half, digits[..., place] & mask)]
+    found: list[Whole] = []
+    carry: Any = 0
+    # Products of half digits fit into 64 bits. The lowest place comes first.
+    for place in range(2 * len(halves) - 2, -1, -1):
+        pairs = range(max(0, place - len(halves) + 1), min(place, len(halves) - 1) + 1)
+        here = carry + sum(halves[left] * halves[place - left] for left in pairs)
+        found.append(here & mask)
+        carry = here >> half
+    found.append(carry)
+    return np.stack([high << half | low for low, high in zip(found[::2], found[1::2], strict=True)][::-1], axis=-1)
+
+
+def _whole_numbers(sums: Whole, columns: int) -> list[list[int]]:
+    """Return the whole number of each group and column from the sums of its digits."""
+    digits = sums.shape[1] // columns
+    places = sums.reshape(len(sums), columns, digits).astype(object)
+    found: list[list[int]] = sum(
+        (places[:, :, place] << DIGIT_BITS * (digits - 1 - place) for place in range(digits)),
+        np.zeros(places.shape[:2], dtype=object),
+    ).tolist()
+    return found
+
+
+def _ratio(numerator: int, denominator: int, exponent: int) -> float | None:
+    """Return the number nearest to numerator / denominator * 2**exponent, None where there is none."""
+    try:
+        return math.ldexp(numerator / denominator, exponent)
+    except (OverflowError, ZeroDivisionError):
+        return None
+
+
+def _summed(groups: _Groups, values: _Values) -> Whole:
     """Add up per group as `product` does, where groups and values are of the same party."""
-    inside = groups.codes >= 0
-    codes, count = groups.codes[inside], len(groups.counts)
-    return np.stack([np.bincount(codes, column[inside], count) for column in addends.T], axis=1)
+    width = 3 * DIGITS * values.columns.shape[1]
+    found = np.zeros((len(groups.counts), width), dtype=np.int64)
+    for rows in blocks(len(groups.codes), width):
+        codes, digits = groups.codes[rows], values.digits(rows)
+        inside = codes >= 0
+        np.add.at(found[:, : digits.shape[1]], codes[inside], digits[inside])
+    return found
 
 
 def _highest(groups: _Groups, ranks: Whole) -> Whole:

@@ -6,11 +6,15 @@ Parties prepare their columns alone, and rows of the parties belong together by 
 from __future__ import annotations
 
 import itertools
+import math
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
+import secretflow.distributed as sfd
 from scipy.special import expit
 from secretflow.data import FedNdarray, PartitionWay
 from secretflow.ml.linear import SSGLM, LinearModel, RegType, SSRegression
@@ -21,6 +25,7 @@ from secretflow.utils.sigmoid import SigType
 
 from sfworker.catalog import ColumnRef
 from sfworker.catalog.linear import (
+    Link,
     SsGlmParams,
     SsGlmPredictParams,
     SsGlmResult,
@@ -32,12 +37,12 @@ from sfworker.catalog.training import PredictResult
 from sfworker.errors import InputDataError, ParameterValidationError
 from sfworker.models import models
 from sfworker.models.checkpoints import Checkpoints
-from sfworker.models.predictions import Inputs, predict
+from sfworker.models.predictions import Inputs, predict, require_offset, require_room
 from sfworker.party.context import JobContext
 from sfworker.party.task_dispatcher import TaskDispatcher
 from sfworker.secure.gradient_descent import Glm, Regression, Schedule, settled
 from sfworker.secure.sigmoid import sigmoid
-from sfworker.session.arithmetic import arithmetic_of
+from sfworker.session.arithmetic import arithmetic_of, largest_product, require_fraction_bits, require_whole_bits
 from sfworker.tables import aligned, labels
 from sfworker.tables.files import Matrix
 
@@ -45,6 +50,9 @@ PREDICTED_CELLS = 1_000_000
 """Cells of the features that `ss_glm_predict` computes with at a time, as SecretFlow's program grows with them."""
 
 IRLS_EPOCHS = 10
+LEAST_FRACTION_BITS = 16
+"""Fraction bits without which the steps of `ss_lr` are rounding."""
+
 WORST_CONDITION = 1e8
 """Highest condition number of a matrix that `ss_glm` inverts. Beyond it the last of 40 fraction bits decides."""
 
@@ -65,11 +73,14 @@ _NOT_CONVERGED = (
 def ss_lr(context: JobContext[SsLrParams]) -> SsLrResult | None:
     """Train a regression. Every party learns the shapes and, with `eps`, when it converged. Weights stay shared."""
     params = context.params
+    require_fraction_bits(context.spu, LEAST_FRACTION_BITS)
     prepared = _Prepared(context, params)
     label = scale = None
     if (values := prepared.others.get("label")) is not None:
-        label, scale = _label(params, values)
+        label, scale, exponent = _label(params, values, largest_product(context.spu))
+        prepared.set_label_exponent(params.label.party, exponent)
     x, shape = prepared.columns(np.float32)
+    prepared.require_room(lambda matrix: np.sqrt(np.mean(np.square(matrix), axis=0)))
     y = aligned.column(context, params.label.party, label)
     schedule = Schedule.of(shape.rows, params.batch_size, params.epochs)
     epochs = _Epochs(context, params, schedule)
@@ -91,7 +102,11 @@ def ss_lr(context: JobContext[SsLrParams]) -> SsLrResult | None:
     converged = settled(context.spu, model.before, model.spu_w, epochs.run)
     weights = model.spu_w
     if params.regression == "linear":
-        weights = context.spu(_in_units_of_the_label)(weights, aligned.held(context, params.label.party, scale))
+        sfd.get(weights.meta)  # waits until the training's programs are compiled, which are not of this precision
+        with aligned.double_precision(context, params.label.party):
+            scaling = aligned.held(context, params.label.party, scale, np.float64).to(context.spu)
+            weights = context.spu(_in_units_of_the_label)(weights, scaling)
+            sfd.get(weights.meta)
     identity = models.save(
         context,
         [weights],
@@ -123,6 +138,7 @@ def ss_lr_predict(context: JobContext[SsLrPredictParams]) -> PredictResult | Non
 
     def apply(inputs: Inputs) -> FedNdarray:
         [weights] = inputs.objects
+        require_room(context, inputs, weights)
         model, receiver = SSRegression(context.spu), context.pyu(context.params.receiver)
         # Whatever the model is, the SPU computes the linear scores alone; what follows from them is the receiver's.
         model.load_model(LinearModel(weights, RegType.Linear, SigType.REAL))
@@ -142,13 +158,21 @@ def ss_glm(context: JobContext[SsGlmParams]) -> SsGlmResult | None:
     is_irls = params.optimizer == "IRLS"
     _require_exact_arithmetic(context)
     prepared = _Prepared(context, params, offset=params.offset, weight=params.weight)
-    label = scale = None
+    label = None
     if (values := prepared.others.get("label")) is not None:
-        label, scale = _glm_label(params, values)
-    if (weight := prepared.others.get("weight")) is not None and (weight <= 0).any():
-        raise InputDataError("task_config.weight: holds a weight that is not above 0; remove such rows")
+        label, exponent = _glm_label(params, values)
+        prepared.set_label_exponent(params.label.party, exponent)
+    if (weight := prepared.others.get("weight")) is not None:
+        _require_weights(params, weight)
+    if (offset := prepared.others.get("offset")) is not None:
+        require_offset(offset)
+    if _any_weights_will_do(params):
+        prepared.bring_weights_near_1()
     x, shape = prepared.columns(np.float64)
     schedule = Schedule.of(shape.rows, params.batch_size, params.epochs or (IRLS_EPOCHS if is_irls else None))
+    prepared.require_room(lambda matrix: 16 * np.mean(np.square(matrix), axis=0))
+    if weight is not None:
+        _require_weight_beside(weight, shape.columns + 1)
     settings: dict[str, Any] = {
         "x": x,
         "y": aligned.column(context, params.label.party, label, np.float64),
@@ -173,7 +197,7 @@ def ss_glm(context: JobContext[SsGlmParams]) -> SsGlmResult | None:
     converged = settled(context.spu, model.old_w, model.spu_w, epochs.run)
     identity = models.save(
         context,
-        [model.spu_w, aligned.held(context, params.label.party, scale, np.float64).to(context.spu)],
+        [model.spu_w],
         task_type="ss_glm",
         paths=params.model_path,
         own=prepared.own,
@@ -203,19 +227,24 @@ def ss_glm_predict(context: JobContext[SsGlmPredictParams]) -> PredictResult | N
     offset = context.params.offset
 
     def apply(inputs: Inputs) -> FedNdarray:
-        weights, scale = inputs.objects
+        weights, *scale = inputs.objects
         if inputs.options["offset"] != (offset is not None):
             asks = "was trained with an offset; name the column" if inputs.options["offset"] else "has no offset"
             raise ParameterValidationError(f"task_config.offset: the model {asks}")
-        model = SSGLM(context.spu)
-        # SecretFlow's `y_scale` is known to every party. Ours is shared, and multiplied with the predictions below.
-        model.spu_w, model.link, model.y_scale = weights, _link(inputs.options["link"]), 1.0
+        require_room(context, inputs, weights)
+        model, receiver = SSGLM(context.spu), context.pyu(context.params.receiver)
+        # The SPU computes the linear predictor alone, and the receiver the mean from it, exactly. A model of an earlier
+        # version has a shared scale, which would be told by both, so its means are computed on the SPU.
+        link = inputs.options["link"]
+        model.spu_w, model.link, model.y_scale = weights, _link(link if scale else "Identity"), 1.0
         predicted = model.predict(inputs.columns, o=inputs.offset, infeed_batch_size_limit=PREDICTED_CELLS)
-        receiver = context.pyu(context.params.receiver)
-        scaled = context.spu(jnp.multiply)(predicted, scale).to(receiver)
+        if scale:
+            scaled = context.spu(jnp.multiply)(predicted, *scale).to(receiver)
+        else:
+            scaled = receiver(_means)(predicted.to(receiver), link)
         return FedNdarray({receiver: scaled}, PartitionWay.VERTICAL)
 
-    return predict(context, "ss_glm", apply, np.float64, offset)
+    return predict(context, "ss_glm", apply, offset)
 
 
 class _Logit(LinkLogit):  # type: ignore[misc]
@@ -249,8 +278,8 @@ def _inverse(matrix: Any, l2_lambda: float | None) -> Any:
     matrix = matrix + np.diag(penalty)
     if not np.isfinite(matrix).all() or np.linalg.cond(matrix) > WORST_CONDITION:
         raise InputDataError(
-            "task_config.features: some columns follow from others, so that the model's matrix is singular; "
-            "leave columns out (vif finds them), set l2_lambda, or standardize where that is off"
+            "task_config.features: some columns follow from others, or are of far different sizes without standardize, "
+            "so that the model's matrix is singular; leave columns out (vif finds them) or set l2_lambda or standardize"
         )
     return np.linalg.inv(matrix)
 
@@ -271,7 +300,7 @@ class _Prepared:
             part = aligned.read(context, party, label=params.label, **others)
             means, deviations = np.zeros(len(part.features)), np.ones(len(part.features))
             if params.standardize:
-                means, deviations = part.matrix.mean(axis=0), part.matrix.std(axis=0)
+                means, deviations = aligned.means_and_deviations(part.matrix)
                 deviations[deviations == 0] = 1.0  # a constant column says nothing and must not divide by zero
             self.own[party] = models.Own(part.features, means.tolist(), deviations.tolist())
             self.others |= part.others
@@ -291,11 +320,37 @@ class _Prepared:
         named = ", ".join(itertools.compress(parties, self._context.reveal(held)))
         return [_UNSCALED.format(parties=named)] if named else []
 
+    def set_label_exponent(self, party: str, exponent: int) -> None:
+        """Note the unit of a local party's label, in which the model will predict."""
+        self.own[party] = replace(self.own[party], label_exponent=exponent)
+
+    def bring_weights_near_1(self) -> None:
+        """Divide the rows' weights, where their party is local, by a power of two near their mean."""
+        if (weights := self.others.get("weight")) is not None:
+            self.others["weight"] = np.ldexp(weights, -math.frexp(weights.mean())[1])
+
     def columns(self, dtype: type[np.floating[Any]]) -> tuple[FedNdarray, aligned.Shape]:
         """Return all parties' features. Reveals the shapes. Raises InputDataError where they do not fit together."""
         shape = aligned.shape(self._context, self._matrices)
         aligned.require_more_rows_than_features(shape)
         return aligned.columns(self._context, self._matrices, shape, dtype), shape
+
+    def require_room(self, share: Callable[[Matrix], Matrix]) -> None:
+        """Raise InputDataError at a party with a column of which a sum over the rows does not fit into the SPU's field.
+
+        `share` returns each column's mean share in the largest sum that the training makes of it.
+        """
+        most = largest_product(self._context.spu)
+        for party, matrix in self._matrices.items():
+            with np.errstate(over="ignore"):
+                beyond = np.append(share(matrix), 1.0) * len(matrix) > most
+            if beyond[:-1].any():
+                name = self.own[party].features[int(np.argmax(beyond))]
+                raise InputDataError(
+                    f"task_config.input_paths.{party}: column {name!r} makes sums over the rows that do not fit "
+                    f"into the SPU's numbers; set standardize, or take fewer fxp_fraction_bits or field FM128"
+                )
+            require_whole_bits(self._context.spu, not beyond[-1])
 
     def column(self, ref: ColumnRef | None, name: str) -> FedNdarray | None:
         """Return a column beside the features, None where none was named."""
@@ -336,12 +391,20 @@ class _Epochs:
         return min(self._reported + 1, self._epochs)
 
 
-def _label(params: SsLrParams, values: Matrix) -> tuple[Matrix, Matrix]:
-    """Return the label as the training needs it, and its scale (deviation, mean). Raises InputDataError."""
-    if params.regression == "linear":
-        mean, deviation = float(values.mean()), float(values.std()) or 1.0
-        return (values - mean) / deviation, np.array([deviation, mean])
-    return labels.binary(values, "a logistic regression"), np.array([1.0, 0.0])
+def _label(params: SsLrParams, values: Matrix, most: float) -> tuple[Matrix, Matrix, int]:
+    """Return the label as the training needs it, its scale (deviation, mean), and the exponent of the scale's unit.
+
+    Raises InputDataError, also where the mean in that unit is above a share of `most`.
+    """
+    if params.regression == "logistic":
+        return labels.binary(values, "a logistic regression"), np.array([1.0, 0.0]), 0
+    mean, deviation, exponent = labels.scale(values)
+    if abs(mean) > most / 8:
+        raise InputDataError(
+            "task_config.label: its mean is too many times its deviation for the SPU's field; subtract a number near "
+            "the mean from every label, or take field FM128"
+        )
+    return labels.standardized(values), np.array([deviation, mean]), exponent
 
 
 def _probabilities(scores: Matrix, sig_type: str) -> Matrix:
@@ -356,22 +419,58 @@ def _probabilities(scores: Matrix, sig_type: str) -> Matrix:
     return probabilities
 
 
-def _glm_label(params: SsGlmParams, values: Matrix) -> tuple[Matrix, Matrix]:
-    """Return the label as the training needs it, and the factor for predictions. Raises InputDataError.
+def _means(predictors: Any, link: Link) -> Matrix:
+    """Turns linear predictors into the label's means."""
+    predictors = np.asarray(predictors, dtype=np.float64)
+    responses = {"Logit": expit, "Log": np.exp, "Reciprocal": np.reciprocal, "Identity": np.positive}
+    with np.errstate(over="ignore", divide="ignore"):
+        means: Matrix = responses[link](predictors)
+    return means
+
+
+def _glm_label(params: SsGlmParams, values: Matrix) -> tuple[Matrix, int]:
+    """Return the label as the training needs it, and the exponent of its unit. Raises InputDataError.
 
     SecretFlow would divide a label above 2 by half its maximum and tell every party that, so it gets none above 2.
     """
     if params.distribution == "Bernoulli":
-        return labels.binary(values, "a Bernoulli distribution"), np.array([1.0])
+        return labels.binary(values, "a Bernoulli distribution"), 0
     normal = params.distribution == "Tweedie" and params.tweedie_power == 0
     positive = params.distribution == "Gamma" or (params.distribution == "Tweedie" and params.tweedie_power == 2)
     if not normal and (values.min() < 0 or (positive and values.min() == 0)):
         wanted = "above 0" if positive else "0 or above"
         raise InputDataError(f"task_config.label: this distribution needs labels {wanted}; choose another one")
-    scale = float(np.abs(values).max()) / 2
-    if scale == 0:
+    largest = float(np.abs(values).max())
+    if largest == 0:
         raise InputDataError("task_config.label: every row has the same label; a model needs different ones")
-    return values / scale, np.array([scale])
+    exponent = math.frexp(largest)[1] - 1
+    return np.ldexp(values, -exponent), exponent
+
+
+def _require_weights(params: SsGlmParams, weights: Matrix) -> None:
+    """Raise InputDataError where rows' weights are none, or of a size that the SPU's numbers are not made for."""
+    if (weights <= 0).any():
+        raise InputDataError("task_config.weight: holds a weight that is not above 0; remove such rows")
+    if not _any_weights_will_do(params) and not 1e-3 <= weights.mean() <= 1e3:
+        raise InputDataError(
+            "task_config.weight: the weights' mean has to be from 0.001 to 1000 with SGD or l2_lambda, where other "
+            "weights make another model; multiply the column by a number, and l2_lambda as well"
+        )
+
+
+def _require_weight_beside(weights: Matrix, count: int) -> None:
+    """Raise InputDataError where the `count` heaviest rows, which a model may fit exactly, are next to all there is."""
+    ordered = np.sort(weights, axis=None)
+    if ordered[:-count].sum() < 1e-3 * ordered.sum():
+        raise InputDataError(
+            "task_config.weight: fewer rows than there are coefficients have nearly all of the weight, so the others "
+            "cannot tell in the SPU's numbers; limit the largest weights or remove such rows"
+        )
+
+
+def _any_weights_will_do(params: SsGlmParams) -> bool:
+    """Return whether the same share of all rows' weights makes the same model."""
+    return params.optimizer == "IRLS" and not params.l2_lambda
 
 
 def _require_exact_arithmetic(context: JobContext[Any]) -> None:

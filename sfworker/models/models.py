@@ -29,7 +29,9 @@ from sfworker.party.data_roots import saving
 from sfworker.session.arithmetic import fraction_bits
 
 MANIFEST, PART = "manifest.json", "part.msgpack"
-FORMAT = 2
+FORMAT = 3
+READABLE = (2, FORMAT)
+"""Formats that are read. In format 2 trees were grown from features of 24 bits, and labels kept their unit."""
 
 
 class Manifest(Struct, frozen=True, kw_only=True):
@@ -49,6 +51,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
     deviations: list[float]
     """Scaling of this party's own features. Means are 0 and deviations 1 where there was none."""
     label: ColumnRef
+    label_exponent: int = 0
+    """The model predicts the label in units of 2 to this power, which its own party alone knows; 0 at the others."""
     options: dict[str, Any]
     """Further values that the task type needs to apply the model, the same at every party."""
     objects: list[Description]
@@ -63,6 +67,7 @@ class Own:
     features: list[str]
     means: list[float]
     deviations: list[float]
+    label_exponent: int = 0
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,7 @@ def save(
             means=own[party].means,
             deviations=own[party].deviations,
             label=label,
+            label_exponent=own[party].label_exponent,
             options=options,
             objects=descriptions,
             secretflow=version("secretflow"),
@@ -139,7 +145,8 @@ def _find(context: JobContext[Any], party: str, path: str, task_type: str) -> Fo
         manifest = _read_manifest(directory / MANIFEST)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         raise ModelMismatchError(f"{field}: holds no model of this version; train it again") from None
-    expected = {"task_type": task_type, "party": party, "parties": context.parties, "format": FORMAT}
+    known = manifest.format if manifest.format in READABLE else FORMAT
+    expected = {"task_type": task_type, "party": party, "parties": context.parties, "format": known}
     here = {**expected, **device_objects.arithmetic(context)}
     saved.require_same(field, "model", manifest, here, "use what it was trained with, or train again")
     return Found(directory, manifest)

@@ -3,35 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 import secretflow.distributed as sfd
 
 from sfworker.party.context import JobContext
+from sfworker.session.arithmetic import largest_product, require_whole_bits
 from sfworker.tables.files import Matrix
+
+LEAST_LIMIT = 10.0
+"""Number of an inverse that has to fit at least."""
 
 BLOCK_CELLS = 2_000_000
 """Cells of a matrix that go to the SPU at a time. A share of a cell takes up to 16 bytes, and more while used."""
-
-
-@contextmanager
-def double_precision(context: JobContext[Any], receiver: str) -> Iterator[None]:
-    """Move numbers to the SPU and back with 53 bits instead of 24, of which it keeps as many as its field has.
-
-    Every party waits at the end until `receiver` has the result, as others' work in the background needs this setting.
-    """
-    jax.config.update("jax_enable_x64", True)  # type: ignore[no-untyped-call]
-    try:
-        yield
-        context.reveal(context.at(receiver, bool))
-    finally:
-        jax.config.update("jax_enable_x64", False)  # type: ignore[no-untyped-call]
 
 
 def unit_columns(matrix: Matrix) -> tuple[Matrix, npt.NDArray[np.bool_]]:
@@ -81,9 +69,15 @@ def product(left: Any, right: Any) -> Any:
     return jnp.concatenate(pieces)
 
 
-def inverse_limit(context: JobContext[Any]) -> float:
-    """Return the largest number of an inverse that can be told from infinity with the SPU's fraction bits."""
-    return float(2.0 ** (context.spu.conf.fxp_fraction_bits / 2))
+def inverse_limit(context: JobContext[Any], size: int) -> float:
+    """Return the largest number of an inverse of `size` that can be told from infinity with the SPU's fraction bits.
+
+    Raises ParameterValidationError where these leave no room for the whole part of any.
+    """
+    # The steps that make the inverse take a singular one to 32 * size times the limit, where nothing may wrap around.
+    most = largest_product(context.spu) / (128 * size)
+    require_whole_bits(context.spu, most >= LEAST_LIMIT)
+    return float(min(2.0 ** (context.spu.conf.fxp_fraction_bits / 2), most))
 
 
 def inverse_steps(size: int, limit: float) -> int:

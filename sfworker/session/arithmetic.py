@@ -48,3 +48,35 @@ def arithmetic_of(spu: Any) -> Arithmetic:
     return Arithmetic(
         protocol=runtime.protocol.name, field=runtime.field.name, fxp_fraction_bits=int(runtime.fxp_fraction_bits)
     )
+
+
+def largest_product(spu: Any) -> float:
+    """Return the size that no product, and no sum of products, may reach, because it would wrap around beyond.
+
+    The SPU adds products up with twice the fraction bits, and needs a bit beside the sign to cut them off.
+    """
+    return float(2.0 ** (_BITS[spu.conf.field.name][0] - 2 - 2 * spu.conf.fxp_fraction_bits))
+
+
+def require_fraction_bits(spu: Any, least: int) -> None:
+    """Raise ParameterValidationError where an SPU has fewer fraction bits than a task type's figures take."""
+    if spu.conf.fxp_fraction_bits < least:
+        raise ParameterValidationError(
+            f"{_RUNTIME}.fxp_fraction_bits: this task type needs {least} or more, as its figures would be rounding "
+            f"otherwise; field FM32 has no room for that many, take FM64 or FM128"
+        )
+
+
+def require_whole_bits(spu: Any, fits: bool) -> None:
+    """Raise ParameterValidationError where an SPU's fraction bits leave too few for sums, as `fits` says."""
+    if not fits:
+        raise ParameterValidationError(
+            f"{_RUNTIME}.fxp_fraction_bits: leaves too few bits of field {spu.conf.field.name} for the sums over so "
+            f"many rows or columns; take fewer, or field FM128"
+        )
+
+
+def require_wide_field(spu: Any, why: str) -> None:
+    """Raise ParameterValidationError where the numbers of an SPU have 32 bits, in a sentence that says `why`."""
+    if spu.conf.field.name == "FM32":
+        raise ParameterValidationError(f"{_RUNTIME}.field: FM32 is too small, {why}; use FM64 or FM128")

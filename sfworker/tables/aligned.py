@@ -5,10 +5,12 @@ Each party reads and checks its own file. The others learn its shape, and what a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import numpy as np
 import numpy.typing as npt
 from secretflow.data import FedNdarray, PartitionWay
@@ -128,6 +130,17 @@ def columns(
     )
 
 
+def means_and_deviations(matrix: Matrix) -> tuple[Matrix, Matrix]:
+    """Return the mean and the deviation of each column, 0 for constant ones, of numbers of any size."""
+    constant = matrix.min(axis=0) == matrix.max(axis=0)
+    # Rounding would give a constant column a deviation.
+    means = np.where(constant, matrix[0], matrix.mean(axis=0))
+    centred = matrix - means
+    reach = np.abs(centred).max(axis=0)
+    # Divided by the largest first, because squares of extreme numbers overflow or vanish.
+    return means, (centred / np.where(constant, 1.0, reach)).std(axis=0) * reach
+
+
 def column(
     context: JobContext[Any], party: str, values: Matrix | None, dtype: npt.DTypeLike = np.float32
 ) -> FedNdarray:
@@ -144,6 +157,20 @@ def held(
 ) -> Any:
     """Hold `rows` of `values` at `party` as a device object. Other parties pass None."""
     return context.at(party, _as, None if values is None else values[rows], dtype)
+
+
+@contextmanager
+def double_precision(context: JobContext[Any], receiver: str) -> Iterator[None]:
+    """Move numbers to the SPU and back with 53 bits instead of 24, of which it keeps as many as its field has.
+
+    Every party waits at the end until `receiver` has the result, as others' work in the background needs this setting.
+    """
+    jax.config.update("jax_enable_x64", True)  # type: ignore[no-untyped-call]
+    try:
+        yield
+        context.reveal(context.at(receiver, bool))
+    finally:
+        jax.config.update("jax_enable_x64", False)  # type: ignore[no-untyped-call]
 
 
 def gather(

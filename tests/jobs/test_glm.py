@@ -174,7 +174,7 @@ def test_gradient_descent_uses_every_row(worker: RunningWorker, data: Path) -> N
     assert (answer["batch_size"], answer["converged"]) == (rows - 1, False)
     found = trained_and_predicted(worker, data, distribution="Poisson", **settings)
     design = np.column_stack([(x - x.mean(axis=0)) / x.std(axis=0), np.ones(rows)])
-    scale, weights = y.max() / 2, np.zeros(design.shape[1])
+    scale, weights = 2.0 ** np.floor(np.log2(y.max())), np.zeros(design.shape[1])
     for batch in np.array_split(np.arange(rows), 2) * 3:
         error = np.exp(design[batch] @ weights) - y[batch] / scale
         weights -= 0.3 * design[batch].T @ error / len(batch)

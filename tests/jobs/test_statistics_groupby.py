@@ -72,6 +72,59 @@ def test_figures_are_those_of_pandas(
     assert found["suppressed_groups"] == 1
 
 
+@pytest.mark.parametrize(
+    ("protocol", "field"), [("SEMI2K", "FM64"), ("SEMI2K", "FM128"), ("CHEETAH", "FM64"), ("ABY3", "FM64")]
+)
+def test_groups_of_any_magnitude_in_one_column(worker: RunningWorker, data: Path, protocol: str, field: str) -> None:
+    chance = np.random.default_rng(5)
+    places = chance.integers(0, 22, 1500)
+    frame = pd.DataFrame(
+        {
+            "scale": places,
+            "spent": 10.0 ** (places - 9) * chance.normal(1, 0.3, 1500),
+            "debt": np.where(places == 3, -9_999_999_999.0, chance.normal(5, 1, 1500)),
+            "nothing": 0.0,
+        }
+    )
+    frame.to_csv(data / "alice.csv", columns=["scale", "debt"], index=False)
+    frame.to_csv(data / "bob.csv", columns=["spent", "nothing"], index=False)
+    parties = ("alice", "bob", "carol") if protocol == "ABY3" else ("alice", "bob")
+    values = {"alice": ["debt"], "bob": ["spent", "nothing"]}
+    figures = ["sum", "mean", "var"]
+    made = grouped(data, parties, by={"alice": ["scale"]}, values=values, aggregations=figures)
+    made["task_config"]["input_paths"].pop("carol", None)
+    made["spu_config"]["cluster_def"]["runtime_config"] = {"protocol": protocol, "field": field}
+    found = succeed(worker, made)
+    assert found["warnings"] == []
+    for party, columns in values.items():
+        for column in columns:
+            expected = frame.groupby("scale")[column].agg(figures)
+            for name in figures:
+                told = [group["values"][party][column][name] for group in found["groups"]]
+                assert told == pytest.approx(expected[name].tolist(), rel=1e-12, abs=0), (column, name)
+
+
+def test_numbers_too_far_apart_are_told(worker: RunningWorker, data: Path) -> None:
+    frame = pd.DataFrame({"city": ["a", "b"] * 10, "spent": [3e-200, 1e200] * 10})
+    frame.to_csv(data / "alice.csv", columns=["city"], index=False)
+    frame.to_csv(data / "bob.csv", columns=["spent"], index=False)
+    found = succeed(worker, grouped(data, aggregations=["sum", "var"]))
+    [small, large] = [group["values"]["bob"]["spent"] for group in found["groups"]]
+    assert (small["sum"], large["var"]) == (0, 0)
+    assert large["sum"] == pytest.approx(1e201)
+    assert found["warnings"] == [
+        "column 'spent' of bob holds numbers more than 1e22 times apart; figures of groups of small ones are rounded"
+    ]
+
+
+def test_a_field_without_room_is_refused(worker: RunningWorker, data: Path, customers: pd.DataFrame) -> None:
+    made = grouped(data)
+    made["spu_config"]["cluster_def"]["runtime_config"] = {"protocol": "SEMI2K", "field": "FM32"}
+    result = worker.run(made)
+    assert result["error_type"] == "ParameterValidationError"
+    assert "use FM64 or FM128" in result["error"]
+
+
 def test_groups_of_two_columns_and_of_any_size(worker: RunningWorker, data: Path, customers: pd.DataFrame) -> None:
     made = grouped(
         data, by={"alice": ["city", "grade"]}, aggregations=EVERYTHING, min_group_size=2, values={"bob": ["visits"]}

@@ -72,7 +72,7 @@ def regression_eval(context: JobContext[RegressionEvalParams]) -> RegressionEval
         mape=float(np.mean(absolute / np.abs(label))) if label.all() else None,
         smape=float(np.mean(2 * absolute / np.where(sizes, sizes, 1.0))),
         sse=float(squared.sum()),
-        bias=float(prediction.mean() - label.mean()),
+        bias=float(-residual.mean()),
         label_mean=float(label.mean()),
         prediction_mean=float(prediction.mean()),
         residual_quantiles={f"{q}": value for q, value in zip(QUANTILES, _quantiles(residual), strict=True)},
@@ -107,7 +107,7 @@ def prediction_bias_eval(context: JobContext[PredictionBiasEvalParams]) -> Predi
         _bias_bucket(edges[first], edges[last], *(each[starts[first] : starts[last]] for each in (prediction, label)))
         for first, last in pairwise(_joined(starts, params.min_item_cnt_per_bucket))
     ]
-    return PredictionBiasEvalResult(rows=len(label), bias=float(prediction.mean() - label.mean()), buckets=buckets)
+    return PredictionBiasEvalResult(rows=len(label), bias=float((prediction - label).mean()), buckets=buckets)
 
 
 @TaskDispatcher.register_task("scorecard")
@@ -225,7 +225,7 @@ def _bias_bucket(left: float, right: float, prediction: Vector, label: Vector) -
         rows=len(label),
         mean_prediction=means and means[0],
         mean_label=means and means[1],
-        bias=means and means[0] - means[1],
+        bias=float((prediction - label).mean()) if means else None,
     )
 
 

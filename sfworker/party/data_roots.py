@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from sfworker.disks import disk_full, says_full
 from sfworker.errors import InputDataError, ParameterValidationError, ResultSaveError
 
 _URL = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]*:")
@@ -84,6 +85,8 @@ class DataRoots:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
+            if says_full(error):
+                raise disk_full("the outputs") from None
             raise ResultSaveError(f"{field}: its directory cannot be made ({_reason(error)})") from None
         if not os.access(target.parent, os.W_OK | os.X_OK):
             raise ResultSaveError(f"{field}: the worker may not write to its directory; change the permissions")
@@ -109,11 +112,13 @@ class DataRoots:
 
 
 @contextmanager
-def saving(field: str) -> Iterator[None]:
-    """Turn an OSError of writing an output into a ResultSaveError that names the field."""
+def saving(field: str, disk: str = "the outputs") -> Iterator[None]:
+    """Turn an OSError of writing an output into a ResultSaveError that names the field, or the disk that is full."""
     try:
         yield
     except OSError as error:
+        if says_full(error):
+            raise disk_full(disk) from None
         raise ResultSaveError(f"{field}: cannot be written ({_reason(error)})") from None
 
 

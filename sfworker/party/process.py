@@ -26,7 +26,14 @@ import msgspec
 from msgspec import Struct
 
 from sfworker import catalog
-from sfworker.errors import PeerFailedError, RecurringError, SecretFlowTaskError, TaskExecutionError
+from sfworker.disks import disk_full, is_full, says_full
+from sfworker.errors import (
+    PeerFailedError,
+    RecurringError,
+    ResultSaveError,
+    SecretFlowTaskError,
+    TaskExecutionError,
+)
 from sfworker.party import logging as party_logging
 from sfworker.party.context import JobContext
 from sfworker.party.data_roots import DataRoots
@@ -70,11 +77,11 @@ def serve(connection: socket.socket) -> NoReturn:
         except BaseException as error:  # noqa: BLE001 - whatever it was is reported, and the process ends
             _ignore_signals()
             _kept.append(error)  # its traceback holds the job's variables, an SPU's among them
-            outcome = _failure(error)
+            outcome = _failure(error, start)
     except BaseException as error:  # noqa: BLE001 - a signal that came just before they were ignored
         _ignore_signals()
         _kept.append(error)
-        outcome = _failure(error)
+        outcome = _failure(error, start)
     _ignore_signals()
     # Before the session ends: that takes up to half a second, and after an error SecretFlow ends it in `os._exit`.
     send(outcome)
@@ -157,9 +164,11 @@ def _join(start: Start, send: Callable[[Struct], None]) -> tuple[dict[str, Any],
     return devices, manager, cluster.shutdown_cluster
 
 
-def _failure(error: BaseException) -> Failed:
+def _failure(error: BaseException, start: Start) -> Failed:
     """Make the outcome frame of an exception. Only our own errors keep their text, as others may quote data."""
     cause, echo = first_cause(error)
+    if not echo:
+        cause = _full_disk(cause, start) or cause
     log = logging.getLogger("sfworker.party")
     if isinstance(cause, SecretFlowTaskError):
         log.info("ended with %s", cause.error_type)
@@ -173,6 +182,21 @@ def _failure(error: BaseException) -> Failed:
     said = "; its text is withheld because it may quote data" if text is None else f": {text}"
     kind = RecurringError if _recurs(cause) else TaskExecutionError
     return Failed(f"{type(cause).__name__} at {where}{said}", kind.__name__, kind.retryable, echo, _peak_rss())
+
+
+def _full_disk(cause: BaseException, start: Start) -> SecretFlowTaskError | None:
+    """Return the error to report instead of `cause` where a full disk is the reason.
+
+    A library that finds a file cut off says anything, so what stems from one is laid to a disk that is full now.
+    """
+    ours = isinstance(cause, SecretFlowTaskError) and not isinstance(cause, TaskExecutionError)
+    if isinstance(cause, ResultSaveError) or (ours and cause.__cause__ is None and not says_full(cause)):
+        return None
+    roots = [root for party in start.data_roots.values() for root in party]
+    for name, paths in (("the scratch directory", [start.scratch_dir]), ("the outputs", roots)):
+        if any(is_full(Path(path)) for path in paths):
+            return disk_full(name)
+    return disk_full("the worker") if says_full(cause) else None
 
 
 def _recurs(error: BaseException) -> bool:

@@ -37,8 +37,8 @@ def says_full(error: BaseException | None) -> bool:
     return False
 
 
-def is_full(path: Path) -> bool:
-    """Return whether the disk that holds `path` has next to nothing left for this process."""
+def is_full(path: Path, least: int = MARGIN) -> bool:
+    """Return whether the disk that holds `path` has less than `least` bytes left for this process."""
     try:
         disk = os.statvfs(path)
     except OSError:
@@ -46,7 +46,7 @@ def is_full(path: Path) -> bool:
     if disk.f_blocks == 0 or disk.f_flag & os.ST_RDONLY:  # it does not say, or nothing is written there
         return False
     no_names = disk.f_files > 0 and disk.f_favail == 0
-    return no_names or disk.f_bavail * disk.f_frsize < MARGIN
+    return no_names or disk.f_bavail * disk.f_frsize < least
 
 
 @contextmanager

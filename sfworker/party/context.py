@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from sfworker.catalog import TaskParams
+from sfworker.disks import disk_full, is_full
 from sfworker.errors import ParameterValidationError
 from sfworker.party import compressed
 from sfworker.party.data_roots import DataRoots, remove, saving
@@ -182,6 +183,8 @@ class JobContext(Generic[P]):
         # of no use any more.
         for number in range(max(1, self.attempt - KNOWN_ATTEMPTS), self.attempt + 1):
             remove(_staged(target, mark, number))
+        if is_full(target.parent, least=1):  # known before the work, not only after it
+            raise disk_full("the outputs")
         staged = _staged(target, mark, self.attempt)
         self._send(Staging(str(staged), str(target)))
         return staged

@@ -18,7 +18,7 @@ import jax
 from secretflow.device.device import spu as spu_module
 from spu import experimental, libspu, psi
 
-from sfworker.disks import watched
+from sfworker.disks import disk_full, is_full, watched
 from sfworker.errors import ModelMismatchError
 from sfworker.session.arithmetic import fraction_bits
 
@@ -57,6 +57,7 @@ class PartyRuntime(spu_module.SPURuntime):  # type: ignore[misc]
             output_params=psi.OutputParams(path=output_path, csv_null_rep=""),
             join_conf=self._inner_join(left_side),
         )
+        _require_room_to_sort(input_path)
         self._meet()
         # It takes a progress hook too, which the protocols of two parties never call.
         with _watched(output_path):
@@ -89,6 +90,7 @@ class PartyRuntime(spu_module.SPURuntime):  # type: ignore[misc]
             output_params=psi.OutputParams(path=output_path, csv_null_rep=""),
             join_conf=self._inner_join(left_side),
         )
+        _require_room_to_sort(input_path)
         self._meet()
         with _watched(output_path, cache_path):
             return _counts(psi.ub_psi_execute(config, self.link))
@@ -149,6 +151,12 @@ class PartyRuntime(spu_module.SPURuntime):  # type: ignore[misc]
         name: str = self.get_new_share_name()
         self.runtime.set_var(name, share)
         return name
+
+
+def _require_room_to_sort(input_path: str) -> None:
+    """Raise ResultSaveError where a file does not fit into the scratch directory, where libpsi writes it in order."""
+    if input_path and is_full(Path(tempfile.gettempdir()), least=Path(input_path).stat().st_size):
+        raise disk_full("the scratch directory")
 
 
 def _watched(*outputs: str) -> AbstractContextManager[None]:

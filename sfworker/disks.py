@@ -11,7 +11,7 @@ import os
 import resource
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -47,6 +47,14 @@ def is_full(path: Path, least: int = MARGIN) -> bool:
         return False
     no_names = disk.f_files > 0 and disk.f_favail == 0
     return no_names or disk.f_bavail * disk.f_frsize < least
+
+
+def where_full(scratch: str, roots: Iterable[str]) -> ResultSaveError | None:
+    """Return the error that names the disk of an execution that is full now, None where none is."""
+    for name, paths in (("the scratch directory", [scratch]), ("the outputs", roots)):
+        if any(is_full(Path(path)) for path in paths):
+            return disk_full(name)
+    return None
 
 
 @contextmanager

@@ -10,7 +10,9 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedWriter, FileIO
 from pathlib import Path
+from typing import Any
 
 from sfworker.disks import disk_full, says_full
 from sfworker.errors import InputDataError, ParameterValidationError, ResultSaveError
@@ -120,6 +122,39 @@ def saving(field: str, disk: str = "the outputs") -> Iterator[None]:
         if says_full(error):
             raise disk_full(disk) from None
         raise ResultSaveError(f"{field}: cannot be written ({_reason(error)})") from None
+
+
+def opened(field: str, path: Path) -> BufferedWriter[Any]:
+    """Open an output for a library that may not hear of a full disk. Closing it raises ResultSaveError, each time.
+
+    Arrow ends the process where an ORC file cannot be written.
+    """
+    with saving(field):
+        return BufferedWriter(_OutputFile(field, path))
+
+
+class _OutputFile(FileIO):
+    """A file that takes whatever is written, and fails when it is closed, without what was cut off."""
+
+    def __init__(self, field: str, path: Path) -> None:
+        super().__init__(path, "wb")
+        self._field, self._path = field, path
+        self._error: OSError | None = None
+
+    def write(self, content: Any) -> int:
+        if self._error is None:
+            try:
+                return super().write(content) or 0
+            except OSError as error:
+                self._error = error
+        return memoryview(content).nbytes
+
+    def close(self) -> None:
+        with saving(self._field):
+            super().close()
+            if self._error is not None:
+                self._path.unlink(missing_ok=True)
+                raise self._error
 
 
 def _reason(error: OSError) -> str:

@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -26,7 +27,7 @@ import msgspec
 from msgspec import Struct
 
 from sfworker import catalog
-from sfworker.disks import disk_full, is_full, says_full
+from sfworker.disks import disk_full, says_full, where_full
 from sfworker.errors import (
     PeerFailedError,
     RecurringError,
@@ -192,11 +193,8 @@ def _full_disk(cause: BaseException, start: Start) -> SecretFlowTaskError | None
     ours = isinstance(cause, SecretFlowTaskError) and not isinstance(cause, TaskExecutionError)
     if isinstance(cause, ResultSaveError) or (ours and cause.__cause__ is None and not says_full(cause)):
         return None
-    roots = [root for party in start.data_roots.values() for root in party]
-    for name, paths in (("the scratch directory", [start.scratch_dir]), ("the outputs", roots)):
-        if any(is_full(Path(path)) for path in paths):
-            return disk_full(name)
-    return disk_full("the worker") if says_full(cause) else None
+    full = where_full(start.scratch_dir, chain.from_iterable(start.data_roots.values()))
+    return full or (disk_full("the worker") if says_full(cause) else None)
 
 
 def _recurs(error: BaseException) -> bool:

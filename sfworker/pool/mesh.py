@@ -16,14 +16,17 @@ import signal
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import chain
 
 import anyio
 from msgspec import Struct
 
+from sfworker.disks import where_full
 from sfworker.errors import (
     Failure,
     JobCancelledError,
     PartyProcessLostError,
+    ResultSaveError,
     SecretFlowTaskError,
     SoftTimeLimitExceededError,
     TaskExecutionError,
@@ -56,6 +59,8 @@ KILL_SECONDS = 5.0
 ASK = signal.SIGUSR1
 Heard = StageReached | Progressed | Staging | Keeping
 Listener = Callable[[Heard], None]
+_OF_FULL_DISKS = {-signal.SIGABRT, -signal.SIGBUS}
+"""Ends that a C++ library comes to where it cannot write, or where memory that it maps has no room on its disk."""
 _PHASES = {"cluster_ready": "cluster", "devices_ready": "devices", "executed": "execution"}
 _ERRORS: dict[Stop, type[SecretFlowTaskError]] = {
     Stop.SOFT_TIME_LIMIT: SoftTimeLimitExceededError,
@@ -91,6 +96,7 @@ class Mesh:
         self._kill_at = math.inf
         self._limits = Limits(soft=math.inf, hard=math.inf, grace=0.0)
         self._listener: Listener = _ignore
+        self._starts: list[Start] = []
         self._names: list[str] = []
         self._oom_kills = 0
         self._changed = anyio.Event()
@@ -101,6 +107,7 @@ class Mesh:
         The parties' processes are still there after a success, waiting to be dismissed, and dead after a failure.
         """
         self._limits, self._listener = limits, listener
+        self._starts = starts
         self._names = [start.self_party or "worker" for start in starts]
         began = anyio.current_time()
         for rank, process in enumerate(self._processes):
@@ -233,6 +240,8 @@ class Mesh:
         process = self._processes[rank]
         how = sentence(process.exit_status, memory_ran_out=oom_kills() > self._oom_kills)
         lost = Failure.of(PartyProcessLostError(f"the process of {self._names[rank]} {how}"))
+        if process.exit_status in _OF_FULL_DISKS and (full := self._full_disk(rank)):
+            lost = Failure.of(full)
         self._outcome.template_lost = self._template.lost.is_set()
         if process.ended.is_set() and (process.exit_status is None or process.exit_status < 0):
             self.fail(lost)  # killed by a signal or gone with the template, which is a cause of its own
@@ -241,6 +250,10 @@ class Mesh:
             self._weak_cause = lost
             self._decide_within(EXIT_SECONDS)
         self._changed.set()
+
+    def _full_disk(self, rank: int) -> ResultSaveError | None:
+        start = self._starts[rank]
+        return where_full(start.scratch_dir, chain.from_iterable(start.data_roots.values()))
 
     def _decide_within(self, seconds: float) -> None:
         self._decide_at = min(self._decide_at, anyio.current_time() + seconds)

@@ -38,7 +38,7 @@ from pyarrow import orc, parquet
 
 from sfworker.errors import InputDataError, ResultSaveError
 from sfworker.party import compressed
-from sfworker.party.data_roots import saving
+from sfworker.party.data_roots import opened, saving
 from sfworker.tables import cells, csv_text
 from sfworker.tables.cells import TYPES
 
@@ -246,7 +246,10 @@ def write(field: str, path: Path, table: pa.Table) -> None:
         if _ending(path) == PARQUET:
             parquet.write_table(table, path)
         elif _ending(path) == ORC:
-            orc.write_table(pa.table({name: cells.for_orc(table.column(name)) for name in table.column_names}), path)
+            with opened(field, path) as file:
+                orc.write_table(
+                    pa.table({name: cells.for_orc(table.column(name)) for name in table.column_names}), file
+                )
         else:
             _write_csv(path, pa.table({name: cells.written(table.column(name)) for name in table.column_names}))
 

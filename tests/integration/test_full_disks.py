@@ -237,7 +237,7 @@ def _join(kind: str) -> dict[str, Any]:
     outputs = {"output_paths": {party: f"{party}.csv" for party in PARTIES}, "receiver": "alice"}
     if kind == "cache":
         paths.pop("alice")
-        outputs = {"cache_path": {party: "cache" for party in PARTIES}}
+        outputs = {"cache_path": dict.fromkeys(PARTIES, "cache")}
     keys = {party: ["id"] for party in paths}
     return {"keys": keys, "input_paths": paths, **outputs, **JOINS[kind]}
 

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
 from types import TracebackType
@@ -53,10 +53,19 @@ def envelope(task_config: dict[str, Any], **more: Any) -> dict[str, Any]:
 class RunningWorker:
     """Use as `with RunningWorker(redis_url, directory) as worker`. Settings are given by field name.
 
-    `seen_at` is where the test itself looks, where that is another URL than the worker's.
+    `seen_at` is where the test itself looks, where that is another URL than the worker's. `started_by` is a program
+    that starts the worker in its own place, and its arguments.
     """
 
-    def __init__(self, redis_url: str, directory: Path, *, seen_at: str | None = None, **settings: Any) -> None:
+    def __init__(
+        self,
+        redis_url: str,
+        directory: Path,
+        *,
+        seen_at: str | None = None,
+        started_by: Sequence[str] = (),
+        **settings: Any,
+    ) -> None:
         self.redis: Any = Redis.from_url(seen_at or redis_url)
         self.name = str(settings.get("worker_hostname", ""))
         self.log_file = directory / "worker.log"
@@ -78,6 +87,7 @@ class RunningWorker:
             variable(name): value if isinstance(value, str) else json.dumps(value) for name, value in values.items()
         }
         self._console = directory / "worker.console"
+        self._command = [*started_by, sys.executable, "-m", "sfworker", "run"]
 
     def __enter__(self) -> RunningWorker:
         self.start()
@@ -94,7 +104,7 @@ class RunningWorker:
         ready = self.log().count("ready, ")
         with self._console.open("ab") as console:
             self.process = subprocess.Popen(
-                bound_to_this_process([sys.executable, "-m", "sfworker", "run"]),
+                bound_to_this_process(self._command),
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=console,

@@ -13,7 +13,7 @@ import posixpath
 import shutil
 import signal
 import tarfile
-from io import BufferedIOBase
+from io import BufferedIOBase, BufferedWriter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -37,7 +37,7 @@ from sfworker.components import params as component_params
 from sfworker.errors import InputDataError, ModelMismatchError, ParameterValidationError
 from sfworker.party import logging as party_logging
 from sfworker.party.context import JobContext
-from sfworker.party.data_roots import saving
+from sfworker.party.data_roots import opened
 from sfworker.party.literals import literal_text
 from sfworker.party.process import first_cause
 from sfworker.session import fed_pickle
@@ -109,8 +109,10 @@ def evaluate(
         raise ParameterValidationError(
             f"{where}: does not fit the definition of {definition.component_id}; {remedy}"
         ) from None
+    offered = _Context(context, checkpoint, inputs, outputs)
     try:
-        component.evaluate(_Context(context, checkpoint, inputs, outputs))
+        component.evaluate(offered)
+        offered.storage.close()
     except Exception as error:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # SecretFlow's own answer to the same error may be on its way
         cause, echo = first_cause(error)
@@ -187,6 +189,13 @@ class _Storage(Storage):  # type: ignore[misc]
         self._inputs, self._outputs = inputs, outputs
         self._lasting = lasting
         self._written: dict[str, Path] = {}
+        self._writers: list[BufferedWriter[Any]] = []
+
+    def close(self) -> None:
+        """Close what a component has left open. Raises ResultSaveError where something is not on disk."""
+        for writer in self._writers:
+            writer.close()
+            writer.raw.close()  # tells an error again that nobody heard
 
     def get_type(self) -> StorageType:
         return StorageType.LOCAL_FS
@@ -207,8 +216,9 @@ class _Storage(Storage):  # type: ignore[misc]
         return self._readable(path).open("rb")
 
     def get_writer(self, path: str) -> BufferedIOBase:
-        with saving(f"task_config.{self._outputs}.{self._party}"):
-            return self._writable(path).open("wb")
+        where = f"task_config.{self._outputs}.{self._party}"
+        self._writers.append(opened(where, self._writable(path)))
+        return self._writers[-1]
 
     def remove(self, path: str) -> None:
         self._readable(path).unlink()

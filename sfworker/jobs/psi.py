@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from pyarrow import csv as pa_csv
 
 from sfworker.catalog.psi import PROTOCOLS, JoinParams, PsiParams, PsiResult
-from sfworker.errors import InputDataError, TaskExecutionError
+from sfworker.errors import InputDataError, SecretFlowTaskError, TaskExecutionError
 from sfworker.party.context import JobContext
 from sfworker.party.task_dispatcher import TaskDispatcher
 from sfworker.tables import aligned, files
@@ -42,6 +42,7 @@ class Given:
     source_keys: list[str]
     given: Path
     given_keys: list[str]
+    given_rows: int
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ def psi(context: JobContext[PsiParams]) -> PsiResult | None:
         ),
     )
     written = _join_three(context, sides) if params.of_three else join_two(context, sides, reports)
+    require_same(context, written)
     log_hints(context, sides, written)
     if params.receiver not in sides:
         return None
@@ -145,10 +147,11 @@ def give(context: JobContext[Any], party: str, *, distinct: bool = False) -> Giv
     as_it_is = not (distinct or files.is_columnar(source) or pc.any(lacking).as_py())
     if as_it_is and files.is_plain(source, table.num_rows):
         given.symlink_to(source)
-        return Given(field, source, keys, given, keys)
+        return Given(field, source, keys, given, keys, table.num_rows)
     matching = _matching_nothing(plain, lacking)
-    _write_keys(field, given, _distinct(matching) if distinct else matching)
-    return Given(field, source, keys, given, list(plain.column_names))
+    keys_of_rows = _distinct(matching) if distinct else matching
+    _write_keys(field, given, keys_of_rows)
+    return Given(field, source, keys, given, list(plain.column_names), keys_of_rows.num_rows)
 
 
 def _matching_nothing(keys: pa.Table, lacking: pa.ChunkedArray) -> pa.Table:
@@ -178,7 +181,7 @@ def _write_keys(field: str, path: Path, keys: pa.Table) -> None:
     is empty, keeps the line of a single key of blanks from being a blank line.
     """
     table = keys.append_column("nothing", pa.nulls(keys.num_rows, pa.string()))
-    with files.saving(field), path.open("wb") as file:
+    with files.saving(field, "the scratch directory"), path.open("wb") as file:
         file.write(f"{','.join(table.column_names)}\n".encode())
         pa_csv.write_csv(table, file, pa_csv.WriteOptions(include_header=False, quoting_style="none"))
 
@@ -200,11 +203,36 @@ def intersect(
     for party, side in sides.items():
         try:
             reports[party] = context.value_at(party, started[party])
+        except SecretFlowTaskError:
+            raise
         except Exception:
             files.whole(side.field, side.source)  # says which row is broken, where that is the reason
             raise
+        _require_all(side, reports[party])
     _progress(context, 0.7, "intersected")
     return reports
+
+
+def _require_all(side: Side, report: dict[str, int]) -> None:
+    """Raise TaskExecutionError where SecretFlow has not read all rows, or has not written all that it reports."""
+    if report["original_count"] != side.given_rows:
+        raise TaskExecutionError("psi: SecretFlow has not read all rows of the party's input")
+    if side.output is None:
+        return
+    # A row is there once for each row of the others with its key.
+    if not files.ends_a_line(side.found) or files.rows_of_plain_csv(side.found) < report["intersection_count"]:
+        raise TaskExecutionError("psi: SecretFlow has not written all rows of the intersection that it reports")
+
+
+def require_same(context: JobContext[Any], written: Mapping[str, tuple[int, int]]) -> None:
+    """Raise TaskExecutionError where readers have found another intersection than the first one of them.
+
+    Readers tell that one their counts, which it knows from its own rows.
+    """
+    first, *others = context.params.readers(context.parties)
+    told = aligned.gather(context, first, others, written)
+    if any(counts != written[first] for counts in told.values()):
+        raise TaskExecutionError("psi: the parties have found different intersections")
 
 
 def join_two(
@@ -225,6 +253,8 @@ def join_two(
             continue
         table, own = _own(sides[party])
         at, times = own.runs(_found_keys(sides[party]))
+        if own.counts[at].sum() != report["intersection_count"]:
+            raise TaskExecutionError(_UNFIT)
         joined = own.join(at, after=times) if party == left else own.join(at, before=times)
         parts = [] if params.join_type == "difference" else [joined]
         for owner in unmatched:

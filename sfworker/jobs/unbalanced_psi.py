@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from sfworker.catalog.psi import JoinResult, UnbalancedPsiCacheParams, UnbalancedPsiCacheResult, UnbalancedPsiParams
 from sfworker.errors import InputDataError
-from sfworker.jobs.psi import Given, answer, give, intersect, join_two, log_hints, sides_of
+from sfworker.jobs.psi import Given, answer, give, intersect, join_two, log_hints, require_same, sides_of
 from sfworker.models import saved
 from sfworker.party.context import JobContext
 from sfworker.party.task_dispatcher import TaskDispatcher
@@ -94,6 +94,7 @@ def unbalanced_psi(context: JobContext[UnbalancedPsiParams]) -> JoinResult | Non
         ),
     )
     written = join_two(context, sides, reports)
+    require_same(context, written)
     log_hints(context, sides, written)
     return JoinResult(**answer(context, written)) if params.receiver in sides else None
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from sfworker.catalog import TaskParams
+from sfworker.disks import disk_full, is_full
 from sfworker.errors import ParameterValidationError
 from sfworker.party import compressed
 from sfworker.party.data_roots import DataRoots, remove, saving
@@ -131,7 +132,7 @@ class JobContext(Generic[P]):
         where = f"task_config.{field}.{party}"
         staged = self._stage(where, self._roots[party].output_file(where, path))
         with saving(where):
-            staged.touch()
+            _make(staged, staged.touch)
         return staged
 
     def output_directory(self, party: str, field: str, path: str, holds: str) -> Path:
@@ -143,7 +144,7 @@ class JobContext(Generic[P]):
         where = f"task_config.{field}.{party}"
         staged = self._stage(where, self._roots[party].output_directory(where, path, holds))
         with saving(where):
-            staged.mkdir()
+            _make(staged, staged.mkdir)
         return staged
 
     def kept_directory(self, party: str, field: str, path: str, basis: bytes) -> Path:
@@ -157,7 +158,7 @@ class JobContext(Generic[P]):
         mark = hashlib.sha256(b"\0".join([self.execution_id.encode(), os.fsencode(target), basis])).hexdigest()[:16]
         kept = target.with_name(f".{mark}.checkpoint")
         with saving(where):
-            kept.mkdir(mode=0o700, exist_ok=True)
+            _make(kept, lambda: kept.mkdir(mode=0o700, exist_ok=True))
         self._send(Keeping(str(kept)))
         return kept
 
@@ -182,9 +183,20 @@ class JobContext(Generic[P]):
         # of no use any more.
         for number in range(max(1, self.attempt - KNOWN_ATTEMPTS), self.attempt + 1):
             remove(_staged(target, mark, number))
+        if is_full(target.parent, least=1):  # known before the work, not only after it
+            raise disk_full("the outputs")
         staged = _staged(target, mark, self.attempt)
         self._send(Staging(str(staged), str(target)))
         return staged
+
+
+def _make(path: Path, make: Callable[[], None]) -> None:
+    """Make `path`, also where its directory was one of another job, which failed and has removed it just now."""
+    try:
+        make()
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        make()
 
 
 def _staged(target: Path, mark: str, attempt: int) -> Path:

@@ -8,20 +8,31 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedWriter, FileIO
 from pathlib import Path
+from typing import Any
 
+from sfworker.disks import disk_full, says_full
 from sfworker.errors import InputDataError, ParameterValidationError, ResultSaveError
 
 _URL = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]*:")
 
 
-class DataRoots:
-    """The directories that one party may use. Relative paths start at the first."""
+def _nothing(directory: Path) -> None:
+    pass
 
-    def __init__(self, roots: list[str]) -> None:
+
+class DataRoots:
+    """The directories that one party may use. Relative paths start at the first.
+
+    `making` is told each directory that is about to be made for an output.
+    """
+
+    def __init__(self, roots: list[str], making: Callable[[Path], None] = _nothing) -> None:
         self._roots = [Path(os.path.realpath(root)) for root in roots]
+        self._making = making
 
     def input_file(self, field: str, path: str) -> Path:
         """Return the real path of an existing, readable, regular file inside the roots.
@@ -82,8 +93,12 @@ class DataRoots:
         if any(root.is_relative_to(target) for root in self._roots):
             raise ParameterValidationError(f"{field}: is a data root itself; name a file or directory inside it")
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
+            for missing in [each for each in reversed(target.parents) if not each.exists()]:
+                self._making(missing)
+                missing.mkdir(exist_ok=True)
         except OSError as error:
+            if says_full(error):
+                raise disk_full("the outputs") from None
             raise ResultSaveError(f"{field}: its directory cannot be made ({_reason(error)})") from None
         if not os.access(target.parent, os.W_OK | os.X_OK):
             raise ResultSaveError(f"{field}: the worker may not write to its directory; change the permissions")
@@ -109,12 +124,47 @@ class DataRoots:
 
 
 @contextmanager
-def saving(field: str) -> Iterator[None]:
-    """Turn an OSError of writing an output into a ResultSaveError that names the field."""
+def saving(field: str, disk: str = "the outputs") -> Iterator[None]:
+    """Turn an OSError of writing an output into a ResultSaveError that names the field, or the disk that is full."""
     try:
         yield
     except OSError as error:
+        if says_full(error):
+            raise disk_full(disk) from None
         raise ResultSaveError(f"{field}: cannot be written ({_reason(error)})") from None
+
+
+def opened(field: str, path: Path) -> BufferedWriter[Any]:
+    """Open an output for a library that may not hear of a full disk. Closing it raises ResultSaveError, each time.
+
+    Arrow ends the process where an ORC file cannot be written.
+    """
+    with saving(field):
+        return BufferedWriter(_OutputFile(field, path))
+
+
+class _OutputFile(FileIO):
+    """A file that takes whatever is written, and fails when it is closed, without what was cut off."""
+
+    def __init__(self, field: str, path: Path) -> None:
+        super().__init__(path, "wb")
+        self._field, self._path = field, path
+        self._error: OSError | None = None
+
+    def write(self, content: Any) -> int:
+        if self._error is None:
+            try:
+                return super().write(content) or 0
+            except OSError as error:
+                self._error = error
+        return memoryview(content).nbytes
+
+    def close(self) -> None:
+        with saving(self._field):
+            super().close()
+            if self._error is not None:
+                self._path.unlink(missing_ok=True)
+                raise self._error
 
 
 def _reason(error: OSError) -> str:

@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -26,13 +27,29 @@ import msgspec
 from msgspec import Struct
 
 from sfworker import catalog
-from sfworker.errors import PeerFailedError, RecurringError, SecretFlowTaskError, TaskExecutionError
+from sfworker.disks import disk_full, says_full, where_full
+from sfworker.errors import (
+    PeerFailedError,
+    RecurringError,
+    ResultSaveError,
+    SecretFlowTaskError,
+    TaskExecutionError,
+)
 from sfworker.party import logging as party_logging
 from sfworker.party.context import JobContext
 from sfworker.party.data_roots import DataRoots
 from sfworker.party.literals import literal_text
 from sfworker.party.task_dispatcher import TaskDispatcher
-from sfworker.wire.frames import Failed, StageReached, Start, Succeeded, decode_start, encode_frame, receive_body
+from sfworker.wire.frames import (
+    Failed,
+    Making,
+    StageReached,
+    Start,
+    Succeeded,
+    decode_start,
+    encode_frame,
+    receive_body,
+)
 
 if TYPE_CHECKING:
     from sfworker.session.device_manager import DeviceManager
@@ -70,11 +87,11 @@ def serve(connection: socket.socket) -> NoReturn:
         except BaseException as error:  # noqa: BLE001 - whatever it was is reported, and the process ends
             _ignore_signals()
             _kept.append(error)  # its traceback holds the job's variables, an SPU's among them
-            outcome = _failure(error)
+            outcome = _failure(error, start)
     except BaseException as error:  # noqa: BLE001 - a signal that came just before they were ignored
         _ignore_signals()
         _kept.append(error)
-        outcome = _failure(error)
+        outcome = _failure(error, start)
     _ignore_signals()
     # Before the session ends: that takes up to half a second, and after an error SecretFlow ends it in `os._exit`.
     send(outcome)
@@ -114,7 +131,9 @@ def _execute(start: Start, send: Callable[[Struct], None]) -> tuple[Succeeded, C
         execution_id=start.execution_id,
         attempt=start.attempt,
         scratch=scratch,
-        roots={party: DataRoots(roots) for party, roots in start.data_roots.items()},
+        roots={
+            party: DataRoots(roots, lambda path: send(Making(str(path)))) for party, roots in start.data_roots.items()
+        },
         send=send,
         device_manager=manager,
     )
@@ -165,9 +184,11 @@ def _join(start: Start, send: Callable[[Struct], None]) -> tuple[dict[str, Any],
     return devices, manager, cluster.shutdown_cluster
 
 
-def _failure(error: BaseException) -> Failed:
+def _failure(error: BaseException, start: Start) -> Failed:
     """Make the outcome frame of an exception. Only our own errors keep their text, as others may quote data."""
     cause, echo = first_cause(error)
+    if not echo:
+        cause = _full_disk(cause, start) or cause
     log = logging.getLogger("sfworker.party")
     if isinstance(cause, SecretFlowTaskError):
         log.info("ended with %s", cause.error_type)
@@ -181,6 +202,18 @@ def _failure(error: BaseException) -> Failed:
     said = "; its text is withheld because it may quote data" if text is None else f": {text}"
     kind = RecurringError if _recurs(cause) else TaskExecutionError
     return Failed(f"{type(cause).__name__} at {where}{said}", kind.__name__, kind.retryable, echo, _peak_rss())
+
+
+def _full_disk(cause: BaseException, start: Start) -> SecretFlowTaskError | None:
+    """Return the error to report instead of `cause` where a full disk is the reason.
+
+    A library that finds a file cut off says anything, so what stems from one is laid to a disk that is full now.
+    """
+    ours = isinstance(cause, SecretFlowTaskError) and not isinstance(cause, TaskExecutionError)
+    if isinstance(cause, ResultSaveError) or (ours and cause.__cause__ is None and not says_full(cause)):
+        return None
+    full = where_full(start.scratch_dir, chain.from_iterable(start.data_roots.values()))
+    return full or (disk_full("the worker") if says_full(cause) else None)
 
 
 def _recurs(error: BaseException) -> bool:

@@ -16,14 +16,17 @@ import signal
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import chain
 
 import anyio
 from msgspec import Struct
 
+from sfworker.disks import where_full
 from sfworker.errors import (
     Failure,
     JobCancelledError,
     PartyProcessLostError,
+    ResultSaveError,
     SecretFlowTaskError,
     SoftTimeLimitExceededError,
     TaskExecutionError,
@@ -37,6 +40,7 @@ from sfworker.pool.usage import oom_kills
 from sfworker.wire.frames import (
     Failed,
     Keeping,
+    Making,
     PartyFrame,
     Progressed,
     StageReached,
@@ -54,8 +58,10 @@ DISMISSAL_SECONDS = 10.0
 KILL_SECONDS = 5.0
 """Longest wait for killed processes to end. Beyond it, the template hangs, or the kernel."""
 ASK = signal.SIGUSR1
-Heard = StageReached | Progressed | Staging | Keeping
+Heard = StageReached | Progressed | Making | Staging | Keeping
 Listener = Callable[[Heard], None]
+_OF_FULL_DISKS = {-signal.SIGABRT, -signal.SIGBUS}
+"""Ends that a C++ library comes to where it cannot write, or where memory that it maps has no room on its disk."""
 _PHASES = {"cluster_ready": "cluster", "devices_ready": "devices", "executed": "execution"}
 _ERRORS: dict[Stop, type[SecretFlowTaskError]] = {
     Stop.SOFT_TIME_LIMIT: SoftTimeLimitExceededError,
@@ -91,6 +97,7 @@ class Mesh:
         self._kill_at = math.inf
         self._limits = Limits(soft=math.inf, hard=math.inf, grace=0.0)
         self._listener: Listener = _ignore
+        self._starts: list[Start] = []
         self._names: list[str] = []
         self._oom_kills = 0
         self._changed = anyio.Event()
@@ -101,6 +108,7 @@ class Mesh:
         The parties' processes are still there after a success, waiting to be dismissed, and dead after a failure.
         """
         self._limits, self._listener = limits, listener
+        self._starts = starts
         self._names = [start.self_party or "worker" for start in starts]
         began = anyio.current_time()
         for rank, process in enumerate(self._processes):
@@ -188,6 +196,9 @@ class Mesh:
                 self._reach(frame)
             case Progressed():
                 self._listener(frame)
+            case Making():
+                self._outcome.made.append(frame.path)
+                self._listener(frame)
             case Staging():
                 self._outcome.outputs.append(frame)
                 self._listener(frame)
@@ -233,6 +244,8 @@ class Mesh:
         process = self._processes[rank]
         how = sentence(process.exit_status, memory_ran_out=oom_kills() > self._oom_kills)
         lost = Failure.of(PartyProcessLostError(f"the process of {self._names[rank]} {how}"))
+        if process.exit_status in _OF_FULL_DISKS and (full := self._full_disk(rank)):
+            lost = Failure.of(full)
         self._outcome.template_lost = self._template.lost.is_set()
         if process.ended.is_set() and (process.exit_status is None or process.exit_status < 0):
             self.fail(lost)  # killed by a signal or gone with the template, which is a cause of its own
@@ -241,6 +254,10 @@ class Mesh:
             self._weak_cause = lost
             self._decide_within(EXIT_SECONDS)
         self._changed.set()
+
+    def _full_disk(self, rank: int) -> ResultSaveError | None:
+        start = self._starts[rank]
+        return where_full(start.scratch_dir, chain.from_iterable(start.data_roots.values()))
 
     def _decide_within(self, seconds: float) -> None:
         self._decide_at = min(self._decide_at, anyio.current_time() + seconds)

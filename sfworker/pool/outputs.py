@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from sfworker.disks import disk_full, says_full
 from sfworker.errors import ResultSaveError
 from sfworker.wire.frames import Staging
 
@@ -32,7 +33,7 @@ def flush(outputs: list[Staging]) -> None:
                 _fsync(path)
     except OSError as error:
         discard(outputs)
-        raise ResultSaveError(f"an output could not be kept on disk ({os.strerror(error.errno or 0)})") from None
+        raise _unwritten("kept on disk", error) from None
 
 
 def commit(outputs: list[Staging]) -> None:
@@ -54,7 +55,7 @@ def commit(outputs: list[Staging]) -> None:
         for output in reversed(placed):
             with suppress(OSError):
                 _exchange(output.target, output.staged)
-        raise ResultSaveError(f"an output could not be renamed into place ({os.strerror(error.errno or 0)})") from None
+        raise _unwritten("renamed into place", error) from None
     finally:
         discard(outputs)
 
@@ -75,15 +76,26 @@ def remove(paths: Iterable[str]) -> None:
 
 
 def remove_left_behind(paths: Iterable[str], roots: Iterable[str]) -> None:
-    """Remove the staged outputs and checkpoints of earlier attempts.
+    """Remove staged outputs, checkpoints, and the empty ones among the directories that were made for outputs.
 
     The paths come from Redis, which others may write to, so only staged names inside `roots` are removed.
     """
     real = [Path(os.path.realpath(root)) for root in roots]
-    for path in map(Path, paths):
+    for path in sorted(map(Path, paths), reverse=True):  # what is in a directory first
         directory = Path(os.path.realpath(path.parent))
-        if _BESIDE.fullmatch(path.name) and any(directory.is_relative_to(root) for root in real):
+        if not any(directory.is_relative_to(root) for root in real):
+            continue
+        if _BESIDE.fullmatch(path.name):
             remove([str(directory / path.name)])
+        else:
+            with suppress(OSError):  # there is something in it, or it is none
+                os.rmdir(directory / path.name)
+
+
+def _unwritten(what: str, error: OSError) -> ResultSaveError:
+    if says_full(error):
+        return disk_full("the outputs")
+    return ResultSaveError(f"an output could not be {what} ({os.strerror(error.errno or 0)})")
 
 
 def _exchange(first: str, second: str) -> None:

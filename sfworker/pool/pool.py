@@ -21,6 +21,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from sfworker.catalog.job import Job
+from sfworker.disks import disk_full, says_full
 from sfworker.errors import Failure, TaskExecutionError
 from sfworker.logs import ids, party_line
 from sfworker.pool.guard import guard, watch
@@ -98,7 +99,8 @@ class Pool:
             self._release(frames)
             shutil.rmtree(directory, ignore_errors=True)
             sentence = f"the worker could not start a process for this job ({_reason(error)})"
-            failure = Failure.of(TaskExecutionError(sentence))
+            full = says_full(error)
+            failure = Failure.of(disk_full("the run directory") if full else TaskExecutionError(sentence))
             yield Outcome(failure=failure, never_ran=template.lost.is_set())
             return
         try:

@@ -77,7 +77,7 @@ class Template:
             self._process = await anyio.open_process(
                 entry.command("sfworker.party.template", *arguments),
                 pass_fds=[theirs.fileno()],
-                env=self._environment() | _LARGE_PAGES,
+                env=self._environment() | _LARGE_PAGES | {"TMPDIR": self._run_dir},  # what imports leave goes with it
                 stdin=None,
                 stdout=log_write,
                 stderr=log_write,

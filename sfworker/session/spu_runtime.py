@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import copy
 import functools
+import tempfile
+from contextlib import AbstractContextManager
 from enum import Enum
+from pathlib import Path
 from typing import Any, Literal
 
 import jax
 from secretflow.device.device import spu as spu_module
 from spu import experimental, libspu, psi
 
+from sfworker.disks import disk_full, is_full, watched
 from sfworker.errors import ModelMismatchError
 from sfworker.session.arithmetic import fraction_bits
 
@@ -53,9 +57,11 @@ class PartyRuntime(spu_module.SPURuntime):  # type: ignore[misc]
             output_params=psi.OutputParams(path=output_path, csv_null_rep=""),
             join_conf=self._inner_join(left_side),
         )
+        _require_room_to_sort(input_path)
         self._meet()
         # It takes a progress hook too, which the protocols of two parties never call.
-        return _counts(psi.psi_execute(config, self.link))
+        with _watched(output_path):
+            return _counts(psi.psi_execute(config, self.link))
 
     def intersect_unbalanced(
         self,
@@ -84,18 +90,22 @@ class PartyRuntime(spu_module.SPURuntime):  # type: ignore[misc]
             output_params=psi.OutputParams(path=output_path, csv_null_rep=""),
             join_conf=self._inner_join(left_side),
         )
+        _require_room_to_sort(input_path)
         self._meet()
-        return _counts(psi.ub_psi_execute(config, self.link))
+        with _watched(output_path, cache_path):
+            return _counts(psi.ub_psi_execute(config, self.link))
 
     def psi(self, *arguments: Any, **named: Any) -> Any:
         """Run SecretFlow's own intersection, as its components call it."""
         self._meet()
-        return super().psi(*arguments, **named)
+        with _watched():
+            return super().psi(*arguments, **named)
 
     def ub_psi(self, *arguments: Any, **named: Any) -> Any:
         """Run SecretFlow's own unbalanced intersection, as its components call it."""
         self._meet()
-        return super().ub_psi(*arguments, **named)
+        with _watched():
+            return super().ub_psi(*arguments, **named)
 
     def load(self, path: Any) -> Any:
         """Load shares as SecretFlow does, where they are of this SPU's arithmetic.
@@ -143,12 +153,28 @@ class PartyRuntime(spu_module.SPURuntime):  # type: ignore[misc]
         return name
 
 
+def _require_room_to_sort(input_path: str) -> None:
+    """Raise ResultSaveError where a file does not fit into the scratch directory, where libpsi writes it in order."""
+    if input_path and is_full(Path(tempfile.gettempdir()), least=Path(input_path).stat().st_size):
+        raise disk_full("the scratch directory")
+
+
+def _watched(*outputs: str) -> AbstractContextManager[None]:
+    """Watch the disks that libpsi writes to, which are those of `outputs` and of this party's TMPDIR."""
+    scratch = Path(tempfile.gettempdir())
+    elsewhere = [path for path in map(Path, filter(None, outputs)) if not path.is_relative_to(scratch)]
+    # An output that is yet to be made is on the disk of its directory.
+    there = [("the outputs", path if path.exists() else path.parent) for path in elsewhere]
+    return watched(("the scratch directory", scratch), *there)
+
+
 def _arithmetic(protocol: Any, field: Any, fxp_fraction_bits: int) -> str:
     return f"{protocol.name} {field.name} with {fxp_fraction_bits} fraction bits"
 
 
 def _counts(report: Any) -> dict[str, int]:
     return {
+        "original_count": report.original_count,
         "intersection_count": report.intersection_count,
         "intersection_unique_count": report.intersection_unique_count,
     }

@@ -38,7 +38,7 @@ from pyarrow import orc, parquet
 
 from sfworker.errors import InputDataError, ResultSaveError
 from sfworker.party import compressed
-from sfworker.party.data_roots import saving
+from sfworker.party.data_roots import opened, saving
 from sfworker.tables import cells, csv_text
 from sfworker.tables.cells import TYPES
 
@@ -58,6 +58,7 @@ __all__ = [
     "SEPARATOR",
     "TYPES",
     "Matrix",
+    "ends_a_line",
     "has_duplicates",
     "header",
     "is_bare_csv",
@@ -208,9 +209,15 @@ def is_plain(path: Path, rows: int) -> bool:
     with path.open("rb") as file:
         if file.read(3) == b"\xef\xbb\xbf" or csv_text.holds_any(file, f"\r\0{ESCAPE}{SEPARATOR}".encode()):
             return False
-        file.seek(-1, SEEK_END)
-        last_line = 0 if file.read() == b"\n" else 1
+    last_line = 0 if ends_a_line(path) else 1
     return not csv_text.has_quotes(path) and rows_of_plain_csv(path) + last_line == rows
+
+
+def ends_a_line(path: Path) -> bool:
+    """Return whether a file's last byte ends a line, as it does where all of it was written."""
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, SEEK_END) - 1))
+        return file.read() == b"\n"
 
 
 def rows_of_plain_csv(path: Path) -> int:
@@ -239,7 +246,10 @@ def write(field: str, path: Path, table: pa.Table) -> None:
         if _ending(path) == PARQUET:
             parquet.write_table(table, path)
         elif _ending(path) == ORC:
-            orc.write_table(pa.table({name: cells.for_orc(table.column(name)) for name in table.column_names}), path)
+            with opened(field, path) as file:
+                orc.write_table(
+                    pa.table({name: cells.for_orc(table.column(name)) for name in table.column_names}), file
+                )
         else:
             _write_csv(path, pa.table({name: cells.written(table.column(name)) for name in table.column_names}))
 

@@ -1,0 +1,86 @@
+"""An envelope's texts and a file's header against the shell that libpsi starts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from tests.running_worker import PARTIES, RunningWorker, envelope
+
+SPU = {"cluster_def": {"runtime_config": {"protocol": "SEMI2K", "field": "FM64"}}}
+NASTY = "$(taken)`taken`;taken|taken&taken\ntaken #\"taken\"'$(taken)'${taken}>taken *?~!"
+COLUMN = NASTY.replace("\n", " ").replace('"', "")
+
+
+class Shell:
+    """A worker in whose PATH is a program `taken` that leaves a mark, and its data root."""
+
+    def __init__(self, worker: RunningWorker, data: Path, mark: Path) -> None:
+        self.worker, self.data, self.mark = worker, data, mark
+
+    def paths(self, name: str, parties: list[str] = PARTIES) -> dict[str, str]:
+        return {party: str(self.data / f"{party}-{NASTY}-{name}") for party in parties}
+
+    def run(self, task: dict[str, Any], **more: Any) -> dict[str, Any]:
+        result = self.worker.run(envelope(task, spu_config=SPU, **more))
+        assert not self.mark.exists(), result
+        return result
+
+
+@pytest.fixture(scope="module")
+def shell(redis_server: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
+    directory = tmp_path_factory.mktemp("shell")
+    (directory / "bin").mkdir()
+    (directory / "data").mkdir()
+    mark = directory / "mark"
+    (directory / "bin" / "taken").write_text(f"#!/bin/sh\ntouch {mark}\n")
+    (directory / "bin" / "taken").chmod(0o755)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", f"{directory / 'bin'}:{os.environ['PATH']}")
+        with RunningWorker(redis_server.url, directory, data_roots=str(directory / "data")) as worker:
+            yield Shell(worker, directory / "data", mark)
+
+
+@pytest.mark.parametrize("protocol", ["PROTOCOL_RR22", "PROTOCOL_KKRT", "PROTOCOL_ECDH", "unbalanced"])
+@pytest.mark.parametrize("column", ["id", COLUMN], ids=["plain column", "nasty column"])
+def test_paths_and_columns_of_an_intersection(shell: Shell, protocol: str, column: str) -> None:
+    inputs, outputs = shell.paths("in.csv"), shell.paths("out.csv")
+    for path in inputs.values():
+        pd.DataFrame({column: range(10), f"{column} beside": range(10)}).to_csv(path, index=False)
+    task: dict[str, Any] = {"input_paths": inputs, "output_paths": outputs, "receiver": "alice"}
+    task["keys"] = {party: [column] for party in PARTIES}
+    if protocol == "unbalanced":
+        cache = shell.paths("cache")
+        server = {
+            "server": "bob",
+            "cache_path": cache,
+            "keys": {"bob": [column]},
+            "input_paths": {"bob": inputs["bob"]},
+        }
+        assert shell.run({"task_type": "unbalanced_psi_cache", **server})["status"] == "success"
+        result = shell.run({"task_type": "unbalanced_psi", **task, "server": "bob", "cache_path": cache})
+    else:
+        result = shell.run({"task_type": "psi", **task, "protocol": protocol})
+    assert result["result"]["intersection_count"] == 10, result
+    for path in outputs.values():
+        assert len(pd.read_csv(path)) == 10
+
+
+@pytest.mark.parametrize(
+    "name", ["$(taken)", "`taken`", "a;taken", "a|taken", "a&taken", "a taken", "-taken", "a\\taken"]
+)
+def test_names_of_parties(shell: Shell, name: str) -> None:
+    parties = [name, "bob"]
+    for party in ("x", "bob"):
+        pd.DataFrame({"id": range(10)}).to_csv(shell.data / f"{party}.csv", index=False)
+    paths = {name: str(shell.data / "x.csv"), "bob": str(shell.data / "bob.csv")}
+    task = {"task_type": "psi", "input_paths": paths, "output_paths": shell.paths("o.csv", parties)}
+    task |= {"keys": {party: ["id"] for party in parties}, "receiver": "bob"}
+    result = shell.run(task, sf_init_config={"parties": parties, "address": "local"})
+    assert result["error_type"] == "ParameterValidationError"
+    assert result["error"].startswith("sf_init_config.parties[0]: expected `str` of letters, digits, `_`, `-` and `.`")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import secrets
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +61,7 @@ def psi(context: JobContext[PsiParams]) -> PsiResult | None:
     """Intersect files. Beyond the protocol, parties tell each other counts only. The receiver holds the result."""
     params = context.params
     protocol = PROTOCOLS[params.protocol]
-    sides = sides_of(context, distinct=params.of_three)
+    sides = sides_of(context, distinct=params.of_three, hidden=True)
     reports = intersect(
         context,
         sides,
@@ -105,17 +106,17 @@ def log_hints(context: JobContext[Any], sides: Mapping[str, Side], written: dict
             )
 
 
-def sides_of(context: JobContext[Any], *, distinct: bool = False) -> dict[str, Side]:
-    """Prepare the local parties' sides. With `distinct` SecretFlow gets each key once."""
-    sides = {party: _side(context, party, distinct) for party in context.parties if context.is_local(party)}
+def sides_of(context: JobContext[Any], **asked: bool) -> dict[str, Side]:
+    """Prepare the local parties' sides, their files as `give` is `asked` to."""
+    sides = {party: _side(context, party, asked) for party in context.parties if context.is_local(party)}
     _progress(context, 0.1, "inputs prepared")
     return sides
 
 
-def _side(context: JobContext[Any], party: str, distinct: bool) -> Side:
+def _side(context: JobContext[Any], party: str, asked: dict[str, bool]) -> Side:
     """Check a party's files and prepare its side. Raises ParameterValidationError or InputDataError."""
     params: JoinParams = context.params
-    read = give(context, party, distinct=distinct)
+    read = give(context, party, **asked)
     if not params.table_keys_duplicated and files.has_duplicates(read.field, read.source, read.source_keys):
         raise InputDataError(
             f"{read.field}: a key occurs more than once although table_keys_duplicated is false; "
@@ -131,25 +132,35 @@ def _side(context: JobContext[Any], party: str, distinct: bool) -> Side:
     return Side(**vars(read), found=found, output=output)
 
 
-def give(context: JobContext[Any], party: str, *, distinct: bool = False) -> Given:
+def give(context: JobContext[Any], party: str, *, distinct: bool = False, hidden: bool = False) -> Given:
     """Prepare the file that SecretFlow reads, with `distinct` each key once.
 
+    With `hidden` there is a key in it that nobody else has. The protocols begin with a digest of each file's keys, by
+    which others could test a guess at all of them, and tell equal files. With a random key among them they cannot.
     Raises ParameterValidationError or InputDataError.
     """
     field = f"task_config.input_paths.{party}"
     source = context.input_file(party, "input_paths", context.params.input_paths[party])
     keys: list[str] = context.params.keys[party]
-    files.require_columns(f"task_config.keys.{party}", files.header(field, source), keys)
+    names = files.header(field, source)
+    files.require_columns(f"task_config.keys.{party}", names, keys)
     given = context.scratch / f"psi-input-{party}.csv"
     table = files.text(field, source, keys)
     plain = files.plain_keys(field, table, keys)
     lacking = files.lack_a_part(plain)
     as_it_is = not (distinct or files.is_columnar(source) or pc.any(lacking).as_py())
     if as_it_is and files.is_plain(source, table.num_rows):
-        given.symlink_to(source)
-        return Given(field, source, keys, given, keys, table.num_rows)
-    matching = _matching_nothing(plain, lacking)
-    keys_of_rows = _distinct(matching) if distinct else matching
+        if hidden:
+            _copy_with_a_stranger(field, source, given, names, keys)
+        else:
+            given.symlink_to(source)
+        return Given(field, source, keys, given, keys, table.num_rows + hidden)
+    keys_of_rows = _matching_nothing(plain, lacking)
+    if distinct:
+        keys_of_rows = keys_of_rows.group_by(plain.column_names).aggregate([]).select(plain.column_names)
+    if hidden:
+        stranger = pa.table({name: [secrets.token_hex(16)] for name in plain.column_names})
+        keys_of_rows = pa.concat_tables([keys_of_rows, stranger])
     _write_keys(field, given, keys_of_rows)
     return Given(field, source, keys, given, list(plain.column_names), keys_of_rows.num_rows)
 
@@ -163,15 +174,14 @@ def _matching_nothing(keys: pa.Table, lacking: pa.ChunkedArray) -> pa.Table:
     return pa.table([pc.if_else(lacking, numbered, column) for column in keys.columns], names=keys.column_names)
 
 
-def _distinct(keys: pa.Table) -> pa.Table:
-    """Return each key once, and one that nobody else has.
-
-    The protocol of three parties begins with a digest of each file's keys, by which others could test a guess at all
-    of them. With a random key among them they cannot.
-    """
-    names = keys.column_names
-    unknown = pa.table({name: [secrets.token_hex(16)] for name in names})
-    return pa.concat_tables([keys.group_by(names).aggregate([]).select(names), unknown])
+def _copy_with_a_stranger(field: str, source: Path, copy: Path, names: list[str], keys: list[str]) -> None:
+    """Copy a file that `is_plain`, and write a row with a key that nobody else has behind it."""
+    ends = files.ends_a_line(source)
+    cells = [secrets.token_hex(16) if name in keys else "" for name in names]
+    with files.saving(field, "the scratch directory"):
+        shutil.copyfile(source, copy)
+        with copy.open("a") as file:
+            file.write(f"{'' if ends else chr(10)}{','.join(cells)}\n")
 
 
 def _write_keys(field: str, path: Path, keys: pa.Table) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from tests.jobs.components import node, table
 from tests.running_worker import PARTIES, RunningWorker, envelope
 
 SPU = {"cluster_def": {"runtime_config": {"protocol": "SEMI2K", "field": "FM64"}}}
@@ -42,7 +44,10 @@ def shell(redis_server: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     (directory / "bin" / "taken").chmod(0o755)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", f"{directory / 'bin'}:{os.environ['PATH']}")
-        with RunningWorker(redis_server.url, directory, data_roots=str(directory / "data")) as worker:
+        roots = {party: [str(directory / "data" / party), str(directory / "data")] for party in PARTIES}
+        for first, _ in roots.values():
+            Path(first).mkdir()
+        with RunningWorker(redis_server.url, directory, data_roots=json.dumps(roots)) as worker:
             yield Shell(worker, directory / "data", mark)
 
 
@@ -69,6 +74,31 @@ def test_paths_and_columns_of_an_intersection(shell: Shell, protocol: str, colum
     assert result["result"]["intersection_count"] == 10, result
     for path in outputs.values():
         assert len(pd.read_csv(path)) == 10
+
+
+@pytest.mark.parametrize("component", ["psi", "unbalance_psi_cache"])
+@pytest.mark.parametrize("null_strs", [[""], []], ids=["converted", "as it is"])
+def test_uris_of_a_component(shell: Shell, component: str, null_strs: list[str]) -> None:
+    tables = []
+    name = f"{component}-{len(null_strs)}-{NASTY}-in.csv"
+    for party in PARTIES:
+        pd.DataFrame({"id": range(10), "v": range(10)}).to_csv(shell.data / party / name, index=False)
+        made = table(party, name, {"v": "int64"}, ["id"])
+        made["data_refs"][0]["null_strs"] = null_strs
+        tables.append(made)
+    before = [(shell.data / party / name).read_bytes() for party in PARTIES]
+    uris = [f"{component}-{len(null_strs)}/{NASTY}", f"{component}-{len(null_strs)}/{NASTY} report"]
+    if component == "psi":
+        keys = {f"input/input_ds{number}/keys": ["id"] for number in (1, 2)}
+        evaluated = node("data_prep/psi:1.0.0", tables, uris, keys)
+    else:
+        attributes = {"input/input_ds/keys": ["id"], "client": ["alice"]}
+        evaluated = node(f"data_prep/{component}:1.0.0", tables[1:], uris[:1], attributes)
+    result = shell.run({"task_type": "component", "node_eval_param": evaluated})
+    assert result["status"] == "success", result
+    assert before == [(shell.data / party / name).read_bytes() for party in PARTIES]
+    if component == "psi":
+        assert result["result"]["reports"][0]["tables"][0]["rows"] == [["alice", 10, 10], ["bob", 10, 10]]
 
 
 @pytest.mark.parametrize(

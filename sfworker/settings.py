@@ -90,6 +90,12 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     max_threads: Annotated[
         int, Meta(ge=0, le=4096, description="Highest number of processors that an envelope may set; 0: any.")
     ] = 0
+    max_time_limit: Annotated[
+        float, Meta(gt=0, le=30 * 86_400, description="Highest time limit that an envelope may set, in seconds.")
+    ] = 86_400.0
+    max_retries: Annotated[
+        int, Meta(ge=0, le=100, description="Highest number of retries that an envelope may ask for.")
+    ] = 20
     stall_seconds: Annotated[
         float,
         Meta(ge=0, description="Seconds after which a session whose processes all wait is ended; 0: never."),

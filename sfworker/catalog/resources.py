@@ -27,6 +27,12 @@ class Resources:
     """Bytes of disk under its scratch directories."""
     threads: Limit | None
     """Processors that each of its processes computes on."""
+    soft_seconds: float
+    """Time until it is asked to stop."""
+    seconds: float
+    """Time until it is killed."""
+    retries: int
+    """Attempts after the first."""
 
 
 def granted(options: Options, settings: Settings) -> Resources:
@@ -35,6 +41,9 @@ def granted(options: Options, settings: Settings) -> Resources:
         memory=_limit("memory_limit_bytes", options, settings),
         scratch=_limit("scratch_limit_bytes", options, settings),
         threads=_limit("threads", options, settings),
+        soft_seconds=_cut("soft_time_limit", options, settings.max_time_limit, "max_time_limit"),
+        seconds=_cut("time_limit", options, settings.max_time_limit, "max_time_limit"),
+        retries=int(_cut("max_retries", options, settings.max_retries, "max_retries")),
     )
 
 
@@ -43,11 +52,24 @@ def _limit(name: str, options: Options, settings: Settings) -> Limit | None:
     usual: int = getattr(settings, name)
     most: int = getattr(settings, f"max_{name}")
     if most and asked is not None and asked > most:
-        bound = variable(f"max_{name}")
-        raise ParameterValidationError(f"options.{name}: {asked}, but this worker grants at most {most} ({bound})")
+        raise _refusal(name, asked, most, f"max_{name}")
     amount = asked or min((each for each in (usual, most) if each), default=0)
     if not amount:
         return None
     if amount == most:
         return Limit(amount, f"no more is granted by this worker ({variable(f'max_{name}')})")
     return Limit(amount, f"raise options.{name}" + (f" (at most {most} here)" if most else ""))
+
+
+def _cut(name: str, options: Options, most: float, setting: str) -> float:
+    """Return an option, whose default, for which nobody asked, is cut to what is granted."""
+    asked: float = getattr(options, name)
+    if asked > most and asked != getattr(Options(), name):
+        raise _refusal(name, asked, most, setting)
+    return min(asked, most)
+
+
+def _refusal(name: str, asked: float, most: float, setting: str) -> ParameterValidationError:
+    return ParameterValidationError(
+        f"options.{name}: {asked:.15g}, but this worker grants at most {most:.15g} ({variable(setting)})"
+    )

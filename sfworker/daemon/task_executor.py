@@ -224,7 +224,8 @@ class _Run:
 
     async def _retry_or_bury(self, job: Job, failure: Failure, outcome: Outcome) -> None:
         used = self._started.used_up
-        decision = decide(failure, used, job.envelope.options)
+        granted = msgspec.structs.replace(job.envelope.options, max_retries=job.resources.retries)
+        decision = decide(failure, used, granted)
         if not decision.retry:
             await self.bury(failure, outcome)
             return

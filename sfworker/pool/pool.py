@@ -105,8 +105,8 @@ class Pool:
             return
         try:
             limits = Limits(
-                soft=job.envelope.options.soft_time_limit,
-                hard=job.envelope.options.time_limit,
+                soft=job.resources.soft_seconds,
+                hard=job.resources.seconds,
                 grace=self._settings.cancel_grace_seconds,
             )
             execution.begun(mesh)

@@ -37,3 +37,23 @@ def test_more_than_the_bound_is_refused_by_name(name: str) -> None:
     settings = Settings(**{f"max_{name}": 4})  # type: ignore[arg-type]
     with pytest.raises(ParameterValidationError, match=rf"^options\.{name}: 5, .* at most 4 \(SFWORKER_MAX_"):
         granted(Options(**{name: 5}), settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["time_limit", "soft_time_limit"])
+def test_time_is_within_the_bound(name: str) -> None:
+    settings = Settings(max_time_limit=600)
+    with pytest.raises(ParameterValidationError, match=rf"^options\.{name}: 601, .* at most 600 \(SFWORKER_MAX_TIME_"):
+        granted(Options(**{name: 601}), settings)  # type: ignore[arg-type]
+    resources = granted(Options(), settings)  # whose defaults, 3000 and 3600, nobody asked for
+    assert (resources.soft_seconds, resources.seconds) == (600, 600)
+    asked = granted(Options(time_limit=86_400), Settings())
+    assert (asked.soft_seconds, asked.seconds) == (3000, 86_400)
+    with pytest.raises(ParameterValidationError, match="SFWORKER_MAX_TIME_LIMIT"):
+        granted(Options(time_limit=30 * 86_400), Settings())
+
+
+def test_retries_are_within_the_bound() -> None:
+    assert granted(Options(max_retries=20), Settings()).retries == 20
+    with pytest.raises(ParameterValidationError, match=r"^options\.max_retries: 21, .* at most 20 \(SFWORKER_MAX_RETR"):
+        granted(Options(max_retries=21), Settings())
+    assert granted(Options(), Settings(max_retries=0)).retries == 0

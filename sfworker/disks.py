@@ -12,7 +12,8 @@ import resource
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 
 from sfworker.errors import ResultSaveError
@@ -20,6 +21,8 @@ from sfworker.errors import ResultSaveError
 MARGIN = 1 << 20
 """Free bytes below which a disk counts as full, because a library's next write may be cut off."""
 _LOOK_SECONDS = 0.01
+_LOOKS_PER_PROBE = 5
+_WRITE = 1 << 16
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -67,9 +70,14 @@ def watched(*places: tuple[str, Path]) -> Iterator[None]:
     done = threading.Event()
 
     def look() -> None:
-        while not full:
-            full.extend(name for name, path in places if is_full(path))
-            if done.wait(_LOOK_SECONDS):
+        for number in count():
+            probed = number % _LOOKS_PER_PROBE == 0
+            full.extend(
+                name
+                for name, path in places
+                if is_full(path) or _holds_a_cut_off_file(path) or (probed and path.is_dir() and _is_refused_room(path))
+            )
+            if full or done.wait(_LOOK_SECONDS):
                 break
 
     watch = threading.Thread(target=look, daemon=True)
@@ -85,20 +93,34 @@ def watched(*places: tuple[str, Path]) -> Iterator[None]:
     finally:
         done.set()
     watch.join()
-    full += [name for name, path in places if is_full(path) or _at_a_limit(path)]
+    full += [name for name, path in places if is_full(path) or _holds_a_cut_off_file(path) or _is_refused_room(path)]
     if full:
         raise disk_full(full[0])
 
 
-def _at_a_limit(path: Path) -> bool:
-    """Return whether what is written at `path` has met a quota or the limit on file sizes, which no disk tells."""
+def _holds_a_cut_off_file(path: Path) -> bool:
+    """Return whether a file at `path` is as long as this process's limit on file sizes, which no disk tells."""
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
-    if limit != resource.RLIM_INFINITY:
-        files = path.rglob("*") if path.is_dir() else [path]
-        if any(file.lstat().st_size >= limit for file in files):
-            return True
+    if limit == resource.RLIM_INFINITY:
+        return False
+    sizes = []
+    for file in [path, *path.rglob("*")]:
+        with suppress(OSError):  # gone meanwhile
+            sizes.append(0 if file.is_dir() else file.lstat().st_size)
+    return max(sizes, default=0) >= limit
+
+
+def _is_refused_room(path: Path) -> bool:
+    """Return whether a file or directory may not grow by MARGIN, as where a quota is met, which no disk tells."""
     try:
-        with tempfile.TemporaryFile(dir=path if path.is_dir() else path.parent, buffering=0) as probe:
-            return probe.write(bytes(MARGIN)) < MARGIN
+        with tempfile.TemporaryFile(dir=path) if path.is_dir() else path.open("r+b") as file:
+            end = file.seek(0, os.SEEK_END)
+            try:
+                os.posix_fallocate(file.fileno(), end, MARGIN)
+                # A write of others that failed for want of the room just taken has left none for this.
+                os.posix_fallocate(file.fileno(), end + MARGIN, _WRITE)
+            finally:
+                file.truncate(end)
     except OSError as error:
         return says_full(error)
+    return False

@@ -24,6 +24,7 @@ _LOOK_SECONDS = 0.01
 _LOOKS_PER_PROBE = 5
 _WRITE = 1 << 16
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_TEXTS = [os.strerror(number) for number in _FULL]
 
 
 def disk_full(name: str) -> ResultSaveError:
@@ -34,7 +35,8 @@ def disk_full(name: str) -> ResultSaveError:
 def says_full(error: BaseException | None) -> bool:
     """Return whether an error, or one that it followed from, is that of a full disk, quota or file size limit."""
     while error is not None:
-        if isinstance(error, OSError) and error.errno in _FULL:
+        # Errors of C++ libraries have no number, only the system's text somewhere in theirs.
+        if (isinstance(error, OSError) and error.errno in _FULL) or any(text in str(error) for text in _TEXTS):
             return True
         error = error.__cause__ or error.__context__
     return False
@@ -64,7 +66,8 @@ def where_full(scratch: str, roots: Iterable[str]) -> ResultSaveError | None:
 def watched(*places: tuple[str, Path]) -> Iterator[None]:
     """Watch the disks of `places` (what errors call it, and a file or directory) during the block.
 
-    Raises ResultSaveError at its end, also in place of the block's own exception, where one was full meanwhile.
+    Raises ResultSaveError at its end, also in place of the block's own exception, where one was full meanwhile. An
+    exception that says so without more is laid to the first.
     """
     full: list[str] = []
     done = threading.Event()
@@ -82,20 +85,19 @@ def watched(*places: tuple[str, Path]) -> Iterator[None]:
 
     watch = threading.Thread(target=look, daemon=True)
     watch.start()
+    failed: Exception | None = None
     try:
         yield
-    except Exception as error:
-        done.set()
-        watch.join()
-        if full:
-            raise disk_full(full[0]) from error
-        raise
+    except Exception as error:  # noqa: BLE001 - raised again below
+        failed = error
     finally:
         done.set()
     watch.join()
     full += [name for name, path in places if is_full(path) or _holds_a_cut_off_file(path) or _is_refused_room(path)]
-    if full:
-        raise disk_full(full[0])
+    if full or says_full(failed):
+        raise disk_full([*full, places[0][0]][0]) from failed
+    if failed is not None:
+        raise failed
 
 
 def _holds_a_cut_off_file(path: Path) -> bool:
@@ -111,14 +113,16 @@ def _holds_a_cut_off_file(path: Path) -> bool:
 
 
 def _is_refused_room(path: Path) -> bool:
-    """Return whether a file or directory may not grow by MARGIN, as where a quota is met, which no disk tells."""
+    """Return whether a directory's files or a file may not grow, as where a quota is met, which no disk tells."""
+    # What was removed from a directory has made room again; a file that could not grow still cannot.
+    room = MARGIN if path.is_dir() else _WRITE
     try:
         with tempfile.TemporaryFile(dir=path) if path.is_dir() else path.open("r+b") as file:
             end = file.seek(0, os.SEEK_END)
             try:
-                os.posix_fallocate(file.fileno(), end, MARGIN)
+                os.posix_fallocate(file.fileno(), end, room)
                 # A write of others that failed for want of the room just taken has left none for this.
-                os.posix_fallocate(file.fileno(), end + MARGIN, _WRITE)
+                os.posix_fallocate(file.fileno(), end + room, _WRITE)
             finally:
                 file.truncate(end)
     except OSError as error:

@@ -40,7 +40,7 @@ from sfworker.publish.status_notifier import StatusNotifier
 from sfworker.settings import Settings, variable
 from sfworker.telemetry import ExecutionTrace, Telemetry
 from sfworker.wire.events import JobResult, PerformanceMetrics, TaskMetadata, timestamp
-from sfworker.wire.frames import Keeping, Staging
+from sfworker.wire.frames import Keeping, Making, Staging
 
 _log = logging.getLogger("sfworker.executor")
 _NOT_STARTED = Started("lost", 0, 0, 0)
@@ -134,7 +134,7 @@ class _Run:
             reporter = ProgressReporter(partial(self._notifier.progressed, self._attempt, number), tasks)
 
             def hear(frame: Heard) -> None:
-                if isinstance(frame, Staging | Keeping):
+                if isinstance(frame, Making | Staging | Keeping):
                     path = frame.staged if isinstance(frame, Staging) else frame.path
                     tasks.start_soon(self._notifier.wrote, self._attempt, path)
                 else:
@@ -317,7 +317,7 @@ class _Run:
     async def _end(self, outcome_name: str, outcome: Outcome, error_type: str | None) -> None:
         if outcome_name != "retry":  # the next attempt goes on from the checkpoints that are kept
             await _in_thread(outputs.remove, outcome.kept)
-            await self._remove_left_behind(self._started.written)
+            await self._remove_left_behind([*self._started.written, *outcome.made])
         seconds = {"queue": self._queue_seconds, "total": time.time() - self._began}
         timings = outcome.timings
         measured = {"cluster": timings.cluster, "devices": timings.devices, "execution": timings.execution}

@@ -132,7 +132,7 @@ class JobContext(Generic[P]):
         where = f"task_config.{field}.{party}"
         staged = self._stage(where, self._roots[party].output_file(where, path))
         with saving(where):
-            staged.touch()
+            _make(staged, staged.touch)
         return staged
 
     def output_directory(self, party: str, field: str, path: str, holds: str) -> Path:
@@ -144,7 +144,7 @@ class JobContext(Generic[P]):
         where = f"task_config.{field}.{party}"
         staged = self._stage(where, self._roots[party].output_directory(where, path, holds))
         with saving(where):
-            staged.mkdir()
+            _make(staged, staged.mkdir)
         return staged
 
     def kept_directory(self, party: str, field: str, path: str, basis: bytes) -> Path:
@@ -158,7 +158,7 @@ class JobContext(Generic[P]):
         mark = hashlib.sha256(b"\0".join([self.execution_id.encode(), os.fsencode(target), basis])).hexdigest()[:16]
         kept = target.with_name(f".{mark}.checkpoint")
         with saving(where):
-            kept.mkdir(mode=0o700, exist_ok=True)
+            _make(kept, lambda: kept.mkdir(mode=0o700, exist_ok=True))
         self._send(Keeping(str(kept)))
         return kept
 
@@ -188,6 +188,15 @@ class JobContext(Generic[P]):
         staged = _staged(target, mark, self.attempt)
         self._send(Staging(str(staged), str(target)))
         return staged
+
+
+def _make(path: Path, make: Callable[[], None]) -> None:
+    """Make `path`, also where its directory was one of another job, which failed and has removed it just now."""
+    try:
+        make()
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        make()
 
 
 def _staged(target: Path, mark: str, attempt: int) -> Path:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedWriter, FileIO
 from pathlib import Path
@@ -20,11 +20,19 @@ from sfworker.errors import InputDataError, ParameterValidationError, ResultSave
 _URL = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]*:")
 
 
-class DataRoots:
-    """The directories that one party may use. Relative paths start at the first."""
+def _nothing(directory: Path) -> None:
+    pass
 
-    def __init__(self, roots: list[str]) -> None:
+
+class DataRoots:
+    """The directories that one party may use. Relative paths start at the first.
+
+    `making` is told each directory that is about to be made for an output.
+    """
+
+    def __init__(self, roots: list[str], making: Callable[[Path], None] = _nothing) -> None:
         self._roots = [Path(os.path.realpath(root)) for root in roots]
+        self._making = making
 
     def input_file(self, field: str, path: str) -> Path:
         """Return the real path of an existing, readable, regular file inside the roots.
@@ -85,7 +93,9 @@ class DataRoots:
         if any(root.is_relative_to(target) for root in self._roots):
             raise ParameterValidationError(f"{field}: is a data root itself; name a file or directory inside it")
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
+            for missing in [each for each in reversed(target.parents) if not each.exists()]:
+                self._making(missing)
+                missing.mkdir(exist_ok=True)
         except OSError as error:
             if says_full(error):
                 raise disk_full("the outputs") from None

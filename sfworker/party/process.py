@@ -40,7 +40,16 @@ from sfworker.party.context import JobContext
 from sfworker.party.data_roots import DataRoots
 from sfworker.party.literals import literal_text
 from sfworker.party.task_dispatcher import TaskDispatcher
-from sfworker.wire.frames import Failed, StageReached, Start, Succeeded, decode_start, encode_frame, receive_body
+from sfworker.wire.frames import (
+    Failed,
+    Making,
+    StageReached,
+    Start,
+    Succeeded,
+    decode_start,
+    encode_frame,
+    receive_body,
+)
 
 if TYPE_CHECKING:
     from sfworker.session.device_manager import DeviceManager
@@ -121,7 +130,9 @@ def _execute(start: Start, send: Callable[[Struct], None]) -> tuple[Succeeded, C
         execution_id=start.execution_id,
         attempt=start.attempt,
         scratch=scratch,
-        roots={party: DataRoots(roots) for party, roots in start.data_roots.items()},
+        roots={
+            party: DataRoots(roots, lambda path: send(Making(str(path)))) for party, roots in start.data_roots.items()
+        },
         send=send,
         device_manager=manager,
     )

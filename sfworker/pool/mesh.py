@@ -40,6 +40,7 @@ from sfworker.pool.usage import oom_kills
 from sfworker.wire.frames import (
     Failed,
     Keeping,
+    Making,
     PartyFrame,
     Progressed,
     StageReached,
@@ -57,7 +58,7 @@ DISMISSAL_SECONDS = 10.0
 KILL_SECONDS = 5.0
 """Longest wait for killed processes to end. Beyond it, the template hangs, or the kernel."""
 ASK = signal.SIGUSR1
-Heard = StageReached | Progressed | Staging | Keeping
+Heard = StageReached | Progressed | Making | Staging | Keeping
 Listener = Callable[[Heard], None]
 _OF_FULL_DISKS = {-signal.SIGABRT, -signal.SIGBUS}
 """Ends that a C++ library comes to where it cannot write, or where memory that it maps has no room on its disk."""
@@ -194,6 +195,9 @@ class Mesh:
             case StageReached():
                 self._reach(frame)
             case Progressed():
+                self._listener(frame)
+            case Making():
+                self._outcome.made.append(frame.path)
                 self._listener(frame)
             case Staging():
                 self._outcome.outputs.append(frame)

@@ -46,5 +46,7 @@ class Outcome(Struct, kw_only=True):
     devices: list[str] = field(default_factory=list)
     peak_rss: dict[str, int] = field(default_factory=dict)
     outputs: list[Staging] = field(default_factory=list)
+    made: list[str] = field(default_factory=list)
+    """Directories that were not there before, made for outputs."""
     kept: list[str] = field(default_factory=list)
     """Directories with checkpoints, which are of use to a next attempt only."""

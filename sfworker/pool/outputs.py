@@ -76,15 +76,20 @@ def remove(paths: Iterable[str]) -> None:
 
 
 def remove_left_behind(paths: Iterable[str], roots: Iterable[str]) -> None:
-    """Remove the staged outputs and checkpoints of earlier attempts.
+    """Remove staged outputs, checkpoints, and the empty ones among the directories that were made for outputs.
 
     The paths come from Redis, which others may write to, so only staged names inside `roots` are removed.
     """
     real = [Path(os.path.realpath(root)) for root in roots]
-    for path in map(Path, paths):
+    for path in sorted(map(Path, paths), reverse=True):  # what is in a directory first
         directory = Path(os.path.realpath(path.parent))
-        if _BESIDE.fullmatch(path.name) and any(directory.is_relative_to(root) for root in real):
+        if not any(directory.is_relative_to(root) for root in real):
+            continue
+        if _BESIDE.fullmatch(path.name):
             remove([str(directory / path.name)])
+        else:
+            with suppress(OSError):  # there is something in it, or it is none
+                os.rmdir(directory / path.name)
 
 
 def _unwritten(what: str, error: OSError) -> ResultSaveError:

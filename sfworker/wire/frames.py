@@ -6,7 +6,8 @@
     +----------------+---------------------------+
 
 The daemon writes one `Start` to a party process and closes the socket when the process may go. The party process
-writes any number of `StageReached`, `Progressed`, `Staging` and `Keeping`, then exactly one `Succeeded` or `Failed`.
+writes any number of `StageReached`, `Progressed`, `Making`, `Staging` and `Keeping`, then exactly one `Succeeded` or
+`Failed`.
 """
 
 from __future__ import annotations
@@ -71,6 +72,12 @@ class Staging(Struct, frozen=True, tag=True):
     target: str
 
 
+class Making(Struct, frozen=True, tag=True):
+    """The directory `path` is made for outputs. The daemon removes it with the answer where it is empty then."""
+
+    path: str
+
+
 class Keeping(Struct, frozen=True, tag=True):
     """The directory `path` keeps checkpoints for the next attempt. The daemon removes it with the answer."""
 
@@ -94,7 +101,7 @@ class Failed(Struct, frozen=True, tag=True):
     peak_rss_bytes: int
 
 
-PartyFrame = StageReached | Progressed | Staging | Keeping | Succeeded | Failed
+PartyFrame = StageReached | Progressed | Making | Staging | Keeping | Succeeded | Failed
 
 
 class Fork(Struct, frozen=True, tag=True):

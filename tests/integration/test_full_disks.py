@@ -62,12 +62,13 @@ def _inputs(task: dict[str, Any]) -> tuple[str, ...]:
     return ("model_path",) if task["task_type"] in SAVED else ()
 
 
-def _outputs(task: dict[str, Any]) -> dict[str, dict[str, str]]:
+def outputs_of(task: dict[str, Any]) -> dict[str, dict[str, str]]:
+    """Fields of WRITTEN that this task type writes."""
     return {name: paths for name, paths in task.items() if name in WRITTEN and name not in _inputs(task)}
 
 
 ONE_OF_EACH = _one_of_each()
-WRITING = [case for case, task in ONE_OF_EACH.items() if _outputs(task) or "node_eval_param" in task]
+WRITING = [case for case, task in ONE_OF_EACH.items() if outputs_of(task) or "node_eval_param" in task]
 FULL = re.compile(r"the disk of (the outputs|the scratch directory|the run directory|the worker) is full; .*")
 # The worker sees a /dev/shm of its own, of one page that is taken.
 OWN_SHM = ["sh", "-c", f'mount -t tmpfs -o size={PAGE} shm /dev/shm && echo >/dev/shm/full && exec "$@"', "sh"]
@@ -103,7 +104,8 @@ class Disks:
     def answer(self, task: dict[str, Any], folder: str) -> dict[str, Any]:
         """The result of the job with its outputs in `folder` of each party's root."""
         moved: dict[str, Any] = {
-            name: {party: f"{folder}/{path}" for party, path in paths.items()} for name, paths in _outputs(task).items()
+            name: {party: f"{folder}/{path}" for party, path in paths.items()}
+            for name, paths in outputs_of(task).items()
         }
         if node := task.get("node_eval_param"):
             moved["node_eval_param"] = {**node, "output_uris": [f"{folder}/{uri}" for uri in node["output_uris"]]}
@@ -156,20 +158,21 @@ def disks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Disks]:
             mounts.enter_context(mounted(directory / disk, AMPLE))
         (directory / "worker.log").symlink_to(directory / "log" / "worker.log")
         with running(directory, started_by=[str(shutil.which("unshare")), "--mount", *OWN_SHM]) as platform:
-            _write_inputs(platform)
+            write_inputs(platform.root)
             yield Disks(platform)
 
 
-def _write_inputs(platform: Platform) -> None:
+def write_inputs(root: Callable[[str], Path]) -> None:
+    """Write the files of parties whose directories `root` tells."""
     chance = np.random.default_rng(5)
     x = chance.normal(size=(ROWS, 4)).round(6)
     alice = {"x0": x[:, 0], "x1": x[:, 1], "grade": (x[:, 2] > 0.5) * 1, "y": (x.sum(axis=1) + x[:, 2] > 0) * 1}
     for party, columns in {"alice": alice, "bob": {"z0": x[:, 3]}}.items():
         ids = {"id": chance.permutation(ROWS) + 1000}
-        pd.DataFrame(ids | columns).to_csv(platform.root(party) / f"{party}.csv", index=False)
+        pd.DataFrame(ids | columns).to_csv(root(party) / f"{party}.csv", index=False)
         for name, rows in {"many": MANY, "more": 2 * MANY}.items():
             many = chance.permutation(rows) + 10_000_000 + (rows // 20 if party == "bob" else 0)
-            pd.DataFrame({"id": many}).assign(v=party).to_csv(platform.root(party) / f"{name}-{party}.csv", index=False)
+            pd.DataFrame({"id": many}).assign(v=party).to_csv(root(party) / f"{name}-{party}.csv", index=False)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,242 @@
+"""What a job and a worker leave on disk, whatever their end: the outputs of a success, and nothing else anywhere.
+
+The worker has a /tmp, /var/tmp, /dev/shm, home and working directory of its own, which the test looks into.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sfworker.cli.embedded_redis import EmbeddedRedis
+from tests.integration.test_full_disks import ONE_OF_EACH, SPU, outputs_of, write_inputs
+from tests.jobs.test_required_alone import COMPONENT, FLAT_HEU, SAVED
+from tests.running_worker import PARTIES, RunningWorker, envelope, kill, until
+
+SHARED = Path("/tmp")
+PRIVATE = {"tmp": str(SHARED), "var-tmp": "/var/tmp", "shm": "/dev/shm"}
+REPOSITORY = Path(__file__).parents[2]
+LOGS = ("worker.log", "worker.console")
+# Directories in the first argument take the places of those that all programs share. What others name stays visible.
+OWN_PLACES = """
+places=$1; shift
+while [ "$1" != -- ]; do mkdir -p "$places/tmp${1#/tmp}" && mount --bind "$1" "$places/tmp${1#/tmp}"; shift; done; shift
+mount --bind "$places/var-tmp" /var/tmp && mount --bind "$places/shm" /dev/shm && mount --rbind "$places/tmp" /tmp &&
+cd "$places/cwd" && HOME="$places/home" PYTHONPATH="$REPOSITORY" exec "$@"
+"""
+
+
+class Place:
+    """A directory that holds all that workers can write to."""
+
+    def __init__(self, directory: Path, redis: EmbeddedRedis) -> None:
+        self.directory = directory
+        self._redis = redis
+        for name in ("tmp", "var-tmp", "shm", "home", "cwd"):
+            (directory / "places" / name).mkdir(parents=True)
+        for party in PARTIES:
+            (directory / party).mkdir()
+
+    def root(self, party: str) -> Path:
+        return self.directory / party
+
+    def worker(self, name: str) -> RunningWorker:
+        """A worker with a run directory and log of its own."""
+        directory = self.directory / name
+        shown = [path for path in (self.directory, self._redis.socket_path.parent) if path.is_relative_to(SHARED)]
+        names = ["unshare", "--mount", "sh", "-c", OWN_PLACES, "sh", self.directory / "places", *shown, "--"]
+        return RunningWorker(
+            self._redis.url,
+            directory,
+            started_by=[str(shutil.which("env")), f"REPOSITORY={REPOSITORY}", *map(str, names)],
+            data_roots=json.dumps({party: [str(self.root(party))] for party in PARTIES}),
+            lease_seconds="2",
+            cancel_grace_seconds="0.5",
+        )
+
+    def paths(self) -> set[str]:
+        """All there is but logs, and what belongs to a worker as long as it lives."""
+        found = {str(path.relative_to(self.directory)) for path in self.directory.rglob("*")}
+        shown = {path for path in found if path.startswith("places/tmp/") and self._is_mounted(path)}
+        return {path for path in found - shown if not path.endswith(LOGS)}
+
+    def _is_mounted(self, path: str) -> bool:
+        inside = SHARED / Path(path).relative_to("places/tmp")
+        return any(shown.is_relative_to(inside) for shown in (self.directory, self._redis.socket_path.parent))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    if subprocess.run(["unshare", "--mount", "mount", "--bind", "/tmp", "/tmp"], check=False).returncode:
+        pytest.skip("this user may not mount file systems")
+    with EmbeddedRedis("--appendfsync", "no") as redis:
+        place = Place(tmp_path_factory.mktemp("left"), redis)
+        write_inputs(place.root)
+        (place.root("bob") / "broken.csv").write_text("id,z0\n1,1\n2,two,2\n")
+        yield place
+
+
+@pytest.fixture(scope="module")
+def running(place: Place) -> Iterator[RunningWorker]:
+    with place.worker("first") as worker:
+        yield worker
+
+
+@pytest.fixture
+def nothing_left(place: Place, running: RunningWorker) -> Iterator[None]:
+    """The test leaves nothing at all."""
+    running.until_clean()
+    before = place.paths()
+    yield
+    running.until_clean()
+    assert place.paths() == before
+
+
+def job(task: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return envelope(task, spu_config=SPU, heu_config=FLAT_HEU, **more)
+
+
+def test_a_success_of_each_task_type_leaves_its_outputs(place: Place, running: RunningWorker) -> None:
+    components: list[dict[str, Any]] = []
+    for case in sorted(ONE_OF_EACH, key=lambda case: (case in SAVED, case == "model_export")):
+        running.until_clean()
+        before = place.paths()
+        task = ONE_OF_EACH[case] | ({"components": components} if case == "model_export" else {})
+        answer = running.run(job(task), 120)
+        assert answer["status"] == "success", answer["error"]
+        running.until_clean()
+        after = place.paths()
+        outputs = {f"{party}/{path}" for paths in outputs_of(task).values() for party, path in paths.items()}
+        if case == "component":
+            components = [{"node_eval_param": COMPONENT, "outputs": answer["result"]["outputs"]}]
+            outputs = {f"{party}/{uri}" for party in PARTIES for uri in COMPONENT["output_uris"]}
+        folders = {str(Path(output).parent) for output in outputs}
+        others = {
+            path
+            for path in after - before - folders
+            if not any(f"{path}/".startswith(f"{output}/") for output in outputs)
+        }
+        assert (others, before - after) == (set(), set()), case
+
+
+TRAINING = {**ONE_OF_EACH["sgb"], "num_boost_round": 500, "max_depth": 3}
+TRAINING["model_path"] = {party: f"new/deep/model-{party}" for party in PARTIES}
+LONG: dict[str, dict[str, Any]] = {
+    "training": TRAINING,
+    "hanging": {
+        "task_type": "act",
+        "action": "hang",
+        "output_paths": {party: f"new/{party}.csv" for party in PARTIES},
+    },
+}
+
+
+def _begun(worker: RunningWorker, kind: str, **options: Any) -> str:
+    """Send a long job and wait until it has written something."""
+    sent = worker.send(job(LONG[kind], options={"max_retries": 0, **options}))
+    if kind == "training":
+        worker.until_said(sent, "progress")
+    else:
+        worker.until_said(sent, "devices_ready")
+        until(worker.parties_with_children)
+    return sent
+
+
+def _party(worker: RunningWorker) -> int:
+    """A process that computes."""
+    return next(pid for pid in worker.parties() if os.readlink(f"/proc/{pid}/cwd").endswith("/scratch-1"))
+
+
+def _cancel(worker: RunningWorker, sent: str) -> dict[str, Any]:
+    worker.redis.set(f"sf:cancel:{sent}", "1")
+    worker.redis.publish("sf:control", sent)
+    return worker.until_ended(sent)
+
+
+@pytest.mark.usefixtures("nothing_left")
+@pytest.mark.parametrize("kind", LONG)
+class TestALongJob:
+    """It has outputs in a directory that was not there before."""
+
+    def test_is_cancelled(self, running: RunningWorker, kind: str) -> None:
+        assert _cancel(running, _begun(running, kind))["status"] == "CANCELLED"
+
+    def test_reaches_a_time_limit(self, running: RunningWorker, kind: str) -> None:
+        for limits in ({"soft_time_limit": 2}, {"soft_time_limit": 2, "time_limit": 2}):
+            sent = running.send(job(LONG[kind], options={"max_retries": 0, **limits}))
+            assert "TimeLimitExceededError" in running.until_ended(sent)["error_type"]
+
+    def test_has_a_party_killed(self, running: RunningWorker, kind: str) -> None:
+        sent = _begun(running, kind)
+        kill(_party(running))
+        assert running.until_ended(sent)["error_type"] == "PartyProcessLostError"
+
+    def test_is_cancelled_while_it_waits_to_be_tried_again(self, running: RunningWorker, kind: str) -> None:
+        sent = _begun(running, kind, max_retries=3)
+        kill(_party(running))
+        running.until_said(sent, "task_retrying")
+        assert _cancel(running, sent)["status"] == "CANCELLED"
+
+    def test_has_its_template_killed(self, running: RunningWorker, kind: str) -> None:
+        sent = _begun(running, kind)
+        ready = running.log().count("is ready after")
+        kill(running.template())
+        until(lambda: running.log().count("is ready after") > ready, 60)
+        assert _cancel(running, sent)["status"] == "CANCELLED"
+
+
+@pytest.mark.usefixtures("nothing_left")
+@pytest.mark.parametrize("case", [case for case in ONE_OF_EACH if "input_paths" in ONE_OF_EACH[case]])
+def test_an_input_that_is_not_as_it_should_be(running: RunningWorker, case: str) -> None:
+    task = dict(ONE_OF_EACH[case])
+    for name, paths in outputs_of(task).items():
+        task[name] = {party: f"new/deep/{path}" for party, path in paths.items()}
+    # Two parties' worth of work is done before the one whose file has no rows says so.
+    task["input_paths"] = {party: "broken.csv" if party == "bob" else f"{party}.csv" for party in task["input_paths"]}
+    answer = running.run(job(task, options={"max_retries": 0}), 60)
+    assert answer["status"] == "failure", answer
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_worker_that_is_killed_and_whose_job_another_takes_over(place: Place, whole: bool) -> None:
+    with place.worker("third") as third:  # makes what it keeps as long as it lives
+        third.until_clean()
+        before = place.paths()
+        with place.worker("second") as second:
+            third.stop()
+            sent = _begun(second, "training", max_retries=3)
+            killed = second.processes() if whole else set()
+            second.kill()
+            for process in killed:
+                kill(process)
+            third.start()
+            until(lambda: "attempt 2 of" in third.log() or len(third.said(sent)) > 6, 30)
+            third.until_said(sent, "progress")
+            _cancel(third, sent)
+            third.until_clean()
+            second.start()  # the next one on this host with the same run directory
+            second.stop()
+        left = {path for path in place.paths() - before if not path.startswith("third/run/")}
+        assert left <= {"second", "second/run"}
+
+
+def test_a_worker_that_stops(place: Place) -> None:
+    with place.worker("fourth") as worker:
+        worker.stop()
+        before = place.paths()
+        worker.start()
+        sent = _begun(worker, "training")
+        worker.stop()
+        assert worker.said(sent, "result") == []
+        assert {path for path in place.paths() - before if "checkpoint" not in path} == {"alice/new", "bob/new"}
+        worker.start()
+        _cancel(worker, sent)
+        worker.stop()
+        assert place.paths() == before

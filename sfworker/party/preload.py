@@ -5,8 +5,11 @@ from __future__ import annotations
 import ctypes
 import logging
 import mmap
+import os
 import sys
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 
 def hide_ray() -> None:
@@ -47,6 +50,15 @@ def _overwrite(address: int, before: bytes, after: bytes) -> None:
     if is_there and libc.mprotect(*pages, mmap.PROT_READ | mmap.PROT_WRITE) == 0:
         ctypes.memmove(address, after, len(after))
         libc.mprotect(*pages, mmap.PROT_READ)
+
+
+def remove_jax_directory() -> None:
+    """Remove the temporary directory that JAX makes when it is imported, for GPUs, and leaves behind."""
+    from jax._src import compiler
+
+    function: Any = compiler._compile_and_write_autotune_config
+    with suppress(OSError):
+        os.rmdir(function.autotune_configs_dir)
 
 
 def forget_jax_client() -> None:

@@ -12,7 +12,7 @@ from msgspec import Struct
 from sfworker import catalog
 from sfworker.errors import TaskTypeNotFoundError
 from sfworker.party.context import JobContext
-from sfworker.party.preload import hide_ray, keep_traces_in_scratch
+from sfworker.party.preload import hide_ray, keep_traces_in_scratch, remove_jax_directory
 
 JobFunction = Callable[[JobContext[Any]], Struct | None]
 _F = TypeVar("_F", bound=JobFunction)
@@ -55,3 +55,4 @@ def load_jobs(modules: list[str]) -> None:
     package = importlib.import_module("sfworker.jobs")
     for module in pkgutil.walk_packages(package.__path__, "sfworker.jobs."):
         importlib.import_module(module.name)
+    remove_jax_directory()

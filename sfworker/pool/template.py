@@ -71,7 +71,7 @@ class Template:
             self._process = await anyio.open_process(
                 entry.command("sfworker.party.template", *arguments),
                 pass_fds=[theirs.fileno()],
-                env=os.environ | _LARGE_PAGES,
+                env=os.environ | _LARGE_PAGES | {"TMPDIR": self._run_dir},  # what imports leave goes with the worker
                 stdin=None,
                 stdout=log_write,
                 stderr=log_write,

@@ -36,6 +36,7 @@ Action = Literal[
     "stubborn",
     "exit",
     "kill",
+    "abort",
     "multiply",
     "allocate",
     "fill_scratch",
@@ -122,6 +123,8 @@ def _act(context: JobContext[ActParams], params: ActParams) -> None:
             os._exit(3)
         case "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        case "abort":
+            os.abort()
         case "multiply":
             import jax.numpy
 

@@ -11,16 +11,17 @@ import fcntl
 import importlib.util
 import os
 import platform
-import shutil
 import socket
 import subprocess
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
 from sfworker.cli.child import bound_to_this_process, stop
 from sfworker.errors import BrokerError, SettingsError
+from sfworker.pool.run_dir import run_dir
 
 START_SECONDS = 15.0
 _LONGEST_SOCKET_PATH = 107  # bytes; the kernel takes no more
@@ -53,7 +54,9 @@ class EmbeddedRedis:
 
     def __init__(self, *options: str, kept_in: Path | None = None) -> None:
         self._options = options
-        self._temporary = Path(tempfile.mkdtemp(prefix="sfworker-redis-"))  # 0700
+        self._stack = ExitStack()
+        # The next one removes it where this process is killed.
+        self._temporary = Path(self._stack.enter_context(run_dir(tempfile.gettempdir(), "sfworker-server-")))  # 0700
         self._lock = -1
         self._process: subprocess.Popen[bytes] | None = None
         try:
@@ -133,7 +136,7 @@ class EmbeddedRedis:
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
-        shutil.rmtree(self._temporary, ignore_errors=True)
+        self._stack.close()
 
     def __enter__(self) -> EmbeddedRedis:
         try:

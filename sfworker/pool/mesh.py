@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from itertools import chain
+from pathlib import Path
 
 import anyio
 from msgspec import Struct
@@ -257,7 +258,8 @@ class Mesh:
 
     def _full_disk(self, rank: int) -> ResultSaveError | None:
         start = self._starts[rank]
-        return where_full(start.scratch_dir, chain.from_iterable(start.data_roots.values()))
+        beside = [str(Path(output.staged).parent) for output in self._outcome.outputs]
+        return where_full(start.scratch_dir, [*chain.from_iterable(start.data_roots.values()), *beside])
 
     def _decide_within(self, seconds: float) -> None:
         self._decide_at = min(self._decide_at, anyio.current_time() + seconds)

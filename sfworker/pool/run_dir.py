@@ -15,14 +15,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-_PREFIX = "sfworker-run-"
+PREFIX = "sfworker-run-"
 
 
 @contextmanager
-def run_dir(parent: str) -> Iterator[str]:
-    """Make a private directory in `parent` for the block, after removing the directories of dead workers there."""
-    remove_abandoned(parent)
-    directory, lock = _locked_directory(os.path.realpath(parent))
+def run_dir(parent: str, prefix: str = PREFIX) -> Iterator[str]:
+    """Make a private directory in `parent` for the block, after removing the directories of dead workers there.
+
+    Programs with another `prefix` have directories of their own kind.
+    """
+    remove_abandoned(parent, prefix)
+    directory, lock = _locked_directory(os.path.realpath(parent), prefix)
     try:
         yield directory
     finally:
@@ -30,10 +33,10 @@ def run_dir(parent: str) -> Iterator[str]:
         os.close(lock)
 
 
-def remove_abandoned(parent: str) -> int:
+def remove_abandoned(parent: str, prefix: str = PREFIX) -> int:
     """Remove the directories of this user's workers that are gone, and return their number."""
     removed = 0
-    for directory in Path(os.path.realpath(parent)).glob(f"{_PREFIX}*"):
+    for directory in Path(os.path.realpath(parent)).glob(f"{prefix}*"):
         try:
             lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         except OSError:  # somebody else's, or gone
@@ -51,10 +54,10 @@ def remove_abandoned(parent: str) -> int:
     return removed
 
 
-def _locked_directory(parent: str) -> tuple[str, int]:
+def _locked_directory(parent: str, prefix: str) -> tuple[str, int]:
     """Make a new directory, and return it with the descriptor that holds its lock."""
     while True:
-        directory = tempfile.mkdtemp(prefix=_PREFIX, dir=parent)  # 0700
+        directory = tempfile.mkdtemp(prefix=prefix, dir=parent)  # 0700
         with suppress(FileNotFoundError):  # another worker took it for an abandoned one before it was locked
             lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
             fcntl.flock(lock, fcntl.LOCK_EX)

@@ -17,7 +17,7 @@ _PARENT = """
 import sys, time
 from sfworker.cli.embedded_redis import EmbeddedRedis
 with EmbeddedRedis() as server:
-    print(server.pid, flush=True)
+    print(server.pid, server.socket_path.parent, flush=True)
     time.sleep(60)
 """
 
@@ -62,6 +62,8 @@ def test_data_survives_a_restart_and_a_kill() -> None:
 def test_it_dies_with_a_parent_that_is_killed() -> None:
     with subprocess.Popen([sys.executable, "-c", _PARENT], stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None
-        pid = int(parent.stdout.readline())
+        pid, directory = parent.stdout.readline().decode().split()
         parent.send_signal(signal.SIGKILL)
-    assert _gone(pid)
+    assert _gone(int(pid))
+    with EmbeddedRedis():
+        assert not Path(directory).exists()

@@ -431,6 +431,17 @@ def test_a_scratch_disk_that_runs_out_of_names(disks: Disks, joined: Any, kind: 
         assert_joined_or_full(disks, joined, kind, "the scratch directory", "the run directory")
 
 
+@pytest.mark.parametrize("disk", ["scratch", "outputs"])
+def test_a_library_that_aborts_on_a_full_disk(disks: Disks, disk: str) -> None:
+    disks.clear()
+    task = {"task_type": "act", "action": "abort", "at": "bob", "output_paths": {"bob": "disk/output"}}
+    assert disks.worker.run(envelope(task))["error_type"] == "PartyProcessLostError"
+    disks.clear()
+    disks.leave(4 * PAGE, *([disks.run] if disk == "scratch" else disks.outputs))
+    answer = disks.worker.run(envelope(task))
+    assert_says_full(disks, answer, "the scratch directory" if disk == "scratch" else "the outputs")
+
+
 def test_a_log_on_a_full_disk_costs_records_only(disks: Disks, right: dict[str, dict[str, Any]]) -> None:
     disks.clear()
     (disks.log / "filler").write_bytes(bytes(PAGE))

@@ -163,7 +163,7 @@ class _Rows:
 
     @property
     def number(self) -> int:
-        """Number of the first wrong row, where one thread has read the file."""
+        """Number of the first wrong row."""
         return int(self.wrong.number) - 1 - self._blank_lines
 
 
@@ -189,9 +189,7 @@ class _Marked:
         self.closed = True
 
 
-def _parse(
-    path: Path, start: Beginning, rows: _Rows, convert: pa_csv.ConvertOptions, *, threads: bool = True
-) -> pa.Table:
+def _parse(path: Path, start: Beginning, rows: _Rows, convert: pa_csv.ConvertOptions) -> pa.Table:
     quoted = has_quotes(path)
     cleaned = _without_blank_lines(path) if len(start.names) == 1 else None
     for size in BLOCK_SIZES:
@@ -201,7 +199,10 @@ def _parse(
                     # Quotes are what Python has to help with. Arrow reads other files itself.
                     _Marked(file, rows.mark()) if quoted or cleaned else pa.OSFile(str(path)),
                     read_options=pa_csv.ReadOptions(
-                        use_threads=threads, block_size=size, skip_rows=0 if cleaned else start.lines_before
+                        # After an error in one of its threads, Arrow may lose it to a wait that has no end.
+                        use_threads=False,
+                        block_size=size,
+                        skip_rows=0 if cleaned else start.lines_before,
                     ),
                     parse_options=pa_csv.ParseOptions(
                         newlines_in_values=quoted or bool(cleaned), invalid_row_handler=rows.judge
@@ -250,7 +251,7 @@ def _reason(path: Path, start: Beginning) -> str:
     convert = pa_csv.ConvertOptions(include_columns=start.names[:1], check_utf8=False)
     convert.column_types = {start.names[0]: pa.binary()}
     with suppress(pa.ArrowInvalid):
-        _parse(path, start, rows, convert, threads=False)
+        _parse(path, start, rows, convert)
     if rows.has_open_quote:
         return _OPEN_QUOTE
     if rows.wrong is None:

@@ -427,8 +427,9 @@ def _require_means_near_the_label(
     least = (SPARE_BITS - bits) / power
     if context.reveal(context.spu(_any_below, static_argnames=("least",))(predictors, least=least * math.log(2))):
         raise InputDataError(
-            f"task_config.label: the model's mean of some rows is less than 1/{2**-least:.0f} of the largest label, "
-            f"too little for this distribution in the SPU's numbers; take Poisson, or ss_lr on logarithms, or split rows"
+            f"task_config.label: the model's mean of some rows is less than 1/{2**-least:.0f} of the largest "
+            f"label, too little for this distribution in the SPU's numbers; take Poisson, or ss_lr on "
+            f"logarithms, or split the rows"
         )
 
 

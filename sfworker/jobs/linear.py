@@ -20,7 +20,7 @@ from secretflow.data import FedNdarray, PartitionWay
 from secretflow.ml.linear import SSGLM, LinearModel, RegType, SSRegression
 from secretflow.ml.linear.ss_glm import model as glm_model
 from secretflow.ml.linear.ss_glm.core import get_link
-from secretflow.ml.linear.ss_glm.core.link import LinkLogit
+from secretflow.ml.linear.ss_glm.core.link import LinkLog, LinkLogit
 from secretflow.utils.sigmoid import SigType
 
 from sfworker.catalog import ColumnRef
@@ -41,7 +41,7 @@ from sfworker.models.predictions import Inputs, predict, require_offset, require
 from sfworker.party.context import JobContext
 from sfworker.party.task_dispatcher import TaskDispatcher
 from sfworker.secure.gradient_descent import Glm, Regression, Schedule, settled
-from sfworker.secure.sigmoid import sigmoid
+from sfworker.secure.sigmoid import exponential, sigmoid
 from sfworker.session.arithmetic import arithmetic_of, largest_product, require_fraction_bits, require_whole_bits
 from sfworker.tables import aligned, labels
 from sfworker.tables.files import Matrix
@@ -52,6 +52,9 @@ PREDICTED_CELLS = 1_000_000
 IRLS_EPOCHS = 10
 LEAST_FRACTION_BITS = 16
 """Fraction bits without which the steps of `ss_lr` are rounding."""
+
+SPARE_BITS = 8
+"""Bits that the variance of the least mean of `ss_glm` needs at least."""
 
 WORST_CONDITION = 1e8
 """Highest condition number of a matrix that `ss_glm` inverts. Beyond it the last of 40 fraction bits decides."""
@@ -195,6 +198,7 @@ def ss_glm(context: JobContext[SsGlmParams]) -> SsGlmResult | None:
     else:
         model.fit_sgd(learning_rate=params.learning_rate, batch_size=schedule.batch_size, **settings)
     converged = settled(context.spu, model.old_w, model.spu_w, epochs.run)
+    _require_means_near_the_label(context, model.spu_w, x, settings["offset"])
     identity = models.save(
         context,
         [model.spu_w],
@@ -254,6 +258,13 @@ class _Logit(LinkLogit):  # type: ignore[misc]
         return sigmoid(eta)
 
 
+class _Log(LinkLog):  # type: ignore[misc]
+    """SecretFlow's log link with a more exact exponential."""
+
+    def response(self, eta: Any) -> Any:
+        return exponential(eta)
+
+
 class _Glm(Glm):
     """SecretFlow's GLM with our link, and with an early end that works."""
 
@@ -267,7 +278,8 @@ class _Glm(Glm):
 
 
 def _link(name: str) -> Any:
-    return _Logit() if name == "Logit" else get_link(name)
+    ours = {"Logit": _Logit, "Log": _Log}
+    return ours[name]() if name in ours else get_link(name)
 
 
 def _inverse(matrix: Any, l2_lambda: float | None) -> Any:
@@ -445,6 +457,33 @@ def _glm_label(params: SsGlmParams, values: Matrix) -> tuple[Matrix, int]:
         raise InputDataError("task_config.label: every row has the same label; a model needs different ones")
     exponent = math.frexp(largest)[1] - 1
     return np.ldexp(values, -exponent), exponent
+
+
+def _require_means_near_the_label(
+    context: JobContext[SsGlmParams], weights: Any, x: FedNdarray, offset: FedNdarray | None
+) -> None:
+    """Raise InputDataError where powers of fitted means vanish beside the largest label, so that the fit is rounding.
+
+    Reveals to every party whether it is so.
+    """
+    params, bits = context.params, context.spu.conf.fxp_fraction_bits
+    power = {"Gamma": 2.0, "Tweedie": params.tweedie_power}.get(params.distribution, 0.0)
+    if params.resolved_link != "Log" or power <= 1:
+        return
+    model = SSGLM(context.spu)
+    model.spu_w, model.link, model.y_scale = weights, _link("Identity"), 1.0
+    predictors = model.predict(x, o=offset, infeed_batch_size_limit=PREDICTED_CELLS)
+    least = (SPARE_BITS - bits) / power
+    if context.reveal(context.spu(_any_below, static_argnames=("least",))(predictors, least=least * math.log(2))):
+        raise InputDataError(
+            f"task_config.label: the model's mean of some rows is less than 1/{2**-least:.0f} of the largest "
+            f"label, too little for this distribution in the SPU's numbers; take Poisson, or ss_lr on "
+            f"logarithms, or split the rows"
+        )
+
+
+def _any_below(values: Any, least: float) -> Any:
+    return jnp.any(values < least)
 
 
 def _require_weights(params: SsGlmParams, weights: Matrix) -> None:

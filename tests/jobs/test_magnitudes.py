@@ -224,6 +224,20 @@ def test_a_glm_of_labels_and_weights_of_any_size(worker: RunningWorker, data: Pa
         assert found == pytest.approx(near, rel=1e-3)
 
 
+@pytest.mark.parametrize("spread", [1.0, 8.0])
+def test_means_far_apart_are_right_or_told(worker: RunningWorker, data: Path, spread: float) -> None:
+    frame = standard()
+    mean = np.exp(spread * frame.a)
+    frame = frame.assign(y=mean * np.random.default_rng(8).gamma(20, 0.05, ROWS))
+    about = {"distribution": "Gamma", "epochs": 12}
+    if spread == 1:
+        assert np.abs(predicted(worker, "ss_glm", data, frame, {}, **about) / mean - 1).max() < 0.1
+        return
+    result = worker.run(training("ss_glm", data, frame, {}, **about))
+    assert result["error_type"] == "InputDataError"
+    assert "of the largest label" in result["error"]
+
+
 def test_a_glm_on_rows_far_away(worker: RunningWorker, data: Path) -> None:
     frame = standard()
     y = np.random.default_rng(5).poisson(np.exp(0.3 * label_of(frame)))

@@ -117,7 +117,9 @@ def test_a_template_that_dies_at_once_again_and_again(
     crash_while, address = tmp_path / "crash", f"unix:{tmp_path}/health"
     crash_while.touch()
     monkeypatch.setenv("CRASH_WHILE", str(crash_while))
-    worker = RunningWorker(redis.url, tmp_path, health=address, jobs="tests.crashing_job,tests.acting_job")
+    worker = RunningWorker(
+        redis.url, tmp_path, health=address, jobs="tests.crashing_job,tests.acting_job", job_environment="CRASH_WHILE"
+    )
     with starting(worker) as until_ready:
         until(lambda: "2 times in a row" in worker.log(), 30)
         job = worker.send(act("succeed"))

@@ -53,6 +53,7 @@ def test_files_are_for_whom_the_operator_says(redis_url: str, tmp_path: Path, um
             {"task_type": "ss_lr", "input_paths": paths, "model_path": models, "epochs": 1, **label},
         ):
             assert worker.run(envelope(task, spu_config=SPU))["status"] == "success"
+        worker.until_clean()
         written = [*(data / "out").rglob("*"), data / "out", worker.log_file, *worker.run_dir.rglob("*")]
         shown = {
             path for path in written if stat.S_IMODE(path.lstat().st_mode) & ~(mode | 0o111) and not path.is_symlink()

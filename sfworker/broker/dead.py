@@ -31,7 +31,7 @@ class PastAttempt(Struct, frozen=True, kw_only=True, omit_defaults=True):
     error_type: str | None = None
     error: str | None = None
     replays: int = 0
-    """How often the execution had been replayed before."""
+    """Number of replays of the execution before."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

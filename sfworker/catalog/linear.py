@@ -79,7 +79,7 @@ class LinearResult(TrainResult, frozen=True, kw_only=True):
     batch_size: int | None
     """Rows per step, at most. Null where each step takes all of them."""
     converged: bool
-    """Whether as many epochs again would change no weight by more than a tenth of the largest."""
+    """True where as many epochs again would change no weight by more than a tenth of the largest."""
     warnings: list[str]
 
 

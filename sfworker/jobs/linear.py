@@ -373,8 +373,8 @@ class _Prepared:
 
 def _far_from_scale(matrix: Matrix) -> npt.NDArray[np.bool_]:
     """Return a mask of columns whose mean or deviation is far from 0 and 1."""
-    means, deviations = np.abs(matrix.mean(axis=0)), matrix.std(axis=0)
-    far: npt.NDArray[np.bool_] = (means > UNSCALED) | (deviations > UNSCALED)
+    means, deviations = aligned.means_and_deviations(matrix)
+    far: npt.NDArray[np.bool_] = (np.abs(means) > UNSCALED) | (deviations > UNSCALED)
     far |= (deviations < 1 / UNSCALED) & (deviations > 0)
     return far
 

@@ -56,7 +56,7 @@ class _Own:
     label_scaling: Matrix | None
     """The model's unit of the label over the one used here, and the label's mean in the latter."""
     far: list[bool]
-    """Whether a feature's mean is so many times its deviation that the SPU cannot divide by the quotient."""
+    """True where a feature's mean is so many times its deviation that the SPU cannot divide by the quotient."""
 
 
 @TaskDispatcher.register_task("p_value")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 import secrets
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from sfworker.catalog.psi import PROTOCOLS, JoinParams, PsiParams, PsiResult
 from sfworker.errors import InputDataError, SecretFlowTaskError, TaskExecutionError
 from sfworker.party.context import JobContext
 from sfworker.party.task_dispatcher import TaskDispatcher
+from sfworker.session.spu_runtime import copy_with_a_stranger
 from sfworker.tables import aligned, files
 from sfworker.tables.cells import hints
 
@@ -142,8 +142,7 @@ def give(context: JobContext[Any], party: str, *, distinct: bool = False, hidden
     field = f"task_config.input_paths.{party}"
     source = context.input_file(party, "input_paths", context.params.input_paths[party])
     keys: list[str] = context.params.keys[party]
-    names = files.header(field, source)
-    files.require_columns(f"task_config.keys.{party}", names, keys)
+    files.require_columns(f"task_config.keys.{party}", files.header(field, source), keys)
     given = context.scratch / f"psi-input-{party}.csv"
     table = files.text(field, source, keys)
     plain = files.plain_keys(field, table, keys)
@@ -151,7 +150,8 @@ def give(context: JobContext[Any], party: str, *, distinct: bool = False, hidden
     as_it_is = not (distinct or files.is_columnar(source) or pc.any(lacking).as_py())
     if as_it_is and files.is_plain(source, table.num_rows):
         if hidden:
-            _copy_with_a_stranger(field, source, given, names, keys)
+            with files.saving(field, "the scratch directory"):
+                copy_with_a_stranger(source, given, keys)
         else:
             given.symlink_to(source)
         return Given(field, source, keys, given, keys, table.num_rows + hidden)
@@ -172,16 +172,6 @@ def _matching_nothing(keys: pa.Table, lacking: pa.ChunkedArray) -> pa.Table:
     unknown = secrets.token_hex(16)
     numbered = pa.array([f"{unknown}{row}" for row in range(keys.num_rows)])
     return pa.table([pc.if_else(lacking, numbered, column) for column in keys.columns], names=keys.column_names)
-
-
-def _copy_with_a_stranger(field: str, source: Path, copy: Path, names: list[str], keys: list[str]) -> None:
-    """Copy a file that `is_plain`, and write a row with a key that nobody else has behind it."""
-    ends = files.ends_a_line(source)
-    cells = [secrets.token_hex(16) if name in keys else "" for name in names]
-    with files.saving(field, "the scratch directory"):
-        shutil.copyfile(source, copy)
-        with copy.open("a") as file:
-            file.write(f"{'' if ends else chr(10)}{','.join(cells)}\n")
 
 
 def _write_keys(field: str, path: Path, keys: pa.Table) -> None:

@@ -34,7 +34,7 @@ LARGEST_WEIGHT = 1e6
 
 @dataclass(frozen=True)
 class Schedule:
-    """How often a training goes through its rows, and how many of them each step takes."""
+    """Says how often a training goes through its rows, and how many of them each step takes."""
 
     rows: int
     batch_size: int

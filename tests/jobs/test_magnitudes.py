@@ -235,7 +235,7 @@ def test_means_far_apart_are_right_or_told(worker: RunningWorker, data: Path, sp
         return
     result = worker.run(training("ss_glm", data, frame, {}, **about))
     assert result["error_type"] == "InputDataError"
-    assert "of the largest label" in result["error"]
+    assert "the largest label" in result["error"]  # rounding decides which of two checks finds it
 
 
 def test_a_glm_on_rows_far_away(worker: RunningWorker, data: Path) -> None:

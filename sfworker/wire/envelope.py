@@ -19,12 +19,12 @@ from sfworker.wire.devices import HeuConfig, LinkDesc, RuntimeConfig, spelled
 from sfworker.wire.tolerance import CONFIGURATION
 
 # Ids become environment variables and parts of keys. Names of parties become parts of paths, of which libraries make
-# commands for a shell, so they hold letters of any language, and nothing that has a meaning anywhere.
+# commands for a shell, so they hold nothing that has a meaning anywhere.
 _ID = r"^[^\x00-\x1f\x7f]+$(?!\n)"
-_PARTY = r"^(?![.-])(?:[A-Za-z0-9_.-]|[^\x00-\xbf\s\u2000-\u206f\u3000-\u3004\u3008-\u3020\ufe00-\uff0f])+$(?!\n)"
+_PARTY = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$(?!\n)"
 _PATTERNS = {
     _ID: "without control characters",
-    _PARTY: "of letters, digits, `_`, `-` and `.`, the last two not at its beginning",
+    _PARTY: "of ASCII letters, digits, `_`, `-` and `.`, the first a letter or digit",
 }
 Identifier = Annotated[str, Meta(min_length=1, max_length=256, pattern=_ID, description="A non-empty identifier.")]
 PartyName = Annotated[str, Meta(min_length=1, max_length=64, pattern=_PARTY, description="Name of a party.")]

@@ -102,7 +102,7 @@ def test_uris_of_a_component(shell: Shell, component: str, null_strs: list[str])
 
 
 @pytest.mark.parametrize(
-    "name", ["$(taken)", "`taken`", "a;taken", "a|taken", "a&taken", "a taken", "-taken", "a\\taken"]
+    "name", ["$(taken)", "甲方", "a\n", "`taken`", "a;taken", "a|taken", "a&taken", "a taken", "-taken", "a\\taken"]
 )
 def test_names_of_parties(shell: Shell, name: str) -> None:
     parties = [name, "bob"]
@@ -113,4 +113,6 @@ def test_names_of_parties(shell: Shell, name: str) -> None:
     task |= {"keys": {party: ["id"] for party in parties}, "receiver": "bob"}
     result = shell.run(task, sf_init_config={"parties": parties, "address": "local"})
     assert result["error_type"] == "ParameterValidationError"
-    assert result["error"].startswith("sf_init_config.parties[0]: expected `str` of letters, digits, `_`, `-` and `.`")
+    assert result["error"].startswith(
+        "sf_init_config.parties[0]: expected `str` of ASCII letters, digits, `_`, `-` and `.`"
+    )

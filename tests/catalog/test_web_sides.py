@@ -147,7 +147,7 @@ def lr(**parameters: Any) -> dict[str, Any]:
         (task(keys={"alice": ["id"], "bob": None}), "task_config.keys.bob: required and missing"),
         (task(keys={"alice": ["id"], "bob": [None]}), "task_config.keys.bob[0]: expected `str`, got `null`"),
         (task(keys=["id"]), "task_config.keys: expected `object`, got `array`"),
-        (task(keys={"a/b": ["id"]}), "task_config.keys.(a name in it): expected `str` of letters"),
+        (task(keys={"a/b": ["id"]}), "task_config.keys.(a name in it): expected `str` of ASCII letters"),
         (task(receiver=None), "task_config.receiver: required and missing"),
         (task(input_paths={"alice": "a.csv", "bob": ""}), "task_config.input_paths.bob: expected `str` of length >= 1"),
         (lr(epochs=10.5), "task_config.epochs: expected `int | null`, got `float`"),

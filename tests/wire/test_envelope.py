@@ -85,9 +85,8 @@ class TestGood:
         assert decoded.sf_init_config.cluster_config is not None
         assert decoded.sf_init_config.cluster_config.parties["alice"].address == "10.0.0.1:80"
 
-    def test_names_may_be_chinese(self) -> None:
-        decoded = decode_envelope(envelope(execution_id="执行-1", sf_init_config={"parties": ["甲方"]}), MAX_BYTES)
-        assert (decoded.execution_id, decoded.sf_init_config.parties) == ("执行-1", ["甲方"])
+    def test_ids_may_be_chinese(self) -> None:
+        assert decode_envelope(envelope(execution_id="执行-1"), MAX_BYTES).execution_id == "执行-1"
 
     def test_unknown_keys_at_the_top_are_tolerated(self) -> None:
         assert decode_envelope(envelope(created_by="web", extra={"a": [1]}), MAX_BYTES).execution_id == "e"
@@ -196,13 +195,30 @@ class TestWrongField:
 
     @pytest.mark.parametrize(
         "name",
-        ["", "a/b", "..", ".", "a\0b", "alice\n", "a" * 65, "\x1b[31m", "...", ".alice", "-rf", "a b", "back\\slash"]
+        [
+            "",
+            "a/b",
+            "..",
+            ".",
+            "a\0b",
+            "alice\n",
+            "a" * 65,
+            "\x1b[31m",
+            "...",
+            ".alice",
+            "-rf",
+            "a b",
+            "back\\slash",
+            "_a",
+            "甲方",
+            "Zürich",
+        ]
         + [f"a{special}b" for special in "$`\"'()<>|&;*?~!#%^+=[]{},:@\t\x85\xa0\u2028\u202e\u200b\u3000\ufeff"],
     )
     def test_names_of_parties(self, name: str) -> None:
         assert sentence(envelope(sf_init_config={"parties": ["alice", name]})).startswith("sf_init_config.parties[1]: ")
 
-    @pytest.mark.parametrize("name", ["a.b", "甲", "甲方_1", "a" * 64, "Zürich-2", "_", "7"])
+    @pytest.mark.parametrize("name", ["a.b", "a" * 64, "Zuerich-2_b", "7"])
     def test_good_names_of_parties(self, name: str) -> None:
         assert msgspec.convert(name, PartyName) == name
 
@@ -210,7 +226,7 @@ class TestWrongField:
         config = {"self_party": "alice", "parties": {f"{PRIVATE}/b": {"address": "x"}}}
         said = sentence(envelope(sf_init_config={"cluster_config": config}))
         assert said.startswith(
-            "sf_init_config.cluster_config.parties.(a name in it): expected `str` of letters, digits"
+            "sf_init_config.cluster_config.parties.(a name in it): expected `str` of ASCII letters, digits"
         )
 
     def test_no_parties(self) -> None:

@@ -87,6 +87,14 @@ class PeerFailedError(TaskExecutionError):
     """The computation stopped because another party failed."""
 
 
+class PeerAbsentError(TaskExecutionError):
+    """Another party did not come to this execution."""
+
+
+class GatewayLostError(TaskExecutionError):
+    """The gateway by which this party reaches the others ended or was not there."""
+
+
 class ResultSaveError(SecretFlowTaskError):
     """An output could not be written."""
 

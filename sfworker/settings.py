@@ -157,6 +157,60 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             "of a directory with the set-group-ID bit may read them.",
         ),
     ] = "077"
+    party: Annotated[
+        str,
+        Meta(
+            max_length=64,
+            pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]*)?$(?!\n)",
+            description="Party of this worker in jobs with parties elsewhere; empty: takes no such jobs.",
+        ),
+    ] = ""
+    peers: Annotated[
+        dict[str, Annotated[str, Meta(pattern=r"^\S+:\d{1,5}$")]],
+        Meta(description="Addresses of the other parties' gateways: `bob=host:port`, with commas between them."),
+    ] = {}
+    gateway_listen: Annotated[
+        str,
+        Meta(
+            pattern=r"^\S+:\d{1,5}$",
+            description="Address that this party's gateway listens on, the only port that peers need.",
+        ),
+    ] = "0.0.0.0:9443"
+    gateway_dir: Annotated[
+        str, Meta(description="Private directory of the gateway's socket; empty: one in the directory of sockets.")
+    ] = ""
+    tls_certificate: Annotated[
+        str, Meta(description="File with this party's certificate and its chain (PEM); empty: no gateway is started.")
+    ] = ""
+    tls_key: Annotated[str, Meta(description="File with its key (PEM).")] = ""
+    tls_authority: Annotated[str, Meta(description="File with the authority of all parties' certificates (PEM).")] = ""
+    peer_pins: Annotated[
+        dict[str, list[Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]]],
+        Meta(
+            description="SHA-256 fingerprints of the only certificates taken as a peer's: `bob=<hex>`, with commas "
+            "between them; a peer may have several."
+        ),
+    ] = {}
+    peer_silence_seconds: Annotated[
+        float, Meta(ge=2, le=600, description="Seconds of silence after which a peer is given up.")
+    ] = 5.0
+    rendezvous_seconds: Annotated[
+        float,
+        Meta(ge=1, le=3600, description="Seconds that a job waits for its peers before others have its slot."),
+    ] = 60.0
+    max_peer_waits: Annotated[
+        int, Meta(ge=0, le=10_000, description="Number of times that a job waits so before it fails.")
+    ] = 60
+    max_strangers: Annotated[
+        int,
+        Meta(ge=1, le=10_000, description="Number of connections to the gateway that have not said who they are."),
+    ] = 64
+    max_strangers_per_address: Annotated[
+        int, Meta(ge=1, le=10_000, description="Number of these from one address.")
+    ] = 16
+    tell_peers_why: Annotated[bool, Meta(description="Peers hear the sentence of an error; else its type alone.")] = (
+        True
+    )
     allow_insecure_protocols: Annotated[
         bool, Meta(description="Accepts REF2K, which keeps no secrets; for debugging only.")
     ] = False
@@ -173,6 +227,11 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """Those of every party."""
         parties = self.data_roots if isinstance(self.data_roots, dict) else [""]  # whoever asks gets the same
         return [root for party in parties for root in self.roots_of(party)]
+
+    def gateway_socket(self) -> str:
+        """The socket at which workers of this host find their party's gateway."""
+        directory = self.gateway_dir or f"{self.run_dir}/sfworker-gateway-{os.getuid()}-{self.party}"
+        return f"{directory}/control.sock"
 
     def hostname(self) -> str:
         return self.worker_hostname or socket.gethostname()
@@ -236,12 +295,28 @@ def _parse(name: str, value: Any) -> Any:
             raise SettingsError(f"{variable(name)}: has to be {_allowed(name)}") from None
     if name == "data_roots":
         return [root for root in value.split(os.pathsep) if root]  # an empty one would be the working directory
+    if name in {"peers", "peer_pins"}:
+        return _by_party(name, value)
     if name in {"jobs", "job_environment"}:
         return [module.strip() for module in value.split(",") if module.strip()]
     if name in {"log_level", "party_log_level"}:
         level = value.strip().upper()
         return "WARNING" if level == "WARN" else level
     return value
+
+
+def _by_party(name: str, value: str) -> dict[str, Any]:
+    """Split `alice=x,bob=y`. Pins may repeat a party."""
+    found: dict[str, Any] = {}
+    for pair in filter(None, (each.strip() for each in value.split(","))):
+        party, _, text = pair.partition("=")
+        if name == "peer_pins":
+            found.setdefault(party, []).append(text.replace(":", "").lower())
+        elif party in found:
+            raise SettingsError(f"{variable(name)}: has to be {_allowed(name)}")
+        else:
+            found[party] = text
+    return found
 
 
 def _allowed(name: str) -> str:
@@ -260,6 +335,10 @@ def _allowed(name: str) -> str:
 
 _ALLOWED = {
     "data_roots": "directories with a colon between them, or a JSON object that gives each party its own",
+    "party": "a name of letters, digits, `_`, `-` and `.`",
+    "peers": "pairs of party and address, bob=host:port, with commas between them",
+    "peer_pins": "pairs of party and SHA-256 fingerprint, bob=<64 hex digits>, with commas between them",
+    "gateway_listen": "an address, host:port",
     "jobs": "names of modules or paths of files, with commas between them",
     "job_environment": "names of environment variables, with commas between them",
     "umask": "three octal digits, such as 077",

@@ -242,9 +242,10 @@ class Broker:
         written = await self._scripts.call("lost", keys, *self._arguments(attempt), *more)
         return None if written is None else _paths(written)
 
-    async def retry(self, attempt: Attempt, event: bytes, delay_seconds: float) -> bool:
+    async def retry(self, attempt: Attempt, event: bytes, delay_seconds: float, *, counts: bool = True) -> bool:
+        """Let an attempt be followed by another one. It is used up where it `counts`."""
         keys = (*self._keys(attempt), self._due_times(attempt.entry.stream), self.keys.cancel(attempt.known_as))
-        more = (event, _ms(delay_seconds), RETRY_CONSUMER)
+        more = (event, _ms(delay_seconds), RETRY_CONSUMER, "" if counts else "releases")
         return bool(await self._scripts.call("retry", keys, *self._arguments(attempt), *more))
 
     async def release(self, attempt: Attempt, counter: Literal["releases", "crashes"]) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import entry_points
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import msgspec
 from msgspec import Meta, Struct
@@ -50,6 +50,11 @@ class Arithmetic(Struct, frozen=True, kw_only=True):
 
 class TaskParams(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="task_type"):
     """Base of every task type's parameters; a subclass gives its name as `tag`."""
+
+    def agreed(self) -> Any:
+        """Return what the parties of a job have to agree on, which is all but the paths of each."""
+        of_each = {field.name for field in msgspec.structs.fields(type(self)) if _holds_paths(field.type)}
+        return {name: value for name, value in msgspec.to_builtins(self).items() if name not in of_each}
 
     def check(self, parties: list[str]) -> None:
         """Checks across fields. Raises ParameterValidationError, naming the field.
@@ -181,6 +186,12 @@ def find(name: str) -> TaskType:
     near = difflib.get_close_matches(name, _task_types, n=3)
     remedy = f"did you mean {' or '.join(near)}?" if near else "`sfworker tasks` lists the installed ones"
     raise TaskTypeNotFoundError(f"task_config.task_type: no task type of this name is installed; {remedy}")
+
+
+def _holds_paths(kind: Any) -> bool:
+    if kind == PartyPaths:
+        return True
+    return any(_holds_paths(each) for each in get_args(kind)) if get_origin(kind) is not dict else False
 
 
 def validate(task_config: dict[str, Any], parties: list[str]) -> tuple[TaskType, TaskParams]:

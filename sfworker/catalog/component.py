@@ -175,6 +175,12 @@ class ComponentParams(TaskParams, tag="component", frozen=True, kw_only=True):
         # The base takes an object for one by party, which this one is not.
         check_node(self.node(), "task_config.node_eval_param", parties)
 
+    def agreed(self) -> Any:
+        node = msgspec.to_builtins(self.node())
+        for each in node.get("inputs", []):
+            each["data_refs"] = [ref["party"] for ref in each.get("data_refs", [])]
+        return {name: value for name, value in node.items() if name not in {"output_uris", "checkpoint_uri"}}
+
     def node(self) -> NodeEvalParam:
         """`node_eval_param`, typed. Raises ParameterValidationError."""
         return read(self.node_eval_param, NodeEvalParam, "task_config.node_eval_param")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from sfworker.catalog.base import TaskType, validate
 from sfworker.catalog.resources import Resources, granted
 from sfworker.errors import ExpiredError, ParameterValidationError
-from sfworker.settings import Settings
+from sfworker.settings import Settings, variable
 from sfworker.wire.devices import DEFAULT_FIELD, FIELDS, PROTOCOLS
 from sfworker.wire.envelope import (
     Envelope,
@@ -19,7 +19,7 @@ from sfworker.wire.envelope import (
     without_effect,
 )
 
-Mode = Literal["none", "mesh", "cluster"]
+Mode = Literal["none", "mesh"]
 _INSECURE = {"REF2K"}  # it keeps no secrets at all
 _RUNTIME = "spu_config.cluster_def.runtime_config"
 
@@ -32,7 +32,13 @@ class Job:
     task_type: TaskType
     parties: list[str]
     mode: Mode
-    """What joins the parties: nothing, a mesh on this host, or a cluster of machines."""
+    """What joins the parties: nothing or a mesh, in which gateways stand for the parties that are elsewhere."""
+    self_party: str | None
+    """This worker's party where others are elsewhere."""
+    peers: dict[str, str]
+    """Addresses of the gateways of the parties that are elsewhere."""
+    agreed: Any
+    """Parameters that have to be the same at all parties."""
     resources: Resources
     warnings: list[str]
     """Parts of the envelope that this worker does not use."""
@@ -53,7 +59,8 @@ def accept(data: bytes, settings: Settings, now: float) -> Job:
     envelope = decode_envelope(data, settings.max_envelope_bytes)
     require_time_left(envelope, now)
     parties = _parties(envelope, settings)
-    task_type, _ = validate(envelope.task_config, parties)
+    peers = _peers(envelope, settings)
+    task_type, params = validate(envelope.task_config, parties)
     for device in sorted(task_type.devices):
         if getattr(envelope, f"{device}_config") is None:
             raise ParameterValidationError(f"{device}_config: required by task type {task_type.name}")
@@ -64,6 +71,9 @@ def accept(data: bytes, settings: Settings, now: float) -> Job:
         task_type=task_type,
         parties=parties,
         mode=_mode(envelope, task_type, settings),
+        self_party=settings.party if peers else None,
+        peers=peers,
+        agreed=params.agreed() if peers else None,
         resources=granted(envelope.options, settings),
         warnings=[*without_effect(data), *_unmet(envelope.options)],
     )
@@ -89,12 +99,41 @@ def _parties(envelope: Envelope, settings: Settings) -> list[str]:
     return parties
 
 
+def _peers(envelope: Envelope, settings: Settings) -> dict[str, str]:
+    """Return the addresses of the parties elsewhere, which the operator's settings say and an envelope only repeats."""
+    config = envelope.sf_init_config.cluster_config
+    if config is None:
+        return {}
+    field = "sf_init_config.cluster_config"
+    if not settings.party or not settings.tls_certificate:
+        needed = ", ".join(variable(name) for name in ("party", "peers", "tls_certificate"))
+        raise ParameterValidationError(f"{field}: this worker takes no jobs with parties elsewhere ({needed})")
+    if config.self_party != settings.party:
+        raise ParameterValidationError(
+            f"{field}.self_party: this worker computes for {settings.party} alone ({variable('party')})"
+        )
+    others = {party: one for party, one in config.parties.items() if party != settings.party}
+    if not others:
+        raise ParameterValidationError(f"{field}.parties: names no other party; use address `local`")
+    for party, one in others.items():
+        if party not in settings.peers:
+            raise ParameterValidationError(
+                f"{field}.parties: names a party that this worker has no address of ({variable('peers')})"
+            )
+        if one.address and one.address != settings.peers[party]:
+            raise ParameterValidationError(
+                f"{field}.parties.{party}.address: is not that of this worker's settings ({variable('peers')}); leave "
+                "it out"
+            )
+    return {party: settings.peers[party] for party in others}
+
+
 def _mode(envelope: Envelope, task_type: TaskType, settings: Settings) -> Mode:
     config = envelope.sf_init_config
     if not task_type.session:
         return "none"
     if config.cluster_config is not None:
-        return "cluster"
+        return "mesh"
     if config.engine == "ray" or (config.address or settings.address) != "local":
         # Ray leaves processes behind that nothing here could end, and takes 20 times as long.
         raise ParameterValidationError(

@@ -15,7 +15,10 @@ from importlib import import_module
 from typing import Any, NoReturn, Protocol
 
 _SHELLS = ("bash", "zsh", "tcsh")
-_SUBCOMMANDS = ("run", "submit", "watch", "status", "cancel", "dead", "replay", "tasks", "schema", "doctor", "demo")
+_SUBCOMMANDS = (
+    *("run", "submit", "watch", "status", "cancel", "dead", "replay"),
+    *("tasks", "schema", "doctor", "gateway", "certs", "demo"),
+)
 
 
 _EXIT_CODES = """\

@@ -44,6 +44,8 @@ from sfworker.wire.events import JobResult, PerformanceMetrics, TaskMetadata, ti
 from sfworker.wire.frames import Keeping, Making, Staging
 
 _log = logging.getLogger("sfworker.executor")
+PEER_PAUSE = 0.25
+"""Share of the rendezvous by which the next one follows. Two parties that wait so are there together soon."""
 _NOT_STARTED = Started("lost", 0, 0, 0)
 
 
@@ -165,12 +167,16 @@ class _Run:
         if await self._publish(partial(self._notifier.failed, self._attempt, self._started.attempt, failure, result)):
             _log.warning("failed for good with %s: %s", failure.error_type, failure.error)
             await self._end("failure", outcome, failure.error_type)
+            self._note_end(
+                f"{failure.error_type}: {failure.error}" if self._settings.tell_peers_why else failure.error_type
+            )
 
     async def cancel(self, outcome: Outcome) -> None:
         result = self._result("cancelled", outcome, Failure.of(JobCancelledError()))
         if await self._publish(partial(self._notifier.cancelled, self._attempt, self._started.attempt, result)):
             _log.info("cancelled")
             await self._end("cancelled", outcome, None)
+            self._note_end("it was cancelled")
 
     async def cancel_queued(self) -> None:
         result = self._result("cancelled", Outcome(), Failure.of(JobCancelledError()))
@@ -190,6 +196,8 @@ class _Run:
             await self._release("releases")
         elif outcome.stopped is Stop.CANCELLED:
             await self.cancel(outcome)
+        elif outcome.peer_absent and self._started.releases < self._settings.max_peer_waits:
+            await self._wait_for_peers(failure, outcome)
         elif outcome.template_lost:
             # It may be the job that ends the template, so this counts towards `max_crashes`.
             await self._release("crashes")
@@ -221,6 +229,11 @@ class _Run:
         if await self._publish(partial(self._notifier.succeeded, self._attempt, self._started.attempt, result)):
             _log.info("succeeded after %.3f s", result.performance_metrics.total_seconds)
             await self._end("success", outcome, None)
+            self._note_end("it has succeeded")
+
+    def _note_end(self, why: str) -> None:
+        if self._job is not None and self._job.peers:
+            self._pool.gateway.note_end(self._job.envelope.execution_id, why)
 
     async def _retry_or_bury(self, job: Job, failure: Failure, outcome: Outcome) -> None:
         used = self._started.used_up
@@ -236,6 +249,17 @@ class _Run:
             _log.warning(
                 "failed with %s, next attempt in %.0f s: %s", failure.error_type, decision.delay_seconds, failure.error
             )
+            await self._end("retry", outcome, failure.error_type)
+
+    async def _wait_for_peers(self, failure: Failure, outcome: Outcome) -> None:
+        """Let other jobs have the slot for a while. No attempt is used up."""
+        delay = self._settings.rendezvous_seconds * PEER_PAUSE
+        used = self._started.used_up - 1
+        retry = partial(
+            self._notifier.retrying, self._attempt, self._started.attempt, failure, used, delay, counts=False
+        )
+        if await self._publish(retry):
+            _log.warning("waits for its peers again in %.0f s: %s", delay, failure.error)
             await self._end("retry", outcome, failure.error_type)
 
     async def _release(self, counter: Literal["releases", "crashes"]) -> None:

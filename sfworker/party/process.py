@@ -79,11 +79,10 @@ def serve(connection: socket.socket) -> NoReturn:
             connection.sendall(encode_frame(frame))
 
     party_logging.install(start.log_level)
-    finish: Callable[[], None] = _nothing
     outcome: Succeeded | Failed
     try:
         try:
-            outcome, finish = _execute(start, send)
+            outcome = _execute(start, send)
         except BaseException as error:  # noqa: BLE001 - whatever it was is reported, and the process ends
             _ignore_signals()
             _kept.append(error)  # its traceback holds the job's variables, an SPU's among them
@@ -96,7 +95,6 @@ def serve(connection: socket.socket) -> NoReturn:
     # Before the session ends: that takes up to half a second, and after an error SecretFlow ends it in `os._exit`.
     send(outcome)
     receive_body(connection)
-    finish()
     os._exit(0)
 
 
@@ -106,7 +104,7 @@ def _ignore_signals() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _execute(start: Start, send: Callable[[Struct], None]) -> tuple[Succeeded, Callable[[], None]]:
+def _execute(start: Start, send: Callable[[Struct], None]) -> Succeeded:
     signal.signal(STOP_SIGNAL, _raise_stop_asked)
     scratch = Path(start.scratch_dir)
     # Libraries leave files there (libpsi its trace files), which the daemon removes with the directory.
@@ -119,9 +117,8 @@ def _execute(start: Start, send: Callable[[Struct], None]) -> tuple[Succeeded, C
 
     devices: dict[str, Any] = {}
     manager: DeviceManager | None = None
-    finish: Callable[[], None] = _nothing
     if start.mode != "none":
-        devices, manager, finish = _join(start, send)
+        devices, manager = _join(start, send)
     began = time.monotonic()
     context: JobContext[Any] = JobContext(
         params=params,
@@ -140,7 +137,7 @@ def _execute(start: Start, send: Callable[[Struct], None]) -> tuple[Succeeded, C
     result = TaskDispatcher.dispatch(task_type.name, context)
     encoded = None if result is None else msgspec.to_builtins(result)
     send(StageReached("executed", time.monotonic() - began, sorted(devices)))
-    return Succeeded(encoded, _peak_rss()), finish
+    return Succeeded(encoded, _peak_rss())
 
 
 def _draw_new_numbers() -> None:
@@ -167,13 +164,12 @@ def _confine(processors: list[int]) -> None:
     pyarrow.set_cpu_count(count)
 
 
-def _join(start: Start, send: Callable[[Struct], None]) -> tuple[dict[str, Any], DeviceManager, Callable[[], None]]:
+def _join(start: Start, send: Callable[[Struct], None]) -> tuple[dict[str, Any], DeviceManager]:
     from sfworker.session.cluster_initializer import ClusterInitializer
     from sfworker.session.device_manager import DeviceManager
 
     began = time.monotonic()
-    cluster = ClusterInitializer()
-    cluster.initialize_cluster(start)
+    ClusterInitializer().initialize_cluster(start)
     party_logging.install(start.log_level)
     send(StageReached("cluster_ready", time.monotonic() - began))
     began = time.monotonic()
@@ -181,7 +177,7 @@ def _join(start: Start, send: Callable[[Struct], None]) -> tuple[dict[str, Any],
     _kept.append(manager)
     devices = manager.initialize_devices()
     send(StageReached("devices_ready", time.monotonic() - began, sorted(devices)))
-    return devices, manager, cluster.shutdown_cluster
+    return devices, manager
 
 
 def _failure(error: BaseException, start: Start) -> Failed:
@@ -248,10 +244,6 @@ def _peak_rss() -> int:
 
 def _raise_stop_asked(signum: int, frame: FrameType | None) -> NoReturn:
     raise StopAskedError
-
-
-def _nothing() -> None:
-    pass
 
 
 def main() -> NoReturn:

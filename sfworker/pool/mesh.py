@@ -25,8 +25,11 @@ from msgspec import Struct
 from sfworker.disks import where_full
 from sfworker.errors import (
     Failure,
+    GatewayLostError,
     JobCancelledError,
     PartyProcessLostError,
+    PeerAbsentError,
+    PeerFailedError,
     ResultSaveError,
     SecretFlowTaskError,
     SoftTimeLimitExceededError,
@@ -36,6 +39,7 @@ from sfworker.errors import (
 from sfworker.pool.exits import sentence
 from sfworker.pool.outcome import Outcome, Stop
 from sfworker.pool.party_process import PartyProcess
+from sfworker.pool.remotes import MAX_TEXT, Remotes, cleaned
 from sfworker.pool.template import Template
 from sfworker.pool.usage import oom_kills
 from sfworker.wire.frames import (
@@ -50,6 +54,8 @@ from sfworker.wire.frames import (
     Succeeded,
     decode_party_frame,
 )
+from sfworker.wire.gateway import Heard as RemoteHeard
+from sfworker.wire.gateway import Lost, PeerFailed, PeerFrame, PeerReached, PeerSucceeded
 
 ECHO_SECONDS = 1.0
 """Longest wait after an echo for the cause behind it, which another party may be about to report."""
@@ -61,6 +67,7 @@ KILL_SECONDS = 5.0
 ASK = signal.SIGUSR1
 Heard = StageReached | Progressed | Making | Staging | Keeping
 Listener = Callable[[Heard], None]
+_ECHOES = {PeerFailedError.__name__, PeerAbsentError.__name__}
 _OF_FULL_DISKS = {-signal.SIGABRT, -signal.SIGBUS}
 """Ends that a C++ library comes to where it cannot write, or where memory that it maps has no room on its disk."""
 _PHASES = {"cluster_ready": "cluster", "devices_ready": "devices", "executed": "execution"}
@@ -79,19 +86,26 @@ class Limits(Struct, frozen=True, kw_only=True):
     soft: float
     hard: float
     grace: float
+    tell_why: bool = True
+    """Whether peers hear the sentence of a failure, or its type alone."""
 
 
 class Mesh:
     """Runs one execution, as in `outcome = await mesh.run(starts, limits, listener)`. `stop` may be called any time."""
 
     def __init__(
-        self, template: Template, processes: list[PartyProcess], log_line: Callable[[str, bytes], None]
+        self,
+        template: Template,
+        processes: list[PartyProcess],
+        log_line: Callable[[str, bytes], None],
+        remotes: Remotes | None = None,
     ) -> None:
         self._template = template
         self._processes = processes
+        self._remotes = remotes
         self._log_line = log_line
         self._outcome = Outcome()
-        self._missing: set[int] = set(range(len(processes)))
+        self._missing: set[int] = set(range(len(processes) + (len(remotes.names) if remotes else 0)))
         self._reached: dict[str, int] = {}
         self._weak_cause: Failure | None = None
         self._decide_at = math.inf
@@ -112,6 +126,13 @@ class Mesh:
         self._starts = starts
         self._names = [start.self_party or "worker" for start in starts]
         began = anyio.current_time()
+        if self._remotes is not None:
+            self._names += self._remotes.names
+            try:
+                await self._remotes.open(self._hear_remote)
+            except GatewayLostError as error:
+                self._outcome.peer_absent = True
+                self.fail(Failure.of(error))
         for rank, process in enumerate(self._processes):
             process.assign(
                 partial(self._hear, rank), partial(self._hear_end, rank), partial(self._log_line, self._names[rank])
@@ -124,6 +145,7 @@ class Mesh:
         self._oom_kills = oom_kills()
         await self._until_settled(began)
         if self._outcome.failure is not None:
+            self._tell_failure(self._outcome.failure)  # before a broken link gives the peers another reason
             await self._kill()
         return self._outcome
 
@@ -167,6 +189,8 @@ class Mesh:
         await self._kill()
         for process in self._processes:
             process.close()
+        if self._remotes is not None:
+            self._remotes.close()
 
     async def _until_settled(self, began: float) -> None:
         soft_at, hard_at = began + self._limits.soft, began + self._limits.hard
@@ -194,6 +218,7 @@ class Mesh:
         frame: PartyFrame = decode_party_frame(body)
         match frame:
             case StageReached():
+                self._tell(PeerReached(frame.stage, frame.seconds))
                 self._reach(frame)
             case Progressed():
                 self._listener(frame)
@@ -208,6 +233,7 @@ class Mesh:
                 self._listener(frame)
             case Succeeded():
                 self._note_end(rank, frame.peak_rss_bytes)
+                self._tell(PeerSucceeded())
                 if self._outcome.result is None:
                     self._outcome.result = frame.result
             case Failed():
@@ -215,13 +241,43 @@ class Mesh:
                 self._hear_failure(frame)
         self._changed.set()
 
+    def _hear_remote(self, heard: RemoteHeard | Lost) -> None:
+        rank = self._names.index(heard.party)
+        if rank not in self._missing or self._settled():
+            return
+        if isinstance(heard, Lost):
+            self._outcome.peer_absent = not heard.met and not heard.final
+            kind = PeerFailedError if heard.met or heard.final else PeerAbsentError
+            self.fail(Failure(f"party {heard.party} {heard.why}", kind.__name__, not heard.final))
+            return
+        match heard.frame:
+            case PeerReached(stage, seconds):
+                self._reach(StageReached(stage, seconds))
+            case PeerSucceeded():
+                self._missing.discard(rank)
+            case PeerFailed() as frame:
+                self._missing.discard(rank)
+                self._outcome.peer_absent = frame.is_release
+                self._hear_failure(frame, f"party {heard.party} failed with {frame.error_type}: {cleaned(frame)}")
+        self._changed.set()
+
+    def _tell(self, frame: PeerFrame) -> None:
+        if self._remotes is not None:
+            self._remotes.tell(frame)
+
+    def _tell_failure(self, failure: Failure) -> None:
+        why = failure.error if self._limits.tell_why else "its sentence is not passed on"
+        released = self._outcome.stopped in (Stop.DRAINED, Stop.LEASE_LOST) or self._outcome.template_lost
+        echo = failure.error_type in _ECHOES
+        self._tell(PeerFailed(why[:MAX_TEXT], failure.error_type, failure.retryable, echo=echo, is_release=released))
+
     def _reach(self, frame: StageReached) -> None:
         """Note that a party has reached a stage, and tell the listener when the last one has."""
         self._reached[frame.stage] = self._reached.get(frame.stage, 0) + 1
         timings, phase = self._outcome.timings, _PHASES[frame.stage]
         setattr(timings, phase, max(getattr(timings, phase), frame.seconds))
         self._outcome.devices = frame.devices or self._outcome.devices
-        if self._reached[frame.stage] == len(self._processes):
+        if self._reached[frame.stage] == len(self._names):
             timings.ended[phase] = time.time()
             self._listener(frame)
 
@@ -229,8 +285,10 @@ class Mesh:
         self._outcome.peak_rss[self._names[rank]] = peak_rss
         self._missing.discard(rank)
 
-    def _hear_failure(self, frame: Failed) -> None:
+    def _hear_failure(self, frame: Failed | PeerFailed, sentence: str | None = None) -> None:
         failure = Failure(frame.error, frame.error_type, frame.retryable)
+        if sentence is not None:
+            failure = Failure(sentence, PeerFailedError.__name__, frame.retryable)
         if frame.echo:
             self._weak_cause = failure
             # Where every party has said how it ended, no cause can follow.

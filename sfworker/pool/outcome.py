@@ -42,6 +42,8 @@ class Outcome(Struct, kw_only=True):
     """True where the computation ended because the template did."""
     never_ran: bool = False
     """True where the template was gone before a process could be forked."""
+    peer_absent: bool = False
+    """True where it ended because a party elsewhere was not there."""
     timings: Timings = field(default_factory=Timings)
     devices: list[str] = field(default_factory=list)
     peak_rss: dict[str, int] = field(default_factory=dict)

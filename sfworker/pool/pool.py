@@ -24,12 +24,14 @@ from sfworker.catalog.job import Job
 from sfworker.disks import disk_full, says_full
 from sfworker.errors import Failure, TaskExecutionError
 from sfworker.logs import ids, party_line
+from sfworker.pool.gateway import OwnGateway
 from sfworker.pool.guard import guard, watch
 from sfworker.pool.mesh import Limits, Listener, Mesh
 from sfworker.pool.outcome import Outcome, Stop
 from sfworker.pool.party_process import PartyProcess
 from sfworker.pool.processors import Processors
-from sfworker.pool.starts import starts
+from sfworker.pool.remotes import Remotes
+from sfworker.pool.starts import opened, starts
 from sfworker.pool.template import Template
 from sfworker.settings import Settings
 from sfworker.wire.frames import Start
@@ -73,6 +75,7 @@ class Pool:
         self._numbers = count(1)
         self._processors = Processors()
         self._changed = anyio.Event()
+        self.gateway = OwnGateway(settings)
         self.trouble = ""
         """Sentence on the template's last failure, empty when it is ready again."""
 
@@ -94,7 +97,8 @@ class Pool:
         try:
             os.mkdir(directory, 0o700)
             frames = starts(job, attempt, self._settings, directory, self._processors)
-            mesh = Mesh(template, self._acquire_all(len(frames)), _line_logger(job))
+            remotes = Remotes(self._settings.gateway_socket(), opened(job, directory)) if job.peers else None
+            mesh = Mesh(template, self._acquire_all(len(frames)), _line_logger(job), remotes)
         except OSError as error:  # the disk is full, or the template has died since this job was taken
             self._release(frames)
             shutil.rmtree(directory, ignore_errors=True)
@@ -108,6 +112,7 @@ class Pool:
                 soft=job.resources.soft_seconds,
                 hard=job.resources.seconds,
                 grace=self._settings.cancel_grace_seconds,
+                tell_why=self._settings.tell_peers_why,
             )
             execution.begun(mesh)
             asyncio.get_running_loop().call_later(REFILL_DELAY, self._refill)
@@ -182,7 +187,7 @@ class Pool:
         async with anyio.create_task_group() as tasks:
             if job.resources.memory or job.resources.scratch:
                 tasks.start_soon(guard, mesh, job.resources, directory)
-            if self._settings.stall_seconds and frames[0].mode == "mesh":  # elsewhere it may wait for others' work
+            if self._settings.stall_seconds and not job.peers:  # elsewhere it may wait for others' work
                 tasks.start_soon(watch, mesh, self._settings.stall_seconds)
             outcome = await mesh.run(frames, limits, listener)
             tasks.cancel_scope.cancel()
@@ -231,6 +236,7 @@ async def open_pool(settings: Settings, directory: str) -> AsyncIterator[Pool]:
     async with anyio.create_task_group() as tasks:
         pool = Pool(settings, directory, tasks)
         tasks.start_soon(pool.run)
+        tasks.start_soon(pool.gateway.run)
         try:
             yield pool
         finally:

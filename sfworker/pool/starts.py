@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from typing import Any
 
@@ -12,6 +13,7 @@ from sfworker.pool.processors import Processors
 from sfworker.settings import Settings
 from sfworker.wire.devices import DEFAULT_FIELD
 from sfworker.wire.frames import Start
+from sfworker.wire.gateway import Open, Terms
 
 
 def starts(job: Job, attempt: int, settings: Settings, directory: str, processors: Processors) -> list[Start]:
@@ -27,10 +29,29 @@ def starts(job: Job, attempt: int, settings: Settings, directory: str, processor
 
 def processes(job: Job) -> list[str | None]:
     """Return the party of each process that this host runs for the job, None for one that drives them all."""
-    if job.mode == "mesh":
-        return list(job.parties)
-    cluster = job.envelope.sf_init_config.cluster_config
-    return [None if cluster is None else cluster.self_party]
+    if job.mode == "none":
+        return [job.self_party]
+    return [party for party in job.parties if party not in job.peers]
+
+
+def opened(job: Job, directory: str) -> Open:
+    """Return what the gateway has to know of a job with peers."""
+    envelope = job.envelope
+    return Open(
+        execution_id=envelope.execution_id,
+        directory=directory,
+        terms=Terms(
+            parties=job.parties,
+            task_type=job.task_type.name,
+            parameters=_digest(job.agreed),
+            devices=_digest([_plain(envelope.spu_config), _plain(envelope.heu_config)]),
+        ),
+        addresses=job.peers,
+    )
+
+
+def _digest(agreed: Any) -> str:
+    return hashlib.sha256(msgspec.json.encode(agreed, order="deterministic")).hexdigest()
 
 
 def _start(job: Job, attempt: int, settings: Settings, directory: str, rank: int, party: str | None) -> Start:
@@ -45,7 +66,6 @@ def _start(job: Job, attempt: int, settings: Settings, directory: str, rank: int
         self_party=party,
         parties=job.parties,
         mode=job.mode,
-        cluster_config=_plain(envelope.sf_init_config.cluster_config),
         spu_config=_spu_config(job),
         heu_config=_plain(envelope.heu_config),
         task_config=envelope.task_config,

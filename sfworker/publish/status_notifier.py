@@ -76,7 +76,14 @@ class StatusNotifier:
         return await patiently("the answer to a lost job", lost)
 
     async def retrying(
-        self, attempt: Attempt, number: int, failure: Failure, retry_count: int, delay_seconds: float
+        self,
+        attempt: Attempt,
+        number: int,
+        failure: Failure,
+        retry_count: int,
+        delay_seconds: float,
+        *,
+        counts: bool = True,
     ) -> bool:
         event = self._event(
             attempt,
@@ -87,7 +94,8 @@ class StatusNotifier:
             retry_count=retry_count,
             message=f"next attempt in {delay_seconds:.0f} s",
         )
-        return await patiently("a job's retry", partial(self._broker.retry, attempt, _encode(event), delay_seconds))
+        retry = partial(self._broker.retry, attempt, _encode(event), delay_seconds, counts=counts)
+        return await patiently("a job's retry", retry)
 
     async def lease_lost(self, attempt: Attempt) -> None:
         """Note in the execution's history that the lease was lost, which does not count as a crash."""

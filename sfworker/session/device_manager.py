@@ -21,7 +21,7 @@ from sfworker.session.spu_runtime import (
 from sfworker.wire.devices import DEFAULT_FIELD
 from sfworker.wire.frames import Start
 
-_LOCAL_LINK = {
+_LINK = {
     # The daemon owns every deadline and ends a mesh whose peer died, so the link must not give up on a peer that is
     # merely slow (reading 10 million rows, say). The link's own limit is two minutes.
     "recv_timeout_ms": 7 * 86_400_000,
@@ -44,8 +44,7 @@ class DeviceManager:
         use_party_runtime()
         use_compiled_again()
         use_no_cached_variables()
-        if start.mode == "mesh":
-            use_short_link_retries()
+        use_short_link_retries()
 
     def initialize_devices(self) -> dict[str, Any]:
         """Return a PYU under each party's name, and `spu` and `heu` where configured.
@@ -70,11 +69,6 @@ class DeviceManager:
         runtime_config = resolved({**configured, **changes})
         key = msgspec.json.encode(runtime_config, order="deterministic").decode()
         if key not in self._spus:
-            if self._spus and self._start.mode != "mesh":  # its addresses are taken
-                needed = ", ".join(f"{name}: {value}" for name, value in changes.items())
-                raise ParameterValidationError(
-                    f"spu_config.cluster_def.runtime_config: has to be as this computation needs it ({needed})"
-                )
             self._spus[key] = self._make("spu_config", partial(self._spu, runtime_config, len(self._spus)))
         return self._spus[key]
 
@@ -110,14 +104,13 @@ class DeviceManager:
         config = start.spu_config or {}
         cluster_def = {**config["cluster_def"], "runtime_config": runtime_config}
         link = dict(config.get("link_desc") or {})
-        if start.mode == "mesh":
-            named = {node["party"] for node in cluster_def.get("nodes") or []} or set(start.parties)
-            cluster_def["nodes"] = [
-                {"party": party, "address": f"unix:{start.mesh_dir}/spu-{number}-{rank}.sock"}
-                for rank, party in enumerate(start.parties)
-                if party in named
-            ]
-            link = _LOCAL_LINK | link
+        named = {node["party"] for node in cluster_def.get("nodes") or []} or set(start.parties)
+        cluster_def["nodes"] = [
+            {"party": party, "address": f"unix:{start.mesh_dir}/spu-{number}-{rank}.sock"}
+            for rank, party in enumerate(start.parties)
+            if party in named
+        ]
+        link = _LINK | link
         options = spu.logging.LogOptions()
         options.log_level = getattr(spu.logging.LogLevel, _LOG_LEVELS[start.log_level])
         return secretflow.SPU(cluster_def, link_desc=link or None, log_options=options)

@@ -15,14 +15,10 @@ import socket
 import struct
 import threading
 import time
-from types import SimpleNamespace
 from typing import Any
 
-import grpc
 from secretflow.distributed.fed import api as fed_api
 from secretflow.distributed.fed.proxy.base import SenderReceiverProxy
-from secretflow.distributed.fed.proxy.grpc import grpc as fed_grpc
-from secretflow.utils import secure_pickle
 
 from sfworker.session import fed_pickle
 from sfworker.wire.frames import receive_exactly
@@ -121,26 +117,6 @@ class UnixSocketProxy(SenderReceiverProxy):  # type: ignore[misc]
                     self._arrived.notify_all()
 
 
-class ListeningGrpcProxy(fed_grpc.GrpcProxy):  # type: ignore[misc]
-    """SecretFlow's gRPC proxy for parties on other machines, bound to the address it was given and no other."""
-
-    def send(self, dest_party: str, data: Any, seq_id: int) -> bool:
-        return bool(super().send(dest_party, fed_pickle.without_foreign_text(data), seq_id))
-
-    def _start_server(self) -> None:
-        # The stock method binds [::] whatever `listen_addr` says.
-        self._server = grpc.server(fed_grpc.ThreadPoolExecutor(max_workers=8), options=self._grpc_options)
-        fed_grpc.fed_pb2_grpc.add_SfFedProxyServicer_to_server(self, self._server)
-        self._server.add_insecure_port(self._listen_addr)
-        self._server.start()
-
-
-def use_proxy(proxy: type[SenderReceiverProxy]) -> None:
-    """Make SecretFlow's fed API of this process use `proxy`."""
-    fed_api.GrpcProxy = proxy  # the name that the API looks up is the one place to replace
-    # The stock gRPC proxy unpickles by a list of forbidden names (see `fed_pickle`).
-    fed_grpc.secure_pickle = SimpleNamespace(
-        dumps=fed_pickle.dumps,
-        loads=lambda data, filter_type: fed_pickle.loads(data),
-        FilterType=secure_pickle.FilterType,
-    )
+def use_unix_sockets() -> None:
+    """Make SecretFlow's fed API of this process use Unix sockets."""
+    fed_api.GrpcProxy = UnixSocketProxy  # the name that the API looks up is the one place to replace

@@ -68,14 +68,15 @@ class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class FedParty(Struct, frozen=True, kw_only=True):
-    """The address at which one party of a real cluster listens (`host:port`)."""
+    """One party that is on a machine of its own."""
 
-    address: str
-    listen_addr: str | None = None
+    address: Annotated[
+        str, Meta(description="Of its gateway, `host:port`, as in the worker's settings; may be left out.")
+    ] = ""
 
 
 class ClusterConfig(Struct, frozen=True, kw_only=True):
-    """A cluster whose parties run on machines of their own; this worker is `self_party`."""
+    """Parties on machines of their own, joined by their gateways; this worker is `self_party`."""
 
     parties: dict[PartyName, FedParty]
     self_party: PartyName

@@ -34,8 +34,7 @@ class Start(Struct, frozen=True, tag=True, kw_only=True):
     self_party: str | None
     """This process's party, None where the job joins nobody."""
     parties: list[str]
-    mode: Literal["none", "mesh", "cluster"]
-    cluster_config: dict[str, Any] | None
+    mode: Literal["none", "mesh"]
     spu_config: dict[str, Any] | None
     heu_config: dict[str, Any] | None
     task_config: dict[str, Any]

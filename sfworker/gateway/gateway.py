@@ -1,0 +1,381 @@
+"""Runs a party's gateway: its port for peers, its socket for the workers of this host, and the attempts of these.
+
+peer ==TLS==> accept -> handshake -> preface -> stream of a session | held hello | refusal
+worker --unix--> Attach | Open ... Close
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import signal
+import socket
+import ssl
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import anyio
+import msgspec
+from anyio.abc import TaskGroup
+from msgspec import Struct
+
+from sfworker.errors import SettingsError
+from sfworker.gateway.dialling import HANDSHAKE_SECONDS, Dialler, split
+from sfworker.gateway.identity import Identity
+from sfworker.gateway.session import Session
+from sfworker.gateway.streams import RemoteHalf
+from sfworker.settings import Settings, variable
+from sfworker.wire.frames import LENGTH_BYTES, FrameError, encode_frame, frame_length
+from sfworker.wire.gateway import (
+    CONTROL,
+    MAX_MESSAGE_BYTES,
+    MAX_PREFACE_BYTES,
+    VERSION,
+    Answer,
+    Attach,
+    Close,
+    Ended,
+    Open,
+    Opened,
+    Preface,
+    Tell,
+    decode_from_worker,
+    decode_preface,
+)
+
+_log = logging.getLogger("sfworker.gateway")
+PREFACE_SECONDS = 5.0
+MAX_HELD = 256
+"""Hellos that wait for an execution that has not begun here, of all peers."""
+HOLD_SECONDS = 2 * HANDSHAKE_SECONDS
+"""Time that a hello waits so. The peer says another one then."""
+MAX_ENDED = 10_000
+"""Executions of which it is known that they have ended."""
+BACKLOG = 256
+SAYING_SECONDS = 60.0
+"""Time between two log lines on the same cause."""
+ALONE_SECONDS = 5.0
+"""Time without a worker after which a gateway that a worker has started ends."""
+
+
+async def serve(settings: Settings, *, while_needed: bool) -> None:
+    """Run the gateway until it is cancelled, or until no worker is attached any more.
+
+    Raises SettingsError where it cannot.
+    """
+    path = Path(settings.gateway_socket())
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    if path.parent.stat().st_mode & 0o077 or path.parent.stat().st_uid != os.getuid():
+        raise SettingsError(f"{variable('gateway_dir')}: has to be this user's own, with permissions 0700")
+    lock = os.open(path.parent / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise SettingsError(f"{variable('gateway_dir')}: another gateway of this party runs there") from None
+    try:
+        path.unlink(missing_ok=True)  # of one that was killed
+        await Gateway(settings, while_needed=while_needed).run(path)
+    finally:
+        os.close(lock)
+
+
+class Gateway:
+    """The parts of a gateway, and what it remembers."""
+
+    def __init__(self, settings: Settings, *, while_needed: bool) -> None:
+        self._settings = settings
+        self._while_needed = while_needed
+        self._identity = Identity(settings)
+        self._dialler = Dialler(settings, self._identity)
+        self._strangers = Strangers(settings)
+        self._said = Sayings()
+        self._sessions: dict[str, Session] = {}
+        self._held: dict[str, dict[_Inbound, Preface]] = {}
+        self._ended: OrderedDict[str, str] = OrderedDict()
+        self._attached = 0
+        self._left = anyio.Event()
+
+    async def run(self, path: Path) -> None:
+        """Serve until cancelled, or until it is not needed any more."""
+        listener = _listen(self._settings)
+        workers = await asyncio.start_unix_server(self._serve_worker, path, limit=MAX_MESSAGE_BYTES)
+        _log.info("gateway of %s listens on %s", self._settings.party, self._settings.gateway_listen)
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._accept, listener, tasks)
+                if self._while_needed:
+                    tasks.start_soon(self._end_when_alone, tasks)
+                with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+                    async for _ in signals:
+                        tasks.cancel_scope.cancel()
+        finally:
+            workers.close()
+            listener.close()
+            path.unlink(missing_ok=True)
+
+    def take(self, party: str, preface: Preface, inbound: _Inbound) -> Answer | None:
+        """Take a stream of a peer, hold it (None), or say why not."""
+        if why := self._objection(party, preface):
+            return Answer(verdict="refused", why=why)
+        if session := self._sessions.get(preface.execution_id):
+            return session.take(party, preface, inbound)
+        if why := self._ended.get(preface.execution_id):
+            return Answer(verdict="ended", why=f"has ended this execution ({why})")
+        if preface.channel != CONTROL or sum(map(len, self._held.values())) >= MAX_HELD:
+            return Answer(verdict="not_here", why="has not begun this execution")
+        self._held.setdefault(preface.execution_id, {})[inbound] = preface
+        return None
+
+    def _objection(self, party: str, preface: Preface) -> str:
+        if preface.version != VERSION:
+            return f"speaks version {VERSION} of the protocol, not {preface.version}"
+        if preface.to != self._settings.party:
+            return f"is {self._settings.party}"
+        return "" if party in self._settings.peers else f"does not know {party} as a peer"
+
+    def hear(self, party: str, preface: Preface, body: bytes) -> None:
+        """Hear a message on a control stream."""
+        session = self._sessions.get(preface.execution_id)
+        if session is not None and party in session.peers and session.peers[party].nonce == preface.nonce:
+            session.hear(party, body)
+
+    def lose(self, party: str, preface: Preface, inbound: _Inbound) -> None:
+        """Hear that a stream has ended."""
+        if held := self._held.get(preface.execution_id):
+            held.pop(inbound, None)
+            if not held:
+                self._held.pop(preface.execution_id, None)
+        if session := self._sessions.get(preface.execution_id):
+            session.lose(party, preface, inbound)
+
+    def refused(self, cause: str) -> None:
+        """Note that somebody was refused."""
+        self._said.say("refused: %s", cause)
+
+    async def _accept(self, listener: socket.socket, tasks: TaskGroup) -> None:
+        loop = asyncio.get_running_loop()
+        while True:  # our own, so that strangers are counted before TLS costs anything
+            try:
+                connection, address = await loop.sock_accept(listener)
+            except OSError as error:  # no descriptor is left
+                self._said.say("no connection can be taken (%s)", type(error).__name__)
+                await anyio.sleep(0.1)
+                continue
+            if (stranger := self._strangers.admit(address[0])) is None:
+                connection.close()
+                self.refused("too many connections that have not said who they are")
+                continue
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            tasks.start_soon(self._shake_hands, connection, stranger)
+
+    async def _shake_hands(self, connection: socket.socket, stranger: Stranger) -> None:
+        inbound = _Inbound(self, self._identity, stranger)
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: inbound, connection, ssl=self._identity.server, ssl_handshake_timeout=HANDSHAKE_SECONDS
+            )
+        except OSError as error:  # ssl.SSLError is one
+            reason = getattr(error, "reason", None) or type(error).__name__
+            self.refused(f"no TLS of a party ({reason})" if isinstance(error, ssl.SSLError) else "no TLS at all")
+            stranger.leave()
+            connection.close()
+
+    async def _serve_worker(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        tell = partial(_tell, writer)
+        session: Session | None = None
+        attached = in_order = False
+        try:
+            while True:
+                length = frame_length(await reader.readexactly(LENGTH_BYTES))
+                match decode_from_worker(await reader.readexactly(length)):
+                    case Attach():
+                        attached = True
+                        self._attached += 1
+                    case Ended(execution_id, why):
+                        self._note_end(execution_id, why)
+                    case Open() as opened if session is None:
+                        session = await self._open(opened, tell)
+                    case Tell(frame) if session is not None:
+                        session.tell_peers(frame)
+                    case Close():
+                        in_order = True
+        except (EOFError, OSError, FrameError, msgspec.DecodeError):
+            pass  # the worker has closed it, or has died
+        finally:
+            writer.close()
+            if attached:
+                self._attached -= 1
+                self._left.set()
+            if session is not None:
+                if self._sessions.get(session.opened.execution_id) is session:
+                    del self._sessions[session.opened.execution_id]
+                await session.close(in_order=in_order)
+
+    async def _open(self, opened: Open, tell: Callable[[Struct], None]) -> Session | None:
+        if older := self._sessions.get(opened.execution_id):
+            older.supersede()
+        session = Session(opened, self._dialler, tell)
+        self._sessions[opened.execution_id] = session
+        self._ended.pop(opened.execution_id, None)
+        try:
+            await session.open()
+        except OSError as error:
+            del self._sessions[opened.execution_id]
+            await session.close(in_order=False)
+            tell(Opened(f"the gateway could not open its sockets ({type(error).__name__})"))
+            return None
+        tell(Opened())
+        for inbound, preface in self._held.pop(opened.execution_id, {}).items():
+            inbound.answer(session.take(inbound.party, preface, inbound))
+        return session
+
+    def _note_end(self, execution_id: str, why: str) -> None:
+        self._ended[execution_id] = why
+        while len(self._ended) > MAX_ENDED:
+            self._ended.popitem(last=False)
+        for inbound in self._held.pop(execution_id, {}):
+            inbound.answer(Answer(verdict="ended", why=f"has ended this execution ({why})"))
+
+    async def _end_when_alone(self, tasks: TaskGroup) -> None:
+        while True:
+            with anyio.move_on_after(ALONE_SECONDS):
+                await self._left.wait()
+            self._left = anyio.Event()
+            if not self._attached:
+                await anyio.sleep(ALONE_SECONDS)
+                if not self._attached:
+                    _log.info("no worker is here any more, and the gateway ends too")
+                    tasks.cancel_scope.cancel()
+                    return
+
+
+class Stranger:
+    """A connection that has not said who it is."""
+
+    def __init__(self, leave: Callable[[], None]) -> None:
+        self._leave: Callable[[], None] | None = leave
+
+    def leave(self) -> None:
+        """Count it no more, as it is known now, or gone."""
+        if self._leave is not None:
+            self._leave()
+            self._leave = None
+
+
+class Strangers:
+    """Counts the connections that have not said who they are, in all and from each address."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._most = settings.max_strangers
+        self._most_of_one = settings.max_strangers_per_address
+        self._counts: Counter[str] = Counter()
+
+    def admit(self, address: str) -> Stranger | None:
+        """Count one more, or return None where there are too many."""
+        if self._counts.total() >= self._most or self._counts[address] >= self._most_of_one:
+            return None
+        self._counts[address] += 1
+        return Stranger(partial(self._leave, address))
+
+    def _leave(self, address: str) -> None:
+        self._counts[address] -= 1
+        if not self._counts[address]:
+            del self._counts[address]
+
+
+class Sayings:
+    """Log lines, of which each cause has one a minute."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, float] = {}
+        self._unsaid: Counter[str] = Counter()
+
+    def say(self, text: str, cause: str) -> None:
+        now = time.monotonic()
+        if now - self._last.get(cause, -SAYING_SECONDS) < SAYING_SECONDS:
+            self._unsaid[cause] += 1
+            return
+        more = f" ({self._unsaid.pop(cause)} more since the last of these)" if self._unsaid[cause] else ""
+        self._last[cause] = now
+        _log.warning(f"{text}%s", cause, more)
+
+
+class _Inbound(RemoteHalf):
+    """A connection to the port, from its handshake to its end."""
+
+    def __init__(self, gateway: Gateway, identity: Identity, stranger: Stranger) -> None:
+        super().__init__(self._hear_preface, self._hear_end, MAX_PREFACE_BYTES)
+        self._gateway = gateway
+        self._identity = identity
+        self._stranger = stranger
+        self._preface: Preface | None = None
+        self._deadline: asyncio.TimerHandle | None = None
+        self.party = ""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        try:
+            self.party = self._identity.party_of(transport.get_extra_info("ssl_object"))
+        except PermissionError as error:
+            self._gateway.refused(str(error))
+            self.abort()
+            return
+        self._deadline = asyncio.get_running_loop().call_later(PREFACE_SECONDS, self._is_late)
+
+    def answer(self, answer: Answer) -> None:
+        """Answer its preface, and close it where it was not taken."""
+        self._known()
+        self.send(answer)
+        if answer.verdict != "taken":
+            if answer.verdict == "refused":
+                self._gateway.refused(f"a stream of {self.party}, as this party {answer.why}")
+            self.close()
+
+    def _hear_preface(self, body: bytes) -> None:
+        self._known()
+        self._preface = preface = decode_preface(body)
+        if preface.channel == CONTROL:
+            self._on_message = partial(self._gateway.hear, self.party, preface)
+        if (answer := self._gateway.take(self.party, preface, self)) is not None:
+            self.answer(answer)
+        else:
+            self._deadline = asyncio.get_running_loop().call_later(HOLD_SECONDS, self._was_in_vain)
+
+    def _hear_end(self) -> None:
+        self._known()
+        if self._preface is not None:
+            self._gateway.lose(self.party, self._preface, self)
+
+    def _is_late(self) -> None:
+        self._gateway.refused(f"{self.party}, which sent no preface in time")
+        self.abort()
+
+    def _was_in_vain(self) -> None:
+        self.answer(Answer(verdict="not_here", why="has not begun this execution"))
+
+    def _known(self) -> None:
+        self._stranger.leave()
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+
+def _listen(settings: Settings) -> socket.socket:
+    host, port = split(settings.gateway_listen)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise SettingsError(f"{variable('gateway_listen')}: cannot be listened on ({error.strerror})") from None
+    listener.setblocking(False)
+    return listener
+
+
+def _tell(writer: asyncio.StreamWriter, message: Struct) -> None:
+    if not writer.is_closing():
+        writer.write(encode_frame(message))

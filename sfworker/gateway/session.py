@@ -1,0 +1,271 @@
+"""Joins one attempt of this party with its peers, from its worker's `Open` to its end.
+
+For each absent party there are sockets in the attempt's directory that stand in for it. Its own control stream to each
+peer says hello, tells what its worker says, and pings; the peer's brings what the peer's worker says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import anyio
+from msgspec import Struct
+
+from sfworker.gateway.dialling import Dialler, NotTakenError
+from sfworker.gateway.streams import Half, RemoteHalf
+from sfworker.wire.gateway import (
+    CHANNELS,
+    CONTROL,
+    Answer,
+    Goodbye,
+    Heard,
+    Lost,
+    Open,
+    PeerFailed,
+    PeerFrame,
+    Ping,
+    Preface,
+    Told,
+    decode_control,
+)
+
+_log = logging.getLogger("sfworker.gateway")
+PING_SECONDS = 1.0
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.02, 0.5
+LOCAL_PAUSE = 0.003
+"""Seconds between two looks for a socket that this party's process is about to open."""
+LINGER_SECONDS = 0.2
+"""Time in which streams end by themselves after the attempt has."""
+MAX_TOLD = 64
+"""Frames of a peer, of which an honest one sends five."""
+MAX_STREAMS = 256
+"""Streams of an execution, of which there are four or so for each device and peer."""
+
+
+class Peer:
+    """What is known of one absent party."""
+
+    def __init__(self, party: str, rank: int) -> None:
+        self.party = party
+        self.rank = rank
+        self.met = anyio.Event()
+        """Set when it has taken this party's hello."""
+        self.nonce = ""
+        """Of its attempt, from its hello."""
+        self.heard_at = 0.0
+        self.told = 0
+        self.said_goodbye = False
+        self.outbox: asyncio.Queue[Struct] = asyncio.Queue()
+
+
+class Session:
+    """One attempt. `tell` brings messages to its worker."""
+
+    def __init__(self, opened: Open, dialler: Dialler, tell: Callable[[Struct], None]) -> None:
+        self.opened = opened
+        self.nonce = secrets.token_hex(16)
+        self.peers = {
+            party: Peer(party, rank) for rank, party in enumerate(opened.terms.parties) if party != dialler.party
+        }
+        self.closed = False
+        self._dialler = dialler
+        self._tell = tell
+        self._own_rank = opened.terms.parties.index(dialler.party)
+        self._servers: list[asyncio.AbstractServer] = []
+        self._halves: set[Half] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def open(self) -> None:
+        """Open the sockets that stand in for the absent parties, and begin to call these."""
+        loop = asyncio.get_running_loop()
+        for peer in self.peers.values():
+            for channel in CHANNELS:
+                path = f"{self.opened.directory}/{channel}-{peer.rank}.sock"
+                accept = partial(self._stand_in, peer, channel)
+                self._servers.append(await loop.create_unix_server(accept, path))
+            self._start(self._call(peer))
+
+    def tell_peers(self, frame: PeerFrame) -> None:
+        """Send what this party's worker tells."""
+        for peer in self.peers.values():
+            peer.outbox.put_nowait(Told(frame))
+
+    async def close(self, *, in_order: bool) -> None:
+        """End everything. Where it is not in order, the peers hear that this party's worker ended."""
+        self.closed = True
+        if not in_order:
+            self.tell_peers(PeerFailed("its worker ended", "PartyProcessLostError", retryable=True))
+        for peer in self.peers.values():
+            peer.outbox.put_nowait(Goodbye())
+        for server in self._servers:
+            server.close()
+        await anyio.sleep(LINGER_SECONDS)
+        for task in self._tasks:
+            task.cancel()
+        for half in self._halves:
+            half.close()
+
+    def take(self, party: str, preface: Preface, half: RemoteHalf) -> Answer:
+        """Take a stream of a peer, whose certificate says it is `party`, or say why not."""
+        peer = self.peers.get(party)
+        if peer is None:
+            return Answer(verdict="refused", why="is not a party of this execution here")
+        if preface.channel == CONTROL:
+            return self._hear_hello(peer, preface, half)
+        if preface.nonce != peer.nonce or preface.channel not in CHANNELS or len(self._halves) >= MAX_STREAMS:
+            return Answer(verdict="refused", why="knows no such stream")
+        half.hold()
+        self._halves.add(half)
+        self._start(self._connect(preface.channel, half))
+        return Answer(verdict="taken")
+
+    def hear(self, party: str, body: bytes) -> None:
+        """Hear a message of a peer's control stream."""
+        peer = self.peers[party]
+        peer.heard_at = time.monotonic()
+        match decode_control(body):
+            case Told(frame):
+                peer.told += 1
+                if peer.told > MAX_TOLD:
+                    self._lose(peer, "says too much")
+                else:
+                    self._tell(Heard(party, frame))
+            case Goodbye():
+                peer.said_goodbye = True
+                self._lose(peer, "has ended its attempt")  # which is news only to who has not heard how
+            case Ping():
+                pass
+
+    def lose(self, party: str, preface: Preface, half: RemoteHalf) -> None:
+        """Hear that a peer's stream has ended."""
+        self._halves.discard(half)
+        peer = self.peers.get(party)
+        if peer is None or preface.channel != CONTROL or peer.nonce != preface.nonce or peer.said_goodbye:
+            return
+        self._lose(peer, "closed the connection without a word")
+
+    def supersede(self) -> None:
+        """Give way to a later attempt of this execution, which another worker of this party has begun."""
+        for peer in self.peers.values():
+            self._lose(peer, "is wanted by a later attempt")
+        self.closed = True
+
+    def _hear_hello(self, peer: Peer, preface: Preface, half: RemoteHalf) -> Answer:
+        if preface.terms is None:
+            return Answer(verdict="refused", why="got no terms")
+        if differing := self.opened.terms.differing(preface.terms):
+            why = f"was sent another job under this execution_id: its {', '.join(differing)} differ"
+            self._lose(peer, why, final=True)
+            return Answer(verdict="refused", why=why)
+        if peer.nonce and peer.nonce != preface.nonce:
+            self._lose(peer, "began another attempt")
+            return Answer(verdict="not_here", why="is about to end an older attempt")
+        peer.nonce, peer.heard_at = preface.nonce, time.monotonic()
+        self._halves.add(half)
+        return Answer(verdict="taken")
+
+    async def _call(self, peer: Peer) -> None:
+        """Open a control stream to a peer, and keep it."""
+        writer = await self._meet(peer)
+        if writer is None:
+            return
+        peer.heard_at = peer.heard_at or time.monotonic()
+        peer.met.set()
+        try:
+            while True:
+                message: Struct = Ping()
+                with anyio.move_on_after(PING_SECONDS):
+                    message = await peer.outbox.get()
+                await self._dialler.write(writer, message)
+                if isinstance(message, Goodbye):
+                    return
+                silence = self._dialler.silence_seconds
+                if time.monotonic() - peer.heard_at > silence and not peer.said_goodbye:
+                    self._lose(peer, f"was silent for {silence:.0f} s")
+                    return
+        except OSError as error:
+            self._lose(peer, f"cannot be spoken to any more ({type(error).__name__})")
+        finally:
+            writer.close()
+
+    async def _meet(self, peer: Peer) -> asyncio.StreamWriter | None:
+        """Return a control stream on which the peer has taken the hello, or None after the worker was told why not."""
+        opened = self.opened
+        preface = self._preface(peer, CONTROL, hello=True)
+        bound = self._dialler.rendezvous_seconds
+        until, pause = time.monotonic() + bound, SHORTEST_PAUSE
+        while True:
+            try:
+                return await self._dialler.call(opened.addresses[peer.party], preface)
+            except NotTakenError as error:
+                why = error.answer.why
+                if error.answer.verdict != "not_here":
+                    self._lose(peer, why, final=True)
+                    return None
+            except PermissionError as error:
+                why = str(error)
+            except (OSError, EOFError) as error:
+                why = f"cannot be reached ({type(error).__name__})"
+            if time.monotonic() > until:
+                self._lose(peer, f"did not come within {bound:.0f} s: it {why}")
+                return None
+            await anyio.sleep(pause)
+            pause = min(pause * 1.5, LONGEST_PAUSE)
+
+    def _lose(self, peer: Peer, why: str, *, final: bool = False) -> None:
+        if not self.closed:
+            self._tell(Lost(peer.party, why, met=peer.met.is_set(), final=final))
+
+    def _stand_in(self, peer: Peer, channel: str) -> Half:
+        half = Half(None, lambda: self._halves.discard(half))
+        self._halves.add(half)
+        self._start(self._carry(peer, channel, half))
+        return half
+
+    async def _carry(self, peer: Peer, channel: str, local: Half) -> None:
+        """Open a stream to the peer for a connection of this party's process."""
+        await peer.met.wait()
+        preface = self._preface(peer, channel)
+        try:
+            remote = await self._dialler.open_stream(self.opened.addresses[peer.party], preface, self._halves)
+        except (OSError, EOFError, NotTakenError) as error:
+            _log.warning("no %s stream to %s could be opened (%s)", channel, peer.party, type(error).__name__)
+            local.abort()
+            return
+        remote.join(local)
+
+    async def _connect(self, channel: str, remote: RemoteHalf) -> None:
+        """Join a peer's stream with this party's own socket, which its process may not have opened yet."""
+        path = f"{self.opened.directory}/{channel}-{self._own_rank}.sock"
+        loop = asyncio.get_running_loop()
+        local = Half(None, lambda: self._halves.discard(local))
+        while not self.closed and not remote.is_closed:
+            with suppress(OSError):
+                await loop.create_unix_connection(lambda: local, path)
+                self._halves.add(local)
+                remote.join(local)
+                return
+            await anyio.sleep(LOCAL_PAUSE)
+        remote.abort()
+
+    def _preface(self, peer: Peer, channel: str, *, hello: bool = False) -> Preface:
+        return self._dialler.preface(
+            to=peer.party,
+            execution_id=self.opened.execution_id,
+            channel=channel,
+            nonce=self.nonce,
+            terms=self.opened.terms if hello else None,
+            traceparent=self.opened.traceparent if hello else None,
+        )
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

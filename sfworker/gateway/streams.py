@@ -1,0 +1,148 @@
+"""The halves of streams, which carry bytes between a Unix socket and a TLS connection without looking at them.
+
+    party process --unix--> Half <-> Half ==TLS==> Half <-> Half --unix--> party process
+
+A half first takes messages, as the preface of a stream is one, and then may be joined with another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import cast
+
+import msgspec
+from msgspec import Struct
+
+from sfworker.wire.frames import LENGTH_BYTES, FrameError, encode_frame, frame_length
+
+HELD_BYTES = 4 << 20
+"""Bytes that wait for a slow reader before no more are read for it."""
+CLOSE_SECONDS = 1.0
+"""Time by which the end of a peer's stream reaches a party process later than it came.
+
+The reason for the end travels beside it, and would otherwise come after the crash that it causes.
+"""
+
+
+class Half(asyncio.Protocol):
+    """One end of a connection.
+
+    `on_message` gets the bodies of messages of at most `longest` bytes until `join` or `hold` is called.
+    """
+
+    def __init__(
+        self, on_message: Callable[[bytes], None] | None, on_end: Callable[[], None], longest: int = 0
+    ) -> None:
+        self._on_message = on_message
+        self._on_end = on_end
+        self._longest = longest
+        self._received = bytearray()
+        self._other: Half | None = None
+        self._transport: asyncio.Transport | None = None
+        self.carried = 0
+        """Bytes that came in by this half."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(high=HELD_BYTES)
+
+    def send(self, message: Struct) -> None:
+        self._write(encode_frame(message))
+
+    def hold(self) -> None:
+        """Take no more messages. What comes now waits for `join`."""
+        self._on_message = None
+        self._pause(True)
+
+    def join(self, other: Half) -> None:
+        """Carry bytes between this half and `other` from now on, those that came before included."""
+        for one, another in ((self, other), (other, self)):
+            one._on_message, one._other = None, another
+            one._pause(False)
+        for one, another in ((self, other), (other, self)):  # a reader that is full by this pauses the writer again
+            one.carried += len(one._received)
+            another._write(bytes(one._received))
+            one._received.clear()
+            if one.is_closed:
+                another.close()
+
+    @property
+    def is_closed(self) -> bool:
+        return self._transport is None or self._transport.is_closing()
+
+    def close(self) -> None:
+        """Close it after what was written."""
+        if self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Close it at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        if self._other is not None:
+            self.carried += len(data)
+            self._other._write(data)
+            return
+        self._received += data
+        if self._on_message is None:
+            self._pause(True)
+        else:
+            self._split()
+
+    def eof_received(self) -> bool:
+        return False  # closed both ways, after what was written
+
+    def connection_lost(self, error: Exception | None) -> None:
+        other = self._other
+        if other is not None and not other.is_closed:
+            self._end_of(other)
+        self._on_end()
+
+    def pause_writing(self) -> None:
+        if self._other is not None:
+            self._other._pause(True)
+
+    def resume_writing(self) -> None:
+        if self._other is not None:
+            self._other._pause(False)
+
+    def _end_of(self, other: Half) -> None:
+        other.close()
+
+    def _split(self) -> None:
+        while self._on_message is not None and len(self._received) >= LENGTH_BYTES:
+            try:
+                length = frame_length(bytes(self._received[:LENGTH_BYTES]))
+                if length > self._longest:
+                    raise FrameError("a message is too long")
+                end = LENGTH_BYTES + length
+                if len(self._received) < end:
+                    return
+                body = bytes(self._received[LENGTH_BYTES:end])
+                del self._received[:end]
+                self._on_message(body)
+            except (FrameError, msgspec.DecodeError):
+                self.abort()
+                return
+
+    def _write(self, data: bytes) -> None:
+        if data and self._transport is not None and not self._transport.is_closing():  # uvloop raises for a closed one
+            self._transport.write(data)
+
+    def _pause(self, paused: bool) -> None:
+        if self._transport is None or self._transport.is_closing():
+            return
+        if paused:
+            self._transport.pause_reading()
+        else:
+            self._transport.resume_reading()
+
+
+class RemoteHalf(Half):
+    """The half of a stream that a peer may end at any time."""
+
+    def _end_of(self, other: Half) -> None:
+        asyncio.get_running_loop().call_later(CLOSE_SECONDS, other.close)

@@ -1,0 +1,94 @@
+"""Brings the parties of an execution that are elsewhere to its mesh, by this host's gateway. Runs in the daemon."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Callable
+
+import anyio
+from msgspec import Struct
+
+from sfworker.errors import GatewayLostError
+from sfworker.pool.channel import FrameChannel
+from sfworker.wire.frames import encode_frame
+from sfworker.wire.gateway import Close, Heard, Lost, Open, Opened, PeerFailed, PeerFrame, Tell, decode_from_gateway
+
+OPEN_SECONDS = 10.0
+MAX_TEXT = 1000
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
+
+
+class Remotes:
+    """The absent parties of one attempt."""
+
+    def __init__(self, gateway: str, opened: Open) -> None:
+        self._gateway = gateway
+        self._opened = opened
+        self.names = list(opened.addresses)
+        self._channel: FrameChannel | None = None
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._answered = anyio.Event()
+        self._refusal = ""
+        self._lost = False
+        self._hear: Callable[[Heard | Lost], None] = _ignore
+
+    async def open(self, hear: Callable[[Heard | Lost], None]) -> None:
+        """Open the sockets that stand in for the parties, and begin to call them. Raises GatewayLostError."""
+        self._hear = hear
+        self._socket.setblocking(False)
+        try:
+            self._socket.connect(self._gateway)
+            self._channel = FrameChannel(self._socket, self._hear_body, self._hear_end)
+            self._send(self._opened)
+            with anyio.fail_after(OPEN_SECONDS):
+                await self._answered.wait()
+        except OSError as error:
+            raise GatewayLostError(f"this host's gateway does not answer ({type(error).__name__})") from None
+        if self._refusal:
+            raise GatewayLostError(self._refusal)
+
+    def tell(self, frame: PeerFrame) -> None:
+        """Tell the peers' workers. Where the gateway is gone, it says so by itself."""
+        self._send(Tell(frame))
+
+    def close(self) -> None:
+        """End it in order."""
+        self._send(Close())
+        if self._channel is not None:
+            self._channel.close()
+        self._socket.close()
+
+    def _send(self, message: Struct) -> None:
+        body = encode_frame(message)
+        try:
+            if self._channel is not None and self._socket.send(body) != len(body):
+                self._hear_end()  # it has not read for long
+        except OSError:
+            self._hear_end()
+
+    def _hear_body(self, body: bytes) -> None:
+        match decode_from_gateway(body):
+            case Opened(why):
+                self._refusal = why
+                self._answered.set()
+            case Heard() | Lost() as heard:
+                self._hear(heard)
+
+    def _hear_end(self) -> None:
+        if self._lost:
+            return
+        self._lost = True
+        self._refusal = self._refusal or "this host's gateway ended"
+        self._answered.set()
+        for name in self.names:
+            self._hear(Lost(name, "cannot be heard, as this host's gateway ended", met=True))
+
+
+def cleaned(frame: PeerFailed) -> str:
+    """Return a stranger's sentence without what could act on a terminal or a log, and not too long."""
+    return _CONTROL.sub(" ", frame.error)[:MAX_TEXT]
+
+
+def _ignore(heard: Heard | Lost) -> None:
+    pass

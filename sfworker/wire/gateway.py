@@ -1,0 +1,175 @@
+"""Messages between gateways, and between a worker and its own gateway: msgpack structs behind a length.
+
+    +----------------+---------------------------+
+    | length, 4 byte | one struct, msgpack       |
+    | big endian     |                           |
+    +----------------+---------------------------+
+
+A stream between gateways is a TLS connection. It begins with one `Preface`, which is answered by one `Answer`; then it
+carries the bytes of a link between two party processes, or, on the channel `control`, one `Ping`, `Told` or `Goodbye`
+after the other, from the side that opened it. Who sends is what the certificate says, never what a message says.
+
+A worker has one connection to its gateway that only stands (`Attach`), and one for each execution: `Open`, answered by
+`Opened`, then `Tell` and `Close` from the worker and `Heard` and `Lost` from the gateway.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from sfworker.wire.envelope import Identifier, PartyName
+
+VERSION = 1
+MAX_PREFACE_BYTES = 8192
+"""Longest message of a peer whose execution is not known yet."""
+MAX_MESSAGE_BYTES = 1 << 16
+CONTROL = "control"
+SPU_LINKS = 8
+"""SPU devices of an execution that have a link of their own."""
+CHANNELS = ("fed", *(f"spu-{number}" for number in range(SPU_LINKS)))
+
+_Text = Annotated[str, Meta(max_length=2000)]
+_Nonce = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
+
+
+class Terms(Struct, frozen=True, kw_only=True):
+    """What the parties of an execution have to agree on. Each is a digest but the first two."""
+
+    parties: Annotated[list[PartyName], Meta(min_length=2, max_length=16)]
+    task_type: Annotated[str, Meta(max_length=256)]
+    parameters: Annotated[str, Meta(max_length=64)]
+    devices: Annotated[str, Meta(max_length=64)]
+
+    def differing(self, other: Terms) -> list[str]:
+        """Return the names of the parts in which another's terms differ."""
+        return [name for name in self.__struct_fields__ if getattr(self, name) != getattr(other, name)]
+
+
+class Preface(Struct, frozen=True, kw_only=True):
+    """Says what a new stream is for."""
+
+    version: int
+    to: PartyName
+    execution_id: Identifier
+    channel: Annotated[str, Meta(max_length=16)]
+    nonce: _Nonce
+    """Of the sender's attempt. Streams count only with the nonce of the hello, which is the preface of `control`."""
+    terms: Terms | None = None
+    """In a hello."""
+    traceparent: Annotated[str, Meta(max_length=64)] | None = None
+
+
+class Answer(Struct, frozen=True, kw_only=True):
+    """Takes a stream or says why not.
+
+    `not_here` may change, as the execution may begin there later, or an older attempt of it may end. `ended` and
+    `refused` do not.
+    """
+
+    verdict: Literal["taken", "not_here", "ended", "refused"]
+    why: _Text = ""
+
+
+class PeerReached(Struct, frozen=True, tag="reached"):
+    """The peer's party process has reached a stage."""
+
+    stage: Literal["cluster_ready", "devices_ready", "executed"]
+    seconds: float
+
+
+class PeerSucceeded(Struct, frozen=True, tag="succeeded"):
+    """The peer's party process has succeeded. Its result is that party's own."""
+
+
+class PeerFailed(Struct, frozen=True, tag="failed"):
+    """The peer's attempt has failed. `echo` marks a failure that only repeats another party's."""
+
+    error: _Text
+    error_type: Annotated[str, Meta(max_length=128)]
+    retryable: bool
+    echo: bool = False
+    is_release: bool = False
+    """True where its worker has given the job back for another worker, which is nobody's failure."""
+
+
+PeerFrame = PeerReached | PeerSucceeded | PeerFailed
+
+
+class Ping(Struct, frozen=True, tag="ping"):
+    """Says that the peer's gateway is there."""
+
+
+class Told(Struct, frozen=True, tag="told"):
+    """Passes on what the peer's worker tells."""
+
+    frame: PeerFrame
+
+
+class Goodbye(Struct, frozen=True, tag="goodbye"):
+    """Ends the control stream in order."""
+
+
+class Attach(Struct, frozen=True, tag="attach"):
+    """A worker is there. Its gateway stays as long as one is, where a worker has started it."""
+
+
+class Ended(Struct, frozen=True, tag="ended"):
+    """An execution has got its answer, so peers that come for it later are told `why`."""
+
+    execution_id: str
+    why: str
+
+
+class Open(Struct, frozen=True, tag="open", kw_only=True):
+    """An attempt begins whose party processes have their sockets in `directory`."""
+
+    execution_id: str
+    directory: str
+    terms: Terms
+    addresses: dict[PartyName, str]
+    """Of the other parties' gateways."""
+    traceparent: str | None = None
+
+
+class Opened(Struct, frozen=True, tag="opened"):
+    """The sockets of the absent parties are there, or `why` says why not."""
+
+    why: str = ""
+
+
+class Tell(Struct, frozen=True, tag="tell"):
+    """Sends a frame to all peers of the execution."""
+
+    frame: PeerFrame
+
+
+class Close(Struct, frozen=True, tag="close"):
+    """The attempt has ended in order, and its frames are all told."""
+
+
+class Heard(Struct, frozen=True, tag="heard"):
+    """A peer's worker says something."""
+
+    party: str
+    frame: PeerFrame
+
+
+class Lost(Struct, frozen=True, tag="lost"):
+    """A peer is not there for this attempt, `why` in words after the party's name."""
+
+    party: str
+    why: str
+    met: bool
+    """False where the peer never came."""
+    final: bool = False
+    """True where no other attempt can help."""
+
+
+decode_preface = msgspec.msgpack.Decoder(Preface).decode
+decode_answer = msgspec.msgpack.Decoder(Answer).decode
+decode_control = msgspec.msgpack.Decoder(Ping | Told | Goodbye).decode
+decode_from_worker = msgspec.msgpack.Decoder(Attach | Ended | Open | Tell | Close).decode
+decode_from_gateway = msgspec.msgpack.Decoder(Opened | Heard | Lost).decode

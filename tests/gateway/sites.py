@@ -1,0 +1,123 @@
+"""Parties on sites of their own: each with a Redis, a worker, a gateway and certificates."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from sfworker.cli.child import bound_to_this_process, stop
+from sfworker.cli.embedded_redis import EmbeddedRedis
+from sfworker.gateway.certificates import make_authority, make_certificate
+from sfworker.settings import Settings, variable
+from tests.network import HOST, free_ports
+from tests.running_worker import RunningWorker, envelope, until
+
+RUNTIME = {"protocol": "SEMI2K", "field": "FM128"}
+
+
+class Site:
+    """One party's side. Files of jobs lie in `data`."""
+
+    def __init__(self, party: str, directory: Path, certificates: Path, ports: dict[str, int], **settings: Any) -> None:
+        self.party = party
+        self.data = directory / party
+        self.data.mkdir()
+        self._stack = ExitStack()
+        redis = self._stack.enter_context(EmbeddedRedis())
+        peers = [f"{each}={HOST}:{port}" for each, port in ports.items() if each != party]
+        self.settings: dict[str, Any] = {
+            "party": party,
+            "peers": ",".join(peers),
+            "gateway_listen": f"{HOST}:{ports[party]}",
+            "gateway_dir": str(self.data / "gateway"),
+            "tls_certificate": str(certificates / f"{party}.pem"),
+            "tls_key": str(certificates / f"{party}.key"),
+            "tls_authority": str(certificates / "authority.pem"),
+            **settings,
+        }
+        self.worker = RunningWorker(redis.url, self.data, **self.settings)
+        self._stack.callback(self.worker.redis.close)
+        self.gateway: subprocess.Popen[bytes] | None = None
+
+    def start_gateway(self) -> None:
+        """Start the gateway and wait until it listens."""
+        ours = {variable(name) for name in Settings.__struct_fields__}
+        environment = {name: value for name, value in os.environ.items() if name not in ours}
+        environment |= {variable(name): value for name, value in self.settings.items()}
+        with (self.data / "gateway.log").open("ab") as log:
+            command = bound_to_this_process([sys.executable, "-m", "sfworker", "gateway"])
+            self.gateway = subprocess.Popen(
+                command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+        until(lambda: "listens on" in self.gateway_log() or self.gateway is None or self.gateway.poll() is not None)
+        assert self.gateway.poll() is None, self.gateway_log()
+
+    def gateway_log(self) -> str:
+        return (self.data / "gateway.log").read_text()
+
+    def start(self) -> None:
+        self.start_gateway()
+        self.worker.start()
+
+    def stop(self) -> None:
+        if hasattr(self.worker, "process"):
+            self.worker.stop()
+        if self.gateway is not None:
+            stop(self.gateway, 5.0)
+        self._stack.close()
+
+
+class Sites:
+    """All parties. Use as a context."""
+
+    def __init__(self, directory: Path, parties: list[str], **settings: Any) -> None:
+        certificates = directory / "certificates"
+        certificates.mkdir(mode=0o700)
+        make_authority(certificates, 10)
+        for party in parties:
+            make_certificate(certificates, party, 5)
+        ports = dict(zip(parties, free_ports(len(parties)), strict=True))
+        self.parties = parties
+        self.certificates = certificates
+        self.sites = {party: Site(party, directory, certificates, ports, **settings) for party in parties}
+
+    def __enter__(self) -> Sites:
+        for site in self.sites.values():
+            site.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for site in self.sites.values():
+            site.stop()
+
+    def __getitem__(self, party: str) -> Site:
+        return self.sites[party]
+
+    def jobs(self, task: dict[str, Any], protocol: str = "SEMI2K", **more: Any) -> dict[str, dict[str, Any]]:
+        """What each party's worker is sent for one computation."""
+        spu = {"cluster_def": {"runtime_config": {**RUNTIME, "protocol": protocol}}}
+        job = envelope(task, **{"spu_config": spu, **more})
+        parties: dict[str, Any] = {party: {} for party in self.parties}
+        return {
+            party: job | {"sf_init_config": {"cluster_config": {"parties": parties, "self_party": party}}}
+            for party in self.parties
+        }
+
+    def run(self, jobs: dict[str, dict[str, Any]], seconds: float = 60.0) -> dict[str, dict[str, Any]]:
+        """Each party's result, when nothing of it is left over."""
+        for party, job in jobs.items():
+            self[party].worker.send(job)
+        return {party: self.result(party, job, seconds) for party, job in jobs.items()}
+
+    def result(self, party: str, job: dict[str, Any], seconds: float = 60.0) -> dict[str, Any]:
+        worker = self[party].worker
+        worker.until_ended(job["execution_id"], seconds)
+        [result] = worker.said(job["execution_id"], "result")
+        return result

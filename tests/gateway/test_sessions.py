@@ -1,0 +1,41 @@
+"""Executions whose parties are at sites of their own, through gateways."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pandas as pd
+import pytest
+
+from tests.gateway.sites import Sites
+from tests.running_worker import PARTIES
+
+
+@pytest.fixture(scope="module")
+def sites(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sites]:
+    with Sites(tmp_path_factory.mktemp("sites"), PARTIES, rendezvous_seconds="8") as sites:
+        yield sites
+
+
+def test_two_sites_are_one_party_each(sites: Sites) -> None:
+    for party, result in sites.run(sites.jobs({"task_type": "health_check"})).items():
+        assert result["status"] == "success", result
+        assert set(result["performance_metrics"]["peak_rss_bytes"]) == {party}
+        assert result["task_metadata"]["devices_used"] == ["alice", "bob", "spu"]
+
+
+def test_psi(sites: Sites) -> None:
+    for number, party in enumerate(PARTIES):
+        ids = range(500 * number, 500 * number + 1000)
+        pd.DataFrame({"id": ids, party: ids}).to_csv(sites[party].data / "in.csv", index=False)
+    task = {
+        "task_type": "psi",
+        "input_paths": {party: "in.csv" for party in PARTIES},
+        "output_paths": {party: "out.csv" for party in PARTIES},
+        "keys": {party: ["id"] for party in PARTIES},
+        "receiver": "alice",
+    }
+    for party, result in sites.run(sites.jobs(task)).items():
+        assert result["status"] == "success", result
+        assert result["result"]["intersection_count"] == 500
+        assert len(pd.read_csv(sites[party].data / "out.csv")) == 500

@@ -52,7 +52,7 @@ _log = logging.getLogger("sfworker.gateway")
 PREFACE_SECONDS = 5.0
 MAX_HELD = 256
 """Hellos that wait for an execution that has not begun here, of all peers."""
-HOLD_SECONDS = 2 * HANDSHAKE_SECONDS
+HOLD_SECONDS = 1.0
 """Time that a hello waits so. The peer says another one then."""
 MAX_ENDED = 10_000
 """Executions of which it is known that they have ended."""

@@ -12,7 +12,7 @@ import os
 import re
 import socket
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -295,14 +295,17 @@ def _parse(name: str, value: Any) -> Any:
             raise SettingsError(f"{variable(name)}: has to be {_allowed(name)}") from None
     if name == "data_roots":
         return [root for root in value.split(os.pathsep) if root]  # an empty one would be the working directory
-    if name in {"peers", "peer_pins"}:
-        return _by_party(name, value)
-    if name in {"jobs", "job_environment"}:
-        return [module.strip() for module in value.split(",") if module.strip()]
-    if name in {"log_level", "party_log_level"}:
-        level = value.strip().upper()
-        return "WARNING" if level == "WARN" else level
-    return value
+    parse = _PARSERS.get(name)
+    return value if parse is None else parse(name, value)
+
+
+def _names(name: str, value: str) -> list[str]:
+    return [each.strip() for each in value.split(",") if each.strip()]
+
+
+def _level(name: str, value: str) -> str:
+    level = value.strip().upper()
+    return "WARNING" if level == "WARN" else level
 
 
 def _by_party(name: str, value: str) -> dict[str, Any]:
@@ -342,6 +345,14 @@ _ALLOWED = {
     "jobs": "names of modules or paths of files, with commas between them",
     "job_environment": "names of environment variables, with commas between them",
     "umask": "three octal digits, such as 077",
+}
+_PARSERS: dict[str, Callable[[str, str], Any]] = {
+    "peers": _by_party,
+    "peer_pins": _by_party,
+    "jobs": _names,
+    "job_environment": _names,
+    "log_level": _level,
+    "party_log_level": _level,
 }
 _FIELDS = {variable(name): name for name in Settings.__struct_fields__}
 _NO_SETTINGS = ("SFWORKER_CONFIG", "SFWORKER_DATA", "SFWORKER_REDIS_SERVER")

@@ -27,6 +27,7 @@ a part of sfworker is not installed; 130 Ctrl-C
 """
 # What `pip install sfworker` alone leaves out, and the extra that brings it.
 _WORKER = (
+    "cryptography",
     "grpc",
     "heu",
     "jax",

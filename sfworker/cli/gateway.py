@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 
 SUMMARY = "Run this party's gateway, by which its workers reach the parties elsewhere"
 
@@ -14,12 +15,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     import uvloop
 
-    from sfworker.cli.child import termination_as_interrupt
-    from sfworker.gateway.gateway import serve
+    from sfworker.errors import SettingsError
+    from sfworker.gateway.gateway import Gateway, own_socket
     from sfworker.logs import configure
-    from sfworker.settings import load
+    from sfworker.settings import load, variable
 
     settings = load()
-    with termination_as_interrupt(), configure(settings, f"gateway-{settings.party}"):
-        uvloop.run(serve(settings, while_needed=arguments.while_needed))
+    for name in ("party", "tls_certificate", "tls_key", "tls_authority"):
+        if not getattr(settings, name):
+            raise SettingsError(f"{variable(name)}: a gateway needs it; see `sfworker certs` for certificates")
+    os.umask(0o077)
+    with own_socket(settings) as path, configure(settings, f"gateway-{settings.party}"):
+        uvloop.run(Gateway(settings, while_needed=arguments.while_needed).run(path))
     return 0

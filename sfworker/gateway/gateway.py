@@ -15,9 +15,9 @@ import socket
 import ssl
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
-from pathlib import Path
 
 import anyio
 import msgspec
@@ -36,6 +36,7 @@ from sfworker.wire.gateway import (
     MAX_MESSAGE_BYTES,
     MAX_PREFACE_BYTES,
     VERSION,
+    Alive,
     Answer,
     Attach,
     Close,
@@ -63,23 +64,29 @@ ALONE_SECONDS = 5.0
 """Time without a worker after which a gateway that a worker has started ends."""
 
 
-async def serve(settings: Settings, *, while_needed: bool) -> None:
-    """Run the gateway until it is cancelled, or until no worker is attached any more.
-
-    Raises SettingsError where it cannot.
-    """
-    path = Path(settings.gateway_socket())
-    path.parent.mkdir(mode=0o700, exist_ok=True)
-    if path.parent.stat().st_mode & 0o077 or path.parent.stat().st_uid != os.getuid():
-        raise SettingsError(f"{variable('gateway_dir')}: has to be this user's own, with permissions 0700")
-    lock = os.open(path.parent / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+@contextmanager
+def own_socket(settings: Settings) -> Iterator[str]:
+    """Make and lock the private directory of the socket for workers, for the block. Raises SettingsError."""
+    path = settings.gateway_socket()
+    directory = os.path.dirname(path)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise SettingsError(f"{variable('gateway_dir')}: another gateway of this party runs there") from None
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+        lock = os.open(f"{directory}/lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise SettingsError(f"{variable('gateway_dir')}: cannot be used ({error.strerror})") from None
     try:
-        path.unlink(missing_ok=True)  # of one that was killed
-        await Gateway(settings, while_needed=while_needed).run(path)
+        found = os.stat(directory)
+        if found.st_uid != os.getuid() or found.st_mode & 0o077:
+            raise SettingsError(f"{variable('gateway_dir')}: has to be this user's own, with permissions 0700")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise SettingsError(f"{variable('gateway_dir')}: a gateway of this party runs there already") from None
+        _unlink(path)  # left by a gateway that was killed
+        try:
+            yield path
+        finally:
+            _unlink(path)
     finally:
         os.close(lock)
 
@@ -100,8 +107,8 @@ class Gateway:
         self._attached = 0
         self._left = anyio.Event()
 
-    async def run(self, path: Path) -> None:
-        """Serve until cancelled, or until it is not needed any more."""
+    async def run(self, path: str) -> None:
+        """Serve until told to stop, or until it is not needed any more. `path` is the socket for workers."""
         listener = _listen(self._settings)
         workers = await asyncio.start_unix_server(self._serve_worker, path, limit=MAX_MESSAGE_BYTES)
         _log.info("gateway of %s listens on %s", self._settings.party, self._settings.gateway_listen)
@@ -116,12 +123,11 @@ class Gateway:
         finally:
             workers.close()
             listener.close()
-            path.unlink(missing_ok=True)
 
     def take(self, party: str, preface: Preface, inbound: _Inbound) -> Answer | None:
         """Take a stream of a peer, hold it (None), or say why not."""
-        if why := self._objection(party, preface):
-            return Answer(verdict="refused", why=why)
+        if objection := self._objection(party, preface):
+            return Answer(verdict="refused", why=objection)
         if session := self._sessions.get(preface.execution_id):
             return session.take(party, preface, inbound)
         if why := self._ended.get(preface.execution_id):
@@ -200,6 +206,8 @@ class Gateway:
                         self._note_end(execution_id, why)
                     case Open() as opened if session is None:
                         session = await self._open(opened, tell)
+                    case Alive() if session is not None:
+                        session.ping()
                     case Tell(frame) if session is not None:
                         session.tell_peers(frame)
                     case Close():
@@ -363,6 +371,11 @@ class _Inbound(RemoteHalf):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+
+def _unlink(path: str) -> None:
+    with suppress(FileNotFoundError):
+        os.unlink(path)
 
 
 def _listen(settings: Settings) -> socket.socket:

@@ -23,6 +23,7 @@ from sfworker.gateway.streams import Half, RemoteHalf
 from sfworker.wire.gateway import (
     CHANNELS,
     CONTROL,
+    PING_SECONDS,
     Answer,
     Goodbye,
     Heard,
@@ -37,10 +38,11 @@ from sfworker.wire.gateway import (
 )
 
 _log = logging.getLogger("sfworker.gateway")
-PING_SECONDS = 1.0
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.02, 0.5
 LOCAL_PAUSE = 0.003
 """Seconds between two looks for a socket that this party's process is about to open."""
+CARRY_SECONDS = 15.0
+"""Longest time in which a stream to a peer that was met is tried to be opened, where strangers crowd its port."""
 LINGER_SECONDS = 0.2
 """Time in which streams end by themselves after the attempt has."""
 MAX_TOLD = 64
@@ -91,6 +93,12 @@ class Session:
                 accept = partial(self._stand_in, peer, channel)
                 self._servers.append(await loop.create_unix_server(accept, path))
             self._start(self._call(peer))
+
+    def ping(self) -> None:
+        """Let peers hear that this party's worker is alive."""
+        for peer in self.peers.values():
+            if peer.met.is_set():
+                peer.outbox.put_nowait(Ping())
 
     def tell_peers(self, frame: PeerFrame) -> None:
         """Send what this party's worker tells."""
@@ -176,19 +184,20 @@ class Session:
         writer = await self._meet(peer)
         if writer is None:
             return
-        peer.heard_at = peer.heard_at or time.monotonic()
+        called = time.monotonic()
         peer.met.set()
         try:
             while True:
-                message: Struct = Ping()
                 with anyio.move_on_after(PING_SECONDS):
                     message = await peer.outbox.get()
-                await self._dialler.write(writer, message)
-                if isinstance(message, Goodbye):
-                    return
-                silence = self._dialler.silence_seconds
-                if time.monotonic() - peer.heard_at > silence and not peer.said_goodbye:
-                    self._lose(peer, f"was silent for {silence:.0f} s")
+                    await self._dialler.write(writer, message)
+                    if isinstance(message, Goodbye):
+                        return
+                # Strangers that crowd this party's port, or a wall, may keep the peer from calling back.
+                within = self._dialler.silence_seconds if peer.nonce else self._dialler.rendezvous_seconds
+                if time.monotonic() - max(peer.heard_at, called) > within and not peer.said_goodbye:
+                    why = "was silent for" if peer.nonce else "can be reached, but did not call back within"
+                    self._lose(peer, f"{why} {within:.0f} s")
                     return
         except OSError as error:
             self._lose(peer, f"cannot be spoken to any more ({type(error).__name__})")
@@ -221,7 +230,7 @@ class Session:
 
     def _lose(self, peer: Peer, why: str, *, final: bool = False) -> None:
         if not self.closed:
-            self._tell(Lost(peer.party, why, met=peer.met.is_set(), final=final))
+            self._tell(Lost(peer.party, why, met=bool(peer.nonce), final=final))
 
     def _stand_in(self, peer: Peer, channel: str) -> Half:
         half = Half(None, lambda: self._halves.discard(half))
@@ -233,13 +242,19 @@ class Session:
         """Open a stream to the peer for a connection of this party's process."""
         await peer.met.wait()
         preface = self._preface(peer, channel)
-        try:
-            remote = await self._dialler.open_stream(self.opened.addresses[peer.party], preface, self._halves)
-        except (OSError, EOFError, NotTakenError) as error:
-            _log.warning("no %s stream to %s could be opened (%s)", channel, peer.party, type(error).__name__)
-            local.abort()
-            return
-        remote.join(local)
+        until = time.monotonic() + CARRY_SECONDS
+        while not local.is_closed:
+            try:
+                remote = await self._dialler.open_stream(self.opened.addresses[peer.party], preface, self._halves)
+            except (OSError, EOFError, NotTakenError) as error:
+                if isinstance(error, NotTakenError) or time.monotonic() > until:
+                    _log.warning("no %s stream to %s could be opened (%s)", channel, peer.party, type(error).__name__)
+                    local.abort()
+                    return
+                await anyio.sleep(LONGEST_PAUSE)
+            else:
+                remote.join(local)
+                return
 
     async def _connect(self, channel: str, remote: RemoteHalf) -> None:
         """Join a peer's stream with this party's own socket, which its process may not have opened yet."""

@@ -116,7 +116,7 @@ class Pool:
             )
             execution.begun(mesh)
             asyncio.get_running_loop().call_later(REFILL_DELAY, self._refill)
-            yield await self._run_guarded(mesh, frames, limits, listener, job, directory)
+            yield await self._run_guarded(mesh, remotes, frames, limits, listener, job, directory)
         finally:
             self._release(frames)
             self._tasks.start_soon(self._clean_up, mesh, directory)
@@ -182,9 +182,18 @@ class Pool:
         return self._template.fork()
 
     async def _run_guarded(
-        self, mesh: Mesh, frames: list[Start], limits: Limits, listener: Listener, job: Job, directory: str
+        self,
+        mesh: Mesh,
+        remotes: Remotes | None,
+        frames: list[Start],
+        limits: Limits,
+        listener: Listener,
+        job: Job,
+        directory: str,
     ) -> Outcome:
         async with anyio.create_task_group() as tasks:
+            if remotes is not None:
+                tasks.start_soon(remotes.say_alive)
             if job.resources.memory or job.resources.scratch:
                 tasks.start_soon(guard, mesh, job.resources, directory)
             if self._settings.stall_seconds and not job.peers:  # elsewhere it may wait for others' work

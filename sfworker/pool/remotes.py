@@ -12,7 +12,19 @@ from msgspec import Struct
 from sfworker.errors import GatewayLostError
 from sfworker.pool.channel import FrameChannel
 from sfworker.wire.frames import encode_frame
-from sfworker.wire.gateway import Close, Heard, Lost, Open, Opened, PeerFailed, PeerFrame, Tell, decode_from_gateway
+from sfworker.wire.gateway import (
+    PING_SECONDS,
+    Alive,
+    Close,
+    Heard,
+    Lost,
+    Open,
+    Opened,
+    PeerFailed,
+    PeerFrame,
+    Tell,
+    decode_from_gateway,
+)
 
 OPEN_SECONDS = 10.0
 MAX_TEXT = 1000
@@ -47,6 +59,12 @@ class Remotes:
             raise GatewayLostError(f"this host's gateway does not answer ({type(error).__name__})") from None
         if self._refusal:
             raise GatewayLostError(self._refusal)
+
+    async def say_alive(self) -> None:
+        """Let the peers hear that this worker is alive, until cancelled."""
+        while True:
+            self._send(Alive())
+            await anyio.sleep(PING_SECONDS)
 
     def tell(self, frame: PeerFrame) -> None:
         """Tell the peers' workers. Where the gateway is gone, it says so by itself."""

@@ -10,7 +10,7 @@ carries the bytes of a link between two party processes, or, on the channel `con
 after the other, from the side that opened it. Who sends is what the certificate says, never what a message says.
 
 A worker has one connection to its gateway that only stands (`Attach`), and one for each execution: `Open`, answered by
-`Opened`, then `Tell` and `Close` from the worker and `Heard` and `Lost` from the gateway.
+`Opened`, then `Alive`, `Tell` and `Close` from the worker and `Heard` and `Lost` from the gateway.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ MAX_PREFACE_BYTES = 8192
 """Longest message of a peer whose execution is not known yet."""
 MAX_MESSAGE_BYTES = 1 << 16
 CONTROL = "control"
+PING_SECONDS = 1.0
 SPU_LINKS = 8
 """SPU devices of an execution that have a link of their own."""
 CHANNELS = ("fed", *(f"spu-{number}" for number in range(SPU_LINKS)))
@@ -99,7 +100,7 @@ PeerFrame = PeerReached | PeerSucceeded | PeerFailed
 
 
 class Ping(Struct, frozen=True, tag="ping"):
-    """Says that the peer's gateway is there."""
+    """Says that the peer's worker is alive."""
 
 
 class Told(Struct, frozen=True, tag="told"):
@@ -140,6 +141,10 @@ class Opened(Struct, frozen=True, tag="opened"):
     why: str = ""
 
 
+class Alive(Struct, frozen=True, tag="alive"):
+    """The worker is alive. Said every PING_SECONDS."""
+
+
 class Tell(Struct, frozen=True, tag="tell"):
     """Sends a frame to all peers of the execution."""
 
@@ -171,5 +176,5 @@ class Lost(Struct, frozen=True, tag="lost"):
 decode_preface = msgspec.msgpack.Decoder(Preface).decode
 decode_answer = msgspec.msgpack.Decoder(Answer).decode
 decode_control = msgspec.msgpack.Decoder(Ping | Told | Goodbye).decode
-decode_from_worker = msgspec.msgpack.Decoder(Attach | Ended | Open | Tell | Close).decode
+decode_from_worker = msgspec.msgpack.Decoder(Attach | Ended | Open | Alive | Tell | Close).decode
 decode_from_gateway = msgspec.msgpack.Decoder(Opened | Heard | Lost).decode

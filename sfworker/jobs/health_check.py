@@ -37,7 +37,7 @@ def health_check(context: JobContext[HealthCheckParams]) -> HealthCheckResult | 
         if int(context.reveal(compute())) != _LEFT + _RIGHT:
             raise TaskExecutionError(f"{device}: computes a wrong sum; check the device's configuration")
         seconds[device] = round(time.perf_counter() - began, 6)
-    if not context.is_local(context.parties[0]):
+    if not context.is_speaker:
         return None
     versions = {name: version(name) for name in ("secretflow", "spu")} | {"python": platform.python_version()}
     return HealthCheckResult(healthy=True, parties=context.parties, devices=seconds, versions=versions)

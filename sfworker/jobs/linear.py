@@ -119,7 +119,7 @@ def ss_lr(context: JobContext[SsLrParams]) -> SsLrResult | None:
         label=params.label,
         options={"regression": params.regression, "sig_type": params.sig_type},
     )
-    if not context.is_local(context.parties[0]):
+    if not context.is_speaker:
         return None
     return SsLrResult(
         model_id=identity,
@@ -208,7 +208,7 @@ def ss_glm(context: JobContext[SsGlmParams]) -> SsGlmResult | None:
         label=params.label,
         options={"link": params.resolved_link, "offset": params.offset is not None},
     )
-    if not context.is_local(context.parties[0]):
+    if not context.is_speaker:
         return None
     return SsGlmResult(
         model_id=identity,
@@ -395,7 +395,7 @@ class _Epochs:
         self._reported = epoch + 1
         if self._reported < self._epochs:  # after the last epoch, the model itself is saved
             self._checkpoints.keep(epoch, *state)
-        if self._context.is_local(self._context.parties[0]):
+        if self._context.is_speaker:
             self._context.progress(self._reported / self._epochs, f"epoch {self._reported} of {self._epochs}")
 
     @property

@@ -64,7 +64,7 @@ def preprocessing_apply(context: JobContext[PreprocessingApplyParams]) -> Prepro
     for party, table in own.items():
         manifest = manifests[party].unknown_as(context.params.handle_unknown)
         rules.write_table(context, table, rules.typed(table, manifest), manifest.rules)
-    if not context.is_local(context.parties[0]):
+    if not context.is_speaker:
         return None
     return PreprocessingApplyResult(output_paths=context.params.output_paths, rule_id=identity)
 
@@ -84,7 +84,7 @@ def _fit(
         found[party] = table.each(typed, partial(fit_column, table))
         rules.write_table(context, table, typed, found[party])
     identity = rules.save(context, task_type, found)
-    if not context.is_local(context.parties[0]):
+    if not context.is_speaker:
         return None
     return FitResult(output_paths=context.params.output_paths, model_path=context.params.model_path, rule_id=identity)
 

@@ -77,15 +77,17 @@ def psi(context: JobContext[PsiParams]) -> PsiResult | None:
     written = _join_three(context, sides) if params.of_three else join_two(context, sides, reports)
     require_same(context, written)
     log_hints(context, sides, written)
-    if params.receiver not in sides:
-        return None
-    return PsiResult(**answer(context, written), protocol=protocol)
+    found = answer(context, written)
+    return None if found is None else PsiResult(**found, protocol=protocol)
 
 
-def answer(context: JobContext[Any], written: dict[str, tuple[int, int]]) -> dict[str, Any]:
-    """Return the fields of `JoinResult`, at the receiver."""
+def answer(context: JobContext[Any], written: dict[str, tuple[int, int]]) -> dict[str, Any] | None:
+    """Return the fields of `JoinResult` at the receiver, and at every reader where parties are elsewhere."""
     params: JoinParams = context.params
-    intersection_count, row_count = written[params.receiver]
+    answering = [party for party in written if party == params.receiver or context.elsewhere]
+    if not answering:
+        return None
+    intersection_count, row_count = written[answering[0]]
     return {
         "intersection_count": intersection_count,
         "row_count": msgspec.UNSET if params.join_type == "inner" else row_count,
@@ -409,5 +411,5 @@ def _write(context: JobContext[Any], party: str, output: Path, table: pa.Table, 
 
 def _progress(context: JobContext[Any], fraction: float, message: str) -> None:
     """Publish progress from one party's process, as it is the same in all."""
-    if context.is_local(context.parties[0]):
+    if context.is_speaker:
         context.progress(fraction, message)

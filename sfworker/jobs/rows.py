@@ -60,7 +60,7 @@ def feature_filter(context: JobContext[FeatureFilterParams]) -> FeatureFilterRes
             raise InputDataError(f"task_config.drop.{party}: leaves no column; drop fewer")
         output = context.output(party, "output_paths", params.output_paths[party])
         files.write(f"task_config.output_paths.{party}", output, table.untouched(kept, output))
-    return FeatureFilterResult(output_paths=params.output_paths) if context.is_local(context.parties[0]) else None
+    return FeatureFilterResult(output_paths=params.output_paths) if context.is_speaker else None
 
 
 @TaskDispatcher.register_task("condition_filter")
@@ -75,7 +75,7 @@ def condition_filter(context: JobContext[ConditionFilterParams]) -> ConditionFil
         return [chosen]
 
     rows, [kept] = _write_chosen(context, condition, choose, {"output_paths": params.output_paths})
-    if not context.is_local(context.parties[0]):
+    if not context.is_speaker:
         return None
     return ConditionFilterResult(rows=kept, input_rows=rows, output_paths=params.output_paths)
 
@@ -99,7 +99,7 @@ def sample(context: JobContext[SampleParams]) -> SampleResult | None:
         return [np.sort(chosen.to_numpy())]
 
     rows, [kept] = _write_chosen(context, params.stratify, choose, {"output_paths": params.output_paths})
-    if not context.is_local(context.parties[0]):
+    if not context.is_speaker:
         return None
     return SampleResult(rows=kept, input_rows=rows, output_paths=params.output_paths)
 
@@ -129,7 +129,7 @@ def train_test_split(context: JobContext[TrainTestSplitParams]) -> TrainTestSpli
 
     paths = {"train_paths": params.train_paths, "test_paths": params.test_paths}
     _, [train, test] = _write_chosen(context, params.stratify, choose, paths)
-    if not context.is_local(context.parties[0]):
+    if not context.is_speaker:
         return None
     return TrainTestSplitResult(train_rows=train, test_rows=test, **paths)
 

@@ -68,7 +68,7 @@ def unbalanced_psi_cache(context: JobContext[UnbalancedPsiCacheParams]) -> Unbal
         about = About(cache_id=cache_id, server=server, parties=context.parties, source=source)
         with files.saving(f"task_config.cache_path.{party}"):
             (directory / ABOUT).write_bytes(msgspec.json.format(msgspec.json.encode(about)))
-    if not context.is_local(context.parties[0]):
+    if not context.is_speaker:
         return None
     return UnbalancedPsiCacheResult(cache_id=cache_id, cache_path=params.cache_path)
 
@@ -96,7 +96,8 @@ def unbalanced_psi(context: JobContext[UnbalancedPsiParams]) -> JoinResult | Non
     written = join_two(context, sides, reports)
     require_same(context, written)
     log_hints(context, sides, written)
-    return JoinResult(**answer(context, written)) if params.receiver in sides else None
+    found = answer(context, written)
+    return None if found is None else JoinResult(**found)
 
 
 def _caches(context: JobContext[UnbalancedPsiParams], sides: dict[str, Any]) -> dict[str, Path]:

@@ -32,6 +32,7 @@ class JobContext(Generic[P]):
     """One execution as one process sees it.
 
     `self_party` is the party of this process, or None where the job joins nobody.
+    `elsewhere` says that the other parties are on machines of their own, whose web sides hear of nothing here.
     `attempt` is 1 for the first run of the execution.
     `devices` holds a PYU per party name and, where configured, `spu` and `heu`.
     """
@@ -49,10 +50,12 @@ class JobContext(Generic[P]):
         roots: dict[str, DataRoots],
         send: Callable[[Progressed | Staging | Keeping], None],
         device_manager: DeviceManager | None = None,
+        elsewhere: bool = False,
     ) -> None:
         self.params = params
         self.parties = parties
         self.self_party = self_party
+        self.elsewhere = elsewhere
         self.devices = devices
         self.attempt = attempt
         self.scratch = scratch
@@ -82,6 +85,11 @@ class JobContext(Generic[P]):
     def is_local(self, party: str) -> bool:
         """Return whether this process computes for `party`."""
         return self.self_party is None or self.self_party == party
+
+    @property
+    def is_speaker(self) -> bool:
+        """Whether this process tells what all parties know: progress, and figures that were revealed to everybody."""
+        return self.elsewhere or self.is_local(self.parties[0])
 
     def at(self, party: str, function: Callable[..., T], *args: Any) -> Any:
         """Run `function(*args)` at `party` only, hold its value there, and return it as a PYUObject.

@@ -133,9 +133,13 @@ def _execute(start: Start, send: Callable[[Struct], None]) -> Succeeded:
         },
         send=send,
         device_manager=manager,
+        elsewhere=start.elsewhere,
     )
     result = TaskDispatcher.dispatch(task_type.name, context)
     encoded = None if result is None else msgspec.to_builtins(result)
+    if encoded and start.elsewhere:
+        for name in params.path_fields() & encoded.keys():  # the others' are nobody's business here
+            encoded[name] = {party: path for party, path in encoded[name].items() if party == start.self_party}
     send(StageReached("executed", time.monotonic() - began, sorted(devices)))
     return Succeeded(encoded, _peak_rss())
 

@@ -66,6 +66,7 @@ def _start(job: Job, attempt: int, settings: Settings, directory: str, rank: int
         self_party=party,
         parties=job.parties,
         mode=job.mode,
+        elsewhere=bool(job.peers),
         spu_config=_spu_config(job),
         heu_config=_plain(envelope.heu_config),
         task_config=envelope.task_config,

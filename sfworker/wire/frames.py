@@ -35,6 +35,8 @@ class Start(Struct, frozen=True, tag=True, kw_only=True):
     """This process's party, None where the job joins nobody."""
     parties: list[str]
     mode: Literal["none", "mesh"]
+    elsewhere: bool = False
+    """True where the other parties are on machines of their own."""
     spu_config: dict[str, Any] | None
     heu_config: dict[str, Any] | None
     task_config: dict[str, Any]

@@ -17,7 +17,7 @@ def default(name: str, schema: dict[str, object]) -> str:
     if name in IN_WORDS:
         return IN_WORDS[name]
     value = schema["default"]
-    text = value if isinstance(value, str) else "" if value == [] else json.dumps(value)
+    text = value if isinstance(value, str) else "" if value in ([], {}) else json.dumps(value)
     return f"`{text}`" if text else ""
 
 

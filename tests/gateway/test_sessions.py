@@ -13,7 +13,7 @@ from tests.running_worker import PARTIES
 
 @pytest.fixture(scope="module")
 def sites(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sites]:
-    with Sites(tmp_path_factory.mktemp("sites"), PARTIES, rendezvous_seconds="8") as sites:
+    with Sites(tmp_path_factory.mktemp("sites"), PARTIES, rendezvous_seconds="8", concurrency="2") as sites:
         yield sites
 
 
@@ -38,4 +38,18 @@ def test_psi(sites: Sites) -> None:
     for party, result in sites.run(sites.jobs(task)).items():
         assert result["status"] == "success", result
         assert result["result"]["intersection_count"] == 500
+        assert result["result"]["output_paths"] == {party: "out.csv"}
         assert len(pd.read_csv(sites[party].data / "out.csv")) == 500
+
+
+def test_one_port_serves_one_job_after_the_other_and_two_at_once(sites: Sites) -> None:
+    for action in ("raise_final", "exit", "succeed"):
+        for result in sites.run(sites.jobs({"task_type": "act", "action": action})).values():
+            assert result["status"] == ("success" if action == "succeed" else "failure")
+    both = [sites.jobs({"task_type": "health_check"}) for _ in range(2)]
+    for jobs in both:
+        for party, job in jobs.items():
+            sites[party].worker.send(job)
+    for jobs in both:
+        for party, job in jobs.items():
+            assert sites.result(party, job)["status"] == "success"

@@ -78,7 +78,6 @@ class TestRoundTrip:
             self_party=party,
             parties=["alice", "bob"],
             mode="mesh",
-            cluster_config=None,
             spu_config=None,
             heu_config=None,
             task_config=task_config,

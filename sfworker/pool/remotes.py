@@ -27,6 +27,7 @@ from sfworker.wire.gateway import (
 )
 
 OPEN_SECONDS = 10.0
+CONNECT_PAUSE = 0.05
 MAX_TEXT = 1000
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
 
@@ -48,12 +49,11 @@ class Remotes:
     async def open(self, hear: Callable[[Heard | Lost], None]) -> None:
         """Open the sockets that stand in for the parties, and begin to call them. Raises GatewayLostError."""
         self._hear = hear
-        self._socket.setblocking(False)
         try:
-            self._socket.connect(self._gateway)
-            self._channel = FrameChannel(self._socket, self._hear_body, self._hear_end)
-            self._send(self._opened)
             with anyio.fail_after(OPEN_SECONDS):
+                await self._connect()
+                self._channel = FrameChannel(self._socket, self._hear_body, self._hear_end)
+                self._send(self._opened)
                 await self._answered.wait()
         except OSError as error:
             raise GatewayLostError(f"this host's gateway does not answer ({type(error).__name__})") from None
@@ -76,6 +76,16 @@ class Remotes:
         if self._channel is not None:
             self._channel.close()
         self._socket.close()
+
+    async def _connect(self) -> None:
+        self._socket.setblocking(False)
+        while True:
+            try:
+                self._socket.connect(self._gateway)
+            except (FileNotFoundError, ConnectionRefusedError, BlockingIOError):  # it is being started, or is busy
+                await anyio.sleep(CONNECT_PAUSE)
+            else:
+                return
 
     def _send(self, message: Struct) -> None:
         body = encode_frame(message)

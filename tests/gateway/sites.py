@@ -60,8 +60,9 @@ class Site:
     def gateway_log(self) -> str:
         return (self.data / "gateway.log").read_text()
 
-    def start(self) -> None:
-        self.start_gateway()
+    def start(self, *, gateway: bool) -> None:
+        if gateway:
+            self.start_gateway()
         self.worker.start()
 
     def stop(self) -> None:
@@ -73,9 +74,9 @@ class Site:
 
 
 class Sites:
-    """All parties. Use as a context."""
+    """All parties. Use as a context. Without `gateways` the workers start them."""
 
-    def __init__(self, directory: Path, parties: list[str], **settings: Any) -> None:
+    def __init__(self, directory: Path, parties: list[str], *, gateways: bool = True, **settings: Any) -> None:
         certificates = directory / "certificates"
         certificates.mkdir(mode=0o700)
         make_authority(certificates, 10)
@@ -83,12 +84,13 @@ class Sites:
             make_certificate(certificates, party, 5)
         ports = dict(zip(parties, free_ports(len(parties)), strict=True))
         self.parties = parties
+        self._gateways = gateways
         self.certificates = certificates
         self.sites = {party: Site(party, directory, certificates, ports, **settings) for party in parties}
 
     def __enter__(self) -> Sites:
         for site in self.sites.values():
-            site.start()
+            site.start(gateway=self._gateways)
         return self
 
     def __exit__(

@@ -12,13 +12,12 @@ import tempfile
 from collections.abc import Iterator
 
 from sfworker.cli.findings import Finding, error, ok, warning
+from sfworker.pool.run_dir import LONGEST_PARENT
 from sfworker.settings import Settings, unknown_variables, variable
 
 IMPORT_SECONDS = 180.0
 LITTLE_DISK = 2 << 30
 TOO_LITTLE_DISK = 256 << 20
-# The path of a Unix socket ends at 107 bytes; below the run directory a party's socket takes up to this many.
-SOCKET_NAME_BYTES = 60
 _IMPORT = "import secretflow, spu; print(secretflow.__version__)"
 
 
@@ -86,12 +85,12 @@ def run_dir(settings: Settings) -> Iterator[Finding]:
     except OSError as failure:
         yield error("run directory", f"cannot be written ({failure.strerror})", f"create it, or set {name}")
         return
-    length = len(os.fsencode(os.path.abspath(settings.run_dir)))
-    if length + SOCKET_NAME_BYTES > 107:
+    length = len(os.fsencode(os.path.realpath(settings.run_dir)))
+    if length > LONGEST_PARENT:
         yield error(
             "run directory",
             f"its path is {length} bytes long, too long for the sockets in it",
-            f"set {name} to a directory with a path of at most {107 - SOCKET_NAME_BYTES} bytes",
+            f"set {name} to a directory with a path of at most {LONGEST_PARENT} bytes",
         )
     else:
         yield ok("run directory", "can be written")

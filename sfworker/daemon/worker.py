@@ -34,7 +34,7 @@ from sfworker.errors import SettingsError
 from sfworker.logs import configure, ids
 from sfworker.pool.outcome import Stop
 from sfworker.pool.pool import Execution, Pool, open_pool
-from sfworker.pool.run_dir import run_dir
+from sfworker.pool.run_dir import LONGEST_PARENT, run_dir
 from sfworker.publish.status_notifier import StatusNotifier
 from sfworker.settings import Settings, unknown_variables, variable
 from sfworker.telemetry import Telemetry
@@ -245,4 +245,9 @@ def _run_dir(settings: Settings) -> Iterator[str]:
             directory = stack.enter_context(run_dir(settings.run_dir))
         except OSError as error:
             raise SettingsError(f"{variable('run_dir')}: no directory can be made there ({error.strerror})") from None
+        if len(os.fsencode(os.path.dirname(directory))) > LONGEST_PARENT:
+            raise SettingsError(
+                f"{variable('run_dir')}: its path is too long for the sockets in it; choose one of at most "
+                f"{LONGEST_PARENT} bytes"
+            )
         yield directory

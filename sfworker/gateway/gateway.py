@@ -110,7 +110,13 @@ class Gateway:
     async def run(self, path: str) -> None:
         """Serve until told to stop, or until it is not needed any more. `path` is the socket for workers."""
         listener = _listen(self._settings)
-        workers = await asyncio.start_unix_server(self._serve_worker, path, limit=MAX_MESSAGE_BYTES)
+        try:
+            workers = await asyncio.start_unix_server(self._serve_worker, path, limit=MAX_MESSAGE_BYTES)
+        except OSError:
+            listener.close()
+            raise SettingsError(
+                f"{variable('gateway_dir')}: no socket can be made there, whose path may have 107 bytes"
+            ) from None
         _log.info("gateway of %s listens on %s", self._settings.party, self._settings.gateway_listen)
         try:
             async with anyio.create_task_group() as tasks:

@@ -31,6 +31,7 @@ from sfworker.pool.outcome import Outcome, Stop
 from sfworker.pool.party_process import PartyProcess
 from sfworker.pool.processors import Processors
 from sfworker.pool.remotes import Remotes
+from sfworker.pool.run_dir import EXECUTIONS
 from sfworker.pool.starts import opened, starts
 from sfworker.pool.template import Template
 from sfworker.settings import Settings
@@ -91,7 +92,7 @@ class Pool:
     @asynccontextmanager
     async def execute(self, job: Job, attempt: int, execution: Execution, listener: Listener) -> AsyncIterator[Outcome]:
         """Run the job's computation and yield its outcome. After the block, all that it used is let go."""
-        directory = f"{self._directory}/{next(self._numbers)}"
+        directory = self._new_directory()
         template = self._template
         frames: list[Start] = []
         try:
@@ -120,6 +121,12 @@ class Pool:
         finally:
             self._release(frames)
             self._tasks.start_soon(self._clean_up, mesh, directory)
+
+    def _new_directory(self) -> str:
+        """Return a name that no execution has, of those that are short enough for the paths of sockets."""
+        while os.path.exists(directory := f"{self._directory}/{next(self._numbers) % EXECUTIONS}"):
+            pass
+        return directory
 
     async def run(self) -> None:
         """Keep a template process running until cancelled."""

@@ -16,6 +16,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 PREFIX = "sfworker-run-"
+EXECUTIONS = 10_000
+"""Names of executions' directories, which are used again."""
+LONGEST_PARENT = 107 - len(f"/{PREFIX}12345678/{EXECUTIONS - 1}/spu-9-15.sock")
+"""Bytes that the path of a directory may have in which a worker makes its own: a socket's path may have 107."""
 
 
 @contextmanager

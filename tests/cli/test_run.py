@@ -213,3 +213,14 @@ def test_a_server_that_is_missing_is_said(tmp_path: Path) -> None:
     done = subprocess.run(RUN, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (2, "sfworker: SFWORKER_REDIS_SERVER: not a program that can be run\n")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_directory_whose_path_is_too_long_for_sockets(tmp_path: Path) -> None:
+    long = tmp_path / ("x" * 60)
+    long.mkdir()
+    command = [sys.executable, "-m", "sfworker", "run"]
+    environment = {**os.environ, "SFWORKER_RUN_DIR": str(long)}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    assert ended.returncode == 2
+    assert "SFWORKER_RUN_DIR: its path is too long for the sockets in it" in ended.stderr
+    assert list(long.iterdir()) == []

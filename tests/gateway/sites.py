@@ -98,6 +98,8 @@ class Sites:
     ) -> None:
         for site in self.sites.values():
             site.stop()
+            if error is not None:  # which pytest shows
+                print(f"{site.party}:\n{site.worker.log()}")
 
     def __getitem__(self, party: str) -> Site:
         return self.sites[party]

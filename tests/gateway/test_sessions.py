@@ -57,8 +57,10 @@ def test_one_port_serves_one_job_after_the_other_and_two_at_once(sites: Sites) -
             assert sites.result(party, job)["status"] == "success"
 
 
-def test_a_worker_starts_the_gateway_that_it_needs_and_takes_it_along(tmp_path: Path) -> None:
-    with Sites(tmp_path, PARTIES, gateways=False, rendezvous_seconds="4") as sites:
+def test_a_worker_starts_the_gateway_that_it_needs_and_takes_it_along(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    with Sites(tmp_path_factory.mktemp("own"), PARTIES, gateways=False, rendezvous_seconds="4") as sites:
         for result in sites.run(sites.jobs({"task_type": "health_check"})).values():
             assert result["status"] == "success", result
         gateways = {party: _gateway_of(sites[party].worker) for party in PARTIES}

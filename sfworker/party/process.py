@@ -136,6 +136,7 @@ def _execute(start: Start, send: Callable[[Struct], None]) -> tuple[Succeeded, C
         },
         send=send,
         device_manager=manager,
+        floors=start.floors,
     )
     result = TaskDispatcher.dispatch(task_type.name, context)
     encoded = None if result is None else msgspec.to_builtins(result)

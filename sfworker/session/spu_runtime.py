@@ -14,6 +14,7 @@ import os
 import secrets
 import shutil
 import tempfile
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from enum import Enum
 from pathlib import Path
@@ -24,9 +25,12 @@ from secretflow.device.device import spu as spu_module
 from spu import experimental, libspu, psi
 
 from sfworker.disks import disk_full, is_full, watched
-from sfworker.errors import ModelMismatchError
+from sfworker.errors import InputDataError, ModelMismatchError
 from sfworker.session.arithmetic import fraction_bits
 
+_NO_RESULT = -1
+"""Count of an intersection at a party that does not get it."""
+_OF_THREE = psi.parse_protocol("PROTOCOL_ECDH_3PC")
 # Types of static arguments that `repr` identifies.
 _PLAIN = (Enum, str, int, float, type(None))
 
@@ -221,9 +225,34 @@ def _counts(report: Any) -> dict[str, int]:
     }
 
 
-def use_party_runtime() -> None:
-    """Make SecretFlow's SPU of this process use `PartyRuntime`."""
+def use_party_runtime(least_common: int) -> None:
+    """Make SecretFlow's SPU of this process use `PartyRuntime`. Call once per process.
+
+    Every intersection of fewer than `least_common` keys is then an error, also those of components.
+    """
     spu_module.SPURuntime = PartyRuntime  # the name that the SPU looks up is the one place to replace
+    psi.psi_execute = functools.partial(_require_common, psi.psi_execute, least_common)
+    psi.ub_psi_execute = functools.partial(_require_common, psi.ub_psi_execute, least_common)
+
+
+def _require_common(execute: Callable[[Any, Any], Any], least: int, config: Any, link: Any) -> Any:
+    """Intersect, and raise InputDataError at who gets the result where too few keys are in it.
+
+    None at all is the same error, as it would tell that a single key asked for is not there.
+    """
+    report = execute(config, link)
+    if report.intersection_count == _NO_RESULT:
+        return report
+    of_three = getattr(config, "protocol_conf", None) and config.protocol_conf.protocol == _OF_THREE
+    # The protocol of three parties takes each key once and does not count different ones.
+    common = report.intersection_count if of_three else report.intersection_unique_count
+    if common < least:
+        raise InputDataError(
+            f"keys: the files have fewer than {least} keys in common, or none, and the operator lets nothing of so few "
+            f"be revealed (SFWORKER_MIN_INTERSECTION_ROWS); do the parties write their keys alike, with the same type, "
+            f"length, leading zeros and blanks?"
+        )
+    return report
 
 
 def use_no_cached_variables() -> None:

@@ -102,7 +102,8 @@ def binning(context: JobContext[BinningParams]) -> BinningResult | None:
     typed = {party: table.typed(table.features(context)) for party, table in own.items()}
     if params.uses_label:  # otherwise nothing is revealed
         for party, table in own.items():
-            context.require_rows(table.field, typed[party].num_rows)
+            if typed[party].num_columns:
+                context.require_rows(table.field, typed[party].num_rows)
     # The label's party learns the rows of the others' bins.
     holder = params.label.party if params.uses_label and params.label else None
     least = {party: context.floors.bin_rows if holder not in (None, party) else 0 for party in own}
@@ -225,6 +226,7 @@ def _weigh(
     if context.is_local(holder):
         table = own[holder]
         values = files.numbers(table.field, table.path, [ref.column])[:, 0]
+        context.require_rows(table.field, len(values))
         label = labels.binary(values, "binning", context.floors.group_rows).astype(np.int64)
     weighed = [party for party in own_tables.with_input(context) if (params.features or {}).get(party)]
     local = {party: binned[party] for party in weighed if party in binned}

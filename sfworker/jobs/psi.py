@@ -104,9 +104,7 @@ def log_hints(context: JobContext[Any], sides: Mapping[str, Side], written: dict
 def _log_hints(context: JobContext[Any], side: Side, party: str, said: str) -> None:
     table = files.text(side.field, side.source, side.source_keys)
     for number, column in enumerate(table.columns, 1):
-        context.log.warning(
-            "%s: key column %d of %s %s: %s", side.field, number, party, said, ", ".join(hints(column))
-        )
+        context.log.warning("%s: key column %d of %s %s: %s", side.field, number, party, said, ", ".join(hints(column)))
 
 
 def sides_of(context: JobContext[Any], **asked: bool) -> dict[str, Side]:

@@ -120,7 +120,8 @@ def stability(base: Vector, test: Vector, inner_edges: Vector) -> Stability:
 
 def _columns(context: JobContext[TableStatisticsParams], table: OwnTable) -> dict[str, pa.ChunkedArray]:
     typed = table.typed(aligned.features(context, table.party, table.names))
-    context.require_rows(table.field, typed.num_rows)
+    if typed.num_columns:
+        context.require_rows(table.field, typed.num_rows)
     table.each(typed, partial(_require_some_values, context.floors.input_rows))
     return dict(zip(typed.column_names, typed.columns, strict=True))
 
@@ -161,7 +162,8 @@ def _compared(context: JobContext[PopulationStabilityParams], party: str) -> dic
     types = dict.fromkeys(columns, "float")
     base_columns, test_columns = base.typed(columns, types), test.typed(columns, types)
     for table, found in ((base, base_columns), (test, test_columns)):
-        context.require_rows(table.field, found.num_rows)
+        if columns:
+            context.require_rows(table.field, found.num_rows)
 
     def compare(name: str, column: pa.ChunkedArray) -> Stability:
         require_values(column)

@@ -193,6 +193,12 @@ def test_a_file_of_too_few_rows_is_refused(platform: Platform, task: dict[str, A
     refused(platform, run(platform, task), "SFWORKER_MIN_INPUT_ROWS")
 
 
+def test_a_party_without_columns_is_no_file_of_too_few_rows(platform: Platform) -> None:
+    write(platform, both(ROWS))
+    for task in TASKS[:2]:
+        assert run(platform, task | {"features": {"alice": ["x"]}})["status"] == "success"
+
+
 def test_a_column_with_too_few_values_is_refused(platform: Platform) -> None:
     frames = both(ROWS)
     frames["alice"].loc[LEAST - 1 :, "x"] = None
@@ -233,8 +239,9 @@ def test_evaluations_have_no_small_buckets(platform: Platform) -> None:
         assert not [bucket for bucket in buckets if 0 < bucket["rows"] < LEAST]
 
 
-@pytest.mark.parametrize("method", ["equal_frequency", "chimerge"])
-@pytest.mark.parametrize("substitution", ["woe", "bin"])
+@pytest.mark.parametrize(
+    ("method", "substitution"), [("equal_frequency", "woe"), ("chimerge", "woe"), ("chimerge", "bin")]
+)
 def test_bins_of_too_few_rows_are_not_told(platform: Platform, method: str, substitution: str) -> None:
     """ChiMerge starts from larger bins."""
     write(platform, both(ROWS))

@@ -25,7 +25,7 @@ from secretflow.device.device import spu as spu_module
 from spu import experimental, libspu, psi
 
 from sfworker.disks import disk_full, is_full, watched
-from sfworker.errors import InputDataError, ModelMismatchError
+from sfworker.errors import InputDataError, ModelMismatchError, TaskExecutionError
 from sfworker.session.arithmetic import fraction_bits
 
 _NO_RESULT = -1
@@ -107,20 +107,39 @@ class PartyRuntime(spu_module.SPURuntime):  # type: ignore[misc]
     def psi(self, *arguments: Any, **named: Any) -> Any:
         """Run SecretFlow's own intersection, as its components call it.
 
-        An inner join gets a key more at each side (`copy_with_a_stranger`). Others would write it into their outputs.
+        Each side gets a key more (`copy_with_a_stranger`). Joins that keep rows without a match write it into their
+        outputs, from which it is removed.
         """
         call = inspect.signature(super().psi).bind(*arguments, **named)
-        is_inner = call.arguments.get("join_type") == "JOIN_TYPE_INNER_JOIN"
-        source, given = Path(call.arguments["input_path"]).resolve(), _name_of_ours()
-        if is_inner:
-            copy_with_a_stranger(source, given, call.arguments["keys"])
-        else:
-            given.symlink_to(source)
+        call.apply_defaults()
+        given = _name_of_ours()
+        stranger = copy_with_a_stranger(Path(call.arguments["input_path"]).resolve(), given, call.arguments["keys"])
         call.arguments["input_path"] = str(given)
         self._meet()
         with _watched():
             report = super().psi(*call.args, **call.kwargs)
-        return {**report, "original_count": report["original_count"] - is_inner}
+            if report["intersection_count"] != _NO_RESULT:
+                self._remove_strangers(call.arguments, report, stranger)
+        return {**report, "original_count": report["original_count"] - 1}
+
+    def _remove_strangers(self, asked: dict[str, Any], report: dict[str, Any], stranger: str) -> None:
+        """Remove this party's row with the `stranger`, and the empty one that stands beside the other party's.
+
+        An output has the rows of the intersection, the left side's without a match, then the other side's. All empty
+        rows beside those of one side are alike, so that it is the last of them that goes.
+        """
+        both = asked["join_type"] in {"JOIN_TYPE_FULL_JOIN", "JOIN_TYPE_DIFFERENCE"}
+        is_left = self.party == (asked["left_side"] or asked["receiver"])
+        left_alone = asked["join_type"] == "JOIN_TYPE_LEFT_JOIN"
+        beside = None
+        if asked["broadcast_result"] and (both or (left_alone and not is_left)):
+            # The other side's rows are the last ones, or come before one's own.
+            own = report["original_count"] - report["intersection_count"] if both and not is_left else 0
+            beside = own + 1
+        has_own = both or (left_alone and is_left)
+        if has_own or beside:
+            output, missing = Path(asked["output_path"]), asked["output_csv_na_rep"]
+            _remove_rows(output, stranger if has_own else None, beside, missing)
 
     def ub_psi(self, *arguments: Any, **named: Any) -> Any:
         """Run SecretFlow's own unbalanced intersection, as its components call it."""
@@ -190,18 +209,44 @@ def _name_of_ours() -> Path:
     return Path(tempfile.mkdtemp(prefix="psi-")) / "input.csv"
 
 
-def copy_with_a_stranger(source: Path, copy: Path, keys: list[str]) -> None:
-    """Copy a CSV file without quotes below its header, with a row more whose key nobody else has.
+def copy_with_a_stranger(source: Path, copy: Path, keys: list[str]) -> str:
+    """Copy a CSV file without quotes below its header, with a row more whose key nobody else has. Returns that key.
 
     The protocols begin with a digest of each file's keys, which others could compare with that of a guess.
     """
+    stranger = secrets.token_hex(16)
     shutil.copyfile(source, copy)
     with copy.open("rb") as file:
         names = next(csv.reader([file.readline().decode("utf-8-sig")]))
         file.seek(-1, os.SEEK_END)
         end = "" if file.read() == b"\n" else "\n"
     with copy.open("a", encoding="utf-8") as appended:
-        appended.write(f"{end}{','.join(secrets.token_hex(16) if name in keys else '' for name in names)}\n")
+        appended.write(f"{end}{','.join(stranger if name in keys else '' for name in names)}\n")
+    return stranger
+
+
+def _remove_rows(output: Path, stranger: str | None, beside: int | None, missing: str) -> None:
+    """Remove from a CSV file the row with a key, and the one that is `beside` rows from the end, which is empty.
+
+    Raises TaskExecutionError where one of them is not there.
+    """
+    with output.open("rb") as file:
+        columns = len(next(csv.reader([file.readline().decode()])))
+        rows = sum(1 for _ in file)
+    empty = ",".join([missing] * columns).encode()
+    removed, shorter = 0, output.with_name(f"{output.name}.shorter")
+    with output.open("rb") as file, shorter.open("wb") as kept:
+        for number, line in enumerate(file):
+            is_beside = beside is not None and number == rows - beside + 1
+            if is_beside and line.rstrip() != empty:
+                raise TaskExecutionError("psi: SecretFlow has written the rows of the join in another order than known")
+            if is_beside or (stranger is not None and stranger.encode() in line):
+                removed += 1
+            else:
+                kept.write(line)
+    if removed != (stranger is not None) + (beside is not None):
+        raise TaskExecutionError("psi: SecretFlow has not written all rows of the join")
+    shorter.replace(output)
 
 
 def _watched(*outputs: str) -> AbstractContextManager[None]:

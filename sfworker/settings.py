@@ -211,6 +211,18 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     tell_peers_why: Annotated[bool, Meta(description="Peers hear the sentence of an error; else its type alone.")] = (
         True
     )
+    min_input_rows: Annotated[
+        int, Meta(ge=0, description="Fewest rows of a party's file of which anything may be revealed; 0: any number.")
+    ] = 3
+    min_intersection_rows: Annotated[
+        int, Meta(ge=0, description="Fewest keys that files have in common which may be revealed; 0: also none at all.")
+    ] = 3
+    min_group_rows: Annotated[
+        int, Meta(ge=0, description="Fewest rows of a group, or of one label, whose figures may be revealed.")
+    ] = 3
+    min_bin_rows: Annotated[
+        int, Meta(ge=0, description="Fewest rows of a bin or bucket whose figures may be revealed.")
+    ] = 3
     allow_insecure_protocols: Annotated[
         bool, Meta(description="Accepts REF2K, which keeps no secrets; for debugging only.")
     ] = False

@@ -22,6 +22,7 @@ from sfworker.settings import Settings, variable
 START_SECONDS = 60.0
 PARTIES = ["alice", "bob"]
 ROOT = Path(__file__).parent.parent
+FLOORS = ("min_input_rows", "min_intersection_rows", "min_group_rows", "min_bin_rows")
 FINAL = {"SUCCESS", "FAILURE", "CANCELLED"}
 _numbers = count(1)
 _T = TypeVar("_T")
@@ -78,6 +79,8 @@ class RunningWorker:
             "data_roots": str(directory),
             "jobs": "tests.acting_job",
             "drain_timeout": "5",
+            # Files of tests have few rows.
+            **dict.fromkeys(FLOORS, "0"),
             **settings,
         }
         ours = {variable(name) for name in Settings.__struct_fields__}

@@ -33,6 +33,7 @@ from secretflow_spec import Definition, Storage, StorageType, VTable
 from secretflow_spec.v1.data_pb2 import DistData, StorageConfig
 from secretflow_spec.v1.evaluation_pb2 import NodeEvalParam
 
+from sfworker.components import floors
 from sfworker.components import params as component_params
 from sfworker.errors import InputDataError, ModelMismatchError, ParameterValidationError
 from sfworker.party import logging as party_logging
@@ -110,7 +111,9 @@ def evaluate(
             f"{where}: does not fit the definition of {definition.component_id}; {remedy}"
         ) from None
     offered = _Context(context, checkpoint, inputs, outputs)
+    floors.hold(component, context.floors)
     try:
+        floors.require_rows(context, param, lambda uri: Path(offered.storage.get_full_path(uri)))
         component.evaluate(offered)
         offered.storage.close()
     except Exception as error:

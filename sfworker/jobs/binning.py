@@ -100,7 +100,14 @@ def binning(context: JobContext[BinningParams]) -> BinningResult | None:
     params = context.params
     own = own_tables.local_tables(context)
     typed = {party: table.typed(table.features(context)) for party, table in own.items()}
-    binned = {party: own[party].each(table, partial(_bin, params)) for party, table in typed.items()}
+    if params.uses_label:  # otherwise nothing is revealed
+        for party, table in own.items():
+            if typed[party].num_columns:
+                context.require_rows(table.field, typed[party].num_rows)
+    # The label's party learns the rows of the others' bins.
+    holder = params.label.party if params.uses_label and params.label else None
+    least = {party: context.floors.bin_rows if holder not in (None, party) else 0 for party in own}
+    binned = {party: own[party].each(table, partial(_bin, params, least[party])) for party, table in typed.items()}
     evidence = _weigh(context, own, binned) if params.uses_label else {}
     found = {
         party: [_rule(params, *pair) for pair in zip(columns, evidence.get(party, [None] * len(columns)), strict=True)]
@@ -109,7 +116,7 @@ def binning(context: JobContext[BinningParams]) -> BinningResult | None:
     for party, table in own.items():
         rules.write_table(context, table, typed[party], found[party])
     identity = rules.save(context, "binning", found)
-    answering = params.label.party if params.uses_label and params.label else context.parties[0]
+    answering = holder or context.parties[0]
     warnings = _constant_ones(context, answering, binned) if params.constant_columns == "one_bin" else []
     if not context.is_local(answering):
         return None
@@ -137,7 +144,39 @@ def _constant_ones(context: JobContext[BinningParams], answering: str, binned: d
     ]
 
 
-def _bin(params: BinningParams, name: str, column: Column) -> Binned:
+def _bin(params: BinningParams, least: int, name: str, column: Column) -> Binned:
+    """Bin one column into bins of `least` rows.
+
+    Raises UnfitColumn where it has one number only, too many categories, or a smaller bin.
+    """
+    binned = _binned(params, name, column)
+    if binned.edges is not None and params.method == "chimerge" and least:
+        binned = binned.merged(_too_small(_totals(binned)[:-1].tolist(), least))  # it only starts from these bins
+    totals = _totals(binned)
+    if ((totals > 0) & (totals < least)).any():
+        raise UnfitColumn(
+            f"has a bin, or missing values, of fewer than {least} rows, of which the operator lets nothing be revealed "
+            f"(SFWORKER_MIN_BIN_ROWS); choose fewer bins, fill or group values"
+        )
+    return binned
+
+
+def _too_small(rows: list[int], least: int) -> list[int]:
+    """Return which bins to merge with the next one so that each has `least` rows, or all are one."""
+    removed, kept, gathered = [], [], 0
+    for number, count in enumerate(rows[:-1]):
+        gathered += count
+        if gathered < least:
+            removed.append(number)
+        else:
+            kept.append(number)
+            gathered = 0
+    if gathered + rows[-1] < least and kept:
+        removed.append(kept[-1])
+    return sorted(removed)
+
+
+def _binned(params: BinningParams, name: str, column: Column) -> Binned:
     """Bin one column. Raises UnfitColumn where it has one number only or too many categories."""
     require_values(column)
     kind = rules.type_of(column)
@@ -186,7 +225,9 @@ def _weigh(
     label = None
     if context.is_local(holder):
         table = own[holder]
-        label = labels.binary(files.numbers(table.field, table.path, [ref.column])[:, 0], "binning").astype(np.int64)
+        values = files.numbers(table.field, table.path, [ref.column])[:, 0]
+        context.require_rows(table.field, len(values))
+        label = labels.binary(values, "binning", context.floors.group_rows).astype(np.int64)
     weighed = [party for party in own_tables.with_input(context) if (params.features or {}).get(party)]
     local = {party: binned[party] for party in weighed if party in binned}
     rows, *shapes = _shapes(context, holder, label, weighed, local)

@@ -35,6 +35,7 @@ from sfworker.models.checkpoints import Checkpoints
 from sfworker.models.predictions import Inputs, predict
 from sfworker.party.context import JobContext
 from sfworker.party.task_dispatcher import TaskDispatcher
+from sfworker.secure.fresh_orders import use_fresh_orders
 from sfworker.secure.sigmoid import sigmoid
 from sfworker.session import fed_pickle
 from sfworker.session.arithmetic import arithmetic_of, largest_product, require_fraction_bits, require_whole_bits
@@ -45,6 +46,7 @@ LEAST_FRACTION_BITS = 16
 """Fraction bits without which the gains that `ss_xgb` compares are rounding."""
 
 fed_pickle.allow("secretflow.ml.boost.ss_xgb_v.core.xgb_tree", "XgbTree")  # two lists, and nothing that runs
+use_fresh_orders()
 
 
 @TaskDispatcher.register_task("ss_xgb")

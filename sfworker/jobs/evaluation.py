@@ -47,8 +47,10 @@ def biclassification_eval(context: JobContext[BiclassificationEvalParams]) -> Bi
         return None
     label, score = _label_and_prediction(context)
     # No bucket may be so small that its figures tell of single rows.
-    bucket_count = min(params.bucket_count, max(1, len(label) // params.min_item_cnt_per_bucket))
-    return evaluate(labels.binary(label, "an evaluation"), score, bucket_count, params.threshold)
+    least = max(params.min_item_cnt_per_bucket, context.floors.bin_rows)
+    bucket_count = min(params.bucket_count, max(1, len(label) // least))
+    label = labels.binary(label, "an evaluation", context.floors.group_rows)
+    return evaluate(label, score, bucket_count, params.threshold, context.floors.bin_rows)
 
 
 @TaskDispatcher.register_task("regression_eval")
@@ -62,6 +64,8 @@ def regression_eval(context: JobContext[RegressionEvalParams]) -> RegressionEval
     spread = float(np.square(label - label.mean()).sum())
     sizes = np.abs(label) + np.abs(prediction)
     counts, edges = np.histogram(residual, context.params.bucket_count)
+    starts = [0, *np.cumsum(counts).tolist()]
+    histogram = list(pairwise(_joined(starts, context.floors.bin_rows)))
     return RegressionEvalResult(
         rows=len(label),
         # Figures that would divide by 0 are null.
@@ -77,8 +81,8 @@ def regression_eval(context: JobContext[RegressionEvalParams]) -> RegressionEval
         prediction_mean=float(prediction.mean()),
         residual_quantiles={f"{q}": value for q, value in zip(QUANTILES, _quantiles(residual), strict=True)},
         residual_histogram=[
-            ResidualBucket(left=left, right=right, rows=count)
-            for left, right, count in zip(edges[:-1].tolist(), edges[1:].tolist(), counts.tolist(), strict=True)
+            ResidualBucket(left=float(edges[first]), right=float(edges[last]), rows=starts[last] - starts[first])
+            for first, last in histogram
         ],
     )
 
@@ -98,14 +102,15 @@ def prediction_bias_eval(context: JobContext[PredictionBiasEvalParams]) -> Predi
     else:
         starts = [len(label) * number // params.bucket_count for number in range(params.bucket_count + 1)]
         edges = prediction[[*starts[:-1], len(label) - 1]]
-    if len(label) < params.min_item_cnt_per_bucket:
+    least = max(params.min_item_cnt_per_bucket, context.floors.bin_rows)
+    if len(label) < least:
         raise InputDataError(
             f"task_config.input_paths.{params.label.party}: has fewer rows than one bucket needs "
-            f"(min_item_cnt_per_bucket)"
+            f"(min_item_cnt_per_bucket, SFWORKER_MIN_BIN_ROWS)"
         )
     buckets = [
         _bias_bucket(edges[first], edges[last], *(each[starts[first] : starts[last]] for each in (prediction, label)))
-        for first, last in pairwise(_joined(starts, params.min_item_cnt_per_bucket))
+        for first, last in pairwise(_joined(starts, least))
     ]
     return PredictionBiasEvalResult(rows=len(label), bias=float((prediction - label).mean()), buckets=buckets)
 
@@ -121,6 +126,7 @@ def scorecard(context: JobContext[ScorecardParams]) -> ScorecardResult | None:
     names = files.header(field, path)
     files.require_columns("task_config.prediction.column", names, [name])
     probability = files.numbers(field, path, [name])[:, 0]
+    context.require_rows(field, len(probability))
     outside = (probability < -NOISE) | (probability > 1 + NOISE)
     if outside.any():
         row = int(np.argmax(outside)) + 1
@@ -160,8 +166,13 @@ def _without_odds(probability: Vector) -> list[str]:
     ]
 
 
-def evaluate(label: Vector, score: Vector, bucket_count: int, threshold: float) -> BiclassificationEvalResult:
-    """Evaluate `score` for `label`, which holds 0 and 1, both there. Both have shape (rows,)."""
+def evaluate(
+    label: Vector, score: Vector, bucket_count: int, threshold: float, least: int = 0
+) -> BiclassificationEvalResult:
+    """Evaluate `score` for `label`, which holds 0 and 1, both there. Both have shape (rows,).
+
+    The head report has points of the curve at which it counts `least` rows.
+    """
     order = np.argsort(-score, kind="stable")
     label, score = label[order], score[order]
     true_positives, false_positives = np.cumsum(label), np.cumsum(1 - label)
@@ -184,7 +195,7 @@ def evaluate(label: Vector, score: Vector, bucket_count: int, threshold: float) 
         recall=float(recall),
         f1=float(2 * precision * recall / (precision + recall)) if hits else 0.0,
         buckets=_buckets(label, score, bucket_count),
-        head_report=[_head(rate, tpr, fpr, cuts, true_positives, score) for rate in HEAD_RATES],
+        head_report=[_head(rate, tpr, fpr, cuts, true_positives, score, least) for rate in HEAD_RATES],
     )
 
 
@@ -197,6 +208,7 @@ def _label_and_prediction(context: JobContext[Any]) -> tuple[Vector, Vector]:
     files.require_columns("task_config.label.column", names, [params.label.column])
     files.require_columns("task_config.prediction.column", names, [params.prediction.column])
     label, prediction = files.numbers(field, path, [params.label.column, params.prediction.column]).T
+    context.require_rows(field, len(label))
     return label, prediction
 
 
@@ -230,13 +242,22 @@ def _bias_bucket(left: float, right: float, prediction: Vector, label: Vector) -
 
 
 def _head(
-    rate: float, tpr: Vector, fpr: Vector, cuts: npt.NDArray[np.int64], true_positives: Vector, score: Vector
+    rate: float,
+    tpr: Vector,
+    fpr: Vector,
+    cuts: npt.NDArray[np.int64],
+    true_positives: Vector,
+    score: Vector,
+    least: int,
 ) -> Head:
     """Return the figures at the last point of the curve whose false positive rate is within `rate`.
 
-    `tpr` and `fpr` start with those of no row. `cuts` are the last rows that each of the others counts.
+    `tpr` and `fpr` start with those of no row. `cuts` are the last rows that each of the others counts. A point with
+    fewer than `least` rows gives way to that of no row.
     """
     last = int(np.searchsorted(fpr, rate, side="right")) - 1
+    if last and cuts[last - 1] + 1 < least:
+        last = 0
     at = cuts[last - 1] if last else None
     return Head(
         max_false_positive_rate=rate,

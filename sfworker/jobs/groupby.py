@@ -174,6 +174,7 @@ def _groups(context: JobContext[GroupbyStatisticsParams], party: str) -> _Groups
     files.require_columns(f"task_config.by.{party}", names, columns)
     files.require_columns(f"task_config.column_types.{party}", columns, list(types))
     table = OwnTable(party, field, path, names, types).typed(columns)
+    context.require_rows(field, table.num_rows)
     codes = np.zeros(table.num_rows, dtype=np.int64)
     missing = np.zeros(table.num_rows, dtype=bool)
     for name in columns:
@@ -187,7 +188,13 @@ def _groups(context: JobContext[GroupbyStatisticsParams], party: str) -> _Groups
         codes = np.unique(combined, return_inverse=True)[1]  # renumbered, so that the next product stays small
     codes[missing] = -1
     found, first, counts = np.unique(codes, return_index=True, return_counts=True)
-    large = (found >= 0) & (counts >= params.min_group_size)
+    least = max(params.min_group_size, context.floors.group_rows)
+    large = (found >= 0) & (counts >= least)
+    if context.floors.group_rows and not large.any():
+        raise InputDataError(
+            f"task_config.by.{party}: makes no group of {least} rows (min_group_size and SFWORKER_MIN_GROUP_ROWS); "
+            f"name columns that make larger groups"
+        )
     if large.sum() > params.max_groups:
         raise InputDataError(
             f"task_config.by.{party}: makes more groups than max_groups; name coarser columns or raise max_groups"
@@ -203,7 +210,9 @@ def _values(context: JobContext[GroupbyStatisticsParams], party: str) -> _Values
     field, columns = f"task_config.input_paths.{party}", context.params.values[party]
     path = context.input_file(party, "input_paths", context.params.input_paths[party])
     files.require_columns(f"task_config.values.{party}", files.header(field, path), columns)
-    return _Values(columns, files.numbers(field, path, columns), context.params.aggregations)
+    numbers = files.numbers(field, path, columns)
+    context.require_rows(field, len(numbers))
+    return _Values(columns, numbers, context.params.aggregations)
 
 
 def _of_party(

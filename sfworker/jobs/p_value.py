@@ -144,6 +144,7 @@ def _own(context: JobContext[PValueParams], party: str, manifest: models.Manifes
     label = [manifest.label.column] if linear and party == manifest.label.party else []
     files.require_columns(f"task_config.model_path.{party}", names, [*features, *label])
     table = files.numbers(field, path, [*features, *label])
+    context.require_rows(field, len(table))
     matrix = table[:, : len(features)]
     units, constant = unit_columns(matrix)
     means, deviations = aligned.means_and_deviations(matrix)

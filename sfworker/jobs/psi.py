@@ -100,12 +100,13 @@ def answer(context: JobContext[Any], written: dict[str, tuple[int, int]]) -> dic
 def log_hints(context: JobContext[Any], sides: Mapping[str, Side], written: dict[str, tuple[int, int]]) -> None:
     """Log what the keys of local readers look like where none has a match. The result, which all read, says no such."""
     for party in (party for party, (found, _) in written.items() if not found):
-        side = sides[party]
-        table = files.text(side.field, side.source, side.source_keys)
-        for number, column in enumerate(table.columns, 1):
-            context.log.warning(
-                "%s: key column %d of %s has no match: %s", side.field, number, party, ", ".join(hints(column))
-            )
+        _log_hints(context, sides[party], party, "has no match")
+
+
+def _log_hints(context: JobContext[Any], side: Side, party: str, said: str) -> None:
+    table = files.text(side.field, side.source, side.source_keys)
+    for number, column in enumerate(table.columns, 1):
+        context.log.warning("%s: key column %d of %s %s: %s", side.field, number, party, said, ", ".join(hints(column)))
 
 
 def sides_of(context: JobContext[Any], **asked: bool) -> dict[str, Side]:
@@ -147,6 +148,7 @@ def give(context: JobContext[Any], party: str, *, distinct: bool = False, hidden
     files.require_columns(f"task_config.keys.{party}", files.header(field, source), keys)
     given = context.scratch / f"psi-input-{party}.csv"
     table = files.text(field, source, keys)
+    context.require_rows(field, table.num_rows)
     plain = files.plain_keys(field, table, keys)
     lacking = files.lack_a_part(plain)
     as_it_is = not (distinct or files.is_columnar(source) or pc.any(lacking).as_py())
@@ -205,6 +207,9 @@ def intersect(
     for party, side in sides.items():
         try:
             reports[party] = context.value_at(party, started[party])
+        except InputDataError:
+            _log_hints(context, side, party, "has too few matches")
+            raise
         except SecretFlowTaskError:
             raise
         except Exception:

@@ -70,8 +70,10 @@ def condition_filter(context: JobContext[ConditionFilterParams]) -> ConditionFil
 
     def choose(table: OwnTable, rows: int) -> list[RowNumbers]:
         chosen = np.flatnonzero(_satisfied(table, condition))
-        if not len(chosen):
-            raise InputDataError("task_config.condition: no row satisfies it; choose another value")
+        least = max(1, context.floors.group_rows)
+        if len(chosen) < least:
+            few = "" if least == 1 else f", or fewer than {least} (SFWORKER_MIN_GROUP_ROWS) do"
+            raise InputDataError(f"task_config.condition: no row satisfies it{few}; choose another value")
         return [chosen]
 
     rows, [kept] = _write_chosen(context, condition, choose, {"output_paths": params.output_paths})
@@ -155,6 +157,7 @@ def _write_chosen(
 
     def chosen() -> list[Any]:
         rows = whole[chooser].num_rows
+        context.require_rows(own[chooser].field, rows)
         return [rows, *(part.astype(np.uint32) for part in choose(own[chooser], rows))]
 
     rows, *parts = context.reveal(context.at(chooser, chosen))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -24,7 +25,7 @@ from sfworker.errors import InputDataError
 from sfworker.party.context import JobContext
 from sfworker.party.task_dispatcher import TaskDispatcher
 from sfworker.tables import aligned, files, own_tables
-from sfworker.tables.own_tables import OwnTable, require_values
+from sfworker.tables.own_tables import OwnTable, UnfitColumn, require_values
 
 Vector = npt.NDArray[np.float64]
 _KINDS = {type_: name for name, type_ in files.TYPES.items()}
@@ -119,7 +120,19 @@ def stability(base: Vector, test: Vector, inner_edges: Vector) -> Stability:
 
 def _columns(context: JobContext[TableStatisticsParams], table: OwnTable) -> dict[str, pa.ChunkedArray]:
     typed = table.typed(aligned.features(context, table.party, table.names))
+    if typed.num_columns:
+        context.require_rows(table.field, typed.num_rows)
+    table.each(typed, partial(_require_some_values, context.floors.input_rows))
     return dict(zip(typed.column_names, typed.columns, strict=True))
+
+
+def _require_some_values(least: int, name: str, column: pa.ChunkedArray) -> None:
+    """Raise UnfitColumn where a column's figures would be those of too few values, unless it has none at all."""
+    if 0 < len(column) - column.null_count < least:
+        raise UnfitColumn(
+            f"has a value in fewer than {least} rows, of which the operator lets nothing be revealed "
+            f"(SFWORKER_MIN_INPUT_ROWS); leave it out"
+        )
 
 
 def _described(column: pa.ChunkedArray, wanted: Collection[str] | None) -> ColumnStatistics:
@@ -148,13 +161,18 @@ def _compared(context: JobContext[PopulationStabilityParams], party: str) -> dic
             raise InputDataError(f"{test.field}: the file has no column {column!r}, which the base has")
     types = dict.fromkeys(columns, "float")
     base_columns, test_columns = base.typed(columns, types), test.typed(columns, types)
+    for table, found in ((base, base_columns), (test, test_columns)):
+        if columns:
+            context.require_rows(table.field, found.num_rows)
 
     def compare(name: str, column: pa.ChunkedArray) -> Stability:
         require_values(column)
         values = column.to_numpy()
         points = split_points.get(name)
         edges = np.array(points) if points else _equal_frequency(values[~np.isnan(values)], params.bin_num)
-        return stability(values, test_columns.column(name).to_numpy(), edges)
+        tested = test_columns.column(name).to_numpy()
+        _require_large_bins(context.floors.bin_rows, edges, values, tested)
+        return stability(values, tested, edges)
 
     return dict(zip(columns, base.each(base_columns, compare), strict=True))
 
@@ -171,8 +189,23 @@ def _equal_frequency(values: Vector, bin_num: int) -> Vector:
     return np.asarray(edges[edges < values.max()])  # nothing would lie beyond an edge at the maximum
 
 
+def _require_large_bins(least: int, edges: Vector, *files_values: Vector) -> None:
+    """Raise UnfitColumn where a bin, or the missing cells, of a file are too few rows, unless there are none."""
+    counts = np.concatenate([_counts(values, edges) for values in files_values])
+    if ((counts > 0) & (counts < least)).any():
+        raise UnfitColumn(
+            f"has a bin, or missing cells, of fewer than {least} rows, of which the operator lets nothing be revealed "
+            f"(SFWORKER_MIN_BIN_ROWS); choose fewer bins or other split_points, or fill it"
+        )
+
+
 def _shares(values: Vector, inner_edges: Vector) -> Vector:
-    """Return the share in all rows of each bin and, last, of missing cells. A value on an edge belongs to its left."""
+    """Return the share of each bin in all rows, as `_counts` counts them."""
+    return _counts(values, inner_edges) / len(values)
+
+
+def _counts(values: Vector, inner_edges: Vector) -> npt.NDArray[np.int64]:
+    """Return the rows of each bin and, last, of missing cells. A value on an edge belongs to its left."""
     known = values[~np.isnan(values)]
     counts = np.bincount(np.searchsorted(inner_edges, known, side="left"), minlength=len(inner_edges) + 1)
-    return np.append(counts, len(values) - len(known)) / len(values)
+    return np.append(counts, len(values) - len(known))

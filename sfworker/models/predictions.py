@@ -151,6 +151,7 @@ def _features(context: JobContext[PredictParams], party: str, manifest: models.M
         if feature not in names:
             raise ModelMismatchError(f"{field}: lacks column {feature!r}, which the model was trained with")
     matrix = files.numbers(field, path, manifest.features)
+    context.require_rows(field, len(matrix))
     scaled: Matrix = (matrix - np.array(manifest.means)) / np.array(manifest.deviations)
     if manifest.format < models.FORMAT:
         scaled = scaled.astype(np.float32).astype(np.float64)

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from sfworker.catalog import TaskParams
 from sfworker.disks import disk_full, is_full
-from sfworker.errors import ParameterValidationError
+from sfworker.errors import InputDataError, ParameterValidationError
 from sfworker.party import compressed
 from sfworker.party.data_roots import DataRoots, remove, saving
-from sfworker.wire.frames import Keeping, Progressed, Staging
+from sfworker.wire.frames import Floors, Keeping, Progressed, Staging
 
 if TYPE_CHECKING:
     from sfworker.session.device_manager import DeviceManager
@@ -51,6 +51,7 @@ class JobContext(Generic[P]):
         send: Callable[[Progressed | Staging | Keeping], None],
         device_manager: DeviceManager | None = None,
         elsewhere: bool = False,
+        floors: Floors = Floors(),  # noqa: B008 - it is frozen
     ) -> None:
         self.params = params
         self.parties = parties
@@ -60,6 +61,7 @@ class JobContext(Generic[P]):
         self.attempt = attempt
         self.scratch = scratch
         self.log = logging.getLogger("sfworker.job")
+        self.floors = floors
         self._roots = roots
         self._send = send
         self._device_manager = device_manager
@@ -113,6 +115,17 @@ class JobContext(Generic[P]):
         import secretflow
 
         return secretflow.reveal(value)
+
+    def require_rows(self, field: str, rows: int) -> None:
+        """Raise InputDataError where a file has too few rows for anything of it to be revealed.
+
+        Every task type that reveals something of a file calls it before that.
+        """
+        if rows < self.floors.input_rows:
+            raise InputDataError(
+                f"{field}: the file has fewer than {self.floors.input_rows} rows, and the operator lets nothing of so "
+                f"few be revealed (SFWORKER_MIN_INPUT_ROWS); add rows"
+            )
 
     def progress(self, fraction: float, message: str | None = None) -> None:
         """Publish how far the job is (0 to 1). The message is published, too, and must hold no data."""

@@ -134,6 +134,7 @@ def _execute(start: Start, send: Callable[[Struct], None]) -> Succeeded:
         send=send,
         device_manager=manager,
         elsewhere=start.elsewhere,
+        floors=start.floors,
     )
     result = TaskDispatcher.dispatch(task_type.name, context)
     encoded = None if result is None else msgspec.to_builtins(result)

@@ -12,7 +12,7 @@ from sfworker.catalog.job import Job
 from sfworker.pool.processors import Processors
 from sfworker.settings import Settings
 from sfworker.wire.devices import DEFAULT_FIELD
-from sfworker.wire.frames import Start
+from sfworker.wire.frames import Floors, Start
 from sfworker.wire.gateway import Open, Terms
 
 
@@ -73,6 +73,12 @@ def _start(job: Job, attempt: int, settings: Settings, directory: str, rank: int
         mesh_dir=directory,
         scratch_dir=scratch,
         data_roots={each: settings.roots_of(each) for each in ([party] if party else job.parties)},
+        floors=Floors(
+            input_rows=settings.min_input_rows,
+            intersection_rows=settings.min_intersection_rows,
+            group_rows=settings.min_group_rows,
+            bin_rows=settings.min_bin_rows,
+        ),
         log_level=settings.party_log_level,
     )
 

@@ -14,6 +14,7 @@ import os
 import secrets
 import shutil
 import tempfile
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from enum import Enum
 from pathlib import Path
@@ -24,9 +25,12 @@ from secretflow.device.device import spu as spu_module
 from spu import experimental, libspu, psi
 
 from sfworker.disks import disk_full, is_full, watched
-from sfworker.errors import ModelMismatchError
+from sfworker.errors import InputDataError, ModelMismatchError, TaskExecutionError
 from sfworker.session.arithmetic import fraction_bits
 
+_NO_RESULT = -1
+"""Count of an intersection at a party that does not get it."""
+_OF_THREE = psi.parse_protocol("PROTOCOL_ECDH_3PC")
 # Types of static arguments that `repr` identifies.
 _PLAIN = (Enum, str, int, float, type(None))
 
@@ -103,20 +107,39 @@ class PartyRuntime(spu_module.SPURuntime):  # type: ignore[misc]
     def psi(self, *arguments: Any, **named: Any) -> Any:
         """Run SecretFlow's own intersection, as its components call it.
 
-        An inner join gets a key more at each side (`copy_with_a_stranger`). Others would write it into their outputs.
+        Each side gets a key more (`copy_with_a_stranger`). Joins that keep rows without a match write it into their
+        outputs, from which it is removed.
         """
         call = inspect.signature(super().psi).bind(*arguments, **named)
-        is_inner = call.arguments.get("join_type") == "JOIN_TYPE_INNER_JOIN"
-        source, given = Path(call.arguments["input_path"]).resolve(), _name_of_ours()
-        if is_inner:
-            copy_with_a_stranger(source, given, call.arguments["keys"])
-        else:
-            given.symlink_to(source)
+        call.apply_defaults()
+        given = _name_of_ours()
+        stranger = copy_with_a_stranger(Path(call.arguments["input_path"]).resolve(), given, call.arguments["keys"])
         call.arguments["input_path"] = str(given)
         self._meet()
         with _watched():
             report = super().psi(*call.args, **call.kwargs)
-        return {**report, "original_count": report["original_count"] - is_inner}
+            if report["intersection_count"] != _NO_RESULT:
+                self._remove_strangers(call.arguments, report, stranger)
+        return {**report, "original_count": report["original_count"] - 1}
+
+    def _remove_strangers(self, asked: dict[str, Any], report: dict[str, Any], stranger: str) -> None:
+        """Remove this party's row with the `stranger`, and the empty one that stands beside the other party's.
+
+        An output has the rows of the intersection, the left side's without a match, then the other side's. All empty
+        rows beside those of one side are alike, so that it is the last of them that goes.
+        """
+        both = asked["join_type"] in {"JOIN_TYPE_FULL_JOIN", "JOIN_TYPE_DIFFERENCE"}
+        is_left = self.party == (asked["left_side"] or asked["receiver"])
+        left_alone = asked["join_type"] == "JOIN_TYPE_LEFT_JOIN"
+        beside = None
+        if asked["broadcast_result"] and (both or (left_alone and not is_left)):
+            # The other side's rows are the last ones, or come before one's own.
+            own = report["original_count"] - report["intersection_count"] if both and not is_left else 0
+            beside = own + 1
+        has_own = both or (left_alone and is_left)
+        if has_own or beside:
+            output, missing = Path(asked["output_path"]), asked["output_csv_na_rep"]
+            _remove_rows(output, stranger if has_own else None, beside, missing)
 
     def ub_psi(self, *arguments: Any, **named: Any) -> Any:
         """Run SecretFlow's own unbalanced intersection, as its components call it."""
@@ -186,18 +209,44 @@ def _name_of_ours() -> Path:
     return Path(tempfile.mkdtemp(prefix="psi-")) / "input.csv"
 
 
-def copy_with_a_stranger(source: Path, copy: Path, keys: list[str]) -> None:
-    """Copy a CSV file without quotes below its header, with a row more whose key nobody else has.
+def copy_with_a_stranger(source: Path, copy: Path, keys: list[str]) -> str:
+    """Copy a CSV file without quotes below its header, with a row more whose key nobody else has. Returns that key.
 
     The protocols begin with a digest of each file's keys, which others could compare with that of a guess.
     """
+    stranger = secrets.token_hex(16)
     shutil.copyfile(source, copy)
     with copy.open("rb") as file:
         names = next(csv.reader([file.readline().decode("utf-8-sig")]))
         file.seek(-1, os.SEEK_END)
         end = "" if file.read() == b"\n" else "\n"
     with copy.open("a", encoding="utf-8") as appended:
-        appended.write(f"{end}{','.join(secrets.token_hex(16) if name in keys else '' for name in names)}\n")
+        appended.write(f"{end}{','.join(stranger if name in keys else '' for name in names)}\n")
+    return stranger
+
+
+def _remove_rows(output: Path, stranger: str | None, beside: int | None, missing: str) -> None:
+    """Remove from a CSV file the row with a key, and the one that is `beside` rows from the end, which is empty.
+
+    Raises TaskExecutionError where one of them is not there.
+    """
+    with output.open("rb") as file:
+        columns = len(next(csv.reader([file.readline().decode()])))
+        rows = sum(1 for _ in file)
+    empty = ",".join([missing] * columns).encode()
+    removed, shorter = 0, output.with_name(f"{output.name}.shorter")
+    with output.open("rb") as file, shorter.open("wb") as kept:
+        for number, line in enumerate(file):
+            is_beside = beside is not None and number == rows - beside + 1
+            if is_beside and line.rstrip() != empty:
+                raise TaskExecutionError("psi: SecretFlow has written the rows of the join in another order than known")
+            if is_beside or (stranger is not None and stranger.encode() in line):
+                removed += 1
+            else:
+                kept.write(line)
+    if removed != (stranger is not None) + (beside is not None):
+        raise TaskExecutionError("psi: SecretFlow has not written all rows of the join")
+    shorter.replace(output)
 
 
 def _watched(*outputs: str) -> AbstractContextManager[None]:
@@ -221,9 +270,34 @@ def _counts(report: Any) -> dict[str, int]:
     }
 
 
-def use_party_runtime() -> None:
-    """Make SecretFlow's SPU of this process use `PartyRuntime`."""
+def use_party_runtime(least_common: int) -> None:
+    """Make SecretFlow's SPU of this process use `PartyRuntime`. Call once per process.
+
+    Every intersection of fewer than `least_common` keys is then an error, also those of components.
+    """
     spu_module.SPURuntime = PartyRuntime  # the name that the SPU looks up is the one place to replace
+    psi.psi_execute = functools.partial(_require_common, psi.psi_execute, least_common)
+    psi.ub_psi_execute = functools.partial(_require_common, psi.ub_psi_execute, least_common)
+
+
+def _require_common(execute: Callable[[Any, Any], Any], least: int, config: Any, link: Any) -> Any:
+    """Intersect, and raise InputDataError at who gets the result where too few keys are in it.
+
+    None at all is the same error, as it would tell that a single key asked for is not there.
+    """
+    report = execute(config, link)
+    if report.intersection_count == _NO_RESULT:
+        return report
+    of_three = getattr(config, "protocol_conf", None) and config.protocol_conf.protocol == _OF_THREE
+    # The protocol of three parties takes each key once and does not count different ones.
+    common = report.intersection_count if of_three else report.intersection_unique_count
+    if common < least:
+        raise InputDataError(
+            f"keys: the files have fewer than {least} keys in common, or none, and the operator lets nothing of so few "
+            f"be revealed (SFWORKER_MIN_INTERSECTION_ROWS); do the parties write their keys alike, with the same type, "
+            f"length, leading zeros and blanks?"
+        )
+    return report
 
 
 def use_no_cached_variables() -> None:

@@ -50,7 +50,7 @@ def read(context: JobContext[Any], party: str, **others: ColumnRef | None) -> Pa
     """Read a local party's columns as `input_paths`, `keys` and `features` of the parameters say.
 
     `others` are columns that are no features, by the parameter that names them, as in `label=params.label`.
-    Raises InputDataError naming field, column and row.
+    Raises InputDataError naming field, column and row, or where there are too few rows.
     """
     field = f"task_config.input_paths.{party}"
     path = context.input_file(party, "input_paths", context.params.input_paths[party])
@@ -60,6 +60,7 @@ def read(context: JobContext[Any], party: str, **others: ColumnRef | None) -> Pa
         files.require_columns(f"task_config.{name}.column", names, [column])
     chosen = features(context, party, names, *own.values())
     table = files.numbers(field, path, [*chosen, *own.values()])
+    context.require_rows(field, len(table))
     beside = {name: table[:, [len(chosen) + index]] for index, name in enumerate(own)}
     return Part(chosen, table[:, : len(chosen)], beside)
 

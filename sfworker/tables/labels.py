@@ -11,8 +11,8 @@ from sfworker.tables import aligned
 from sfworker.tables.files import Matrix
 
 
-def binary(label: Matrix, wants: str) -> Matrix:
-    """Return `label`, which has to hold both 0 and 1 and nothing else.
+def binary(label: Matrix, wants: str, least: int = 0) -> Matrix:
+    """Return `label`, which has to hold both 0 and 1, each in `least` rows, and nothing else.
 
     Raises InputDataError, in which `wants` ("a model") says who needs that.
     """
@@ -21,6 +21,11 @@ def binary(label: Matrix, wants: str) -> Matrix:
         raise InputDataError(f"task_config.label: {wants} needs a label of 0 and 1; recode the column")
     if len(distinct) == 1:
         raise InputDataError(f"task_config.label: every row has the same label; {wants} needs rows of both")
+    if min((label == 1).sum(), (label == 0).sum()) < least:
+        raise InputDataError(
+            f"task_config.label: fewer than {least} rows have one of the labels, and the operator lets nothing of them "
+            f"be revealed (SFWORKER_MIN_GROUP_ROWS); add rows"
+        )
     return label
 
 

@@ -24,6 +24,15 @@ _LENGTH = struct.Struct(">I")
 LENGTH_BYTES = _LENGTH.size
 
 
+class Floors(Struct, frozen=True, kw_only=True):
+    """The fewest rows of which anything may be revealed, by the operator's settings; 0: any number."""
+
+    input_rows: int = 0
+    intersection_rows: int = 0
+    group_rows: int = 0
+    bin_rows: int = 0
+
+
 class Start(Struct, frozen=True, tag=True, kw_only=True):
     """Everything that a party process needs to run its side of one execution."""
 
@@ -48,6 +57,7 @@ class Start(Struct, frozen=True, tag=True, kw_only=True):
     """Data roots of each party for which this process computes."""
     processors: list[int] = []
     """The only processors on which this process may compute, or none to let it use any."""
+    floors: Floors = Floors()
     log_level: str
 
 

@@ -1,0 +1,117 @@
+"""Holds SecretFlow's components to the fewest rows of which the operator lets anything be revealed.
+
+Intersections of components are held to it where ours are, in `session/spu_runtime.py`. Runs in party processes.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import secretflow
+from pyarrow import orc
+from secretflow.component.preprocessing.binning.base import VertBinningBase
+from secretflow.component.stats import groupby_statistics, stats_psi
+from secretflow_spec.v1.data_pb2 import DistData
+from secretflow_spec.v1.evaluation_pb2 import NodeEvalParam
+
+from sfworker.errors import InputDataError
+from sfworker.party.context import JobContext
+from sfworker.wire.frames import Floors
+
+_COUNT = "count"
+_stock_groups = groupby_statistics.ordinal_encoded_groupby_value_agg_pairs
+_stock_bins = stats_psi.get_bin_counts_one_feature
+_stock_rules = VertBinningBase.do_evaluate
+
+
+def hold(component: Any, floors: Floors) -> None:
+    """Hold a component that is about to be evaluated, the only one of this process, to `floors`."""
+    if hasattr(component, "min_item_cnt_per_bucket"):
+        component.min_item_cnt_per_bucket = max(component.min_item_cnt_per_bucket, floors.bin_rows)
+    groupby_statistics.ordinal_encoded_groupby_value_agg_pairs = functools.partial(_groups, floors.group_rows)
+    stats_psi.get_bin_counts_one_feature = functools.partial(_bins, floors.bin_rows)
+
+    def rules(component: Any, *arguments: Any, **named: Any) -> Any:
+        return _rules(floors.bin_rows, component, *arguments, **named)
+
+    VertBinningBase.do_evaluate = rules
+
+
+def require_rows(context: JobContext[Any], param: NodeEvalParam, find: Callable[[str], Path]) -> None:
+    """Raise InputDataError where this party's part of an input table has too few rows. `find` gives a uri's file."""
+    for data in param.inputs:
+        if data.type.startswith("sf.table."):
+            for rows in _rows_of(context, data, find):
+                context.require_rows("task_config.node_eval_param.inputs", rows)
+
+
+def _rows_of(context: JobContext[Any], data: DistData, find: Callable[[str], Path]) -> list[int]:
+    """Return the rows of this party's files, counted no further than needed."""
+    found = []
+    for ref in data.data_refs:
+        if ref.party != context.self_party:
+            continue
+        path = find(ref.uri)
+        if ref.format == "orc":
+            found.append(orc.ORCFile(path).nrows)
+            continue
+        with path.open("rb") as file:
+            found.append(sum(1 for _ in islice(file, context.floors.input_rows + 1)) - 1)
+    return found
+
+
+def _groups(least: int, frame: Any, by: list[str], pairs: list[tuple[str, str]], *others: Any) -> dict[Any, Any]:
+    """Aggregate as SecretFlow does, without groups of fewer than `least` rows.
+
+    Raises InputDataError where no group is left.
+
+    Every party learns the sizes of all groups, as the component shows each of its reports to all.
+    """
+    if not least:
+        return dict(_stock_groups(frame, by, pairs, *others))
+    size = (pairs[0][0], _COUNT)
+    found = _stock_groups(frame, by, [*pairs, *([] if size in pairs else [size])], *others)
+    counts: pd.Series[Any] = found[size].iloc[:, -1]
+    large = (counts >= least).to_numpy()
+    if not large.any():
+        raise InputDataError(
+            f"task_config.node_eval_param: `by` makes no group of {least} rows (SFWORKER_MIN_GROUP_ROWS); name columns "
+            f"that make larger groups"
+        )
+    return {pair: found[pair][large] for pair in pairs}
+
+
+def _bins(least: int, *arguments: Any) -> Any:
+    """Count rows by bin as SecretFlow does. Raises InputDataError where a bin has some, but too few."""
+    found = _stock_bins(*arguments)
+    _require(least, [int(row[-1]) for row in found])
+    return found
+
+
+def _rules(least: int, component: Any, *arguments: Any, **named: Any) -> Any:
+    """Let a binning go on where no bin that others learn of is too small.
+
+    The label's party learns all of them, and everybody those of a report.
+    """
+    rules = arguments[5]
+    if hasattr(component, "label") or getattr(component, "report_rules", False):
+        secretflow.wait([pyu(_require_rule)(least, rule) for pyu, rule in rules.items()])
+    return _stock_rules(component, *arguments, **named)
+
+
+def _require_rule(least: int, rule: dict[str, Any]) -> None:
+    for variable in rule.get("variables", []):
+        _require(least, [int(count) for count in variable["total_counts"]])
+
+
+def _require(least: int, counts: list[int]) -> None:
+    if any(0 < count < least for count in counts):
+        raise InputDataError(
+            f"task_config.node_eval_param: a column has a bin, or missing values, of fewer than {least} rows, of which "
+            f"the operator lets nothing be revealed (SFWORKER_MIN_BIN_ROWS); choose fewer bins, fill or group values"
+        )

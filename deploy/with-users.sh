@@ -1,5 +1,5 @@
 #!/bin/sh
-# Starts a Redis server that knows the users of users.acl:  sh with-users.sh redis-server --appendonly yes
+# Starts a Redis server that knows the users of users.acl (before 7.0: users-6.2.acl):  sh with-users.sh redis-server --appendonly yes
 #
 #   worker   `sfworker run` and the commands for people (status, doctor, ...): all keys of the prefix, and only what is sent
 #   web      the web side: appends jobs, reads what is said, reads results, asks for a cancellation
@@ -12,8 +12,10 @@ set -eu
 hash() { printf %s "$1" | sha256sum | cut -d " " -f 1; }
 
 prefix=${SFWORKER_PREFIX:-sf}
+# Before 7.0 there are no selectors. README.md says what that leaves open.
+case $("$1" --version) in *" v=6."*) rights=users-6.2.acl ;; *) rights=users.acl ;; esac
 users=$(mktemp)
 sed -e "s/#WORKER /#$(hash "${WORKER_PASSWORD:?}") /" -e "s/#WEB /#$(hash "${WEB_PASSWORD:?}") /" \
-    -e "s/\([~&]\)sf:/\1$prefix:/g" "$(dirname "$0")/users.acl" >"$users"
+    -e "s/\([~&|]\)sf:/\1$prefix:/g" "$(dirname "$0")/$rights" >"$users"
 unset WORKER_PASSWORD WEB_PASSWORD
 exec "$@" --aclfile "$users"

@@ -36,6 +36,11 @@ def _read(name: str) -> _Script:
     return _Script(source, hashlib.sha1(source.encode()).hexdigest())  # noqa: S324 - the id that Redis gives a script
 
 
+def ids() -> list[str]:
+    """Return the id that Redis gives each script, which is all that the user `worker` of deploy/users.acl may run."""
+    return [_read(name).sha for name in NAMES]
+
+
 @dataclass(slots=True, eq=False)
 class _Call:
     name: str

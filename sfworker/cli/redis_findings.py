@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 from sfworker.broker.connection import connect, shown
 from sfworker.broker.keys import DEAD_CONSUMER, STATUS_CHANNEL, Keys, status_channel
 from sfworker.broker.readers import REMEDY, slow_reader
+from sfworker.broker.scripts import ids
 from sfworker.cli.findings import Finding, error, ok, warning
 from sfworker.client import is_refused
 from sfworker.errors import SettingsError
@@ -206,7 +207,7 @@ def needed(keys: Keys) -> list[Command]:
         ("MGET", keys.worker("doctor"), keys.cancel("doctor")),
         ("TIME",),
         ("SCRIPT", "LOAD", "return 1"),
-        ("EVALSHA", "0" * 40, 1, record),
+        *(("EVALSHA", script, 1, record) for script in ids()),
     ]
 
 

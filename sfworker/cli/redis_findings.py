@@ -137,7 +137,7 @@ async def _permissions(client: Redis, keys: Keys) -> Finding:
     try:
         denied = await _denied(client, needed(keys))
     except exceptions.NoPermissionError:
-        return warning("permissions", "unknown, as MULTI is refused", "allow MULTI and DISCARD for this user")
+        return warning("permissions", "unknown, as MULTI is refused", "allow MULTI for this user")
     except exceptions.MovedError as moved:
         return error(
             "cluster",

@@ -149,17 +149,15 @@ class Client:
         if result is not None:
             return Known("answered", result, group=group)
         # Jobs before results: what ends in between is then seen on the results stream.
-        sent = not record and await self._is_sent(execution_id, newest)
+        sent = False if record else await self._is_sent(execution_id, newest)
         event = None if sent and record == () else await self._last_event(execution_id, newest)
         if record:
             return Known("answered", event=event, group=group)
         if event is not None and (state := _STATES_OF_EVENTS.get(str(event.get("status")))):
             return Known(state, event=event)
-        if sent is None:
-            return Known("unseen")
-        if sent:
-            return Known("sent" if record is None else "queued")
-        return None
+        if sent is False:
+            return None
+        return Known("unseen" if sent is None else "sent" if record is None else "queued")
 
     async def served(self, group: str = "secretflow") -> bool | None:
         """Return whether a live worker serves the consumer group; None where that may not be read."""

@@ -6,6 +6,7 @@ refuses to act for a worker that no longer owns the pending entry.
 
 from __future__ import annotations
 
+import logging
 import secrets
 import sys
 from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
@@ -14,19 +15,22 @@ from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Any, Literal, cast
 
+import anyio
 import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from sfworker.broker.connection import COMMAND_SECONDS, connect
 from sfworker.broker.entry import Entry, entry_from_fields, entry_from_parcel
-from sfworker.broker.keys import DEAD_CONSUMER, PRIORITIES, RETRY_CONSUMER, STATUS_CHANNEL, Keys, status_channel
+from sfworker.broker.keys import DEAD_CONSUMER, RETRY_CONSUMER, STATUS_CHANNEL, Keys, status_channel
+from sfworker.broker.misplaced import places
 from sfworker.broker.pipe import Pipe
 from sfworker.broker.readers import SlowReader, slow_reader
 from sfworker.broker.scripts import Scripts
 from sfworker.settings import Settings
 from sfworker.wire.envelope import decode_ids
 
+_log = logging.getLogger("sfworker.broker")
 BLOCK_SECONDS = 1.0
 FORGET_IDLE_SECONDS = 600.0
 FORGET_WORKER_SECONDS = 86_400.0
@@ -123,7 +127,10 @@ class Broker:
         self._group = group
         self._worker = worker_id
         # By stream, whether a new job is to go before one whose next attempt is due. See `lua/take.lua`.
-        self._turns = [0] * len(PRIORITIES)
+        self._turns: dict[str, int] = {}
+        self._served = self.keys.job_streams()
+        self.misplaced: list[str] = []
+        """A sentence for each key that held a value of another type when `mend` looked."""
         self._looked_at: dict[str, bytes] = {}
 
     async def close(self) -> None:
@@ -131,9 +138,38 @@ class Broker:
         await self._reader.close()
         await self._carrier.close()
 
+    @property
+    def serves(self) -> bool:
+        """Return whether jobs can be taken from any stream, as `mend` has found."""
+        return bool(self._served)
+
+    async def mend(self) -> None:
+        """Look at the types of all keys of the group, and pass over the job streams that are none.
+
+        Without the results stream nothing can be said, so that no job is taken. What is in the place of the group's own
+        books is deleted.
+        """
+        looked_at = places(self.keys, self._group)
+        expected = [word for place in looked_at for word in (place.type, int(place.is_book))]
+        kinds = await self._scripts.call("mend", tuple(place.key for place in looked_at), *expected)
+        found = {place.key: place.sentence(kind.decode()) for place, kind in zip(looked_at, kinds, strict=True) if kind}
+        for sentence in found.values():
+            if sentence not in self.misplaced:
+                _log.warning(sentence)
+        self.misplaced = list(found.values())
+        served_before = self._served
+        self._served = [each for each in self.keys.job_streams() if not found.keys() & {each, self.keys.results}]
+        if set(self._served) - set(served_before):
+            _log.info("jobs are taken again from %s", ", ".join(self._served))
+            await self._create_groups()
+
     async def ensure_groups(self) -> None:
         """Create the consumer group where it is missing, reading from the start so that nothing is passed over."""
-        for stream in self.keys.job_streams():
+        await self.mend()
+        await self._create_groups()
+
+    async def _create_groups(self) -> None:
+        for stream in self._served:
             try:
                 await self._redis.xgroup_create(stream, self._group, id="0", mkstream=True)
             except ResponseError as error:
@@ -147,13 +183,22 @@ class Broker:
 
         `first_ranks` holds for each free slot the rank (1..3) of the stream that it asks first.
         """
-        arguments = (self._group, self._worker, RETRY_CONSUMER, *self._turns, *first_ranks)
-        parcels, self._turns = await self._scripts.call("take", self._streams_and_due_times, *arguments)
+        served, all_streams = self._served, self.keys.job_streams()
+        if not served:
+            return []
+        turns = [self._turns.get(stream, 0) for stream in served]
+        asked = [served.index(each) + 1 if (each := all_streams[rank - 1]) in served else 1 for rank in first_ranks]
+        arguments = (self._group, self._worker, RETRY_CONSUMER, *turns, *asked)
+        parcels, turns = await self._scripts.call("take", self._streams_and_due_times, *arguments)
+        self._turns.update(zip(served, turns, strict=True))
         return _entries(parcels)
 
     async def wait(self) -> list[Entry]:
         """Wait up to a second for the next new job. Streams that get one in the same moment give one each."""
-        streams = self.keys.job_streams()
+        streams = self._served
+        if not streams:
+            await anyio.sleep(BLOCK_SECONDS)
+            return []
         read = ("XREADGROUP", "GROUP", self._group, self._worker, "COUNT", 1, "BLOCK", _ms(BLOCK_SECONDS))
         new = [">"] * len(streams)
         [reply] = await self._reader.send([(*read, "STREAMS", *streams, *new)], BLOCK_SECONDS + COMMAND_SECONDS)
@@ -171,7 +216,7 @@ class Broker:
         Nothing is claimed before this worker has reached Redis for a lease without a break.
         """
         lease, forget = _ms(self._settings.lease_seconds), _ms(FORGET_IDLE_SECONDS)
-        keys = (self.keys.workers(self._group), *self.keys.job_streams())
+        keys = (self.keys.workers(self._group), *self._served)
         return _entries(
             await self._scripts.call(
                 *("sweep", keys, self._group, self._worker, lease, slots, forget, self.keys.worker("")),
@@ -182,7 +227,7 @@ class Broker:
     async def owned(self) -> list[tuple[str, str]]:
         """Return stream and entry id of this worker's pending entries."""
         found = []
-        for stream in self.keys.job_streams():
+        for stream in self._served:
             pending = await self._redis.xpending_range(stream, self._group, "-", "+", 1000, self._worker)
             found += [(stream, entry["message_id"].decode()) for entry in pending]
         return found
@@ -280,7 +325,12 @@ class Broker:
         if await self._redis.exists(self.keys.execution(execution_id)):  # it has begun, so it is not queued
             return False
         # Every worker hears of the cancel; the first to change the mark's value walks through the streams for all.
-        wish = await self._redis.set(self.keys.cancel(execution_id), _LOOKED_FOR, xx=True, get=True, keepttl=True)
+        try:
+            wish = await self._redis.set(self.keys.cancel(execution_id), _LOOKED_FOR, xx=True, get=True, keepttl=True)
+        except ResponseError as error:
+            if not str(error).startswith("WRONGTYPE"):
+                raise
+            return True  # whatever it holds, it is there
         return wish not in (None, _LOOKED_FOR)
 
     async def queued(self) -> AsyncIterator[Entry]:
@@ -288,14 +338,14 @@ class Broker:
         async for page in self._new_by_page():
             for entry in page:
                 yield entry
-        for stream in self.keys.job_streams():
+        for stream in self._served:
             due_times = self._due_times(stream)
             for entry_id in await self._redis.zrangebyscore(due_times, "-inf", "+inf", 0, MOST_GIVEN_BACK):
                 yield await self.read_owned(stream, entry_id.decode())
 
     async def _new_by_page(self) -> AsyncIterator[list[Entry]]:
         """Iterate over the entries that nobody has taken."""
-        for stream in self.keys.job_streams():
+        for stream in self._served:
             after = await self._last_delivered(stream)
             while found := await self._redis.xrange(stream, f"({after}", "+", PAGE):
                 yield [entry_from_fields(stream, entry_id.decode(), fields) for entry_id, fields in found]
@@ -337,7 +387,7 @@ class Broker:
 
     async def leave(self) -> None:
         """Remove this worker's heartbeat, and its consumers where they own nothing any more."""
-        keys = (self.keys.worker(self._worker), self.keys.workers(self._group), *self.keys.job_streams())
+        keys = (self.keys.worker(self._worker), self.keys.workers(self._group), *self._served)
         await self._scripts.call("leave", keys, self._group, self._worker)
 
     async def tidy(self) -> int:
@@ -346,7 +396,7 @@ class Broker:
         However many jobs wait or are dead, a call looks at a page of them, and goes on only for what it finds to do.
         """
         missing = 0
-        for stream in self.keys.job_streams():
+        for stream in self._served:
             first = _FIRST
             while True:
                 keys = (stream, self._due_times(stream))
@@ -442,7 +492,7 @@ class Broker:
 
     @property
     def _streams_and_due_times(self) -> tuple[str, ...]:
-        return tuple(key for stream in self.keys.job_streams() for key in (stream, self._due_times(stream)))
+        return tuple(key for stream in self._served for key in (stream, self._due_times(stream)))
 
     @property
     def _answers(self) -> str:

@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from sfworker.broker.keys import DEAD_CONSUMER, PRIORITIES, RETRY_CONSUMER, Keys
+from sfworker.broker.misplaced import misplaced
 
 
 class StreamOverview(Struct, frozen=True, kw_only=True):
@@ -47,18 +48,23 @@ class Overview(Struct, frozen=True, kw_only=True):
     dead: int
     streams: list[StreamOverview]
     workers: list[WorkerOverview]
+    misplaced: list[str] = []
+    """A sentence for each key that holds a value of another type. Job streams among them are not counted."""
 
 
 async def overview(redis: Redis, keys: Keys, group: str) -> Overview:
     """Return the figures of the consumer group `group`; while it does not exist yet, every job counts as queued."""
-    streams = [await _stream(redis, keys.jobs(priority), priority, group) for priority in PRIORITIES]
+    wrong = {place.key: place.sentence(kind) for place, kind in (await misplaced(redis, keys, group)).items()}
+    counted = [priority for priority in PRIORITIES if keys.jobs(priority) not in wrong]
+    streams = [await _stream(redis, keys.jobs(priority), priority, group) for priority in counted]
     return Overview(
         queued=sum(stream.queued for stream in streams),
         running=sum(stream.running for stream in streams),
         retrying=sum(stream.retrying for stream in streams),
         dead=sum(stream.dead for stream in streams),
         streams=streams,
-        workers=list(_decoded(await _heartbeats(redis, keys, group))),
+        workers=[] if keys.workers(group) in wrong else list(_decoded(await _heartbeats(redis, keys, group))),
+        misplaced=list(wrong.values()),
     )
 
 
@@ -72,7 +78,7 @@ async def consumers(redis: Redis, keys: Keys) -> dict[str, set[str]]:
                 names = {_text(info["name"]) for info in await redis.xinfo_consumers(stream, group)}
                 found.setdefault(group, set()).update(names)
         except ResponseError as error:
-            if not str(error).startswith(("no such key", "NOGROUP")):
+            if not str(error).startswith(("no such key", "NOGROUP", "WRONGTYPE")):
                 raise
     return found
 

@@ -19,7 +19,7 @@ from sfworker.broker.pipe import Command, Pipe
 
 NAMES = (
     *("take", "sweep", "start", "progress", "wrote", "finish", "retry", "bury", "release", "lost"),
-    *("renew", "disown", "withdraw", "cancel_queued", "restore", "tidy", "leave", "replay", "purge"),
+    *("renew", "disown", "withdraw", "cancel_queued", "restore", "tidy", "leave", "replay", "purge", "mend"),
 )
 LARGEST_BATCH = 256
 

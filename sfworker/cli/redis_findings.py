@@ -15,6 +15,8 @@ from redis.asyncio import Redis
 
 from sfworker.broker.connection import connect, shown
 from sfworker.broker.keys import DEAD_CONSUMER, STATUS_CHANNEL, Keys, status_channel
+from sfworker.broker.misplaced import Place, misplaced
+from sfworker.broker.overview import consumers
 from sfworker.broker.readers import REMEDY, slow_reader
 from sfworker.broker.scripts import ids
 from sfworker.cli.findings import Finding, error, ok, warning
@@ -50,6 +52,7 @@ async def redis(settings: Settings) -> AsyncIterator[Finding]:
         for finding in await _server(client, settings):
             yield finding
         yield await _permissions(client, Keys(settings.prefix))
+        yield await _types(client, Keys(settings.prefix))
         yield await _readers(client, settings)
 
 
@@ -133,6 +136,19 @@ async def _readers(client: Redis, settings: Settings) -> Finding:
     return warning("results", reader.sentence(settings.results_unread_maxlen), REMEDY)
 
 
+async def _types(client: Redis, keys: Keys) -> Finding:
+    try:
+        found: dict[Place, str] = {}
+        for group in {*await consumers(client, keys), "secretflow"}:
+            found |= await misplaced(client, keys, group)
+    except exceptions.RedisError:
+        return warning("keys", "unknown what types they have", "see the findings above")
+    if not found:
+        return ok("keys", "each holds what it has to, or nothing yet")
+    what = "; ".join(place.sentence(kind) for place, kind in found.items())
+    return error("keys", what, f"DEL {' '.join(place.key for place in found)}, and find out who writes there")
+
+
 async def _permissions(client: Redis, keys: Keys) -> Finding:
     try:
         denied = await _denied(client, needed(keys))
@@ -206,6 +222,7 @@ def needed(keys: Keys) -> list[Command]:
         ("HSCAN", keys.answers(_GROUP), 0),
         ("MGET", keys.worker("doctor"), keys.cancel("doctor")),
         ("TIME",),
+        ("TYPE", jobs),
         ("SCRIPT", "LOAD", "return 1"),
         *(("EVALSHA", script, 1, record) for script in ids()),
     ]

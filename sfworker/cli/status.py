@@ -52,6 +52,8 @@ def _print(figures: Overview, group: str) -> None:
         counts = (stream.queued, stream.running, stream.retrying, stream.dead)
         queues.add_row(stream.stream, *map(str, counts))
     out.print(queues)
+    for sentence in figures.misplaced:
+        print(sentence)
     if figures.dead:
         print("Dead jobs have failed for good; `sfworker dead list` names them.")
     if not figures.workers:

@@ -58,6 +58,15 @@ class Leases:
 
         await self._regularly(self._settings.lease_seconds / 3, renew)
 
+    async def mend(self) -> None:
+        """Look for keys that hold a value of another type, as somebody has put it there, and say so."""
+
+        async def mend() -> None:
+            await self._broker.mend()
+            self._readiness.misplaced(self._broker.misplaced, serves=self._broker.serves)
+
+        await self._regularly(self._settings.lease_seconds / 5, mend)
+
     async def take_over(self, begin: Callable[[Entry], Awaitable[None]], is_ready: Callable[[], bool]) -> None:
         """Claim the jobs of silent workers and `begin` them, while slots are free and executions can start."""
 

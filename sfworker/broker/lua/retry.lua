@@ -2,6 +2,7 @@
 --   KEYS 1-3 as in the prelude   4 due times (sf:retries:<priority>:<group>)   5 cancel mark (sf:cancel:<id>)
 --   ARGV 1-11 as in the prelude   12 event   13 milliseconds from now   14 consumer @retry
 --   Reply 1, or 0 where the attempt is no longer this worker's and nothing was changed.
+look(KEYS[3], KEYS[4])
 if not held() then return is('retry') and 1 or 0 end -- where only the reply was lost: 1
 local due = now_ms()
 if redis.call('EXISTS', KEYS[5]) == 0 then due = due + tonumber(ARGV[13]) end

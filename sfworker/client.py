@@ -25,7 +25,7 @@ from redis import exceptions
 from sfworker.broker.broker import Replay, open_broker
 from sfworker.broker.connection import connect
 from sfworker.broker.dead import find_dead_job
-from sfworker.broker.keys import PRIORITIES, Keys, status_channel
+from sfworker.broker.keys import PRIORITIES, Keys
 from sfworker.broker.overview import is_served
 from sfworker.broker.patience import pause
 from sfworker.errors import EnvelopeError
@@ -237,7 +237,7 @@ class Client:
 
     async def _wait(self, execution_id: str) -> dict[str, Any]:
         async with self._redis.pubsub() as pubsub:
-            await pubsub.subscribe(status_channel(execution_id))
+            await pubsub.subscribe(self.keys.statuses(execution_id))
             while True:
                 # After subscribing, so that no final status falls between; repeatedly, because pub/sub loses some.
                 result = await self.result(execution_id)

@@ -6,6 +6,7 @@ over until the key is removed, and without the results stream no job is taken an
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from redis.asyncio import Redis
@@ -31,20 +32,19 @@ class Place:
         return f"{said}, so {what}; remove that key"
 
 
-def places(keys: Keys, group: str) -> list[Place]:
-    """List the keys whose names are known beforehand."""
-    streams = [*keys.job_streams(), keys.results]
-    return [
-        *(Place(stream, "stream") for stream in streams),
-        *(Place(keys.retries(stream, group), "zset", is_book=True) for stream in keys.job_streams()),
-        Place(keys.answers(group), "hash", is_book=True),
-        Place(keys.workers(group), "hash", is_book=True),
-    ]
+def places(areas: Sequence[Keys], group: str) -> list[Place]:
+    """List the keys whose names are known beforehand, of all tenants."""
+    found = [Place(areas[0].workers(group), "hash", is_book=True)]
+    for keys in areas:
+        found += [Place(stream, "stream") for stream in (*keys.job_streams(), keys.results)]
+        found += [Place(keys.retries(stream, group), "zset", is_book=True) for stream in keys.job_streams()]
+        found.append(Place(keys.answers(group), "hash", is_book=True))
+    return found
 
 
-async def misplaced(redis: Redis, keys: Keys, group: str) -> dict[Place, str]:
+async def misplaced(redis: Redis, areas: Sequence[Keys], group: str) -> dict[Place, str]:
     """Return the places where something else is, each with the type of that."""
-    looked_at = places(keys, group)
+    looked_at = places(areas, group)
     async with redis.pipeline(transaction=False) as pipeline:
         for place in looked_at:
             pipeline.type(place.key)

@@ -5,7 +5,7 @@ Only reads. They are taken one after the other, so a job that moves meanwhile ma
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Iterable, Sequence
 from typing import Any, cast
 
 import msgspec
@@ -52,11 +52,14 @@ class Overview(Struct, frozen=True, kw_only=True):
     """A sentence for each key that holds a value of another type. Job streams among them are not counted."""
 
 
-async def overview(redis: Redis, keys: Keys, group: str) -> Overview:
+async def overview(redis: Redis, keys: Keys, group: str, tenants: Sequence[str] = ()) -> Overview:
     """Return the figures of the consumer group `group`; while it does not exist yet, every job counts as queued."""
-    wrong = {place.key: place.sentence(kind) for place, kind in (await misplaced(redis, keys, group)).items()}
-    counted = [priority for priority in PRIORITIES if keys.jobs(priority) not in wrong]
-    streams = [await _stream(redis, keys.jobs(priority), priority, group) for priority in counted]
+    areas = [keys, *keys.of_tenants(tenants)]
+    wrong = {place.key: place.sentence(kind) for place, kind in (await misplaced(redis, areas, group)).items()}
+    counted = [
+        (stream, priority) for area in areas for priority in PRIORITIES if (stream := area.jobs(priority)) not in wrong
+    ]
+    streams = [await _stream(redis, stream, priority, group) for stream, priority in counted]
     return Overview(
         queued=sum(stream.queued for stream in streams),
         running=sum(stream.running for stream in streams),

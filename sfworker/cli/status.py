@@ -40,7 +40,7 @@ async def _overview(settings: Settings, group: str) -> Overview:
     async with connected_redis(settings) as redis:
         keys = Keys(settings.prefix)
         await require_group(redis, keys, group)
-        return await overview(redis, keys, group)
+        return await overview(redis, keys, group, settings.tenants)
 
 
 def _print(figures: Overview, group: str) -> None:

@@ -78,8 +78,7 @@ def said(words: list[str], server: EmbeddedRedis, capsys: pytest.CaptureFixture[
     return " ".join(capsys.readouterr().out.split())
 
 
-@pytest.mark.parametrize("kind", ["string", "hash", "list"])
-@pytest.mark.parametrize("stream", KEYS.job_streams())
+@pytest.mark.parametrize(("stream", "kind"), zip(KEYS.job_streams(), ["string", "hash", "list"], strict=True))
 def test_other_streams_are_served(
     worker: RunningWorker, server: EmbeddedRedis, capsys: pytest.CaptureFixture[str], stream: str, kind: str
 ) -> None:

@@ -1,5 +1,5 @@
 # Each target does its own set-up: a Python 3.10 is all that has to be there. A second run installs nothing.
-.PHONY: help setup demo test lint bench accuracy chaos catalogue lock images clean
+.PHONY: help setup demo test lint bench accuracy chaos catalogue users lock images clean
 ARGS ?=
 
 help:
@@ -36,6 +36,10 @@ chaos: setup
 ## make catalogue  sfworker/catalog/README.md from the structs there
 catalogue: setup
 	@SFWORKER_JOBS= .venv/bin/sfworker tasks --markdown >sfworker/catalog/README.md
+
+## make users   the ids of the Lua scripts in deploy/users.acl, after one was changed
+users: setup
+	@.venv/bin/python deploy/pin-scripts.py
 
 ## make lock    requirements.lock from pyproject.toml; ARGS=--upgrade takes the newest versions
 lock:

@@ -25,7 +25,7 @@ from redis import exceptions
 from sfworker.broker.broker import Replay, open_broker
 from sfworker.broker.connection import connect
 from sfworker.broker.dead import find_dead_job
-from sfworker.broker.keys import PRIORITIES, Keys, status_channel
+from sfworker.broker.keys import PRIORITIES, Keys
 from sfworker.broker.overview import is_served
 from sfworker.broker.patience import pause
 from sfworker.errors import EnvelopeError
@@ -53,7 +53,7 @@ class Submission:
     results_after: str = _FROM_THE_START
 
 
-State = Literal["sent", "queued", "running", "waiting", "answered"]
+State = Literal["unseen", "sent", "queued", "running", "waiting", "answered"]
 _STATES_OF_RECORDS: dict[str, State] = {
     "running": "running",
     "retry": "waiting",
@@ -73,7 +73,8 @@ _STATES_OF_EVENTS: dict[str, State] = {
 class Known:
     """The state of an execution, as far as Redis tells.
 
-    `waiting`: for its next attempt. `sent`: its entry is there, and what became of it may not be read.
+    `waiting`: for its next attempt. `sent`: its entry is there, and what became of it may not be read. `unseen`:
+    nothing was said of it, and whether it was sent may not be read.
     """
 
     state: State
@@ -138,7 +139,7 @@ class Client:
         """Tell what is known of an execution; None where nothing is.
 
         `newest` bounds how many entries of each stream are looked through. Whoever may not read the workers' records,
-        as the user `web` of deploy/users.acl, is told by streams and results alone.
+        as the user `web` of deploy/users.acl, is told by what was said alone.
         """
         record = await self._record(execution_id)
         group = record[1] if record else None
@@ -148,15 +149,15 @@ class Client:
         if result is not None:
             return Known("answered", result, group=group)
         # Jobs before results: what ends in between is then seen on the results stream.
-        sent = not record and await self._is_sent(execution_id, newest)
+        sent = False if record else await self._is_sent(execution_id, newest)
         event = None if sent and record == () else await self._last_event(execution_id, newest)
         if record:
             return Known("answered", event=event, group=group)
         if event is not None and (state := _STATES_OF_EVENTS.get(str(event.get("status")))):
             return Known(state, event=event)
-        if sent:
-            return Known("sent" if record is None else "queued")
-        return None
+        if sent is False:
+            return None
+        return Known("unseen" if sent is None else "sent" if record is None else "queued")
 
     async def served(self, group: str = "secretflow") -> bool | None:
         """Return whether a live worker serves the consumer group; None where that may not be read."""
@@ -236,7 +237,7 @@ class Client:
 
     async def _wait(self, execution_id: str) -> dict[str, Any]:
         async with self._redis.pubsub() as pubsub:
-            await pubsub.subscribe(status_channel(execution_id))
+            await pubsub.subscribe(self.keys.statuses(execution_id))
             while True:
                 # After subscribing, so that no final status falls between; repeatedly, because pub/sub loses some.
                 result = await self.result(execution_id)
@@ -258,12 +259,15 @@ class Client:
             return ()
         return _STATES_OF_RECORDS[state.decode()], group and group.decode()
 
-    async def _is_sent(self, execution_id: str, newest: int | None) -> bool:
-        """Return whether its entry is on one of the job streams."""
-        for stream in self.keys.job_streams():
-            async for fields in self._newest_first(stream, newest):
-                if decode_ids(fields.get(b"envelope", b"")).execution_id == execution_id:
-                    return True
+    async def _is_sent(self, execution_id: str, newest: int | None) -> bool | None:
+        """Return whether its entry is on one of the job streams; None where they may not be read."""
+        try:
+            for stream in self.keys.job_streams():
+                async for fields in self._newest_first(stream, newest):
+                    if decode_ids(fields.get(b"envelope", b"")).execution_id == execution_id:
+                        return True
+        except exceptions.NoPermissionError:
+            return None
         return False
 
     async def _last_event(self, execution_id: str, newest: int | None) -> dict[str, Any] | None:

@@ -42,6 +42,14 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     prefix: Annotated[
         str, Meta(min_length=1, description="Prefix of every key; `{sf}` keeps them in one cluster slot.")
     ] = "sf"
+    tenants: Annotated[
+        list[Annotated[str, Meta(pattern="^[A-Za-z0-9_]{1,64}$")]],
+        Meta(
+            max_length=1000,
+            description="Web sides apart from each other: names with commas between them. The keys and channels of each "
+            "are under `sf:tenant:<name>`.",
+        ),
+    ] = []
     parties: Annotated[str, Meta(description="Parties of envelopes that name none, separated by commas.")] = "alice,bob"
     address: Annotated[str, Meta(description="Session address of envelopes that name none.")] = "local"
     log_level: Annotated[LogLevel, Meta(description="Minimum log level of the worker.")] = "INFO"
@@ -363,6 +371,7 @@ _PARSERS: dict[str, Callable[[str, str], Any]] = {
     "peer_pins": _by_party,
     "jobs": _names,
     "job_environment": _names,
+    "tenants": _names,
     "log_level": _level,
     "party_log_level": _level,
 }

@@ -6,27 +6,32 @@ refuses to act for a worker that no longer owns the pending entry.
 
 from __future__ import annotations
 
+import logging
 import secrets
 import sys
 from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
+from itertools import cycle
 from typing import Any, Literal, cast
 
+import anyio
 import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from sfworker.broker.connection import COMMAND_SECONDS, connect
 from sfworker.broker.entry import Entry, entry_from_fields, entry_from_parcel
-from sfworker.broker.keys import DEAD_CONSUMER, PRIORITIES, RETRY_CONSUMER, STATUS_CHANNEL, Keys, status_channel
+from sfworker.broker.keys import DEAD_CONSUMER, PRIORITIES, RETRY_CONSUMER, Keys
+from sfworker.broker.misplaced import places
 from sfworker.broker.pipe import Pipe
 from sfworker.broker.readers import SlowReader, slow_reader
 from sfworker.broker.scripts import Scripts
 from sfworker.settings import Settings
 from sfworker.wire.envelope import decode_ids
 
+_log = logging.getLogger("sfworker.broker")
 BLOCK_SECONDS = 1.0
 FORGET_IDLE_SECONDS = 600.0
 FORGET_WORKER_SECONDS = 86_400.0
@@ -113,6 +118,10 @@ class Broker:
 
     def __init__(self, redis: Redis, pipes: Redis, settings: Settings, group: str, worker_id: str) -> None:
         self.keys = Keys(settings.prefix)
+        self._areas = [self.keys, *self.keys.of_tenants(settings.tenants)]
+        self._area_of_stream = {stream: area for area in self._areas for stream in area.job_streams()}
+        # Of each two tenants whose jobs wait, now one and now the other comes first.
+        self._first_areas = cycle(range(len(self._areas)))
         self._redis = redis
         # A blocking read needs a connection of its own.
         self._reader = Pipe(pipes)
@@ -123,7 +132,10 @@ class Broker:
         self._group = group
         self._worker = worker_id
         # By stream, whether a new job is to go before one whose next attempt is due. See `lua/take.lua`.
-        self._turns = [0] * len(PRIORITIES)
+        self._turns: dict[str, int] = {}
+        self._served = list(self._area_of_stream)
+        self.misplaced: list[str] = []
+        """A sentence for each key that held a value of another type when `mend` looked."""
         self._looked_at: dict[str, bytes] = {}
 
     async def close(self) -> None:
@@ -131,9 +143,40 @@ class Broker:
         await self._reader.close()
         await self._carrier.close()
 
+    @property
+    def serves(self) -> bool:
+        """Return whether jobs can be taken from any stream, as `mend` has found."""
+        return bool(self._served)
+
+    async def mend(self) -> None:
+        """Look at the types of all keys of the group, and pass over the job streams that are none.
+
+        Without the results stream nothing can be said, so that no job is taken. What is in the place of the group's own
+        books is deleted.
+        """
+        looked_at = places(self._areas, self._group)
+        expected = [word for place in looked_at for word in (place.type, int(place.is_book))]
+        kinds = await self._scripts.call("mend", tuple(place.key for place in looked_at), *expected)
+        found = {place.key: place.sentence(kind.decode()) for place, kind in zip(looked_at, kinds, strict=True) if kind}
+        for sentence in found.values():
+            if sentence not in self.misplaced:
+                _log.warning(sentence)
+        self.misplaced = list(found.values())
+        served_before = self._served
+        self._served = [
+            stream for stream, area in self._area_of_stream.items() if not found.keys() & {stream, area.results}
+        ]
+        if again := set(self._served) - set(served_before):
+            _log.info("jobs are taken again from %s", ", ".join(sorted(again)))
+            await self._create_groups()
+
     async def ensure_groups(self) -> None:
         """Create the consumer group where it is missing, reading from the start so that nothing is passed over."""
-        for stream in self.keys.job_streams():
+        await self.mend()
+        await self._create_groups()
+
+    async def _create_groups(self) -> None:
+        for stream in self._served:
             try:
                 await self._redis.xgroup_create(stream, self._group, id="0", mkstream=True)
             except ResponseError as error:
@@ -147,13 +190,28 @@ class Broker:
 
         `first_ranks` holds for each free slot the rank (1..3) of the stream that it asks first.
         """
-        arguments = (self._group, self._worker, RETRY_CONSUMER, *self._turns, *first_ranks)
-        parcels, self._turns = await self._scripts.call("take", self._streams_and_due_times, *arguments)
+        first = next(self._first_areas)
+        areas = [*self._areas[first:], *self._areas[:first]]
+        ranked = [[area.jobs(priority) for area in areas] for priority in PRIORITIES]
+        served = [stream for streams in ranked for stream in streams if stream in self._served]
+        if not served:
+            return []
+        asked = []
+        for slot, rank in enumerate(first_ranks):
+            streams = [stream for stream in ranked[rank - 1] if stream in served] or served
+            asked.append(served.index(streams[slot % len(streams)]) + 1)
+        turns = [self._turns.get(stream, 0) for stream in served]
+        arguments = (self._group, self._worker, RETRY_CONSUMER, *turns, *asked)
+        parcels, turns = await self._scripts.call("take", self._with_due_times(served), *arguments)
+        self._turns.update(zip(served, turns, strict=True))
         return _entries(parcels)
 
     async def wait(self) -> list[Entry]:
         """Wait up to a second for the next new job. Streams that get one in the same moment give one each."""
-        streams = self.keys.job_streams()
+        streams = self._served
+        if not streams:
+            await anyio.sleep(BLOCK_SECONDS)
+            return []
         read = ("XREADGROUP", "GROUP", self._group, self._worker, "COUNT", 1, "BLOCK", _ms(BLOCK_SECONDS))
         new = [">"] * len(streams)
         [reply] = await self._reader.send([(*read, "STREAMS", *streams, *new)], BLOCK_SECONDS + COMMAND_SECONDS)
@@ -171,7 +229,7 @@ class Broker:
         Nothing is claimed before this worker has reached Redis for a lease without a break.
         """
         lease, forget = _ms(self._settings.lease_seconds), _ms(FORGET_IDLE_SECONDS)
-        keys = (self.keys.workers(self._group), *self.keys.job_streams())
+        keys = (self.keys.workers(self._group), *self._served)
         return _entries(
             await self._scripts.call(
                 *("sweep", keys, self._group, self._worker, lease, slots, forget, self.keys.worker("")),
@@ -182,7 +240,7 @@ class Broker:
     async def owned(self) -> list[tuple[str, str]]:
         """Return stream and entry id of this worker's pending entries."""
         found = []
-        for stream in self.keys.job_streams():
+        for stream in self._served:
             pending = await self._redis.xpending_range(stream, self._group, "-", "+", 1000, self._worker)
             found += [(stream, entry["message_id"].decode()) for entry in pending]
         return found
@@ -194,7 +252,8 @@ class Broker:
 
     async def identify(self, attempt: Attempt) -> Attempt:
         """Return an attempt at an entry without payload, with the ids of its execution where that had begun before."""
-        known = await cast(Awaitable["bytes | None"], self._redis.hget(self._answers, _place(attempt.entry)))
+        answers = self._answers(attempt.entry.stream)
+        known = await cast(Awaitable["bytes | None"], self._redis.hget(answers, _place(attempt.entry)))
         if known is None:
             return attempt
         execution_id, task_id, subtask_id = msgspec.json.decode(known, type=tuple[str, str, str])
@@ -203,7 +262,7 @@ class Broker:
     # --- state changes
 
     async def start(self, attempt: Attempt, event_around_attempt: tuple[bytes, bytes]) -> Started:
-        keys = (*self._keys(attempt), self.keys.cancel(attempt.known_as), self._answers)
+        keys = (*self._keys(attempt), self._cancel(attempt), self._answers(attempt.entry.stream))
         head, tail = event_around_attempt
         verdict, number, crashes, releases, written = await self._scripts.call(
             "start", keys, *self._arguments(attempt), head, tail, self._settings.max_crashes
@@ -237,29 +296,30 @@ class Broker:
 
         None where another worker has answered, or it was sent again.
         """
-        keys = (*self._keys(attempt), self.keys.result(attempt.known_as), self._answers)
+        stream = attempt.entry.stream
+        keys = (*self._keys(attempt), self.area(stream).result(attempt.known_as), self._answers(stream))
         more = (event, result, self._settings.result_ttl, self._settings.retention)
         written = await self._scripts.call("lost", keys, *self._arguments(attempt), *more)
         return None if written is None else _paths(written)
 
     async def retry(self, attempt: Attempt, event: bytes, delay_seconds: float, *, counts: bool = True) -> bool:
         """Let an attempt be followed by another one. It is used up where it `counts`."""
-        keys = (*self._keys(attempt), self._due_times(attempt.entry.stream), self.keys.cancel(attempt.known_as))
+        keys = (*self._keys(attempt), self._due_times(attempt.entry.stream), self._cancel(attempt))
         more = (event, _ms(delay_seconds), RETRY_CONSUMER, "" if counts else "releases")
         return bool(await self._scripts.call("retry", keys, *self._arguments(attempt), *more))
 
     async def release(self, attempt: Attempt, counter: Literal["releases", "crashes"]) -> bool:
         """Give a running attempt back, for another worker."""
-        record = self.keys.execution(attempt.record_name)
+        record = self._record(attempt)
         return await self._release(attempt.entry.stream, attempt.entry.entry_id, record, attempt.run, counter)
 
     async def give_back(self, stream: str, entry_id: str) -> bool:
         """Give back an entry that was taken and not started."""
-        return await self._release(stream, entry_id, self.keys.execution(""), "", "releases")
+        return await self._release(stream, entry_id, self.area(stream).execution(""), "", "releases")
 
     async def renew(self, attempts: Sequence[Attempt]) -> list[Lease]:
         """Renew the leases of `attempts`, and note that this worker is there."""
-        keys = [key for one in attempts for key in (one.entry.stream, self.keys.cancel(one.known_as))]
+        keys = [key for one in attempts for key in (one.entry.stream, self._cancel(one))]
         entry_ids = [one.entry.entry_id for one in attempts]
         arguments = (self._group, self._worker, _ms(self._settings.lease_seconds), *entry_ids)
         renewed = await self._scripts.call("renew", (self.keys.workers(self._group), *keys), *arguments)
@@ -267,36 +327,47 @@ class Broker:
 
     async def disown(self, attempt: Attempt) -> None:
         """Note that the attempt ended because its lease was lost, not because this worker died."""
-        keys = (attempt.entry.stream, self.keys.execution(attempt.record_name))
+        keys = (attempt.entry.stream, self._record(attempt))
         await self._scripts.call("disown", keys, self._group, self._worker, attempt.entry.entry_id, attempt.run)
 
-    async def withdraw(self, execution_id: str) -> Entry | None:
-        """Take an execution that waits for its next attempt and is to be cancelled, due or not."""
-        keys = (self.keys.execution(execution_id), self.keys.cancel(execution_id), *self._streams_and_due_times)
+    async def withdraw(self, execution_id: str, area: Keys | None = None) -> Entry | None:
+        """Take an execution that waits for its next attempt and is to be cancelled, due or not.
+
+        `area` holds the names of its tenant.
+        """
+        area = area or self.keys
+        streams = self._with_due_times([each for each in area.job_streams() if each in self._served])
+        keys = (area.execution(execution_id), area.cancel(execution_id), *streams)
         parcel = await self._scripts.call("withdraw", keys, self._group, self._worker, RETRY_CONSUMER)
         return parcel and entry_from_parcel(parcel)
 
-    async def is_first_to_look(self, execution_id: str) -> bool:
+    async def is_first_to_look(self, execution_id: str, area: Keys | None = None) -> bool:
         """Return whether this worker is to look in the queue for an execution that is to be cancelled."""
-        if await self._redis.exists(self.keys.execution(execution_id)):  # it has begun, so it is not queued
+        area = area or self.keys
+        if await self._redis.exists(area.execution(execution_id)):  # it has begun, so it is not queued
             return False
         # Every worker hears of the cancel; the first to change the mark's value walks through the streams for all.
-        wish = await self._redis.set(self.keys.cancel(execution_id), _LOOKED_FOR, xx=True, get=True, keepttl=True)
+        try:
+            wish = await self._redis.set(area.cancel(execution_id), _LOOKED_FOR, xx=True, get=True, keepttl=True)
+        except ResponseError as error:
+            if not str(error).startswith("WRONGTYPE"):
+                raise
+            return True  # whatever it holds, it is there
         return wish not in (None, _LOOKED_FOR)
 
     async def queued(self) -> AsyncIterator[Entry]:
         """Iterate over the entries that nobody works on now, whether new, given back or waiting for a retry."""
-        async for page in self._new_by_page():
+        async for page in self._new_by_page(self._served):
             for entry in page:
                 yield entry
-        for stream in self.keys.job_streams():
+        for stream in self._served:
             due_times = self._due_times(stream)
             for entry_id in await self._redis.zrangebyscore(due_times, "-inf", "+inf", 0, MOST_GIVEN_BACK):
                 yield await self.read_owned(stream, entry_id.decode())
 
-    async def _new_by_page(self) -> AsyncIterator[list[Entry]]:
+    async def _new_by_page(self, streams: Sequence[str]) -> AsyncIterator[list[Entry]]:
         """Iterate over the entries that nobody has taken."""
-        for stream in self.keys.job_streams():
+        for stream in streams:
             after = await self._last_delivered(stream)
             while found := await self._redis.xrange(stream, f"({after}", "+", PAGE):
                 yield [entry_from_fields(stream, entry_id.decode(), fields) for entry_id, fields in found]
@@ -319,8 +390,9 @@ class Broker:
 
     async def replay(self, attempt: Attempt, event: bytes) -> Replay:
         """Let a buried execution start anew, on any worker."""
-        of_execution = (self.keys.cancel(attempt.known_as), self.keys.result(attempt.known_as))
-        keys = (*self._keys(attempt), self._due_times(attempt.entry.stream), *of_execution, self._answers)
+        stream = attempt.entry.stream
+        of_execution = (self._cancel(attempt), self.area(stream).result(attempt.known_as))
+        keys = (*self._keys(attempt), self._due_times(stream), *of_execution, self._answers(stream))
         more = (event, DEAD_CONSUMER, RETRY_CONSUMER)
         replay: Replay = (await self._scripts.call("replay", keys, *self._arguments(attempt), *more)).decode()
         return replay
@@ -338,7 +410,7 @@ class Broker:
 
     async def leave(self) -> None:
         """Remove this worker's heartbeat, and its consumers where they own nothing any more."""
-        keys = (self.keys.worker(self._worker), self.keys.workers(self._group), *self.keys.job_streams())
+        keys = (self.keys.worker(self._worker), self.keys.workers(self._group), *self._served)
         await self._scripts.call("leave", keys, self._group, self._worker)
 
     async def tidy(self) -> int:
@@ -347,7 +419,7 @@ class Broker:
         However many jobs wait or are dead, a call looks at a page of them, and goes on only for what it finds to do.
         """
         missing = 0
-        for stream in self.keys.job_streams():
+        for stream in self._served:
             first = _FIRST
             while True:
                 keys = (stream, self._due_times(stream))
@@ -379,51 +451,68 @@ class Broker:
             await cast(Awaitable[int], self._redis.hdel(workers, *gone))
 
     @asynccontextmanager
-    async def cancellations(self) -> AsyncIterator[AsyncIterator[str]]:
-        """Yield an iterator over the execution ids that the web side wants cancelled, as it publishes them.
+    async def cancellations(self) -> AsyncIterator[AsyncIterator[tuple[str, Keys]]]:
+        """Yield an iterator over the executions that a web side wants cancelled, as it publishes their ids.
+
+        Beside each id are the names of its tenant.
 
         Those that it published while nobody here listened come in between, found by a page of live jobs per second.
         """
         async with self._redis.pubsub() as pubsub:
-            await pubsub.subscribe(self.keys.control)
+            controls = {area.control: area for area in self._areas}
+            await pubsub.subscribe(*controls)
 
-            async def ids() -> AsyncIterator[str]:
-                unheard: AsyncIterator[list[str]] | None = self._marked()  # after subscribing: nothing falls between
+            async def wishes() -> AsyncIterator[tuple[str, Keys]]:
+                # After subscribing, so that nothing falls between.
+                unheard: AsyncIterator[list[tuple[str, Keys]]] | None = self._marked()
                 while True:
                     if unheard is not None:
                         marked = await anext(unheard, None)
-                        for execution_id in marked or ():
-                            yield execution_id
+                        for wish in marked or ():
+                            yield wish
                         unheard = None if marked is None else unheard
                     # The time-out only bounds the wait for one message; the connection's health shows in between.
                     timeout = BLOCK_SECONDS * (30 if unheard is None else 1)
                     message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=timeout)
                     if message is not None:
-                        yield message["data"].decode(errors="replace")
+                        area = controls[message["channel"].decode()]
+                        yield message["data"].decode(errors="replace"), area
 
-            yield ids()
+            yield wishes()
 
-    async def _marked(self) -> AsyncIterator[list[str]]:
+    async def _marked(self) -> AsyncIterator[list[tuple[str, Keys]]]:
         """Iterate by page over the jobs that run, wait or are queued, giving those that are to be cancelled."""
-        async for execution_ids in self._live_by_page():
-            marks = [self.keys.cancel(each) for each in execution_ids]
-            values = await self._redis.mget(marks) if marks else []
-            yield [each for each, value in zip(execution_ids, values, strict=True) if value is not None]
+        for area in self._areas:
+            async for execution_ids in self._live_by_page(area):
+                marks = [area.cancel(each) for each in execution_ids]
+                values = await self._redis.mget(marks) if marks else []
+                yield [(each, area) for each, value in zip(execution_ids, values, strict=True) if value is not None]
 
-    async def _live_by_page(self) -> AsyncIterator[list[str]]:
-        cursor = None
+    async def _live_by_page(self, area: Keys) -> AsyncIterator[list[str]]:
+        cursor, answers = None, area.answers(self._group)
         while cursor != 0:
-            cursor, begun = await cast(Awaitable[Any], self._redis.hscan(self._answers, cursor or 0, count=2 * PAGE))
+            cursor, begun = await cast(Awaitable[Any], self._redis.hscan(answers, cursor or 0, count=2 * PAGE))
             yield [msgspec.json.decode(ids, type=tuple[str, str, str])[0] for ids in begun.values()]
-        async for page in self._new_by_page():
+        async for page in self._new_by_page([each for each in area.job_streams() if each in self._served]):
             yield [known for entry in page if (known := Attempt.of(entry).execution_id) is not None]
 
+    def area(self, stream: str) -> Keys:
+        """Return the names of the tenant whose job stream this is."""
+        return self._area_of_stream[stream]
+
+    def _record(self, attempt: Attempt) -> str:
+        return self.area(attempt.entry.stream).execution(attempt.record_name)
+
+    def _cancel(self, attempt: Attempt) -> str:
+        return self.area(attempt.entry.stream).cancel(attempt.known_as)
+
     def _keys(self, attempt: Attempt) -> tuple[str, ...]:
-        return attempt.entry.stream, self.keys.execution(attempt.record_name), self.keys.results
+        return attempt.entry.stream, self._record(attempt), self.area(attempt.entry.stream).results
 
     def _keys_of_answer(self, attempt: Attempt) -> tuple[str, ...]:
-        of_execution = (self.keys.result(attempt.known_as), self.keys.cancel(attempt.known_as))
-        return (*self._keys(attempt), *of_execution, self._answers)
+        stream = attempt.entry.stream
+        of_execution = (self.area(stream).result(attempt.known_as), self._cancel(attempt))
+        return (*self._keys(attempt), *of_execution, self._answers(stream))
 
     @property
     def _lengths_of_results(self) -> str:
@@ -435,23 +524,24 @@ class Broker:
         return f"{kept} {max(kept, self._settings.results_unread_maxlen)}"
 
     async def slow_reader(self) -> SlowReader | None:
-        """Return the consumer group for which the results stream keeps more than it is to keep."""
-        return await slow_reader(self._redis, self.keys, self._settings)
+        """Return a consumer group for which a results stream keeps more than it is to keep."""
+        for area in self._areas:
+            if (reader := await slow_reader(self._redis, area, self._settings)) is not None:
+                return reader
+        return None
 
     def _due_times(self, stream: str) -> str:
-        return self.keys.retries(stream, self._group)
+        return self.area(stream).retries(stream, self._group)
 
-    @property
-    def _streams_and_due_times(self) -> tuple[str, ...]:
-        return tuple(key for stream in self.keys.job_streams() for key in (stream, self._due_times(stream)))
+    def _with_due_times(self, streams: Sequence[str]) -> tuple[str, ...]:
+        return tuple(key for stream in streams for key in (stream, self._due_times(stream)))
 
-    @property
-    def _answers(self) -> str:
-        return self.keys.answers(self._group)
+    def _answers(self, stream: str) -> str:
+        return self.area(stream).answers(self._group)
 
     def _arguments(self, attempt: Attempt) -> tuple[Any, ...]:
         """Return the arguments that all scripts about an attempt share, as `lua/prelude.lua` lists them."""
-        named = attempt.execution_id is not None
+        named, area = attempt.execution_id is not None, self.area(attempt.entry.stream)
         return (
             self._group,
             self._worker,
@@ -462,8 +552,8 @@ class Broker:
             attempt.known_as,
             attempt.task_id or "",
             attempt.subtask_id or "",
-            status_channel(attempt.known_as) if named else "",
-            STATUS_CHANNEL,
+            area.statuses(attempt.known_as) if named else "",
+            area.all_statuses,
         )
 
     async def _release(self, stream: str, entry_id: str, record: str, run: str, counter: str) -> bool:

@@ -83,7 +83,7 @@ async def _buried(redis: Redis, stream: str, group: str, first: str, last: str, 
     try:
         found = await redis.xpending_range(stream, group, first, last, count, DEAD_CONSUMER)
     except ResponseError as error:
-        if not str(error).startswith(("no such key", "NOGROUP")):
+        if not str(error).startswith(("no such key", "NOGROUP", "WRONGTYPE")):
             raise
         return {}
     return {entry["message_id"].decode(): entry["time_since_delivered"] for entry in found}

@@ -1,5 +1,8 @@
 """Names all keys and channels. The first six rows are a contract with the web side.
 
+A tenant has all of these, its channels `task_status` too, under a prefix of its own, `sf:tenant:<name>`. Only the
+workers, who serve all tenants, are under the prefix `sf` alone.
+
 | key | type | what |
 |---|---|---|
 | sf:jobs, sf:jobs:high, sf:jobs:low | stream | job entries: `envelope`, optional `traceparent` |
@@ -17,6 +20,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 PRIORITIES = ("high", "normal", "low")
@@ -25,9 +29,7 @@ DEAD_CONSUMER = "@dead"
 STATUS_CHANNEL = "task_status"
 
 
-def status_channel(execution_id: str) -> str:
-    """Return the pub/sub channel of one execution; it has no prefix, as the first generation of web sides expects."""
-    return f"{STATUS_CHANNEL}:{execution_id}"
+_TENANT = ":tenant:"
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,22 @@ class Keys:
     """All names under one prefix."""
 
     prefix: str = "sf"
+
+    def of_tenants(self, names: Iterable[str]) -> list[Keys]:
+        """Return the tenants' names, under a prefix each. A tenant has no tenants."""
+        return [] if _TENANT in self.prefix else [Keys(f"{self.prefix}{_TENANT}{name}") for name in names]
+
+    @property
+    def all_statuses(self) -> str:
+        """Name the channel of all status events.
+
+        It has no prefix but a tenant's, as the first generation of web sides expects.
+        """
+        return f"{self.prefix}:{STATUS_CHANNEL}" if _TENANT in self.prefix else STATUS_CHANNEL
+
+    def statuses(self, execution_id: str) -> str:
+        """Return the channel of one execution's status events."""
+        return f"{self.all_statuses}:{execution_id}"
 
     def jobs(self, priority: str = "normal") -> str:
         return f"{self.prefix}:jobs" if priority == "normal" else f"{self.prefix}:jobs:{priority}"
@@ -69,7 +87,12 @@ class Keys:
         return f"{self.prefix}:answers:{group}"
 
     def worker(self, worker_id: str) -> str:
-        return f"{self.prefix}:worker:{worker_id}"
+        return f"{self._fleet}:worker:{worker_id}"
 
     def workers(self, group: str) -> str:
-        return f"{self.prefix}:workers:{group}"
+        return f"{self._fleet}:workers:{group}"
+
+    @property
+    def _fleet(self) -> str:
+        """The prefix that a tenant shares with others."""
+        return self.prefix.partition(_TENANT)[0]

@@ -5,7 +5,7 @@ Only reads. They are taken one after the other, so a job that moves meanwhile ma
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Iterable, Sequence
 from typing import Any, cast
 
 import msgspec
@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from sfworker.broker.keys import DEAD_CONSUMER, PRIORITIES, RETRY_CONSUMER, Keys
+from sfworker.broker.misplaced import misplaced
 
 
 class StreamOverview(Struct, frozen=True, kw_only=True):
@@ -47,18 +48,26 @@ class Overview(Struct, frozen=True, kw_only=True):
     dead: int
     streams: list[StreamOverview]
     workers: list[WorkerOverview]
+    misplaced: list[str] = []
+    """A sentence for each key that holds a value of another type. Job streams among them are not counted."""
 
 
-async def overview(redis: Redis, keys: Keys, group: str) -> Overview:
+async def overview(redis: Redis, keys: Keys, group: str, tenants: Sequence[str] = ()) -> Overview:
     """Return the figures of the consumer group `group`; while it does not exist yet, every job counts as queued."""
-    streams = [await _stream(redis, keys.jobs(priority), priority, group) for priority in PRIORITIES]
+    areas = [keys, *keys.of_tenants(tenants)]
+    wrong = {place.key: place.sentence(kind) for place, kind in (await misplaced(redis, areas, group)).items()}
+    counted = [
+        (stream, priority) for area in areas for priority in PRIORITIES if (stream := area.jobs(priority)) not in wrong
+    ]
+    streams = [await _stream(redis, stream, priority, group) for stream, priority in counted]
     return Overview(
         queued=sum(stream.queued for stream in streams),
         running=sum(stream.running for stream in streams),
         retrying=sum(stream.retrying for stream in streams),
         dead=sum(stream.dead for stream in streams),
         streams=streams,
-        workers=list(_decoded(await _heartbeats(redis, keys, group))),
+        workers=[] if keys.workers(group) in wrong else list(_decoded(await _heartbeats(redis, keys, group))),
+        misplaced=list(wrong.values()),
     )
 
 
@@ -72,7 +81,7 @@ async def consumers(redis: Redis, keys: Keys) -> dict[str, set[str]]:
                 names = {_text(info["name"]) for info in await redis.xinfo_consumers(stream, group)}
                 found.setdefault(group, set()).update(names)
         except ResponseError as error:
-            if not str(error).startswith(("no such key", "NOGROUP")):
+            if not str(error).startswith(("no such key", "NOGROUP", "WRONGTYPE")):
                 raise
     return found
 

@@ -19,7 +19,7 @@ from sfworker.broker.pipe import Command, Pipe
 
 NAMES = (
     *("take", "sweep", "start", "progress", "wrote", "finish", "retry", "bury", "release", "lost"),
-    *("renew", "disown", "withdraw", "cancel_queued", "restore", "tidy", "leave", "replay", "purge"),
+    *("renew", "disown", "withdraw", "cancel_queued", "restore", "tidy", "leave", "replay", "purge", "mend"),
 )
 LARGEST_BATCH = 256
 
@@ -34,6 +34,11 @@ def _read(name: str) -> _Script:
     directory = files("sfworker.broker") / "lua"
     source = (directory / "prelude.lua").read_text() + (directory / f"{name}.lua").read_text()
     return _Script(source, hashlib.sha1(source.encode()).hexdigest())  # noqa: S324 - the id that Redis gives a script
+
+
+def ids() -> list[str]:
+    """Return the id that Redis gives each script, which is all that the user `worker` of deploy/users.acl may run."""
+    return [_read(name).sha for name in NAMES]
 
 
 @dataclass(slots=True, eq=False)

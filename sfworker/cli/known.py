@@ -15,7 +15,13 @@ if TYPE_CHECKING:
     from sfworker.broker.keys import Keys
     from sfworker.client import Known
 
-_WORDS = {"sent": "was sent before", "queued": "is queued", "running": "runs", "waiting": "waits for its next attempt"}
+_WORDS = {
+    "unseen": "has not begun, if it was sent,",
+    "sent": "was sent before",
+    "queued": "is queued",
+    "running": "runs",
+    "waiting": "waits for its next attempt",
+}
 
 
 def unknown(execution_id: str) -> str:

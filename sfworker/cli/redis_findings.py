@@ -14,8 +14,11 @@ from redis import exceptions
 from redis.asyncio import Redis
 
 from sfworker.broker.connection import connect, shown
-from sfworker.broker.keys import DEAD_CONSUMER, STATUS_CHANNEL, Keys, status_channel
+from sfworker.broker.keys import DEAD_CONSUMER, Keys
+from sfworker.broker.misplaced import Place, misplaced
+from sfworker.broker.overview import consumers
 from sfworker.broker.readers import REMEDY, slow_reader
+from sfworker.broker.scripts import ids
 from sfworker.cli.findings import Finding, error, ok, warning
 from sfworker.client import is_refused
 from sfworker.errors import SettingsError
@@ -48,7 +51,10 @@ async def redis(settings: Settings) -> AsyncIterator[Finding]:
         yield ok("redis", f"{where} answers")
         for finding in await _server(client, settings):
             yield finding
-        yield await _permissions(client, Keys(settings.prefix))
+        keys = Keys(settings.prefix)
+        areas = [keys, *keys.of_tenants(settings.tenants)]
+        yield await _permissions(client, areas)
+        yield await _types(client, areas)
         yield await _readers(client, settings)
 
 
@@ -132,11 +138,25 @@ async def _readers(client: Redis, settings: Settings) -> Finding:
     return warning("results", reader.sentence(settings.results_unread_maxlen), REMEDY)
 
 
-async def _permissions(client: Redis, keys: Keys) -> Finding:
+async def _types(client: Redis, areas: list[Keys]) -> Finding:
     try:
-        denied = await _denied(client, needed(keys))
+        found: dict[Place, str] = {}
+        for group in {*await consumers(client, areas[0]), "secretflow"}:
+            found |= await misplaced(client, areas, group)
+    except exceptions.RedisError:
+        return warning("keys", "unknown what types they have", "see the findings above")
+    if not found:
+        return ok("keys", "each holds what it has to, or nothing yet")
+    what = "; ".join(place.sentence(kind) for place, kind in found.items())
+    return error("keys", what, f"DEL {' '.join(place.key for place in found)}, and find out who writes there")
+
+
+async def _permissions(client: Redis, areas: list[Keys]) -> Finding:
+    keys = areas[0]
+    try:
+        denied = await _denied(client, [command for area in areas for command in needed(area)])
     except exceptions.NoPermissionError:
-        return warning("permissions", "unknown, as MULTI is refused", "allow MULTI and DISCARD for this user")
+        return warning("permissions", "unknown, as MULTI is refused", "allow MULTI for this user")
     except exceptions.MovedError as moved:
         return error(
             "cluster",
@@ -182,8 +202,8 @@ def needed(keys: Keys) -> list[Command]:
         ("XLEN", keys.results),
         ("XINFO", "GROUPS", keys.results),
         ("XPENDING", keys.results, _GROUP),
-        ("PUBLISH", status_channel("doctor"), ""),
-        ("PUBLISH", STATUS_CHANNEL, ""),
+        ("PUBLISH", keys.statuses("doctor"), ""),
+        ("PUBLISH", keys.all_statuses, ""),
         ("SUBSCRIBE", keys.control),
         ("SET", result, "", "EX", 1),
         ("SET", keys.worker("doctor"), "", "PX", 1),
@@ -205,8 +225,9 @@ def needed(keys: Keys) -> list[Command]:
         ("HSCAN", keys.answers(_GROUP), 0),
         ("MGET", keys.worker("doctor"), keys.cancel("doctor")),
         ("TIME",),
+        ("TYPE", jobs),
         ("SCRIPT", "LOAD", "return 1"),
-        ("EVALSHA", "0" * 40, 1, record),
+        *(("EVALSHA", script, 1, record) for script in ids()),
     ]
 
 

@@ -40,7 +40,7 @@ async def _overview(settings: Settings, group: str) -> Overview:
     async with connected_redis(settings) as redis:
         keys = Keys(settings.prefix)
         await require_group(redis, keys, group)
-        return await overview(redis, keys, group)
+        return await overview(redis, keys, group, settings.tenants)
 
 
 def _print(figures: Overview, group: str) -> None:
@@ -52,6 +52,8 @@ def _print(figures: Overview, group: str) -> None:
         counts = (stream.queued, stream.running, stream.retrying, stream.dead)
         queues.add_row(stream.stream, *map(str, counts))
     out.print(queues)
+    for sentence in figures.misplaced:
+        print(sentence)
     if figures.dead:
         print("Dead jobs have failed for good; `sfworker dead list` names them.")
     if not figures.workers:

@@ -67,6 +67,8 @@ async def _known(client: Client, execution_id: object) -> Known | None:
     if not isinstance(execution_id, str) or not execution_id:
         return None
     known = await client.find(execution_id, _LOOKED_THROUGH)
+    if known is not None and known.state == "unseen":
+        return None  # most likely it is new
     if known is not None and known.state == "answered" and known.result is None:
         return await client.find(execution_id)  # the result has expired: its last event may be far back
     return known

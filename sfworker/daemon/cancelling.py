@@ -10,6 +10,7 @@ from redis.exceptions import RedisError
 
 from sfworker.broker.broker import Attempt, Broker
 from sfworker.broker.entry import Entry
+from sfworker.broker.keys import Keys
 from sfworker.broker.patience import pause
 from sfworker.daemon.running import Running
 from sfworker.daemon.task_executor import TaskExecutor
@@ -33,17 +34,17 @@ class Cancelling:
         self._running = running
         self._executor = executor
         self._run = run
-        self._wanted: set[str] = set()
+        self._wanted: set[tuple[str, Keys]] = set()
         self._asked = anyio.Event()
 
-    async def cancel(self, execution_id: str) -> None:
-        """End the execution, or have it looked for in the queue."""
-        self._running.stop(execution_id, Stop.CANCELLED)
+    async def cancel(self, execution_id: str, area: Keys) -> None:
+        """End the execution of that tenant, or have it looked for in the queue."""
+        self._running.stop(execution_id, area.job_streams(), Stop.CANCELLED)
         # A job that waits for a retry is found by its record. A queued one has none, so it takes a walk to find it.
-        if (waiting := await self._broker.withdraw(execution_id)) is not None:
+        if (waiting := await self._broker.withdraw(execution_id, area)) is not None:
             self._run(waiting).stop(Stop.CANCELLED)
-        elif await self._broker.is_first_to_look(execution_id):
-            self._wanted.add(execution_id)
+        elif await self._broker.is_first_to_look(execution_id, area):
+            self._wanted.add((execution_id, area))
             self._asked.set()
 
     async def look_through_queue(self) -> None:
@@ -59,7 +60,7 @@ class Cancelling:
             try:
                 async for entry in self._broker.queued():
                     attempt = Attempt.of(entry)
-                    if attempt.execution_id in wanted:
+                    if (attempt.execution_id, self._broker.area(entry.stream)) in wanted:
                         with ids(
                             execution_id=attempt.execution_id, task_id=attempt.task_id, subtask_id=attempt.subtask_id
                         ):

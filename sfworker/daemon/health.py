@@ -39,7 +39,7 @@ _CONNECTIONS = 64
 class State(Struct, frozen=True):
     """Body of an answer."""
 
-    state: Literal["alive", "ready", "starting", "template_lost", "redis_away", "draining"]
+    state: Literal["alive", "ready", "starting", "template_lost", "redis_away", "misplaced_keys", "draining"]
     reason: str = ""
 
 
@@ -53,6 +53,8 @@ class Readiness:
         self._patience = lease_seconds / 3 + _SECONDS
         self._failed_at: dict[str, float] = {}
         self._answered_at: float | None = None
+        self._misplaced = ""
+        self._serves = True
 
     def redis_answered(self, asked_by: str) -> None:
         self._failed_at.pop(asked_by, None)
@@ -60,6 +62,10 @@ class Readiness:
 
     def redis_failed(self, asked_by: str) -> None:
         self._failed_at[asked_by] = time.monotonic()
+
+    def misplaced(self, sentences: list[str], *, serves: bool) -> None:
+        """Note what was found in the place of keys, and whether jobs can be taken all the same."""
+        self._misplaced, self._serves = "; ".join(sentences), serves
 
     def state(self) -> State:
         """Return the state as it is known, without asking Redis or the template."""
@@ -78,7 +84,7 @@ class Readiness:
             return State("starting", "Redis has not answered yet")
         if self._answered_at < lately:
             return State("redis_away", f"Redis has been silent for more than {self._patience:.0f} s")
-        return State("ready")
+        return State("ready" if self._serves else "misplaced_keys", self._misplaced)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from redis.exceptions import RedisError
 
 from sfworker.broker.broker import Broker, Lease
 from sfworker.broker.entry import Entry
+from sfworker.broker.keys import Keys
 from sfworker.broker.overview import WorkerOverview
 from sfworker.broker.patience import pause
 from sfworker.daemon.health import Readiness
@@ -58,6 +59,15 @@ class Leases:
 
         await self._regularly(self._settings.lease_seconds / 3, renew)
 
+    async def mend(self) -> None:
+        """Look for keys that hold a value of another type, as somebody has put it there, and say so."""
+
+        async def mend() -> None:
+            await self._broker.mend()
+            self._readiness.misplaced(self._broker.misplaced, serves=self._broker.serves)
+
+        await self._regularly(self._settings.lease_seconds / 5, mend)
+
     async def take_over(self, begin: Callable[[Entry], Awaitable[None]], is_ready: Callable[[], bool]) -> None:
         """Claim the jobs of silent workers and `begin` them, while slots are free and executions can start."""
 
@@ -84,16 +94,16 @@ class Leases:
 
         await self._regularly(TIDY_SECONDS, tidy)
 
-    async def hear_cancellations(self, cancel: Callable[[str], Awaitable[None]]) -> None:
-        """Call `cancel` for the executions that the web side wants cancelled.
+    async def hear_cancellations(self, cancel: Callable[[str, Keys], Awaitable[None]]) -> None:
+        """Call `cancel` for the executions that a web side wants cancelled.
 
         Cancels that are published while the subscription is down are found when it is back.
         """
 
         async def listen() -> None:
-            async with self._broker.cancellations() as execution_ids:
-                async for execution_id in execution_ids:
-                    await cancel(execution_id)
+            async with self._broker.cancellations() as wishes:
+                async for execution_id, area in wishes:
+                    await cancel(execution_id, area)
 
         await self._regularly(1.0, listen)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import anyio
 
 from sfworker.broker.broker import Attempt
@@ -44,10 +46,10 @@ class Running:
         del self._executions[attempt.run]
         self._say()
 
-    def stop(self, execution_id: str, reason: Stop) -> None:
-        """End the computations of an execution, if it runs here."""
+    def stop(self, execution_id: str, streams: Collection[str], reason: Stop) -> None:
+        """End the computations of an execution that came on one of `streams`, if it runs here."""
         for attempt, execution in self._executions.values():
-            if attempt.execution_id == execution_id:
+            if attempt.execution_id == execution_id and attempt.entry.stream in streams:
                 execution.stop(reason)
 
     def stop_attempt(self, attempt: Attempt, reason: Stop) -> None:

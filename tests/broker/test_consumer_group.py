@@ -228,7 +228,7 @@ async def test_listening_for_cancellations_outlasts_the_time_out_of_other_comman
 
         tasks.start_soon(say_later)
         with anyio.fail_after(15):
-            assert await anext(execution_ids) == "e-1"
+            assert await anext(execution_ids) == ("e-1", broker.keys)
 
 
 @pytest.mark.parametrize("command", ["take", "wait", "owned"])

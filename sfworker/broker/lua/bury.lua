@@ -5,6 +5,7 @@
 --   ARGV 1-11 as in the prelude   12 event   13 result   14 seconds the result is kept   15 consumer @dead
 --        16 seconds the record is kept   17 bytes of the largest entry that is kept
 --   Reply 1, or 0 where the attempt is no longer this worker's and nothing was changed.
+look(KEYS[3], nil, KEYS[6])
 if not held() then return is('dead') and 1 or 0 end -- where only the reply was lost: 1
 local event = cjson.decode(ARGV[12])
 answer('FAILURE', ARGV[12], ARGV[13], ARGV[14])

@@ -7,6 +7,8 @@
 --        15 seconds the record is kept   16 consumer @retry
 --   Reply 1, or 0 where it was taken meanwhile or its mark is gone; then nothing else was changed.
 local stream, group, entry = KEYS[1], ARGV[1], ARGV[3]
+look(KEYS[3], KEYS[7])
+replaced(KEYS[2])
 local taken = not_after(entry, delivered(stream)[group] or '0-0') and owner(stream, group, entry) ~= ARGV[16]
 if taken or not present(stream, entry) or redis.call('EXISTS', KEYS[2]) == 1 or redis.call('DEL', KEYS[5]) == 0 then return 0 end
 answer('CANCELLED', ARGV[12], ARGV[13], ARGV[14])

@@ -4,6 +4,7 @@
 --   ARGV 1-11 as in the prelude   12 status   13 event   14 result   15 seconds the result is kept
 --        16 seconds the record is kept
 --   Reply 1, or 0 where the attempt is no longer this worker's and nothing was changed.
+look(KEYS[3], nil, KEYS[6])
 if not held() then return is('done') and 1 or 0 end -- where only the reply was lost: 1
 answer(ARGV[12], ARGV[13], ARGV[14], ARGV[15])
 settle(KEYS[1], ARGV[1], ARGV[3])

@@ -4,6 +4,8 @@
 --        15 seconds the record is kept
 --   Reply the paths that its attempts staged, as JSON, or nothing where the payload is there, the entry was settled, or
 --   another entry stands for it.
+look(KEYS[3], nil, KEYS[5])
+replaced(KEYS[2])
 if present(KEYS[1], ARGV[3]) or redis.call('XACK', KEYS[1], ARGV[1], ARGV[3]) == 0 then return nil end
 local written = '[]'
 forget(KEYS[5])

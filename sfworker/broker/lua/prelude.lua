@@ -18,21 +18,41 @@ local function owner(stream, group, entry)
   return pending[1] and pending[1][2]
 end
 
+-- Deletes a record that is no hash, as somebody has put it there and nothing can be read of it. Returns whether it did.
+local function replaced(record)
+  local found = redis.pcall('HGET', record, 'run')
+  if type(found) ~= 'table' or not string.find(found.err, 'WRONGTYPE', 1, true) then return false end
+  redis.call('DEL', record)
+  return true
+end
+
 -- Returns whether the record names this run, in this state.
 local function is(state)
   local known = redis.call('HMGET', KEYS[2], 'run', 'state')
   return known[1] == ARGV[4] and known[2] == state
 end
 
--- Returns whether the attempt is still this worker's.
-local function held()
-  return owner(KEYS[1], ARGV[1], ARGV[3]) == ARGV[2] and is('running')
-end
-
-
 local function now_ms()
   local time = redis.call('TIME')
   return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- Returns whether the attempt is still this worker's.
+local function held()
+  if owner(KEYS[1], ARGV[1], ARGV[3]) ~= ARGV[2] then return false end
+  if replaced(KEYS[2]) then -- the outcome must not be lost with it
+    redis.call('HSET', KEYS[2], 'group', ARGV[1], 'stream', KEYS[1], 'entry', ARGV[3], 'run', ARGV[4], 'worker', ARGV[2],
+      'state', 'running', 'attempt', 1, 'crashes', 0, 'releases', 0, 'started', now_ms())
+  end
+  return is('running')
+end
+
+-- Fails where the results stream, due times or ids to answer are of another type, as somebody has put that there. Called
+-- before anything is changed, because a script that fails is not undone.
+local function look(results, due_times, answers)
+  redis.call('XLEN', results)
+  if due_times then redis.call('ZCARD', due_times) end
+  if answers then redis.call('HGET', answers, '') end
 end
 
 -- Notes that the worker reaches Redis, and returns whether it has done so for a lease, without a break of half a lease.

@@ -3,6 +3,7 @@
 --   ARGV 1 group   2 worker   3 entry id   4 run (empty where it was not started)   5 consumer @retry
 --        6 counter of the record to increment, releases or crashes
 --   Reply 1, or 0 where the entry is no longer this worker's.
+redis.call('ZCARD', KEYS[3]) -- fails where that is of another type, before anything is changed
 if ARGV[4] == '' then
   if owner(KEYS[1], ARGV[1], ARGV[3]) ~= ARGV[2] then return 0 end
 else

@@ -3,6 +3,7 @@
 --   ARGV 1-11 as in the prelude   12 event   13 milliseconds from now   14 consumer @retry
 --        15 counter of the record to increment, or empty where the attempt is used up
 --   Reply 1, or 0 where the attempt is no longer this worker's and nothing was changed.
+look(KEYS[3], KEYS[4])
 if not held() then return is('retry') and 1 or 0 end -- where only the reply was lost: 1
 local due = now_ms()
 if redis.call('EXISTS', KEYS[5]) == 0 then due = due + tonumber(ARGV[13]) end

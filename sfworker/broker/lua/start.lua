@@ -11,6 +11,8 @@
 --     lost       another worker owns the entry, or the attempt has ended already
 local stream, record, group, entry, run = KEYS[1], KEYS[2], ARGV[1], ARGV[3], ARGV[4]
 if owner(stream, group, entry) ~= ARGV[2] then return {'lost', 0, 0, 0, '[]'} end
+look(KEYS[3], nil, KEYS[5])
+replaced(record)
 
 local known = redis.call('HMGET', record, 'run', 'state', 'attempt', 'crashes', 'releases', 'group', 'stream', 'entry',
   'disowned', 'written')

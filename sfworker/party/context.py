@@ -18,7 +18,7 @@ from sfworker.disks import disk_full, is_full
 from sfworker.errors import ParameterValidationError
 from sfworker.party import compressed
 from sfworker.party.data_roots import DataRoots, remove, saving
-from sfworker.wire.frames import Keeping, Progressed, Staging
+from sfworker.wire.frames import LONGEST_TEXT, Keeping, Progressed, Staging
 
 if TYPE_CHECKING:
     from sfworker.session.device_manager import DeviceManager
@@ -108,7 +108,8 @@ class JobContext(Generic[P]):
 
     def progress(self, fraction: float, message: str | None = None) -> None:
         """Publish how far the job is (0 to 1). The message is published, too, and must hold no data."""
-        self._send(Progressed(min(max(float(fraction), 0.0), 1.0), None if message is None else str(message)))
+        within = min(max(0.0, float(fraction)), 1.0)  # in this order NaN becomes 0
+        self._send(Progressed(within, None if message is None else str(message)[:LONGEST_TEXT]))
 
     def input_file(self, party: str, field: str, path: str, *, unpack: bool = True) -> Path:
         """Return a checked input file of a local party, or what it holds where its ending is that of a compression.

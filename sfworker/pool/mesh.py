@@ -20,13 +20,14 @@ from itertools import chain
 from pathlib import Path
 
 import anyio
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 from sfworker.disks import where_full
 from sfworker.errors import (
     Failure,
     JobCancelledError,
     PartyProcessLostError,
+    RecurringError,
     ResultSaveError,
     SecretFlowTaskError,
     SoftTimeLimitExceededError,
@@ -35,11 +36,13 @@ from sfworker.errors import (
 )
 from sfworker.pool.exits import sentence
 from sfworker.pool.outcome import Outcome, Stop
+from sfworker.pool.outputs import require_own
 from sfworker.pool.party_process import PartyProcess
 from sfworker.pool.template import Template
 from sfworker.pool.usage import oom_kills
 from sfworker.wire.frames import (
     Failed,
+    FrameError,
     Keeping,
     Making,
     PartyFrame,
@@ -49,6 +52,7 @@ from sfworker.wire.frames import (
     Start,
     Succeeded,
     decode_party_frame,
+    longest_party_frame,
 )
 
 ECHO_SECONDS = 1.0
@@ -58,6 +62,8 @@ EXIT_SECONDS = 0.2
 DISMISSAL_SECONDS = 10.0
 KILL_SECONDS = 5.0
 """Longest wait for killed processes to end. Beyond it, the template hangs, or the kernel."""
+MOST_PATHS = 1000
+"""Outputs, directories and checkpoints of one process."""
 ASK = signal.SIGUSR1
 Heard = StageReached | Progressed | Making | Staging | Keeping
 Listener = Callable[[Heard], None]
@@ -92,7 +98,8 @@ class Mesh:
         self._log_line = log_line
         self._outcome = Outcome()
         self._missing: set[int] = set(range(len(processes)))
-        self._reached: dict[str, int] = {}
+        self._reached: dict[str, set[int]] = {}
+        self._paths = [0] * len(processes)
         self._weak_cause: Failure | None = None
         self._decide_at = math.inf
         self._kill_at = math.inf
@@ -114,7 +121,11 @@ class Mesh:
         began = anyio.current_time()
         for rank, process in enumerate(self._processes):
             process.assign(
-                partial(self._hear, rank), partial(self._hear_end, rank), partial(self._log_line, self._names[rank])
+                partial(self._hear, rank),
+                partial(self._hear_end, rank),
+                partial(self._hear_nonsense, rank),
+                partial(self._log_line, self._names[rank]),
+                longest_party_frame(starts[rank].max_result_bytes),
             )
         for process, start in zip(self._processes, starts, strict=True):
             try:
@@ -192,9 +203,14 @@ class Mesh:
 
     def _hear(self, rank: int, body: bytes) -> None:
         frame: PartyFrame = decode_party_frame(body)
+        if rank not in self._missing:
+            raise FrameError("a frame after its outcome")
+        if isinstance(frame, Making | Staging | Keeping):
+            self._count_path(rank)
+            require_own(frame, chain.from_iterable(self._starts[rank].data_roots.values()))
         match frame:
             case StageReached():
-                self._reach(frame)
+                self._reach(rank, frame)
             case Progressed():
                 self._listener(frame)
             case Making():
@@ -208,20 +224,34 @@ class Mesh:
                 self._listener(frame)
             case Succeeded():
                 self._note_end(rank, frame.peak_rss_bytes)
-                if self._outcome.result is None:
-                    self._outcome.result = frame.result
+                if self._outcome.result is None and frame.result is not None:
+                    self._outcome.result = Raw(frame.result)
             case Failed():
                 self._note_end(rank, frame.peak_rss_bytes)
                 self._hear_failure(frame)
         self._changed.set()
 
-    def _reach(self, frame: StageReached) -> None:
+    def _count_path(self, rank: int) -> None:
+        self._paths[rank] += 1
+        if self._paths[rank] > MOST_PATHS:
+            raise FrameError(f"more than {MOST_PATHS} paths of outputs")
+
+    def _hear_nonsense(self, rank: int, error: FrameError) -> None:
+        """End the execution of a process that says what no party process says, as a job's own code may."""
+        if not self._settled():
+            told = f"the process of {self._names[rank]} sent {error}; correct the code of the task type"
+            self.fail(Failure.of(RecurringError(told)))
+
+    def _reach(self, rank: int, frame: StageReached) -> None:
         """Note that a party has reached a stage, and tell the listener when the last one has."""
-        self._reached[frame.stage] = self._reached.get(frame.stage, 0) + 1
+        reached = self._reached.setdefault(frame.stage, set())
+        if rank in reached:
+            raise FrameError("a stage twice")
+        reached.add(rank)
         timings, phase = self._outcome.timings, _PHASES[frame.stage]
         setattr(timings, phase, max(getattr(timings, phase), frame.seconds))
         self._outcome.devices = frame.devices or self._outcome.devices
-        if self._reached[frame.stage] == len(self._processes):
+        if len(reached) == len(self._processes):
             timings.ended[phase] = time.time()
             self._listener(frame)
 

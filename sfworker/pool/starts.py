@@ -53,6 +53,7 @@ def _start(job: Job, attempt: int, settings: Settings, directory: str, rank: int
         scratch_dir=scratch,
         data_roots={each: settings.roots_of(each) for each in ([party] if party else job.parties)},
         log_level=settings.party_log_level,
+        max_result_bytes=settings.max_result_bytes,
     )
 
 

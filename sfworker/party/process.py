@@ -134,7 +134,8 @@ def _execute(start: Start, send: Callable[[Struct], None]) -> tuple[Succeeded, C
         attempt=start.attempt,
         scratch=scratch,
         roots={
-            party: DataRoots(roots, lambda path: send(Making(str(path)))) for party, roots in start.data_roots.items()
+            party: DataRoots(roots, scratch, lambda path: send(Making(str(path))))
+            for party, roots in start.data_roots.items()
         },
         send=send,
         device_manager=manager,

@@ -107,7 +107,7 @@ class PartyRuntime(spu_module.SPURuntime):  # type: ignore[misc]
         """
         call = inspect.signature(super().psi).bind(*arguments, **named)
         is_inner = call.arguments.get("join_type") == "JOIN_TYPE_INNER_JOIN"
-        source, given = Path(call.arguments["input_path"]).resolve(), _name_of_ours()
+        source, given = Path(call.arguments["input_path"]), _name_of_ours()
         if is_inner:
             copy_with_a_stranger(source, given, call.arguments["keys"])
         else:
@@ -123,7 +123,7 @@ class PartyRuntime(spu_module.SPURuntime):  # type: ignore[misc]
         call = inspect.signature(super().ub_psi).bind(*arguments, **named)
         if path := call.arguments.get("input_path"):
             given = _name_of_ours()
-            given.symlink_to(Path(path).resolve())
+            given.symlink_to(path)
             call.arguments["input_path"] = str(given)
         self._meet()
         with _watched():
@@ -203,7 +203,8 @@ def copy_with_a_stranger(source: Path, copy: Path, keys: list[str]) -> None:
 def _watched(*outputs: str) -> AbstractContextManager[None]:
     """Watch the disks that libpsi writes to, which are those of `outputs` and of this party's TMPDIR."""
     scratch = Path(tempfile.gettempdir())
-    elsewhere = [path for path in map(Path, filter(None, outputs)) if not path.is_relative_to(scratch)]
+    # Names in the scratch directory may lead to what is open elsewhere.
+    elsewhere = [path for path in map(Path, filter(None, outputs)) if not path.resolve().is_relative_to(scratch)]
     # An output that is yet to be made is on the disk of its directory.
     there = [("the outputs", path if path.exists() else path.parent) for path in elsewhere]
     return watched(("the scratch directory", scratch), *there)

@@ -108,7 +108,8 @@ def _holds_a_cut_off_file(path: Path) -> bool:
     sizes = []
     for file in [path, *path.rglob("*")]:
         with suppress(OSError):  # gone meanwhile
-            sizes.append(0 if file.is_dir() else file.lstat().st_size)
+            # `path` itself may be a name for what is open elsewhere.
+            sizes.append(0 if file.is_dir() else (file.stat() if file == path else file.lstat()).st_size)
     return max(sizes, default=0) >= limit
 
 

@@ -38,7 +38,7 @@ from sfworker.pool.outcome import Outcome, Stop
 from sfworker.pool.pool import Execution, Pool
 from sfworker.publish.progress_reporter import ProgressReporter
 from sfworker.publish.status_notifier import StatusNotifier
-from sfworker.settings import Settings, variable
+from sfworker.settings import Settings
 from sfworker.telemetry import ExecutionTrace, Telemetry
 from sfworker.wire.events import JobResult, PerformanceMetrics, TaskMetadata, timestamp
 from sfworker.wire.frames import Keeping, Making, Staging
@@ -189,7 +189,7 @@ class _Run:
         if failure is None:
             await self._succeed(outcome)
             return
-        await _in_thread(outputs.discard, outcome.outputs)
+        await _in_thread(outputs.discard, outcome.outputs, self._settings.all_roots())
         if outcome.stopped is Stop.LEASE_LOST:
             await self._lease_lost("the computation was ended and nothing is published")
         elif outcome.stopped is Stop.DRAINED or outcome.never_ran:  # not the job's doing, so no attempt is used up
@@ -205,23 +205,18 @@ class _Run:
             await self._retry_or_bury(job, failure, outcome)
 
     async def _succeed(self, outcome: Outcome) -> None:
-        if (size := len(msgspec.json.encode(outcome.result))) > (most := self._settings.max_result_bytes):
-            await _in_thread(outputs.discard, outcome.outputs)
-            bound = f"{most} ({variable('max_result_bytes')})"
-            error = ResultSaveError(f"the result takes {size} bytes, at most {bound} are published; write it to a file")
-            await self.bury(Failure.of(error), outcome)
-            return
         if outcome.outputs:
+            roots = self._settings.all_roots()
             try:
-                await anyio.to_thread.run_sync(outputs.flush, outcome.outputs)
+                await anyio.to_thread.run_sync(outputs.flush, outcome.outputs, roots)
                 # Another worker may have started this job while this one was cut off. Its outputs are not replaced, so
                 # the lease is looked at after the flush, which may take long.
                 renew = partial(self._broker.renew, [self._attempt])
                 if (await patiently("the check before outputs are renamed", renew)) == [Lease.LOST]:
-                    await _in_thread(outputs.discard, outcome.outputs)
+                    await _in_thread(outputs.discard, outcome.outputs, roots)
                     await self._lease_lost("its outputs are dropped and nothing is published")
                     return
-                await anyio.to_thread.run_sync(outputs.commit, outcome.outputs)
+                await anyio.to_thread.run_sync(outputs.commit, outcome.outputs, roots)
             except ResultSaveError as error:
                 await self.bury(Failure.of(error), outcome)
                 return
@@ -346,8 +341,7 @@ class _Run:
 
     async def _end(self, outcome_name: str, outcome: Outcome, error_type: str | None) -> None:
         if outcome_name != "retry":  # the next attempt goes on from the checkpoints that are kept
-            await _in_thread(outputs.remove, outcome.kept)
-            await self._remove_left_behind([*self._started.written, *outcome.made])
+            await self._remove_left_behind([*self._started.written, *outcome.kept, *outcome.made])
         seconds = {"queue": self._queue_seconds, "total": time.time() - self._began}
         timings = outcome.timings
         measured = {"cluster": timings.cluster, "devices": timings.devices, "execution": timings.execution}

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from sfworker.catalog import TaskParams
 from sfworker.disks import disk_full, is_full
-from sfworker.errors import InputDataError, ParameterValidationError
+from sfworker.errors import InputDataError
 from sfworker.party import compressed
-from sfworker.party.data_roots import DataRoots, remove, saving
-from sfworker.wire.frames import Floors, Keeping, Progressed, Staging
+from sfworker.party.data_roots import DataRoots, Place, remove, saving
+from sfworker.wire.frames import LONGEST_TEXT, Floors, Keeping, Progressed, Staging
 
 if TYPE_CHECKING:
     from sfworker.session.device_manager import DeviceManager
@@ -129,7 +129,8 @@ class JobContext(Generic[P]):
 
     def progress(self, fraction: float, message: str | None = None) -> None:
         """Publish how far the job is (0 to 1). The message is published, too, and must hold no data."""
-        self._send(Progressed(min(max(float(fraction), 0.0), 1.0), None if message is None else str(message)))
+        within = min(max(0.0, float(fraction)), 1.0)  # in this order NaN becomes 0
+        self._send(Progressed(within, None if message is None else str(message)[:LONGEST_TEXT]))
 
     def input_file(self, party: str, field: str, path: str, *, unpack: bool = True) -> Path:
         """Return a checked input file of a local party, or what it holds where its ending is that of a compression.
@@ -145,16 +146,16 @@ class JobContext(Generic[P]):
         return self._roots[party].input_directory(f"task_config.{field}.{party}", path)
 
     def output(self, party: str, field: str, path: str) -> Path:
-        """Create an empty file for an output of a local party and return its path.
+        """Create an empty file for an output of a local party and return a name for it with the target's ending.
 
-        It is a name beside the target with the target's ending. The daemon renames it into place once every party has
-        succeeded. Raises ParameterValidationError or ResultSaveError.
+        It lies beside the target. The daemon renames it into place once every party has succeeded. Raises
+        ParameterValidationError or ResultSaveError.
         """
         where = f"task_config.{field}.{party}"
-        staged = self._stage(where, self._roots[party].output_file(where, path))
+        place = self._roots[party].output_file(where, path)
+        staged = self._stage(place)
         with saving(where):
-            _make(staged, staged.touch)
-        return staged
+            return self._roots[party].make_file(place, staged)
 
     def output_directory(self, party: str, field: str, path: str, holds: str) -> Path:
         """Create an empty directory for an output of a local party and return its path, as `output` does for files.
@@ -163,10 +164,10 @@ class JobContext(Generic[P]):
         output of this kind and nothing else of the party's.
         """
         where = f"task_config.{field}.{party}"
-        staged = self._stage(where, self._roots[party].output_directory(where, path, holds))
+        place = self._roots[party].output_directory(where, path, holds)
+        staged = self._stage(place)
         with saving(where):
-            _make(staged, staged.mkdir)
-        return staged
+            return self._roots[party].make_directory(place, staged)
 
     def kept_directory(self, party: str, field: str, path: str, basis: bytes) -> Path:
         """Return a directory beside the output directory `path` that outlives a failed attempt of this execution.
@@ -175,53 +176,38 @@ class JobContext(Generic[P]):
         Raises ParameterValidationError or ResultSaveError.
         """
         where = f"task_config.{field}.{party}"
-        target = self._roots[party].new_path(where, path)
-        mark = hashlib.sha256(b"\0".join([self.execution_id.encode(), os.fsencode(target), basis])).hexdigest()[:16]
-        kept = target.with_name(f".{mark}.checkpoint")
+        place = self._roots[party].new_path(where, path)
+        own = b"\0".join([self.execution_id.encode(), os.fsencode(place.target), basis])
+        name = f".{hashlib.sha256(own).hexdigest()[:16]}.checkpoint"
+        self._send(Keeping(str(place.target.with_name(name))))
         with saving(where):
-            _make(kept, lambda: kept.mkdir(mode=0o700, exist_ok=True))
-        self._send(Keeping(str(kept)))
-        return kept
+            return self._roots[party].make_directory(place, name, 0o700, anew=False)
 
     def lasting_file(self, party: str, field: str, path: str) -> Path:
         """Return the path of a local party's file that is written in place and stays, however the execution ends.
 
         Raises ParameterValidationError or ResultSaveError.
         """
-        return self._roots[party].output_file(f"task_config.{field}.{party}", path)
+        return self._roots[party].lasting_file(f"task_config.{field}.{party}", path)
 
-    def _stage(self, where: str, target: Path) -> Path:
+    def _stage(self, place: Place) -> str:
+        """Announce an output, and return the name beside its target under which it is to be made."""
+        target = place.target
         mark = hashlib.sha256(f"{self.execution_id}\0{target}".encode()).hexdigest()[:16]
-        try:
-            # Beside the scratch directories of all parties of this attempt: parties may share a data root.
-            (self.scratch.parent / f"output-{mark}").touch(exist_ok=False)
-        except FileExistsError:
-            raise ParameterValidationError(
-                f"{where}: another output of this job has the same path; name one of its own"
-            ) from None
         # Each attempt has a name of its own, as one that was cut off from Redis may still be writing, and discards its
         # own file when it hears of it. What earlier attempts left (or one of this number, before Redis lost count) is
         # of no use any more.
         for number in range(max(1, self.attempt - KNOWN_ATTEMPTS), self.attempt + 1):
-            remove(_staged(target, mark, number))
-        if is_full(target.parent, least=1):  # known before the work, not only after it
+            remove(place.directory / _staged(target, mark, number))
+        if is_full(place.directory, least=1):  # known before the work, not only after it
             raise disk_full("the outputs")
         staged = _staged(target, mark, self.attempt)
-        self._send(Staging(str(staged), str(target)))
+        self._send(Staging(str(target.with_name(staged)), str(target)))
         return staged
 
 
-def _make(path: Path, make: Callable[[], None]) -> None:
-    """Make `path`, also where its directory was one of another job, which failed and has removed it just now."""
-    try:
-        make()
-    except FileNotFoundError:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        make()
-
-
-def _staged(target: Path, mark: str, attempt: int) -> Path:
-    return target.with_name(f".{mark}-{attempt}.partial{target.suffix}")
+def _staged(target: Path, mark: str, attempt: int) -> str:
+    return f".{mark}-{attempt}.partial{target.suffix}"
 
 
 class _Box:

@@ -5,18 +5,27 @@ No message here holds a path, as the field's name is enough for whoever wrote th
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
 import re
 import shutil
+import stat
+import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from io import BufferedWriter, FileIO
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+from sfworker import beneath
 from sfworker.disks import disk_full, says_full
 from sfworker.errors import InputDataError, ParameterValidationError, ResultSaveError
 
+MOST_FILES = 200
+"""Files in an input directory, each of which is open as long as the job."""
 _URL = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]*:")
 
 
@@ -24,68 +33,90 @@ def _nothing(directory: Path) -> None:
     pass
 
 
+@dataclass(frozen=True)
+class Place:
+    """The place of an output, whose `target` is a real path. `directory` is that of the target as it is held."""
+
+    target: Path
+    directory: Path
+
+
 class DataRoots:
     """The directories that one party may use. Relative paths start at the first.
 
-    `making` is told each directory that is about to be made for an output.
+    Whatever is used is opened beneath them without following links, and known to libraries by names in `scratch` that
+    lead to what was opened, so that it stays the same whoever renames what meanwhile. `making` is told each directory
+    that is about to be made for an output.
     """
 
-    def __init__(self, roots: list[str], making: Callable[[Path], None] = _nothing) -> None:
-        self._roots = [Path(os.path.realpath(root)) for root in roots]
+    def __init__(self, roots: list[str], scratch: Path, making: Callable[[Path], None] = _nothing) -> None:
+        self._roots = beneath.real(roots)
+        self._scratch = scratch
         self._making = making
+        self._inputs: dict[Path, Path] = {}
 
     def input_file(self, field: str, path: str) -> Path:
-        """Return the real path of an existing, readable, regular file inside the roots.
+        """Return a name for an existing, readable, regular file inside the roots, the same one each time.
 
         Raises ParameterValidationError for a path that is not allowed, InputDataError for a file that is not there.
         """
         found = self._resolve(field, path)
-        try:
-            if found.is_dir():
-                raise InputDataError(f"{field}: is a directory; name a CSV or Parquet file")
-            if not found.exists():
-                raise InputDataError(f"{field}: no such file at this party; check the path and that it was delivered")
-            if not found.is_file():
-                raise InputDataError(f"{field}: not a regular file")
-            if found.stat().st_size == 0:
-                raise InputDataError(f"{field}: the file is empty; it needs a header line and rows")
-        except OSError as error:
-            raise InputDataError(f"{field}: cannot be looked at ({_reason(error)})") from None
-        if not os.access(found, os.R_OK):
-            raise InputDataError(f"{field}: the worker may not read this file; change its permissions")
-        return found
+        if found not in self._inputs:
+            self._inputs[found] = self._open_input(field, found)
+        return self._inputs[found]
 
     def input_directory(self, field: str, path: str) -> Path:
-        """Return the real path of an existing directory inside the roots. Raises as `input_file`."""
-        found = self._resolve(field, path)
-        if not found.is_dir():
-            raise InputDataError(f"{field}: no such directory at this party; train and save the model there first")
-        return found
+        """Return a directory of names for the regular files that are in a directory inside the roots.
 
-    def output_file(self, field: str, path: str) -> Path:
-        """Return the real path of an output file inside the roots. Its directory is made if missing.
+        Raises as `input_file`.
+        """
+        found = self._resolve(field, path)
+        try:
+            with beneath.held(self._roots, found) as directory:
+                self._claim_input(field, os.stat(directory))
+                names = Path(tempfile.mkdtemp(prefix="input-", dir=self._scratch))
+                self._name_all(field, directory, names, count())
+        except OSError:
+            raise InputDataError(
+                f"{field}: no such directory at this party; train and save the model there first"
+            ) from None
+        return names
+
+    def output_file(self, field: str, path: str) -> Place:
+        """Return the place of an output file inside the roots. Its directory is made if missing.
 
         Raises ParameterValidationError for a path that is not allowed, ResultSaveError where it cannot be written.
         """
-        target = self.new_path(field, path)
-        if target.is_dir():
+        place = self.new_path(field, path)
+        former = _look_at(place)
+        if former is not None and stat.S_ISDIR(former.st_mode):
             raise ResultSaveError(f"{field}: is a directory; name a file")
-        return target
+        if former is not None and not stat.S_ISREG(former.st_mode):
+            raise ResultSaveError(f"{field}: is there and no regular file; name another one")
+        self._claim_output(field, place, former)
+        return place
 
-    def output_directory(self, field: str, path: str, holds: str) -> Path:
-        """Return the real path of an output directory, which must be new, empty, or have a file named `holds`.
+    def output_directory(self, field: str, path: str, holds: str) -> Place:
+        """Return the place of an output directory, which must be new, empty, or have a file named `holds`.
 
         Raises as `output_file`.
         """
-        target = self.new_path(field, path)
-        if target.exists() and not target.is_dir():
+        place = self.new_path(field, path)
+        former = _look_at(place)
+        if former is not None and not stat.S_ISDIR(former.st_mode):
             raise ResultSaveError(f"{field}: is a file; name a directory")
-        if target.is_dir() and not (target / holds).is_file() and any(target.iterdir()):
-            raise ResultSaveError(f"{field}: is a directory with other files in it; name a new one")
-        return target
+        self._claim_output(field, place, former)
+        if former is not None:
+            with saving(field), beneath.held([place.directory], place.directory / place.target.name) as directory:
+                inside = [each.stat(follow_symlinks=False) for each in os.scandir(directory)]
+                if inside and not (directory / holds).is_file():
+                    raise ResultSaveError(f"{field}: is a directory with other files in it; name a new one")
+            for each in inside:
+                self._claim(field, each, "output", "input")
+        return place
 
-    def new_path(self, field: str, path: str) -> Path:
-        """Return the real path of a new file or directory inside the roots. Its directory is made if missing.
+    def new_path(self, field: str, path: str) -> Place:
+        """Return the place of a new file or directory inside the roots. Its directory is made if missing.
 
         Raises ParameterValidationError for a path that is not allowed, ResultSaveError where it cannot be written.
         """
@@ -93,16 +124,138 @@ class DataRoots:
         if any(root.is_relative_to(target) for root in self._roots):
             raise ParameterValidationError(f"{field}: is a data root itself; name a file or directory inside it")
         try:
-            for missing in [each for each in reversed(target.parents) if not each.exists()]:
-                self._making(missing)
-                missing.mkdir(exist_ok=True)
+            directory = self._hold(target.parent)
         except OSError as error:
             if says_full(error):
                 raise disk_full("the outputs") from None
             raise ResultSaveError(f"{field}: its directory cannot be made ({_reason(error)})") from None
-        if not os.access(target.parent, os.W_OK | os.X_OK):
+        if not os.access(directory, os.W_OK | os.X_OK):
             raise ResultSaveError(f"{field}: the worker may not write to its directory; change the permissions")
-        return target
+        return Place(target, directory)
+
+    def make_file(self, place: Place, name: str) -> Path:
+        """Make an empty file beside the target, and return a name for it with the same ending. Raises OSError."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        descriptor = self._in(place, lambda directory: os.open(directory / name, flags, 0o666))
+        return self._named("output", descriptor, name)
+
+    def make_directory(self, place: Place, name: str, mode: int = 0o777, *, anew: bool = True) -> Path:
+        """Make a directory beside the target and return a name for it.
+
+        It may be there already where it need not be made `anew`, if this user made it. Raises OSError.
+        """
+
+        def make(directory: Path) -> int:
+            with nullcontext() if anew else suppress(FileExistsError):
+                (directory / name).mkdir(mode)
+            return os.open(directory / name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW)
+
+        descriptor = self._in(place, make)
+        if os.fstat(descriptor).st_uid != os.geteuid():
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        return self._named("output", descriptor, "")
+
+    def lasting_file(self, field: str, path: str) -> Path:
+        """Return a name for a file that is written in its place. Raises as `output_file`."""
+        place = self.new_path(field, path)
+        former = _look_at(place)
+        # Others' names for the same file would change with it.
+        if former is not None and not (stat.S_ISREG(former.st_mode) and former.st_nlink == 1):
+            raise ResultSaveError(f"{field}: is there and no regular file of one name; name another one")
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+        with saving(field):
+            descriptor = self._in(place, lambda directory: os.open(directory / place.target.name, flags, 0o666))
+        return self._named("output", descriptor, place.target.name)
+
+    def _open_input(self, field: str, found: Path) -> Path:
+        if found in self._roots:
+            raise InputDataError(f"{field}: is a directory; name a CSV or Parquet file")
+        try:
+            with beneath.held(self._roots, found.parent) as directory:
+                # Looked at before it is opened, as opening a FIFO or a device may hang or do something.
+                looked = os.open(directory / found.name, os.O_PATH | os.O_NOFOLLOW)
+            try:
+                self._require_table(field, os.fstat(looked))
+                descriptor = os.open(f"/proc/self/fd/{looked}", os.O_RDONLY)
+            finally:
+                os.close(looked)
+        except (FileNotFoundError, NotADirectoryError):
+            raise InputDataError(
+                f"{field}: no such file at this party; check the path and that it was delivered"
+            ) from None
+        except PermissionError:
+            raise InputDataError(f"{field}: the worker may not read this file; change its permissions") from None
+        except OSError as error:
+            raise InputDataError(f"{field}: cannot be looked at ({_reason(error)})") from None
+        self._claim_input(field, os.fstat(descriptor))
+        return self._named("input", descriptor, found.name)
+
+    def _require_table(self, field: str, looked: os.stat_result) -> None:
+        if stat.S_ISDIR(looked.st_mode):
+            raise InputDataError(f"{field}: is a directory; name a CSV or Parquet file")
+        if not stat.S_ISREG(looked.st_mode):
+            raise InputDataError(f"{field}: not a regular file")
+        if looked.st_size == 0:
+            raise InputDataError(f"{field}: the file is empty; it needs a header line and rows")
+
+    def _name_all(self, field: str, directory: Path, names: Path, numbers: Iterator[int]) -> None:
+        """Give names to the regular files in a directory that is held. Links and others get none. Raises OSError."""
+        for entry in os.scandir(directory):
+            if next(numbers) >= MOST_FILES:
+                raise InputDataError(f"{field}: holds more than {MOST_FILES} files; name a directory that a job saved")
+            if entry.is_dir(follow_symlinks=False):
+                (names / entry.name).mkdir()
+                with beneath.held([directory], directory / entry.name) as inner:
+                    self._name_all(field, inner, names / entry.name, numbers)
+            elif entry.is_file(follow_symlinks=False):
+                descriptor = os.open(directory / entry.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+                self._claim_input(field, os.fstat(descriptor))
+                (names / entry.name).symlink_to(_held(descriptor))
+
+    def _hold(self, directory: Path) -> Path:
+        return Path(f"/proc/self/fd/{beneath.open_directory(self._roots, directory, self._making)}")
+
+    def _in(self, place: Place, make: Callable[[Path], int]) -> int:
+        try:
+            return make(place.directory)
+        except FileNotFoundError:  # it was one of another job, which failed and has removed it just now
+            return make(self._hold(place.target.parent))
+
+    def _named(self, what: str, descriptor: int, name: str) -> Path:
+        """Return a name in the scratch directory for what is open, with the endings that say its format."""
+        made = self._scratch / f"{what}-{descriptor}{_endings(name)}"
+        made.symlink_to(_held(descriptor))
+        return made
+
+    def _claim_input(self, field: str, found: os.stat_result) -> None:
+        self._claim(field, found, "input", "output")
+
+    def _claim_output(self, field: str, place: Place, former: os.stat_result | None) -> None:
+        """Note where an output goes, beside the scratch directories of all parties of this attempt.
+
+        Parties may share a data root. Raises ParameterValidationError where another output goes there, too.
+        """
+        at = os.stat(place.directory)
+        name = hashlib.sha256(os.fsencode(place.target.name)).hexdigest()[:16]
+        marks = [f"place-{at.st_dev}-{at.st_ino}-{name}"]
+        if former is not None:
+            marks.append(f"place-{former.st_dev}-{former.st_ino}")
+        try:
+            for mark in marks:
+                (self._scratch.parent / mark).touch(exist_ok=False)
+        except FileExistsError:
+            raise ParameterValidationError(
+                f"{field}: another output of this job has the same path; name one of its own"
+            ) from None
+        if former is not None:
+            self._claim(field, former, "output", "input")
+
+    def _claim(self, field: str, found: os.stat_result, what: str, other: str) -> None:
+        """Raise ParameterValidationError where a file or directory is both input and output of this attempt."""
+        file = f"{found.st_dev}-{found.st_ino}"
+        (self._scratch.parent / f"{what}-{file}").touch()
+        if (self._scratch.parent / f"{other}-{file}").exists():
+            raise ParameterValidationError(f"{field}: is both an input and an output of this job; name another output")
 
     def _resolve(self, field: str, path: str) -> Path:
         if _URL.match(path):
@@ -165,6 +318,23 @@ class _OutputFile(FileIO):
             if self._error is not None:
                 self._path.unlink(missing_ok=True)
                 raise self._error
+
+
+def _look_at(place: Place) -> os.stat_result | None:
+    with suppress(FileNotFoundError):
+        return os.lstat(place.directory / place.target.name)
+    return None
+
+
+def _held(descriptor: int) -> str:
+    """Return a path to what is open here, for this process and those that it starts."""
+    return f"/proc/{os.getpid()}/fd/{descriptor}"
+
+
+def _endings(name: str) -> str:
+    """Return the last two endings, as far as they are plain: the envelope chose them, and a shell may read them."""
+    found = re.search(r"(\.[A-Za-z0-9]{1,16}){1,2}\Z", name)
+    return found[0] if found else ""
 
 
 def _reason(error: OSError) -> str:

@@ -40,7 +40,9 @@ from sfworker.party.context import JobContext
 from sfworker.party.data_roots import DataRoots
 from sfworker.party.literals import literal_text
 from sfworker.party.task_dispatcher import TaskDispatcher
+from sfworker.settings import variable
 from sfworker.wire.frames import (
+    LONGEST_TEXT,
     Failed,
     Making,
     StageReached,
@@ -129,7 +131,8 @@ def _execute(start: Start, send: Callable[[Struct], None]) -> Succeeded:
         attempt=start.attempt,
         scratch=scratch,
         roots={
-            party: DataRoots(roots, lambda path: send(Making(str(path)))) for party, roots in start.data_roots.items()
+            party: DataRoots(roots, scratch, lambda path: send(Making(str(path))))
+            for party, roots in start.data_roots.items()
         },
         send=send,
         device_manager=manager,
@@ -137,10 +140,16 @@ def _execute(start: Start, send: Callable[[Struct], None]) -> Succeeded:
         floors=start.floors,
     )
     result = TaskDispatcher.dispatch(task_type.name, context)
-    encoded = None if result is None else msgspec.to_builtins(result)
-    if encoded and start.elsewhere:
-        for name in params.path_fields() & encoded.keys():  # the others' are nobody's business here
-            encoded[name] = {party: path for party, path in encoded[name].items() if party == start.self_party}
+    made = None if result is None else msgspec.to_builtins(result)
+    if made and start.elsewhere:
+        for name in params.path_fields() & made.keys():  # the others' are nobody's business here
+            made[name] = {party: path for party, path in made[name].items() if party == start.self_party}
+    encoded = None if made is None else msgspec.json.encode(made)
+    if encoded is not None and len(encoded) > start.max_result_bytes:
+        bound = f"{start.max_result_bytes} ({variable('max_result_bytes')})"
+        raise ResultSaveError(
+            f"the result takes {len(encoded)} bytes, at most {bound} are published; write it to a file"
+        )
     send(StageReached("executed", time.monotonic() - began, sorted(devices)))
     return Succeeded(encoded, _peak_rss())
 
@@ -193,7 +202,7 @@ def _failure(error: BaseException, start: Start) -> Failed:
     log = logging.getLogger("sfworker.party")
     if isinstance(cause, SecretFlowTaskError):
         log.info("ended with %s", cause.error_type)
-        return Failed(str(cause), cause.error_type, cause.retryable, echo, _peak_rss())
+        return Failed(str(cause)[:LONGEST_TEXT], cause.error_type, cause.retryable, echo, _peak_rss())
     if echo:
         peer = PeerFailedError()
         return Failed(str(peer), peer.error_type, peer.retryable, echo, _peak_rss())
@@ -202,7 +211,9 @@ def _failure(error: BaseException, start: Start) -> Failed:
     text = literal_text(cause)
     said = "; its text is withheld because it may quote data" if text is None else f": {text}"
     kind = RecurringError if _recurs(cause) else TaskExecutionError
-    return Failed(f"{type(cause).__name__} at {where}{said}", kind.__name__, kind.retryable, echo, _peak_rss())
+    return Failed(
+        f"{type(cause).__name__} at {where}{said}"[:LONGEST_TEXT], kind.__name__, kind.retryable, echo, _peak_rss()
+    )
 
 
 def _full_disk(cause: BaseException, start: Start) -> SecretFlowTaskError | None:

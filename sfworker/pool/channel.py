@@ -11,26 +11,26 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 
-import msgspec
 from msgspec import Struct
 
-from sfworker.wire.frames import LENGTH_BYTES, FrameError, encode_frame, frame_length
+from sfworker.wire.frames import LENGTH_BYTES, MAX_FRAME_BYTES, FrameError, encode_frame, frame_length
 
 _CHUNK = 1 << 18
 _LONGEST_LINE = 1 << 16
 
 
 class FrameSplitter:
-    """Cuts a byte stream into the bodies of length-prefixed frames."""
+    """Cuts a byte stream into the bodies of length-prefixed frames of at most `longest` bytes."""
 
-    def __init__(self) -> None:
+    def __init__(self, longest: int = MAX_FRAME_BYTES) -> None:
+        self._longest = longest
         self._received = bytearray()
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Yield the bodies that `data` completes. Raises FrameError for an impossible length."""
         self._received += data
         while len(self._received) >= LENGTH_BYTES:
-            end = LENGTH_BYTES + frame_length(bytes(self._received[:LENGTH_BYTES]))
+            end = LENGTH_BYTES + frame_length(bytes(self._received[:LENGTH_BYTES]), self._longest)
             if len(self._received) < end:
                 return
             body = bytes(self._received[LENGTH_BYTES:end])
@@ -39,14 +39,25 @@ class FrameSplitter:
 
 
 class FrameChannel:
-    """Holds the daemon's end of a process's frame socket."""
+    """Holds the daemon's end of a process's frame socket.
 
-    def __init__(self, sock: socket.socket, on_body: Callable[[bytes], None], on_end: Callable[[], None]) -> None:
+    `on_nonsense` is told why nothing more is read, where `on_body` raises FrameError or a frame is over `longest`.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        on_body: Callable[[bytes], None],
+        on_end: Callable[[], None],
+        on_nonsense: Callable[[FrameError], None],
+        longest: int = MAX_FRAME_BYTES,
+    ) -> None:
         sock.setblocking(False)
         self._sock = sock
         self._on_body = on_body
         self._on_end = on_end
-        self._splitter = FrameSplitter()
+        self._on_nonsense = on_nonsense
+        self._splitter = FrameSplitter(longest)
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(sock, self._readable)
 
@@ -70,8 +81,10 @@ class FrameChannel:
         try:
             for body in self._splitter.feed(data):
                 self._on_body(body)
-        except (FrameError, msgspec.DecodeError):  # a process that cannot be understood is treated as one that is gone
-            data = b""
+        except FrameError as error:
+            self._loop.remove_reader(self._sock)
+            self._on_nonsense(error)
+            return
         if not data:
             self._loop.remove_reader(self._sock)
             self._on_end()

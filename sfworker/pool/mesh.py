@@ -20,7 +20,7 @@ from itertools import chain
 from pathlib import Path
 
 import anyio
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 from sfworker.disks import where_full
 from sfworker.errors import (
@@ -30,6 +30,7 @@ from sfworker.errors import (
     PartyProcessLostError,
     PeerAbsentError,
     PeerFailedError,
+    RecurringError,
     ResultSaveError,
     SecretFlowTaskError,
     SoftTimeLimitExceededError,
@@ -38,12 +39,14 @@ from sfworker.errors import (
 )
 from sfworker.pool.exits import sentence
 from sfworker.pool.outcome import Outcome, Stop
+from sfworker.pool.outputs import require_own
 from sfworker.pool.party_process import PartyProcess
 from sfworker.pool.remotes import MAX_TEXT, Remotes, cleaned
 from sfworker.pool.template import Template
 from sfworker.pool.usage import oom_kills
 from sfworker.wire.frames import (
     Failed,
+    FrameError,
     Keeping,
     Making,
     PartyFrame,
@@ -53,6 +56,7 @@ from sfworker.wire.frames import (
     Start,
     Succeeded,
     decode_party_frame,
+    longest_party_frame,
 )
 from sfworker.wire.gateway import Heard as RemoteHeard
 from sfworker.wire.gateway import Lost, PeerFailed, PeerFrame, PeerReached, PeerSucceeded
@@ -64,6 +68,8 @@ EXIT_SECONDS = 0.2
 DISMISSAL_SECONDS = 10.0
 KILL_SECONDS = 5.0
 """Longest wait for killed processes to end. Beyond it, the template hangs, or the kernel."""
+MOST_PATHS = 1000
+"""Outputs, directories and checkpoints of one process."""
 ASK = signal.SIGUSR1
 Heard = StageReached | Progressed | Making | Staging | Keeping
 Listener = Callable[[Heard], None]
@@ -106,7 +112,8 @@ class Mesh:
         self._log_line = log_line
         self._outcome = Outcome()
         self._missing: set[int] = set(range(len(processes) + (len(remotes.names) if remotes else 0)))
-        self._reached: dict[str, int] = {}
+        self._reached: dict[str, set[int]] = {}
+        self._paths = [0] * len(processes)
         self._weak_cause: Failure | None = None
         self._decide_at = math.inf
         self._kill_at = math.inf
@@ -135,7 +142,11 @@ class Mesh:
                 self.fail(Failure.of(error))
         for rank, process in enumerate(self._processes):
             process.assign(
-                partial(self._hear, rank), partial(self._hear_end, rank), partial(self._log_line, self._names[rank])
+                partial(self._hear, rank),
+                partial(self._hear_end, rank),
+                partial(self._hear_nonsense, rank),
+                partial(self._log_line, self._names[rank]),
+                longest_party_frame(starts[rank].max_result_bytes),
             )
         for process, start in zip(self._processes, starts, strict=True):
             try:
@@ -216,10 +227,15 @@ class Mesh:
 
     def _hear(self, rank: int, body: bytes) -> None:
         frame: PartyFrame = decode_party_frame(body)
+        if rank not in self._missing:
+            raise FrameError("a frame after its outcome")
+        if isinstance(frame, Making | Staging | Keeping):
+            self._count_path(rank)
+            require_own(frame, chain.from_iterable(self._starts[rank].data_roots.values()))
         match frame:
             case StageReached():
                 self._tell(PeerReached(frame.stage, frame.seconds))
-                self._reach(frame)
+                self._reach(rank, frame)
             case Progressed():
                 self._listener(frame)
             case Making():
@@ -234,8 +250,8 @@ class Mesh:
             case Succeeded():
                 self._note_end(rank, frame.peak_rss_bytes)
                 self._tell(PeerSucceeded())
-                if self._outcome.result is None:
-                    self._outcome.result = frame.result
+                if self._outcome.result is None and frame.result is not None:
+                    self._outcome.result = Raw(frame.result)
             case Failed():
                 self._note_end(rank, frame.peak_rss_bytes)
                 self._hear_failure(frame)
@@ -252,7 +268,7 @@ class Mesh:
             return
         match heard.frame:
             case PeerReached(stage, seconds):
-                self._reach(StageReached(stage, seconds))
+                self._reach(rank, StageReached(stage, seconds))
             case PeerSucceeded():
                 self._missing.discard(rank)
             case PeerFailed() as frame:
@@ -271,13 +287,27 @@ class Mesh:
         echo = failure.error_type in _ECHOES
         self._tell(PeerFailed(why[:MAX_TEXT], failure.error_type, failure.retryable, echo=echo, is_release=released))
 
-    def _reach(self, frame: StageReached) -> None:
+    def _count_path(self, rank: int) -> None:
+        self._paths[rank] += 1
+        if self._paths[rank] > MOST_PATHS:
+            raise FrameError(f"more than {MOST_PATHS} paths of outputs")
+
+    def _hear_nonsense(self, rank: int, error: FrameError) -> None:
+        """End the execution of a process that says what no party process says, as a job's own code may."""
+        if not self._settled():
+            told = f"the process of {self._names[rank]} sent {error}; correct the code of the task type"
+            self.fail(Failure.of(RecurringError(told)))
+
+    def _reach(self, rank: int, frame: StageReached) -> None:
         """Note that a party has reached a stage, and tell the listener when the last one has."""
-        self._reached[frame.stage] = self._reached.get(frame.stage, 0) + 1
+        reached = self._reached.setdefault(frame.stage, set())
+        if rank in reached:
+            raise FrameError("a stage twice")
+        reached.add(rank)
         timings, phase = self._outcome.timings, _PHASES[frame.stage]
         setattr(timings, phase, max(getattr(timings, phase), frame.seconds))
         self._outcome.devices = frame.devices or self._outcome.devices
-        if self._reached[frame.stage] == len(self._names):
+        if len(reached) == len(self._names):
             timings.ended[phase] = time.time()
             self._listener(frame)
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from enum import IntEnum, auto
-from typing import Any
 
-from msgspec import Struct, field
+from msgspec import Raw, Struct, field
 
 from sfworker.errors import Failure
 from sfworker.wire.frames import Staging
@@ -33,7 +32,8 @@ class Timings(Struct):
 class Outcome(Struct, kw_only=True):
     """The end of one attempt's computation."""
 
-    result: Any = None
+    result: Raw | None = None
+    """Encoded, as it is published."""
     failure: Failure | None = None
     """None where every party succeeded."""
     stopped: Stop | None = None

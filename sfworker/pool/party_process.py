@@ -10,6 +10,7 @@ import anyio
 from msgspec import Struct
 
 from sfworker.pool.channel import FrameChannel, LineChannel
+from sfworker.wire.frames import FrameError
 
 
 class PartyProcess:
@@ -44,11 +45,16 @@ class PartyProcess:
         self._on_end()
 
     def assign(
-        self, on_body: Callable[[bytes], None], on_end: Callable[[], None], on_line: Callable[[bytes], None]
+        self,
+        on_body: Callable[[bytes], None],
+        on_end: Callable[[], None],
+        on_nonsense: Callable[[FrameError], None],
+        on_line: Callable[[bytes], None],
+        longest_frame: int,
     ) -> None:
         """Begin to listen. `on_end` is called when its socket closes and again when the process has ended."""
         self._on_end = on_end
-        self._frames = FrameChannel(self._ours, on_body, on_end)
+        self._frames = FrameChannel(self._ours, on_body, on_end, on_nonsense, longest_frame)
         self._lines = LineChannel(self._log, on_line)
 
     async def send(self, frame: Struct) -> None:

@@ -52,7 +52,9 @@ class Remotes:
         try:
             with anyio.fail_after(OPEN_SECONDS):
                 await self._connect()
-                self._channel = FrameChannel(self._socket, self._hear_body, self._hear_end)
+                self._channel = FrameChannel(
+                    self._socket, self._hear_body, self._hear_end, lambda error: self._hear_end()
+                )
                 self._send(self._opened)
                 await self._answered.wait()
         except OSError as error:

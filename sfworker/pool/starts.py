@@ -80,6 +80,7 @@ def _start(job: Job, attempt: int, settings: Settings, directory: str, rank: int
             bin_rows=settings.min_bin_rows,
         ),
         log_level=settings.party_log_level,
+        max_result_bytes=settings.max_result_bytes,
     )
 
 

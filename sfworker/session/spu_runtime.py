@@ -113,7 +113,7 @@ class PartyRuntime(spu_module.SPURuntime):  # type: ignore[misc]
         call = inspect.signature(super().psi).bind(*arguments, **named)
         call.apply_defaults()
         given = _name_of_ours()
-        stranger = copy_with_a_stranger(Path(call.arguments["input_path"]).resolve(), given, call.arguments["keys"])
+        stranger = copy_with_a_stranger(Path(call.arguments["input_path"]), given, call.arguments["keys"])
         call.arguments["input_path"] = str(given)
         self._meet()
         with _watched():
@@ -146,7 +146,7 @@ class PartyRuntime(spu_module.SPURuntime):  # type: ignore[misc]
         call = inspect.signature(super().ub_psi).bind(*arguments, **named)
         if path := call.arguments.get("input_path"):
             given = _name_of_ours()
-            given.symlink_to(Path(path).resolve())
+            given.symlink_to(path)
             call.arguments["input_path"] = str(given)
         self._meet()
         with _watched():
@@ -252,7 +252,8 @@ def _remove_rows(output: Path, stranger: str | None, beside: int | None, missing
 def _watched(*outputs: str) -> AbstractContextManager[None]:
     """Watch the disks that libpsi writes to, which are those of `outputs` and of this party's TMPDIR."""
     scratch = Path(tempfile.gettempdir())
-    elsewhere = [path for path in map(Path, filter(None, outputs)) if not path.is_relative_to(scratch)]
+    # Names in the scratch directory may lead to what is open elsewhere.
+    elsewhere = [path for path in map(Path, filter(None, outputs)) if not path.resolve().is_relative_to(scratch)]
     # An output that is yet to be made is on the disk of its directory.
     there = [("the outputs", path if path.exists() else path.parent) for path in elsewhere]
     return watched(("the scratch directory", scratch), *there)

@@ -8,20 +8,30 @@
 The daemon writes one `Start` to a party process and closes the socket when the process may go. The party process
 writes any number of `StageReached`, `Progressed`, `Making`, `Staging` and `Keeping`, then exactly one `Succeeded` or
 `Failed`.
+
+What a party process says is a stranger's, as a job may be anybody's code: texts and lists have bounds, and results come
+encoded, so that the daemon holds no more of them than their bytes.
 """
 
 from __future__ import annotations
 
 import socket
 import struct
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 MAX_FRAME_BYTES = 256 * 1024 * 1024
 _LENGTH = struct.Struct(">I")
 LENGTH_BYTES = _LENGTH.size
+LONGEST_TEXT = 10_000
+"""Characters of a message of a party process."""
+_BESIDE_RESULT = 1 << 19
+_Text = Annotated[str, Meta(max_length=LONGEST_TEXT)]
+_Name = Annotated[str, Meta(max_length=100)]
+_Path = Annotated[str, Meta(max_length=4096)]
+_Count = Annotated[int, Meta(ge=0)]
 
 
 class Floors(Struct, frozen=True, kw_only=True):
@@ -59,57 +69,58 @@ class Start(Struct, frozen=True, tag=True, kw_only=True):
     """The only processors on which this process may compute, or none to let it use any."""
     floors: Floors = Floors()
     log_level: str
+    max_result_bytes: int
 
 
 class StageReached(Struct, frozen=True, tag=True):
     """A stage of the session is done, after `seconds`."""
 
     stage: Literal["cluster_ready", "devices_ready", "executed"]
-    seconds: float
-    devices: list[str] = []
+    seconds: Annotated[float, Meta(ge=0, le=1e9)]
+    devices: Annotated[list[_Name], Meta(max_length=1000)] = []
 
 
 class Progressed(Struct, frozen=True, tag=True):
     """The job's progress, from 0 to 1."""
 
-    fraction: float
-    message: str | None = None
+    fraction: Annotated[float, Meta(ge=0, le=1)]
+    message: _Text | None = None
 
 
 class Staging(Struct, frozen=True, tag=True):
     """An output is being written at `staged`. On success the daemon renames it to `target`, else it removes it."""
 
-    staged: str
-    target: str
+    staged: _Path
+    target: _Path
 
 
 class Making(Struct, frozen=True, tag=True):
     """The directory `path` is made for outputs. The daemon removes it with the answer where it is empty then."""
 
-    path: str
+    path: _Path
 
 
 class Keeping(Struct, frozen=True, tag=True):
     """The directory `path` keeps checkpoints for the next attempt. The daemon removes it with the answer."""
 
-    path: str
+    path: _Path
 
 
 class Succeeded(Struct, frozen=True, tag=True):
-    """The party's side is done. `result` is None where another party holds it."""
+    """The party's side is done. `result` is its JSON, None where another party holds it."""
 
-    result: Any
-    peak_rss_bytes: int
+    result: bytes | None
+    peak_rss_bytes: _Count
 
 
 class Failed(Struct, frozen=True, tag=True):
     """The party's side failed. `echo` marks a failure that only repeats another party's."""
 
-    error: str
-    error_type: str
+    error: _Text
+    error_type: Annotated[str, Meta(pattern=r"\A[A-Za-z_]\w{0,99}\Z")]
     retryable: bool
     echo: bool
-    peak_rss_bytes: int
+    peak_rss_bytes: _Count
 
 
 PartyFrame = StageReached | Progressed | Making | Staging | Keeping | Succeeded | Failed
@@ -152,7 +163,8 @@ class Exited(Struct, frozen=True, tag=True):
 TemplateFrame = Ready | Forked | Exited
 
 _encoder = msgspec.msgpack.Encoder()
-decode_party_frame = msgspec.msgpack.Decoder(PartyFrame).decode
+_party_frames = msgspec.msgpack.Decoder(PartyFrame)
+_json = msgspec.json.Decoder(msgspec.Raw)
 decode_start = msgspec.msgpack.Decoder(Start).decode
 decode_template_frame = msgspec.msgpack.Decoder(TemplateFrame).decode
 decode_template_command = msgspec.msgpack.Decoder(Fork | Signal).decode
@@ -160,6 +172,23 @@ decode_template_command = msgspec.msgpack.Decoder(Fork | Signal).decode
 
 class FrameError(Exception):
     """The peer sent something that is not a frame."""
+
+
+def decode_party_frame(body: bytes) -> PartyFrame:
+    """Return the frame. Raises FrameError where it is none, or out of its bounds."""
+    try:
+        frame: PartyFrame = _party_frames.decode(body)
+        if isinstance(frame, Succeeded) and frame.result is not None:
+            frame.result.decode()  # looked at only as far as it has to be for publishing it as it is
+            _json.decode(frame.result)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise FrameError("a frame that is none") from None
+    return frame
+
+
+def longest_party_frame(max_result_bytes: int) -> int:
+    """Return the most bytes of a party process's frame, where results have at most `max_result_bytes`."""
+    return max_result_bytes + _BESIDE_RESULT
 
 
 def encode_body(frame: Struct) -> bytes:
@@ -175,11 +204,11 @@ def encode_frame(frame: Struct) -> bytes:
     return _LENGTH.pack(len(body)) + body
 
 
-def frame_length(prefix: bytes) -> int:
-    """Return the body length that a prefix announces. Raises FrameError where it is over MAX_FRAME_BYTES."""
+def frame_length(prefix: bytes, most: int = MAX_FRAME_BYTES) -> int:
+    """Return the body length that a prefix announces. Raises FrameError where it is over `most`."""
     (length,) = _LENGTH.unpack(prefix)
-    if length > MAX_FRAME_BYTES:
-        raise FrameError(f"a frame of {length} bytes is over the limit of {MAX_FRAME_BYTES}")
+    if length > most:
+        raise FrameError(f"a frame of {length} bytes is over the limit of {most}")
     return int(length)
 
 

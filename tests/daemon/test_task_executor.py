@@ -28,14 +28,13 @@ SOON = 1.0
 class Noting:
     """In place of a pool."""
 
-    def __init__(self, result: str | None = None) -> None:
-        self._result = result
+    def __init__(self) -> None:
         self.computed = 0
 
     @asynccontextmanager
     async def execute(self, *_: object) -> AsyncIterator[Outcome]:
         self.computed += 1
-        yield Outcome(result=self._result)
+        yield Outcome()
 
 
 class Late(StatusNotifier):
@@ -86,12 +85,3 @@ async def test_an_envelope_that_nobody_foresaw_is_answered(redis_url: str, monke
     result = await answer(redis_url, pool)
     assert (result["error_type"], pool.computed) == ("EnvelopeError", 0)
     assert "4711" not in result["error"]
-
-
-@pytest.mark.parametrize(("size", "status"), [(8_000_000, "success"), (8_400_000, "failure")])
-async def test_a_result_that_is_too_long_is_refused(redis_url: str, size: int, status: str) -> None:
-    result = await answer(redis_url, Noting("x" * size))
-    assert result["status"] == status
-    if status == "failure":
-        sentence = "the result takes 8400002 bytes, at most 8388608 (SFWORKER_MAX_RESULT_BYTES) are published"
-        assert (result["error_type"], result["error"]) == ("ResultSaveError", f"{sentence}; write it to a file")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,13 @@ from sfworker.errors import InputDataError, ParameterValidationError, ResultSave
 from sfworker.party.data_roots import DataRoots
 
 FIELD = "task_config.input_paths.alice"
+
+
+def roots_of(*roots: Path) -> DataRoots:
+    """As in an attempt of its own."""
+    scratch = Path(tempfile.mkdtemp(prefix="sfworker-test-")) / "scratch-0"
+    scratch.mkdir()
+    return DataRoots([str(root) for root in roots], scratch)
 
 
 @pytest.fixture
@@ -28,10 +36,10 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_relative_and_absolute_paths_inside(root: Path) -> None:
-    roots = DataRoots([str(root)])
-    assert roots.input_file(FIELD, "a.csv") == root / "a.csv"
-    assert roots.input_file(FIELD, str(root / "dir" / ".." / "a.csv")) == root / "a.csv"
-    assert roots.output_file(FIELD, "new/deep/b.csv") == root / "new" / "deep" / "b.csv"
+    roots = roots_of(root)
+    assert roots.input_file(FIELD, "a.csv").samefile(root / "a.csv")
+    assert roots.input_file(FIELD, str(root / "dir" / ".." / "a.csv")).samefile(root / "a.csv")
+    assert roots.output_file(FIELD, "new/deep/b.csv").target == root / "new" / "deep" / "b.csv"
     assert (root / "new" / "deep").is_dir()
 
 
@@ -39,8 +47,8 @@ def test_relative_paths_start_at_the_first_root_and_any_root_may_hold_absolute_o
     second = tmp_path / "second"
     second.mkdir()
     (second / "b.csv").write_text("x")
-    roots = DataRoots([str(root), str(second)])
-    assert roots.input_file(FIELD, str(second / "b.csv")) == second / "b.csv"
+    roots = roots_of(root, second)
+    assert roots.input_file(FIELD, str(second / "b.csv")).samefile(second / "b.csv")
     with pytest.raises(InputDataError):
         roots.input_file(FIELD, "b.csv")
 
@@ -67,22 +75,21 @@ Look = Callable[[DataRoots, Path], Path]
         (lambda r, p: r.output_file(FIELD, "a.csv/x.csv"), ResultSaveError, "directory"),
         (lambda r, p: r.output_file(FIELD, "dir"), ResultSaveError, "is a directory"),
         (lambda r, p: r.output_directory(FIELD, "a.csv", "manifest.json"), ResultSaveError, "is a file"),
-        (lambda r, p: DataRoots([]).input_file(FIELD, "a.csv"), ParameterValidationError, "SFWORKER_DATA_ROOTS"),
+        (lambda r, p: roots_of().input_file(FIELD, "a.csv"), ParameterValidationError, "SFWORKER_DATA_ROOTS"),
     ],
 )
 def test_what_is_refused(root: Path, look: Look, error: type[SecretFlowTaskError], said: str) -> None:
     with pytest.raises(error) as caught:
-        look(DataRoots([str(root)]), root)
+        look(roots_of(root), root)
     assert str(caught.value).startswith(FIELD)
     assert said in str(caught.value)
     assert str(root.parent) not in str(caught.value)
 
 
 def test_a_directory_is_replaced_only_if_it_is_empty_or_of_this_kind(root: Path) -> None:
-    roots = DataRoots([str(root)])
-    assert roots.output_directory(FIELD, "dir", "manifest.json") == root / "dir"
+    assert roots_of(root).output_directory(FIELD, "dir", "manifest.json").target == root / "dir"
     (root / "dir" / "something").touch()
     with pytest.raises(ResultSaveError, match="other files"):
-        roots.output_directory(FIELD, "dir", "manifest.json")
+        roots_of(root).output_directory(FIELD, "dir", "manifest.json")
     (root / "dir" / "manifest.json").touch()
-    assert roots.output_directory(FIELD, "dir", "manifest.json") == root / "dir"
+    assert roots_of(root).output_directory(FIELD, "dir", "manifest.json").target == root / "dir"

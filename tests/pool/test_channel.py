@@ -14,6 +14,10 @@ from sfworker.pool.channel import FrameChannel, FrameSplitter, LineChannel
 from sfworker.wire.frames import FrameError, Progressed, decode_party_frame, encode_frame
 
 
+def fail(*_: object) -> None:
+    raise AssertionError
+
+
 @given(st.lists(st.text(max_size=50), max_size=20), st.data())
 def test_frames_arrive_whole_wherever_they_are_cut(messages: list[str], data: st.DataObject) -> None:
     stream = b"".join(encode_frame(Progressed(0.5, message)) for message in messages)
@@ -39,7 +43,7 @@ async def test_the_end_is_heard_after_the_last_frame() -> None:
         heard.append("end")
         ended.set()
 
-    channel = FrameChannel(ours, lambda body: heard.append(str(decode_party_frame(body))), on_end)
+    channel = FrameChannel(ours, lambda body: heard.append(str(decode_party_frame(body))), on_end, fail)
     theirs.sendall(encode_frame(Progressed(0.25)) + b"\x00\x00")
     theirs.close()
     with anyio.fail_after(5):
@@ -50,7 +54,7 @@ async def test_the_end_is_heard_after_the_last_frame() -> None:
 
 async def test_a_large_frame_is_sent_whole() -> None:
     ours, theirs = socket.socketpair()
-    channel = FrameChannel(ours, lambda body: None, lambda: None)
+    channel = FrameChannel(ours, lambda body: None, lambda: None, fail)
     frame = Progressed(0.5, "x" * 3_000_000)
 
     def receive() -> bytes:
@@ -95,7 +99,7 @@ async def test_lines_are_cut_at_newlines_and_endless_ones_anyway() -> None:
 async def test_what_cannot_be_understood_ends_the_channel() -> None:
     ours, theirs = socket.socketpair()
     ended = anyio.Event()
-    channel = FrameChannel(ours, lambda body: decode_party_frame(body) and None, ended.set)
+    channel = FrameChannel(ours, lambda body: decode_party_frame(body) and None, fail, lambda error: ended.set())
     theirs.sendall(encode_frame(Progressed(0.5, 7)))  # type: ignore[arg-type]
     with anyio.fail_after(5):
         await ended.wait()

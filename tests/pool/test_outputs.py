@@ -53,8 +53,8 @@ def test_files_and_directories_replace_what_is_there(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("old")
     model(tmp_path)
     all_ = [staged(tmp_path, "a"), staged(tmp_path, "b"), staged_model(tmp_path), staged_model(tmp_path, "another")]
-    flush(all_)
-    commit(all_)
+    flush(all_, [str(tmp_path)])
+    commit(all_, [str(tmp_path)])
     assert contents(tmp_path) == {"a": "new", "b": "new", "model/share": "new", "another/share": "new"}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "another", "b", "model"]
 
@@ -66,7 +66,10 @@ def test_where_one_cannot_be_put_in_its_place_all_is_as_it_was(tmp_path: Path) -
     before = contents(tmp_path)
     lost = Staging(staged(tmp_path, "c").staged, str(tmp_path / "missing" / "c"))
     with pytest.raises(ResultSaveError) as caught:
-        commit([staged(tmp_path, "a"), staged(tmp_path, "b"), staged_model(tmp_path), lost, staged(tmp_path, "d")])
+        commit(
+            [staged(tmp_path, "a"), staged(tmp_path, "b"), staged_model(tmp_path), lost, staged(tmp_path, "d")],
+            [str(tmp_path)],
+        )
     assert str(tmp_path) not in str(caught.value)
     assert contents(tmp_path) == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "model"]
@@ -76,7 +79,7 @@ def test_what_has_become_a_directory_meanwhile_is_not_replaced_by_a_file(tmp_pat
     model(tmp_path)
     before = contents(tmp_path)
     with pytest.raises(ResultSaveError):
-        commit([staged(tmp_path, "model")])
+        commit([staged(tmp_path, "model")], [str(tmp_path)])
     assert contents(tmp_path) == before
 
 
@@ -92,7 +95,7 @@ def test_a_model_is_there_at_every_moment_and_what_a_crash_leaves_has_the_staged
             staged = there / ".partial"
             staged.mkdir()
             (staged / "share").write_text("new")
-            commit([Staging(str(staged), str(there / "model"))])
+            commit([Staging(str(staged), str(there / "model"))], sys.argv[1:])
             print(flush=True)
     """
     for _ in range(3):
@@ -104,7 +107,7 @@ def test_a_model_is_there_at_every_moment_and_what_a_crash_leaves_has_the_staged
         assert always
         assert (tmp_path / "model" / "share").read_text() == "new"
         assert {path.name for path in tmp_path.iterdir()} <= {"model", ".partial"}
-        outputs.remove([str(tmp_path / ".partial")])
+        outputs.discard([Staging(str(tmp_path / ".partial"), "")], [str(tmp_path)])
 
 
 def test_every_file_and_directory_is_on_disk_before_it_is_in_its_place(
@@ -115,8 +118,8 @@ def test_every_file_and_directory_is_on_disk_before_it_is_in_its_place(
     monkeypatch.setattr(os, "fsync", lambda fd: (said.append(Path(os.readlink(f"/proc/self/fd/{fd}")).name), fsync(fd)))
     monkeypatch.setattr(outputs, "_exchange", lambda *names: (said.append("exchange"), exchange(*names)))
     each = [staged(tmp_path, "a"), staged_model(tmp_path)]
-    flush(each)
-    commit(each)
+    flush(each, [str(tmp_path)])
+    commit(each, [str(tmp_path)])
     assert said == [".partial.a", ".partial.model", "share", "exchange", "exchange", tmp_path.name]
 
 
@@ -127,12 +130,12 @@ def test_what_the_disk_does_not_keep_is_an_error_and_removed(tmp_path: Path, mon
     monkeypatch.setattr(os, "fsync", fail)
     (tmp_path / "a").write_text("old")
     with pytest.raises(ResultSaveError) as caught:
-        flush([staged(tmp_path, "a"), staged_model(tmp_path)])
+        flush([staged(tmp_path, "a"), staged_model(tmp_path)], [str(tmp_path)])
     assert str(tmp_path) not in str(caught.value)
     assert contents(tmp_path) == {"a": "old"}
 
 
 def test_discarding_removes_files_and_directories_that_are_there(tmp_path: Path) -> None:
     missing = Staging(str(tmp_path / ".partial.nothing"), str(tmp_path / "nothing"))
-    discard([staged(tmp_path, "a"), staged_model(tmp_path), missing])
+    discard([staged(tmp_path, "a"), staged_model(tmp_path), missing], [str(tmp_path)])
     assert list(tmp_path.iterdir()) == []

@@ -78,6 +78,7 @@ class RunningWorker:
             "data_roots": str(directory),
             "jobs": "tests.acting_job",
             "drain_timeout": "5",
+            "min_retry_delay": "0",
             **settings,
         }
         ours = {variable(name) for name in Settings.__struct_fields__}

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from sfworker.catalog.job import Job
+from sfworker.limits import Limits
 from sfworker.pool.processors import Processors
 from sfworker.settings import Settings
 from sfworker.wire.devices import DEFAULT_FIELD
@@ -52,6 +53,7 @@ def _start(job: Job, attempt: int, settings: Settings, directory: str, rank: int
         mesh_dir=directory,
         scratch_dir=scratch,
         data_roots={each: settings.roots_of(each) for each in ([party] if party else job.parties)},
+        limits=Limits.of(settings),
         log_level=settings.party_log_level,
     )
 

@@ -31,8 +31,6 @@ _ORIGINAL_NAMES = {
 }
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 DataRoots = list[str] | dict[str, list[str] | str]
-_ADDRESS = r"^[^\s=,]+:[0-9]{1,5}$"
-_PEER = r"^[^\s=,]+=[^\s=,]+:[0-9]{1,5}$"
 
 
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -46,23 +44,6 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = "sf"
     parties: Annotated[str, Meta(description="Parties of envelopes that name none, separated by commas.")] = "alice,bob"
     address: Annotated[str, Meta(description="Session address of envelopes that name none.")] = "local"
-    party: Annotated[
-        str, Meta(description="The party that this worker is in a cluster of machines; empty: it joins none.")
-    ] = ""
-    peers: Annotated[
-        list[Annotated[str, Meta(pattern=_PEER)]],
-        Meta(
-            description="Addresses of all parties of a cluster, its own among them: PARTY=HOST:PORT with commas "
-            "between them, a party as often as it has addresses."
-        ),
-    ] = []
-    listen: Annotated[
-        list[Annotated[str, Meta(pattern=_ADDRESS)]],
-        Meta(
-            description="Addresses at which this worker's party listens in a cluster, where they are not those that "
-            "SFWORKER_PEERS gives it: HOST:PORT with commas between them."
-        ),
-    ] = []
     log_level: Annotated[LogLevel, Meta(description="Minimum log level of the worker.")] = "INFO"
     log_file: Annotated[str, Meta(description="Log file beside the console; empty: none.")] = ""
     party_log_level: Annotated[
@@ -201,11 +182,6 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def party_list(self) -> list[str]:
         return [party.strip() for party in self.parties.split(",") if party.strip()]
 
-    def addresses_of(self, party: str) -> list[str]:
-        """The addresses that `party` may have in a cluster."""
-        named = [peer.split("=", 1) for peer in self.peers]
-        return [address for name, address in named if name == party]
-
     def roots_of(self, party: str) -> list[str]:
         """The directories that `party` may read and write, the first being where relative paths start."""
         roots = self.data_roots.get(party, []) if isinstance(self.data_roots, dict) else self.data_roots
@@ -278,8 +254,8 @@ def _parse(name: str, value: Any) -> Any:
             raise SettingsError(f"{variable(name)}: has to be {_allowed(name)}") from None
     if name == "data_roots":
         return [root for root in value.split(os.pathsep) if root]  # an empty one would be the working directory
-    if name in {"jobs", "job_environment", "peers", "listen"}:
-        return [each.strip() for each in value.split(",") if each.strip()]
+    if name in {"jobs", "job_environment"}:
+        return [module.strip() for module in value.split(",") if module.strip()]
     if name in {"log_level", "party_log_level"}:
         level = value.strip().upper()
         return "WARNING" if level == "WARN" else level
@@ -304,8 +280,6 @@ _ALLOWED = {
     "data_roots": "directories with a colon between them, or a JSON object that gives each party its own",
     "jobs": "names of modules or paths of files, with commas between them",
     "job_environment": "names of environment variables, with commas between them",
-    "peers": "PARTY=HOST:PORT with commas between them",
-    "listen": "HOST:PORT with commas between them",
     "umask": "three octal digits, such as 077",
 }
 _FIELDS = {variable(name): name for name in Settings.__struct_fields__}

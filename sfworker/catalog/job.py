@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sfworker.catalog.base import TaskType, validate
-from sfworker.catalog.cluster import check_cluster
 from sfworker.catalog.resources import Resources, granted
 from sfworker.errors import ExpiredError, ParameterValidationError
 from sfworker.settings import Settings
@@ -83,7 +82,6 @@ def _parties(envelope: Envelope, settings: Settings) -> list[str]:
             raise ParameterValidationError(
                 "sf_init_config.cluster_config.self_party: names a party that is not in cluster_config.parties"
             )
-        check_cluster(config.cluster_config, envelope, settings)
         return parties
     parties = config.parties or settings.party_list()
     if len(set(parties)) != len(parties):

@@ -31,9 +31,6 @@ _HEADER = struct.Struct(">QQ")
 _CREDENTIALS = struct.Struct("3i")
 _CONNECT_SECONDS = 60.0
 _CONNECT_PAUSE = 0.002
-_MOST_OBJECTS = 10_000
-_MOST_BYTES = 1 << 30
-"""What may wait at a party of a cluster; one object more may be as long as gRPC takes (500 MB)."""
 
 
 class UnixSocketProxy(SenderReceiverProxy):  # type: ignore[misc]
@@ -125,17 +122,7 @@ class UnixSocketProxy(SenderReceiverProxy):  # type: ignore[misc]
 
 
 class ListeningGrpcProxy(fed_grpc.GrpcProxy):  # type: ignore[misc]
-    """SecretFlow's gRPC proxy for parties on other machines, bound to the address it was given and no other.
-
-    Whoever reaches that address may send, so what waits to be received is bounded.
-    """
-
-    def SendData(self, request: Any, context: Any) -> Any:  # noqa: N802 - gRPC's name
-        with self._lock:
-            held = len(self._all_data) >= _MOST_OBJECTS or sum(map(len, self._all_data.values())) >= _MOST_BYTES
-        if held:
-            return fed_grpc.fed_pb2.SfFedProxySendDataResponse(code=413, result="too much waits to be received")
-        return super().SendData(request, context)
+    """SecretFlow's gRPC proxy for parties on other machines, bound to the address it was given and no other."""
 
     def send(self, dest_party: str, data: Any, seq_id: int) -> bool:
         return bool(super().send(dest_party, fed_pickle.without_foreign_text(data), seq_id))

@@ -20,10 +20,11 @@ RUNTIME = {"protocol": "SEMI2K", "field": "FM128"}
 class Machines:
     """As on two machines: each party has a worker and a Redis of its own; they always meet on the same TCP ports."""
 
-    def __init__(self, workers: list[RunningWorker], addresses: list[str]) -> None:
+    def __init__(self, workers: list[RunningWorker]) -> None:
         self.workers = dict(zip(PARTIES, workers, strict=True))
-        self._fed = {party: {"address": address} for party, address in zip(PARTIES, addresses[:2], strict=True)}
-        self._spu = dict(zip(PARTIES, addresses[2:], strict=True))
+        ports = free_ports(4)
+        self._fed = {party: {"address": f"{HOST}:{port}"} for party, port in zip(PARTIES, ports[:2], strict=True)}
+        self._spu = {party: f"{HOST}:{port}" for party, port in zip(PARTIES, ports[2:], strict=True)}
 
     def jobs(
         self, task: dict[str, Any], tls: dict[str, dict[str, Any]] | None = None, **options: Any
@@ -55,13 +56,8 @@ def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
     with ExitStack() as stack:
         servers = [stack.enter_context(EmbeddedRedis()) for _ in PARTIES]
         directories = [tmp_path_factory.mktemp(party) for party in PARTIES]
-        addresses = [f"{HOST}:{port}" for port in free_ports(4)]
-        peers = ",".join(f"{party}={address}" for party, address in zip(PARTIES * 2, addresses, strict=True))
-        workers = [
-            RunningWorker(server.url, path, party=party, peers=peers)
-            for server, path, party in zip(servers, directories, PARTIES, strict=True)
-        ]
-        yield Machines([stack.enter_context(worker) for worker in workers], addresses)
+        workers = [RunningWorker(server.url, path) for server, path in zip(servers, directories, strict=True)]
+        yield Machines([stack.enter_context(worker) for worker in workers])
 
 
 def test_two_workers_are_one_party_each(machines: Machines) -> None:
@@ -128,13 +124,12 @@ def test_party_processes_may_be_fresh_interpreters(tmp_path: Path) -> None:
 
 def test_without_a_session_each_party_keeps_to_its_own_data_roots(tmp_path: Path) -> None:
     roots = {party: str(tmp_path / party) for party in PARTIES}
-    addresses = {party: {"address": "127.0.0.1:1"} for party in PARTIES}
-    cluster = {"party": "bob", "peers": "alice=127.0.0.1:1,bob=127.0.0.1:1"}
-    with EmbeddedRedis() as redis, RunningWorker(redis.url, tmp_path, data_roots=roots, **cluster) as worker:
+    with EmbeddedRedis() as redis, RunningWorker(redis.url, tmp_path, data_roots=roots) as worker:
         result = worker.run(envelope({"task_type": "act_alone", "output_paths": {"bob": f"{roots['alice']}/out"}}))
         assert result["error_type"] == "ParameterValidationError"
         assert "outside the data roots" in result["error"]
         # Where the parties have machines of their own, each worker writes for its own party.
+        addresses = {party: {"address": "127.0.0.1:1"} for party in PARTIES}
         job = envelope({"task_type": "act_alone", "output_paths": {"alice": "out", "bob": "out"}})
         job["sf_init_config"] = {"cluster_config": {"parties": addresses, "self_party": "bob"}}
         assert worker.run(job)["status"] == "success"

@@ -104,6 +104,24 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     max_retries: Annotated[
         int, Meta(ge=0, le=100, description="Highest number of retries that an envelope may ask for.")
     ] = 20
+    min_retry_delay: Annotated[
+        float, Meta(ge=0, le=3600, description="Lowest delay of the first retry that an envelope may set, in seconds.")
+    ] = 1.0
+    max_rows: Annotated[int, Meta(ge=1, description="Most rows that a party's file may have.")] = 100_000_000
+    max_columns: Annotated[
+        int, Meta(ge=1, description="Most columns that a party's file may have, read or written.")
+    ] = 10_000
+    max_output_rows: Annotated[
+        int, Meta(ge=1, description="Most rows that a join or a sample may write, where its input has fewer.")
+    ] = 20_000_000
+    max_expanded_bytes: Annotated[
+        int,
+        Meta(
+            ge=1 << 20,
+            description="Most bytes that a file may become, unpacked, read or joined, where they are more than a "
+            "hundred times its own size.",
+        ),
+    ] = 1 << 28
     stall_seconds: Annotated[
         float,
         Meta(ge=0, description="Seconds after which a session whose processes all wait is ended; 0: never."),

@@ -81,6 +81,7 @@ class RunningWorker:
             "drain_timeout": "5",
             # Files of tests have few rows.
             **dict.fromkeys(FLOORS, "0"),
+            "min_retry_delay": "0",
             **settings,
         }
         ours = {variable(name) for name in Settings.__struct_fields__}

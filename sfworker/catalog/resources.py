@@ -33,6 +33,8 @@ class Resources:
     """Time until it is killed."""
     retries: int
     """Attempts after the first."""
+    retry_delay: float
+    """Seconds before the first of these."""
 
 
 def granted(options: Options, settings: Settings) -> Resources:
@@ -44,7 +46,18 @@ def granted(options: Options, settings: Settings) -> Resources:
         soft_seconds=_cut("soft_time_limit", options, settings.max_time_limit, "max_time_limit"),
         seconds=_cut("time_limit", options, settings.max_time_limit, "max_time_limit"),
         retries=int(_cut("max_retries", options, settings.max_retries, "max_retries")),
+        retry_delay=_retry_delay(options, settings),
     )
+
+
+def _retry_delay(options: Options, settings: Settings) -> float:
+    asked, least = options.retry_delay, settings.min_retry_delay
+    if asked < least and asked != Options().retry_delay:
+        raise ParameterValidationError(
+            f"options.retry_delay: {asked:.15g}, but this worker waits at least {least:.15g} s "
+            f"({variable('min_retry_delay')})"
+        )
+    return max(asked, least)
 
 
 def _limit(name: str, options: Options, settings: Settings) -> Limit | None:

@@ -232,7 +232,9 @@ class _Run:
 
     async def _retry_or_bury(self, job: Job, failure: Failure, outcome: Outcome) -> None:
         used = self._started.used_up
-        granted = msgspec.structs.replace(job.envelope.options, max_retries=job.resources.retries)
+        granted = msgspec.structs.replace(
+            job.envelope.options, max_retries=job.resources.retries, retry_delay=job.resources.retry_delay
+        )
         decision = decide(failure, used, granted)
         if not decision.retry:
             await self.bury(failure, outcome)

@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv as pa_csv
 
+from sfworker import limits
 from sfworker.catalog.psi import PROTOCOLS, JoinParams, PsiParams, PsiResult
 from sfworker.errors import InputDataError, SecretFlowTaskError, TaskExecutionError
 from sfworker.party.context import JobContext
@@ -268,7 +269,7 @@ def join_two(
             is_own = owner == party
             # The other party's rows without a partner become empty rows, of which only the number is known here.
             parts.append(own.without(at) if is_own else np.full(others_rows[party] - times.sum(), _ABSENT))
-        written[party] = len(joined), _write(context, party, output, table, np.concatenate(parts))
+        written[party] = len(joined), _write(context, sides[party], output, table, np.concatenate(parts))
     return written
 
 
@@ -306,7 +307,7 @@ def _join_three(context: JobContext[Any], sides: Mapping[str, Side]) -> dict[str
             joined = rows.join(
                 common[reader], before=_product(told, order[:place]), after=_product(told, order[place + 1 :])
             )
-            written[reader] = len(joined), _write(context, reader, outputs[reader], table, joined)
+            written[reader] = len(joined), _write(context, sides[reader], outputs[reader], table, joined)
     return written
 
 
@@ -348,6 +349,9 @@ class OwnRows:
         every row of the join, that of the side before it when the last side is through with its own.
         """
         own = self.counts[at]
+        most = max(limits.used().output_rows, len(self._codes))
+        if np.sum(1.0 * before * own * after) > most:  # no product of three numbers of rows fits into 64 bits
+            raise limits.refusal("task_config.input_paths", "the join", "output_rows")
         rows = before * own * after
         offset = np.arange(rows.sum()) - np.repeat(np.cumsum(rows) - rows, rows)
         rank = offset // np.repeat(np.broadcast_to(after, own.shape), rows) % np.repeat(own, rows)
@@ -407,9 +411,11 @@ def _product(counts: dict[str, npt.NDArray[Any]], parties: list[str]) -> Numbers
     return math.prod(counts[party].astype(np.int64) for party in parties if party in counts)
 
 
-def _write(context: JobContext[Any], party: str, output: Path, table: pa.Table, rows: Numbers) -> int:
+def _write(context: JobContext[Any], side: Side, output: Path, table: pa.Table, rows: Numbers) -> int:
     """Write the rows, empty ones for _ABSENT, and return their number."""
-    files.write(f"task_config.output_paths.{party}", output, table.take(pa.array(rows, mask=rows == _ABSENT)))
+    files.require_in_proportion(side.field, side.source, table, rows[rows != _ABSENT])
+    field = side.field.replace("input_paths", "output_paths")
+    files.write(field, output, table.take(pa.array(rows, mask=rows == _ABSENT)))
     _progress(context, 0.9, "outputs written")
     return len(rows)
 

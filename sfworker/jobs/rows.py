@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from sklearn import model_selection
 
+from sfworker import limits
 from sfworker.catalog import ColumnRef
 from sfworker.catalog.preprocessing import Value
 from sfworker.catalog.rows import (
@@ -92,6 +93,7 @@ def sample(context: JobContext[SampleParams]) -> SampleResult | None:
         smallest = rows if strata is None else int(np.bincount(strata).min())
         if params.n is not None and params.n > smallest and not params.replace:
             raise InputDataError("task_config.n: is more than there are rows, or rows of each value; choose fewer")
+        _require_room(params, rows, 1 if strata is None else int(strata.max()) + 1)
         numbers = pd.Series(np.arange(rows))
         among = numbers if strata is None else numbers.groupby(strata)
         chosen = among.sample(n=params.n, frac=params.frac, replace=params.replace, random_state=_chance(params))
@@ -136,6 +138,14 @@ def train_test_split(context: JobContext[TrainTestSplitParams]) -> TrainTestSpli
     return TrainTestSplitResult(train_rows=train, test_rows=test, **paths)
 
 
+def _require_room(params: SampleParams, rows: int, strata: int) -> None:
+    """Raise InputDataError where more rows would be chosen than an output may have."""
+    asked = params.n * strata if params.n is not None else rows * (params.frac or 0.0)
+    if asked > max(rows, limits.used().output_rows):
+        name = "frac" if params.n is None else "n"
+        raise limits.refusal(f"task_config.{name}", "the sample", "output_rows", "choose fewer rows")
+
+
 def _write_chosen(
     context: JobContext[Any],
     column: ColumnRef | None,
@@ -164,6 +174,7 @@ def _write_chosen(
     for party, table in whole.items():
         aligned.require_same_rows([rows, table.num_rows])
         for (field, output), part in zip(outputs[party].items(), parts, strict=True):
+            files.require_in_proportion(own[party].field, own[party].path, table, part)
             files.write(f"task_config.{field}.{party}", output, table.take(pa.array(part)))
     return rows, [len(part) for part in parts]
 

@@ -7,7 +7,6 @@ import gzip
 import hashlib
 import lzma
 import os
-import shutil
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from sfworker import limits
 from sfworker.errors import InputDataError
 
 
@@ -43,6 +43,7 @@ _OPEN: dict[str, Callable[..., Any]] = {
     ".zst": _zstd,
 }
 """Functions that open a file, by the ending of its name."""
+_BLOCK = 1 << 20
 _BROKEN = (EOFError, OSError, NotImplementedError, RuntimeError, lzma.LZMAError, zipfile.BadZipFile, zlib.error)
 
 
@@ -68,9 +69,13 @@ def unpacked(field: str, path: Path, directory: Path) -> Path:
     if plain.exists():
         return plain
     unfinished = plain.with_name(f"{plain.name}.partial")
+    most = limits.used().expanded(path.stat().st_size)
     try:
         with _OPEN[path.suffix.lower()](path) as source, unfinished.open("wb") as target:
-            shutil.copyfileobj(source, target, 1 << 20)
+            while block := source.read(_BLOCK):
+                if target.tell() + len(block) > most:
+                    raise limits.refusal(field, "the file, unpacked,", "expanded_bytes", "check what was delivered")
+                target.write(block)
     except _BROKEN as error:
         if getattr(error, "errno", None) is not None:
             raise  # of the file system

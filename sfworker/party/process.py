@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import msgspec
 from msgspec import Struct
 
-from sfworker import catalog
+from sfworker import catalog, limits
 from sfworker.disks import disk_full, says_full, where_full
 from sfworker.errors import (
     PeerFailedError,
@@ -113,6 +113,7 @@ def _execute(start: Start, send: Callable[[Struct], None]) -> Succeeded:
     os.environ["TMPDIR"] = tempfile.tempdir = str(scratch)
     os.environ["EXECUTION_ID"] = start.execution_id
     os.chdir(scratch)
+    limits.use(start.limits)
     _confine(start.processors)
     _draw_new_numbers()
     task_type, params = catalog.validate(start.task_config, start.parties)

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from sfworker.catalog.job import Job
+from sfworker.limits import Limits
 from sfworker.pool.processors import Processors
 from sfworker.settings import Settings
 from sfworker.wire.devices import DEFAULT_FIELD
@@ -79,6 +80,7 @@ def _start(job: Job, attempt: int, settings: Settings, directory: str, rank: int
             group_rows=settings.min_group_rows,
             bin_rows=settings.min_bin_rows,
         ),
+        limits=Limits.of(settings),
         log_level=settings.party_log_level,
         max_result_bytes=settings.max_result_bytes,
     )

@@ -13,17 +13,21 @@ import inspect
 import os
 import secrets
 import shutil
+import signal
 import tempfile
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from enum import Enum
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
 from secretflow.device.device import spu as spu_module
+from secretflow.distributed.fed.global_context import get_global_context
 from spu import experimental, libspu, psi
 
+from sfworker import limits
 from sfworker.disks import disk_full, is_full, watched
 from sfworker.errors import InputDataError, ModelMismatchError, TaskExecutionError
 from sfworker.session.arithmetic import fraction_bits
@@ -31,6 +35,7 @@ from sfworker.session.arithmetic import fraction_bits
 _NO_RESULT = -1
 """Count of an intersection at a party that does not get it."""
 _OF_THREE = psi.parse_protocol("PROTOCOL_ECDH_3PC")
+_LOOK_SECONDS = 0.1
 # Types of static arguments that `repr` identifies.
 _PLAIN = (Enum, str, int, float, type(None))
 
@@ -69,7 +74,7 @@ class PartyRuntime(spu_module.SPURuntime):  # type: ignore[misc]
         _require_room_to_sort(input_path)
         self._meet()
         # It takes a progress hook too, which the protocols of two parties never call.
-        with _watched(output_path):
+        with _watched(output_path), _bounded(self.party, input_path, output_path):
             return _counts(psi.psi_execute(config, self.link))
 
     def intersect_unbalanced(
@@ -101,7 +106,7 @@ class PartyRuntime(spu_module.SPURuntime):  # type: ignore[misc]
         )
         _require_room_to_sort(input_path)
         self._meet()
-        with _watched(output_path, cache_path):
+        with _watched(output_path, cache_path), _bounded(self.party, input_path, output_path):
             return _counts(psi.ub_psi_execute(config, self.link))
 
     def psi(self, *arguments: Any, **named: Any) -> Any:
@@ -116,7 +121,7 @@ class PartyRuntime(spu_module.SPURuntime):  # type: ignore[misc]
         stranger = copy_with_a_stranger(Path(call.arguments["input_path"]), given, call.arguments["keys"])
         call.arguments["input_path"] = str(given)
         self._meet()
-        with _watched():
+        with _watched(), _bounded(self.party, str(given), call.arguments["output_path"]):
             report = super().psi(*call.args, **call.kwargs)
             if report["intersection_count"] != _NO_RESULT:
                 self._remove_strangers(call.arguments, report, stranger)
@@ -149,7 +154,8 @@ class PartyRuntime(spu_module.SPURuntime):  # type: ignore[misc]
             given.symlink_to(path)
             call.arguments["input_path"] = str(given)
         self._meet()
-        with _watched():
+        output_path = call.arguments.get("output_path") or ""
+        with _watched(), _bounded(self.party, call.arguments.get("input_path") or "", output_path):
             return super().ub_psi(*call.args, **call.kwargs)
 
     def load(self, path: Any) -> Any:
@@ -257,6 +263,36 @@ def _watched(*outputs: str) -> AbstractContextManager[None]:
     # An output that is yet to be made is on the disk of its directory.
     there = [("the outputs", path if path.exists() else path.parent) for path in elsewhere]
     return watched(("the scratch directory", scratch), *there)
+
+
+@contextmanager
+def _bounded(party: str, input_path: str, output_path: str) -> Iterator[None]:
+    """Break off the session where a join grows beyond this process's limits during the block.
+
+    Nothing interrupts libpsi, so the job ends on the main thread as after any error in one of SecretFlow's threads.
+    """
+    done = threading.Event()
+
+    def look() -> None:
+        rows, at = 0, 0
+        while not done.wait(_LOOK_SECONDS):
+            with suppress(FileNotFoundError), open(output_path, "rb") as output:
+                output.seek(at)
+                while (block := output.read(1 << 20)) and not done.is_set():
+                    rows, at = rows + block.count(b"\n"), at + len(block)
+            if grown := limits.beyond(rows - 1, at, Path(input_path)):
+                context = get_global_context()
+                context.set_local_exception(limits.refusal(f"task_config.input_paths.{party}", "the join", grown))
+                os.kill(os.getpid(), signal.SIGINT)
+                return
+
+    watch = threading.Thread(target=look, daemon=True)
+    if output_path:
+        watch.start()
+    try:
+        yield
+    finally:
+        done.set()
 
 
 def _arithmetic(protocol: Any, field: Any, fxp_fraction_bits: int) -> str:

@@ -27,15 +27,16 @@ from contextlib import contextmanager
 from functools import reduce
 from io import SEEK_END
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv as pa_csv
-from pyarrow import orc, parquet
+from pyarrow import dataset, orc, parquet
 
+from sfworker import limits
 from sfworker.errors import InputDataError, ResultSaveError
 from sfworker.party import compressed
 from sfworker.party.data_roots import opened, saving
@@ -51,6 +52,8 @@ SEPARATOR = "\x1f"
 _SPECIAL = f'[,"\r\n\0{ESCAPE}{SEPARATOR}]'
 _LEADING_ZERO = r"^[+-]?0[0-9xX]"
 _WHOLE_OR_MISSING = rf"^(\s*[+-]?\d+\s*|{'|'.join(map(re.escape, cells.MISSING))})$"
+_BATCH_ROWS = 1 << 12
+_SMALL = 1 << 22
 _PANDAS_INDEX = re.compile(r"__index_level_\d+__")
 
 __all__ = [
@@ -69,6 +72,7 @@ __all__ = [
     "passed_on",
     "plain_keys",
     "require_columns",
+    "require_in_proportion",
     "rows_of_plain_csv",
     "saving",
     "text",
@@ -107,8 +111,13 @@ def header(field: str, path: Path) -> list[str]:
         names, rows = start.names, int(start.has_rows)
     if rows == 0:
         raise InputDataError(f"{field}: the file has a header and no rows; check what was delivered")
+    if len(names) > limits.used().columns:
+        raise limits.refusal(field, "the file", "columns", "leave some out")
     if len(set(names)) != len(names):
         raise InputDataError(f"{field}: the header names a column twice; rename one")
+    most = limits.used().rows
+    if rows > most or (not is_columnar(path) and path.stat().st_size > 2 * most and limits.lines(path, most) > most):
+        raise limits.refusal(field, "the file", "rows", "split it")
     return names
 
 
@@ -240,6 +249,19 @@ def lack_a_part(keys: pa.Table) -> pa.ChunkedArray:
     return reduce(pc.or_, [pc.equal(column, "") for column in keys.columns])
 
 
+def require_in_proportion(field: str, source: Path, table: pa.Table, rows: npt.NDArray[Any]) -> None:
+    """Raise InputDataError where `rows` of a table that was read from `source` are more bytes than it may become."""
+    most = limits.used().expanded(source.stat().st_size)
+    texts = [column for column in table.columns if _is_text(column.type)]
+    lengths = [pc.fill_null(pc.binary_length(column), 0).to_numpy() for column in texts]
+    fixed = len(rows) * 8 * (table.num_columns - len(texts))
+    # What they are at most is found without a look at each row.
+    if fixed + sum(len(rows) * int(each.max(initial=0)) for each in lengths) <= most:
+        return
+    if fixed + sum(int(each[rows].sum(dtype=np.int64)) for each in lengths) > most:
+        raise limits.refusal(field, "the output", "expanded_bytes")
+
+
 def write(field: str, path: Path, table: pa.Table) -> None:
     """Write a table as CSV, Parquet or ORC by the ending of `path`. Raises ResultSaveError."""
     with saving(field), _unwritable(field):
@@ -265,11 +287,44 @@ def _read(field: str, path: Path, columns: list[str], csv_type: pa.DataType) -> 
 
 
 def _read_columnar(field: str, path: Path, columns: list[str]) -> pa.Table:
+    """Read `columns` a batch at a time, because what the file's footer says of its size may not be so."""
+    most = limits.used().expanded(path.stat().st_size)
+    kept, size = [], 0
+    with _format_errors(field, "an ORC" if _ending(path) == ORC else "a Parquet"):
+        schema, batches = _batches(path, columns)
+        for batch in batches:
+            size += sum(map(_size, batch.columns))
+            if size > most:
+                raise limits.refusal(field, "the file, read,", "expanded_bytes", "check what was delivered")
+            kept.append(pa.Table.from_batches([batch]).cast(schema))
+        return pa.concat_tables(kept) if kept else schema.empty_table()
+
+
+def _batches(path: Path, columns: list[str]) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+    """Return the schema of `columns` and their batches, in which texts may be dictionaries."""
     if _ending(path) == ORC:
-        with _format_errors(field, "an ORC"):
-            return orc.read_table(path, columns=columns).select(columns)
-    with _format_errors(field, "a Parquet"):
-        return parquet.read_table(path, columns=columns).select(columns)
+        found = dataset.dataset(path, format="orc")
+        schema, batches = found.schema, found.scanner(columns, batch_size=_BATCH_ROWS, use_threads=False).to_batches()
+    else:
+        file = parquet.ParquetFile(path)
+        schema = file.schema_arrow
+        # As dictionaries, texts that a few bytes repeat stay as short until their size is known. It takes ten times as
+        # long, so those of large files have batches of few rows only.
+        if path.stat().st_size <= _SMALL:
+            file = parquet.ParquetFile(path, read_dictionary=[each.name for each in schema if _is_text(each.type)])
+        batches = (batch.select(columns) for batch in file.iter_batches(_BATCH_ROWS, columns=columns))
+    return pa.schema([schema.field(name) for name in columns]), batches
+
+
+def _size(column: pa.Array) -> int:
+    """Return the bytes of a column, those of a dictionary's texts counted as often as they are there."""
+    if not pa.types.is_dictionary(column.type) or not _is_text(column.dictionary.type):
+        return int(column.nbytes)
+    return int(pc.sum(pc.binary_length(column.dictionary).take(column.indices)).as_py() or 0)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind))
 
 
 def _infer(field: str, path: Path, columns: list[str], asked: Mapping[str, str]) -> pa.Table:

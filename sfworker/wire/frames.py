@@ -22,6 +22,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from sfworker.limits import DEFAULT, Limits
+
 MAX_FRAME_BYTES = 256 * 1024 * 1024
 _LENGTH = struct.Struct(">I")
 LENGTH_BYTES = _LENGTH.size
@@ -65,6 +67,7 @@ class Start(Struct, frozen=True, tag=True, kw_only=True):
     """This party's own TMPDIR."""
     data_roots: dict[str, list[str]]
     """Data roots of each party for which this process computes."""
+    limits: Limits = DEFAULT
     processors: list[int] = []
     """The only processors on which this process may compute, or none to let it use any."""
     floors: Floors = Floors()

@@ -57,3 +57,12 @@ def test_retries_are_within_the_bound() -> None:
     with pytest.raises(ParameterValidationError, match=r"^options\.max_retries: 21, .* at most 20 \(SFWORKER_MAX_RETR"):
         granted(Options(max_retries=21), Settings())
     assert granted(Options(), Settings(max_retries=0)).retries == 0
+
+
+def test_the_delay_of_retries_has_a_least() -> None:
+    assert granted(Options(retry_delay=1), Settings()).retry_delay == 1
+    with pytest.raises(
+        ParameterValidationError, match=r"^options\.retry_delay: 0\.5, .* at least 1 s \(SFWORKER_MIN_R"
+    ):
+        granted(Options(retry_delay=0.5), Settings())
+    assert granted(Options(), Settings(min_retry_delay=600)).retry_delay == 600  # nobody asked for the default, 60

@@ -152,8 +152,6 @@ def _features(context: JobContext[PredictParams], party: str, manifest: models.M
             raise ModelMismatchError(f"{field}: lacks column {feature!r}, which the model was trained with")
     matrix = files.numbers(field, path, manifest.features)
     scaled: Matrix = (matrix - np.array(manifest.means)) / np.array(manifest.deviations)
-    if manifest.format < models.FORMAT:
-        scaled = scaled.astype(np.float32).astype(np.float64)
     return Own(field, manifest.features, scaled)
 
 

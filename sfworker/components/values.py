@@ -66,8 +66,8 @@ def _trace(*steps: Any) -> TraceRunner:
     made: list[_Tracer] = []
     for function, output, inputs, positional, named, cast, schema in steps:
         given = None if inputs is None else [made[held] if earlier else held for earlier, held in inputs]
-        options = None if inputs is None else _options(function, positional, named, cast)
-        held = (given, positional, named, options, schema, cast is not None)
+        options = None if not made else _options(function, positional, named, cast)
+        held = (given, positional, named, options, schema, bool(made) and cast is not None)
         made.append(_Tracer(require(function, str), _TracerType[output], *held))
     return TraceRunner(made)
 
@@ -77,14 +77,16 @@ def _options(function: Any, positional: Any, named: Any, cast: Any) -> bytes | N
 
     Raises ValueError where it is no function that steps may call.
     """
+    if function not in _FUNCTIONS | _ON_TABLES or (cast is not None and function != "cast"):
+        raise ValueError
     if function in _ON_TABLES:
         return None
-    if function not in _FUNCTIONS:
-        raise ValueError
     called = pc.get_function(function)
     if cast is not None:
         to, flags = cast
-        options = pc.CastOptions(require(to, pa.DataType), **flags)
+        if not isinstance(to, pa.DataType):
+            raise TypeError
+        options = pc.CastOptions(to, **flags)
     else:
         more = () if called.arity is Ellipsis else tuple(positional)
         options = pc._handle_options(function, pc._get_options_class(called), None, more, named)

@@ -44,7 +44,7 @@ from sfworker.session import codec, fed_values, table_values  # noqa: F401 - the
 LONGEST_GROWTH = 256 << 20
 """Bytes by which all mutants together may let the process grow; each is a few kilobytes."""
 ALLOWED_SECONDS = 20
-KEYS = 0.002
+KEYS = 0.0002
 """Share of mutants of a key."""
 WATCHED = (
     "exec",

@@ -349,10 +349,10 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_no_value_is_refused(name: str) -> None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(RecurringError, match="what a party sent cannot be read"):
         codec.loads(REFUSED[name])
-    assert time.monotonic() - started < 2
+    assert time.process_time() - started < 2
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 64 << 10
 
 

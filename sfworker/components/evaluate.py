@@ -15,15 +15,12 @@ import signal
 import tarfile
 from io import BufferedIOBase, BufferedWriter
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import duckdb
 from google.protobuf import json_format
 from secretflow.component.core import Context, uuid4
-from secretflow.component.core import checkpoint as checkpoint_module
 from secretflow.component.core.checkpoint import Checkpoint
-from secretflow.component.core.dist_data import model as model_module
 from secretflow.component.core.types import TimeTracer
 from secretflow.component.preprocessing.data_prep import ub_psi_cache as ub_psi_cache_module
 from secretflow.device.device import spu as spu_module
@@ -33,53 +30,21 @@ from secretflow_spec import Definition, Storage, StorageType, VTable
 from secretflow_spec.v1.data_pb2 import DistData, StorageConfig
 from secretflow_spec.v1.evaluation_pb2 import NodeEvalParam
 
-from sfworker.components import floors
+from sfworker.components import (
+    floors,
+    values,  # noqa: F401 - registers what components send each other
+)
 from sfworker.components import params as component_params
-from sfworker.errors import InputDataError, ModelMismatchError, ParameterValidationError
+from sfworker.errors import InputDataError, ModelMismatchError, ParameterValidationError, RecurringError
 from sfworker.party import logging as party_logging
 from sfworker.party.context import JobContext
 from sfworker.party.data_roots import opened
 from sfworker.party.literals import literal_text
 from sfworker.party.process import first_cause
-from sfworker.session import fed_pickle
+from sfworker.session import codec
 
 # Exceptions by which components refuse parameters and tables, as another attempt would find them, too.
 _REFUSALS = (SFException, AssertionError, ValueError, LookupError, TypeError, AttributeError, duckdb.Error)
-
-# Types that components send from party to party or keep in models, which are data and containers of data.
-fed_pickle.allow("builtins", "int", "slice")
-fed_pickle.allow("collections", "defaultdict")
-fed_pickle.allow("jax._src.array", "_reconstruct_array")
-fed_pickle.allow("jax._src.scipy.special", "expit")
-fed_pickle.allow("pandas._libs.internals", "_unpickle_block")
-fed_pickle.allow("pandas.core.frame", "DataFrame")
-fed_pickle.allow("pandas.core.indexes.base", "Index", "_new_Index")
-fed_pickle.allow("pandas.core.indexes.range", "RangeIndex")
-fed_pickle.allow("pandas.core.internals.managers", "BlockManager", "SingleBlockManager")
-fed_pickle.allow("pandas.core.series", "Series")
-fed_pickle.allow("pyarrow.lib", "_reconstruct_table", "chunked_array", "field", "py_buffer", "schema", "type_for_alias")
-fed_pickle.allow("secretflow.component.preprocessing.binning.base", "BinningRunner")
-# It calls functions of pyarrow.compute by their names.
-fed_pickle.allow("secretflow.component.preprocessing.preprocessing", "ArrowRunner")
-fed_pickle.allow("secretflow.compute.tracer", "TraceRunner", "_Tracer", "_TracerType")
-fed_pickle.allow("secretflow.component.stats.stats_psi", "PsiBinInfo", "PsiInfos")
-fed_pickle.allow("secretflow.data.core.base", "AgentIndex")
-fed_pickle.allow("secretflow.ml.boost.ss_xgb_v.core.xgb_tree", "XgbTree")
-fed_pickle.allow("secretflow.preprocessing.binning.vert_woe_binning_pyu", "ParticipantTransactionInfo")
-fed_pickle.allow("secretflow.preprocessing.scaler", "_STDScaler")
-fed_pickle.allow(
-    "secretflow.stats.core.biclassification_eval_core", "EqBinReport", "PrReport", "Report", "SummaryReport"
-)
-fed_pickle.allow("secretflow.stats.core.prediction_bias_core", "BucketPredictionBiasReport", "PredictionBiasReport")
-fed_pickle.allow("secretflow_spec.core.dist_data.vtable", "VTableFieldKind")
-fed_pickle.allow("secretflow_spec.v1.data_pb2", "DistData")
-fed_pickle.allow("sml.cluster.kmeans", "KMEANS")
-fed_pickle.allow("sml.gaussian_process._gpc", "GaussianProcessClassifier", "_BinaryGaussianProcessClassifierLaplace")
-fed_pickle.allow("sml.gaussian_process.kernels", "RBF")
-# It calls what it is given with named arguments, as a pickle itself may call any of these types.
-fed_pickle.allow("sml.gaussian_process.ovo_ovr", "OneVsRestClassifier")
-fed_pickle.allow("sml.naive_bayes.gnb", "GaussianNB")
-fed_pickle.allow("spu.libspu", "Share")
 
 
 def evaluate(
@@ -146,8 +111,7 @@ def column_names(table: DistData) -> dict[str, list[str]]:
 @functools.cache
 def use_careful_libraries() -> None:
     """Confine the libraries by which components read files in this process to what is harmless."""
-    for module in (model_module, checkpoint_module, spu_module):
-        module.pickle = _CAREFUL_PICKLE
+    secure_pickle.load = _load  # the codec's, with a sentence about files
     # This id stands for missing cells in files between steps, where pandas cuts it off after 32 characters.
     ub_psi_cache_module.uuid4 = lambda party: str(uuid4(party)).replace("-", "")
     # With this filter, an archive's members stay below the directory that it is unpacked in.
@@ -166,17 +130,12 @@ def use_careful_libraries() -> None:
 
 def _load(file: BufferedIOBase, **_: Any) -> Any:
     try:
-        return fed_pickle.loads(file.read())
-    except Exception as error:  # noqa: BLE001 - unpickling damaged bytes raises anything
+        return codec.loads(file.read())
+    except RecurringError:
         raise ModelMismatchError(
-            f"inputs: a model's file is none that a component has written ({type(error).__name__}); "
-            f"run the component that makes it again"
+            "inputs: a model's file is none that a component of this version has written; "
+            "run the component that makes it again"
         ) from None
-
-
-_CAREFUL_PICKLE = SimpleNamespace(
-    load=_load, dump=secure_pickle.dump, dumps=secure_pickle.dumps, FilterType=secure_pickle.FilterType
-)
 
 
 class _Storage(Storage):  # type: ignore[misc]

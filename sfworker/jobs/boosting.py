@@ -19,6 +19,7 @@ from secretflow.ml.boost.sgb_v import Sgb
 from secretflow.ml.boost.sgb_v.checkpoint import SGBCheckpointData, SGBSnapshot, build_sgb_model
 from secretflow.ml.boost.ss_xgb_v import Xgb
 from secretflow.ml.boost.ss_xgb_v.checkpoint import SSXGBCheckpointData, build_ss_xgb_model
+from secretflow.ml.boost.ss_xgb_v.core.xgb_tree import XgbTree
 
 from sfworker.catalog.boosting import (
     BoostingParams,
@@ -37,7 +38,7 @@ from sfworker.party.context import JobContext
 from sfworker.party.task_dispatcher import TaskDispatcher
 from sfworker.secure.fresh_orders import use_fresh_orders
 from sfworker.secure.sigmoid import sigmoid
-from sfworker.session import fed_pickle
+from sfworker.session import codec
 from sfworker.session.arithmetic import arithmetic_of, largest_product, require_fraction_bits, require_whole_bits
 from sfworker.tables import aligned, labels
 from sfworker.tables.files import Matrix
@@ -45,7 +46,7 @@ from sfworker.tables.files import Matrix
 LEAST_FRACTION_BITS = 16
 """Fraction bits without which the gains that `ss_xgb` compares are rounding."""
 
-fed_pickle.allow("secretflow.ml.boost.ss_xgb_v.core.xgb_tree", "XgbTree")  # two lists, and nothing that runs
+codec.record(XgbTree, split_features=list, split_values=list)
 use_fresh_orders()
 
 

@@ -36,7 +36,7 @@ _LEAST_SHARE = 1e-3
 @TaskDispatcher.register_task("table_statistics")
 def table_statistics(context: JobContext[TableStatisticsParams]) -> TableStatisticsResult | None:
     """Describe columns. Only the first party learns other parties' figures, which are the result."""
-    # As plain containers, because parties accept no structs from each other (see `fed_pickle`).
+    # As plain containers, because parties accept no structs from each other (see `session/codec.py`).
     described = {
         party: {
             name: to_builtins(_described(column, context.params.statistics))

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from sfworker.models import device_objects
+from sfworker.models import device_objects, models
 from sfworker.models.device_objects import Description, Part
 from sfworker.party.context import JobContext
 from sfworker.party.data_roots import saving
@@ -38,8 +38,8 @@ class Checkpoints:
     def __init__(self, context: JobContext[Any], paths: dict[str, str]) -> None:
         """Make the directories beside the model's `paths`. Raises ParameterValidationError or ResultSaveError."""
         self._context = context
-        # An attempt with other parameters or another arithmetic does not find these checkpoints.
-        basis = msgspec.json.encode([context.params, device_objects.arithmetic(context)])
+        # An attempt with other parameters, another arithmetic or another format does not find these checkpoints.
+        basis = msgspec.json.encode([models.FORMAT, context.params, device_objects.arithmetic(context)])
         self._directories = {
             party: context.kept_directory(party, "model_path", paths[party], basis)
             for party in context.parties

@@ -14,9 +14,9 @@ from msgspec import Struct, structs
 from secretflow.device import SPUObject
 from secretflow.device.device.spu import SPUValueMeta
 
-from sfworker.errors import ModelMismatchError
+from sfworker.errors import ModelMismatchError, RecurringError
 from sfworker.party.context import JobContext
-from sfworker.session import fed_pickle
+from sfworker.session import codec
 from sfworker.session.arithmetic import arithmetic_of
 
 _UNREADABLE = "task_config.model_path: a part of it cannot be read; train again"
@@ -24,7 +24,7 @@ _UNREADABLE = "task_config.model_path: a part of it cannot be read; train again"
 Share: TypeAlias = tuple[bytes, list[bytes]]
 """A party's share of a value, as SecretFlow's description of it and its chunks."""
 Part: TypeAlias = list[Share | bytes | None]
-"""One party's part of each object, which is a share, the pickled value, or nothing."""
+"""One party's part of each object, which is a share, the encoded value, or nothing."""
 
 
 class Description(Struct, frozen=True, kw_only=True):
@@ -57,7 +57,7 @@ def take_apart(context: JobContext[Any], objects: list[Any]) -> tuple[list[Descr
             owner = item.device.party
             descriptions.append(Description(party=owner))
             for party, part in parts.items():
-                part.append(fed_pickle.dumps(context.value_at(party, item)) if party == owner else None)
+                part.append(codec.dumps(context.value_at(party, item)) if party == owner else None)
     return descriptions, parts
 
 
@@ -103,6 +103,6 @@ def _share(part: Part, index: int) -> Share:
 def _value(part: Part | None, index: int) -> Any:
     found = part[index] if part is not None and index < len(part) else None
     try:
-        return fed_pickle.loads(found if isinstance(found, bytes) else b"")
-    except Exception:  # noqa: BLE001 - bytes that anybody may have written raise anything
+        return codec.loads(found if isinstance(found, bytes) else b"")
+    except RecurringError:
         raise ModelMismatchError(_UNREADABLE) from None

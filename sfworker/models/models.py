@@ -26,12 +26,9 @@ from sfworker.models import device_objects, saved
 from sfworker.models.device_objects import Description, Part
 from sfworker.party.context import JobContext
 from sfworker.party.data_roots import saving
-from sfworker.session.arithmetic import fraction_bits
 
 MANIFEST, PART = "manifest.json", "part.msgpack"
-FORMAT = 3
-READABLE = (2, FORMAT)
-"""Formats that are read. In format 2 trees were grown from features of 24 bits, and labels kept their unit."""
+FORMAT = 4
 
 
 class Manifest(Struct, frozen=True, kw_only=True):
@@ -141,24 +138,20 @@ def load(context: JobContext[Any], found: dict[str, Found]) -> tuple[list[Any], 
 def _find(context: JobContext[Any], party: str, path: str, task_type: str) -> Found:
     field = f"task_config.model_path.{party}"
     directory = context.input_directory(party, "model_path", path)
-    try:
-        manifest = _read_manifest(directory / MANIFEST)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
-        raise ModelMismatchError(f"{field}: holds no model of this version; train it again") from None
-    known = manifest.format if manifest.format in READABLE else FORMAT
-    expected = {"task_type": task_type, "party": party, "parties": context.parties, "format": known}
+    manifest = _read_manifest(directory / MANIFEST)
+    if manifest is None or manifest.format != FORMAT:
+        raise ModelMismatchError(f"{field}: holds no model of this version; train it again")
+    expected = {"task_type": task_type, "party": party, "parties": context.parties}
     here = {**expected, **device_objects.arithmetic(context)}
     saved.require_same(field, "model", manifest, here, "use what it was trained with, or train again")
     return Found(directory, manifest)
 
 
-def _read_manifest(path: Path) -> Manifest:
-    manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
-    if manifest.field is None:
-        return manifest
-    # A model of an earlier version may say 0, which is the field's default.
-    bits = fraction_bits(manifest.field, manifest.fxp_fraction_bits or 0)
-    return msgspec.structs.replace(manifest, fxp_fraction_bits=bits)
+def _read_manifest(path: Path) -> Manifest | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Manifest)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        return None
 
 
 def _described(found: Found | None) -> list[str] | None:

@@ -153,8 +153,6 @@ def _features(context: JobContext[PredictParams], party: str, manifest: models.M
     matrix = files.numbers(field, path, manifest.features)
     context.require_rows(field, len(matrix))
     scaled: Matrix = (matrix - np.array(manifest.means)) / np.array(manifest.deviations)
-    if manifest.format < models.FORMAT:
-        scaled = scaled.astype(np.float32).astype(np.float64)
     return Own(field, manifest.features, scaled)
 
 

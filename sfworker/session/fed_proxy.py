@@ -3,9 +3,9 @@
 SecretFlow's stock proxy (gRPC) binds every interface and spends seconds in reconnect back-off. The mesh's listens on a
 socket file that only this user can reach and sends, per object::
 
-    | sequence number, 8 byte | length, 8 byte | pickled object |
+    | sequence number, 8 byte | length, 8 byte | message |
 
-A party that connects must be a process of the same user (SO_PEERCRED). `fed_pickle` says what an object may hold.
+A party that connects must be a process of the same user (SO_PEERCRED). `codec` says what a message may hold.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from typing import Any
 from secretflow.distributed.fed import api as fed_api
 from secretflow.distributed.fed.proxy.base import SenderReceiverProxy
 
-from sfworker.session import fed_pickle
+from sfworker.session import codec, fed_values, table_values  # noqa: F401 - the last registers its values
 from sfworker.wire.frames import receive_exactly
 
 _HEADER = struct.Struct(">QQ")
 _CREDENTIALS = struct.Struct("3i")
+_LARGE = 1 << 20
 _CONNECT_SECONDS = 60.0
 _CONNECT_PAUSE = 0.002
 
@@ -41,7 +42,7 @@ class UnixSocketProxy(SenderReceiverProxy):  # type: ignore[misc]
         self._peers: dict[str, socket.socket] = {}
         self._peer_locks = {name: threading.Lock() for name in addresses}
         self._arrived = threading.Condition()
-        self._objects: dict[int, bytes] = {}
+        self._messages: dict[int, bytearray] = {}
 
     def start(self) -> None:
         self._listener.bind(self._paths[self._party])
@@ -57,20 +58,23 @@ class UnixSocketProxy(SenderReceiverProxy):  # type: ignore[misc]
         return True
 
     def send(self, dest_party: str, data: Any, seq_id: int) -> bool:
-        pickled = fed_pickle.dumps(fed_pickle.without_foreign_text(data))
+        pieces = codec.encode(data)
+        length = sum(map(len, pieces))
         with self._peer_locks[dest_party]:
             if dest_party not in self._peers:
                 self._peers[dest_party] = self._connect(self._paths[dest_party])
-            self._peers[dest_party].sendall(_HEADER.pack(seq_id, len(pickled)))
-            self._peers[dest_party].sendall(pickled)
+            self._peers[dest_party].sendall(_HEADER.pack(seq_id, length))
+            # Many small buffers are copied sooner than they are sent one by one.
+            for piece in pieces if length > _LARGE else [b"".join(pieces)]:
+                self._peers[dest_party].sendall(piece)
         return True
 
     def recv(self, src_party: str, seq_id: int) -> Any:
         with self._arrived:
             # Without a time-out, because the daemon owns every deadline and ends a mesh whose peer died.
-            self._arrived.wait_for(lambda: seq_id in self._objects)
-            pickled = self._objects.pop(seq_id)
-        return fed_pickle.loads(pickled)
+            self._arrived.wait_for(lambda: seq_id in self._messages)
+            message = self._messages.pop(seq_id)
+        return codec.loads(message)
 
     def _connect(self, path: str) -> socket.socket:
         # Peers start at the same time, so the other's socket may not be there for a few milliseconds.
@@ -107,16 +111,20 @@ class UnixSocketProxy(SenderReceiverProxy):  # type: ignore[misc]
                     if header is None:
                         return
                     seq_id, length = _HEADER.unpack(header)
-                    pickled = receive_exactly(peer, length)
+                    # What is too long is told where it is awaited, as any message that cannot be read.
+                    message = receive_exactly(peer, length) if length <= codec.LONGEST else bytearray()
                 except OSError:  # the peer died; the daemon sees that and ends this process
                     return
-                if pickled is None:
+                if message is None:
                     return
                 with self._arrived:
-                    self._objects[seq_id] = pickled
+                    self._messages[seq_id] = message
                     self._arrived.notify_all()
+                if length > codec.LONGEST:
+                    return
 
 
 def use_unix_sockets() -> None:
-    """Make SecretFlow's fed API of this process use Unix sockets."""
+    """Make SecretFlow's fed API of this process use Unix sockets, and the codec wherever it would pickle."""
     fed_api.GrpcProxy = UnixSocketProxy  # the name that the API looks up is the one place to replace
+    fed_values.use_codec()

@@ -215,7 +215,7 @@ def frame_length(prefix: bytes, most: int = MAX_FRAME_BYTES) -> int:
     return int(length)
 
 
-def receive_exactly(sock: socket.socket, size: int) -> bytes | None:
+def receive_exactly(sock: socket.socket, size: int) -> bytearray | None:
     """Receive `size` bytes from a blocking socket, or None where it was closed before the first of them.
 
     Raises FrameError where it is closed in between.
@@ -228,7 +228,7 @@ def receive_exactly(sock: socket.socket, size: int) -> bytes | None:
                 raise FrameError("the connection was closed in the middle of a frame")
             return None
         received += chunk
-    return bytes(received)
+    return received
 
 
 def receive_body(sock: socket.socket) -> bytes | None:
@@ -239,7 +239,7 @@ def receive_body(sock: socket.socket) -> bytes | None:
     prefix = receive_exactly(sock, LENGTH_BYTES)
     if prefix is None:
         return None
-    body = receive_exactly(sock, frame_length(prefix))
+    body = receive_exactly(sock, frame_length(bytes(prefix)))
     if body is None:
         raise FrameError("the connection was closed in the middle of a frame")
-    return body
+    return bytes(body)

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pytest
 import secretflow.component  # noqa: F401 - registers them
 from google.protobuf import json_format
@@ -23,7 +22,6 @@ from sfworker.catalog.component import ComponentParams, NodeEvalParam, read
 from sfworker.components import params as component_params
 from sfworker.components.evaluate import use_careful_libraries  # noqa: F401 - allows what components send
 from sfworker.errors import ParameterValidationError
-from sfworker.session import fed_pickle
 from tests.jobs.components import HEU, Platform, attribute, node, running, table, vertical
 from tests.running_worker import RunningWorker, envelope
 
@@ -280,15 +278,6 @@ def test_shares_of_another_arithmetic_are_refused(platform: Platform) -> None:
     result = platform.answer(predict, {"field": "FM64", "fxp_fraction_bits": 18})
     assert result["error_type"] == "ModelMismatchError"
     assert "SEMI2K FM128 with 40 fraction bits" in result["error"]
-
-
-def test_peers_arrays_stay_within_their_buffers() -> None:
-    array = pa.array(["a", "b"])
-    assert fed_pickle.loads(fed_pickle.dumps(pa.chunked_array([array]))).to_pylist() == ["a", "b"]
-    offsets = pa.py_buffer(np.array([0, 10_000, 2], dtype=np.int32))
-    beyond = pa.Array.from_buffers(pa.string(), 2, [None, offsets, pa.py_buffer(b"ab")])
-    with pytest.raises(pa.ArrowInvalid):
-        fed_pickle.loads(fed_pickle.dumps(beyond))
 
 
 def test_a_failed_component_leaves_nothing(platform: Platform) -> None:

@@ -325,6 +325,13 @@ def test_a_damaged_model_is_refused(worker: RunningWorker, trained: Path, name: 
     refused(worker, predict(trained), "task_config.model_path.bob")
 
 
+def test_a_model_of_an_earlier_format_is_to_be_trained_again(worker: RunningWorker, trained: Path) -> None:
+    manifest = trained / "model-bob" / "manifest.json"
+    earlier = {**json.loads(manifest.read_text()), "format": 3}
+    manifest.write_text(json.dumps(earlier))
+    refused(worker, predict(trained), "task_config.model_path.bob: holds no model of this version; train it again")
+
+
 def test_a_model_that_is_not_there(worker: RunningWorker, trained: Path) -> None:
     paths = {"alice": str(trained / "model-alice"), "bob": str(trained / "nothing")}
     result = worker.run(predict(trained, model_path=paths))

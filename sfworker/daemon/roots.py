@@ -25,7 +25,7 @@ def prepare(settings: Settings) -> None:
     Raises SettingsError where a root holds more than the parties' files, as jobs read and replace what is in it.
     """
     for which, root in _named(settings):
-        what = _no_root(Path(os.path.realpath(root)), settings)
+        what = refusal(Path(os.path.realpath(root)), settings)
         if what:
             raise SettingsError(
                 f"{variable('data_roots')}: {which} is {what}; name a directory that holds the parties' files alone"
@@ -48,7 +48,7 @@ def _named(settings: Settings) -> Iterator[tuple[str, str]]:
             yield f"root {number}" + (f" of {party}" if party else ""), root
 
 
-def _no_root(root: Path, settings: Settings) -> str:
+def refusal(root: Path, settings: Settings) -> str:
     """Say what a directory is that cannot be a root, or nothing."""
     run_dir = Path(os.path.realpath(settings.run_dir))
     if root == Path("/"):

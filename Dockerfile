@@ -28,7 +28,7 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/* \
     && python -m pip uninstall --yes --root-user-action=ignore setuptools wheel pip \
     && groupadd --gid 10001 sfworker \
-    && useradd --uid 10001 --gid sfworker --home-dir /data --no-create-home --shell /usr/sbin/nologin sfworker \
+    && useradd --uid 10001 --gid sfworker --home-dir /nonexistent --no-create-home --shell /usr/sbin/nologin sfworker \
     && install --directory --owner=sfworker --group=sfworker --mode=0750 /data
 COPY --from=build /opt/sfworker /opt/sfworker
 ENV PATH=/opt/sfworker/bin:$PATH \
@@ -36,7 +36,7 @@ ENV PATH=/opt/sfworker/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     HOME=/tmp \
     SFWORKER_RUN_DIR=/tmp \
-    SFWORKER_DATA_ROOTS=/data \
+    SFWORKER_DATA_ROOTS='{"alice":"/data/alice","bob":"/data/bob"}' \
     SFWORKER_HEALTH=unix:/tmp/sfworker-health
 WORKDIR /data
 USER 10001:10001

@@ -160,7 +160,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     data_roots: Annotated[
         DataRoots,
         Meta(description="Directories that jobs may use, with a colon between them; or JSON, with each party's own."),
-    ] = field(default_factory=lambda: [os.getcwd()])
+    ] = field(default_factory=lambda: [os.path.join(os.getcwd(), "data")])
     run_dir: Annotated[str, Meta(description="Directory of sockets and scratch, on a local disk.")] = field(
         default_factory=tempfile.gettempdir
     )
@@ -259,7 +259,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def roots_of(self, party: str) -> list[str]:
         """The directories that `party` may read and write, the first being where relative paths start."""
         roots = self.data_roots.get(party, []) if isinstance(self.data_roots, dict) else self.data_roots
-        return [roots] if isinstance(roots, str) else list(roots)
+        # Absolute, as jobs have working directories of their own.
+        return [os.path.abspath(root) for root in ([roots] if isinstance(roots, str) else roots)]
 
     def all_roots(self) -> list[str]:
         """Those of every party."""

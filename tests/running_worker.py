@@ -70,7 +70,7 @@ class RunningWorker:
         self.redis: Any = Redis.from_url(seen_at or redis_url)
         self.name = str(settings.get("worker_hostname", ""))
         self.log_file = directory / "worker.log"
-        self.run_dir = directory / "run"
+        self.run_dir = directory.with_name(f"{directory.name}-run")  # which no data root may hold
         self.run_dir.mkdir(exist_ok=True, parents=True)
         values = {
             "redis_url": redis_url,

@@ -28,7 +28,7 @@ class TestOrder:
         assert settings.prefix == "sf"
         assert settings.party_list() == ["alice", "bob"]
         assert settings.result_ttl == 86_400
-        assert settings.data_roots == [os.getcwd()]
+        assert settings.data_roots == [f"{os.getcwd()}/data"]
         assert settings == Settings()
 
     def test_file_over_defaults(self, config: Path) -> None:

@@ -10,8 +10,10 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 from sfworker.cli.findings import Finding, error, ok, warning
+from sfworker.daemon.roots import refusal
 from sfworker.pool.run_dir import LONGEST_PARENT
 from sfworker.settings import Settings, unknown_variables, variable
 
@@ -63,7 +65,11 @@ def data_roots(settings: Settings) -> Iterator[Finding]:
             yield error("data roots", f"{name} gives no directory{whose}", f"add one to {name}")
         for number, root in enumerate(roots, 1):
             which = f"root {number}{whose}"
-            if not os.path.isdir(root):
+            if what := refusal(Path(os.path.realpath(root)), settings):
+                yield error("data roots", f"{which} is {what}", f"name another directory in {name}")
+            elif not os.path.lexists(root) and os.path.isdir(os.path.dirname(root)):
+                yield ok("data roots", f"{which} is made when a worker starts")
+            elif not os.path.isdir(root):
                 yield error("data roots", f"{which} is no directory", f"create it, or correct {name}")
             elif not os.access(root, os.R_OK | os.X_OK):
                 yield error("data roots", f"{which} cannot be read by this user", "change its owner or permissions")

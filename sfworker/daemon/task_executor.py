@@ -216,7 +216,7 @@ class _Run:
                     await _in_thread(outputs.discard, outcome.outputs, roots)
                     await self._lease_lost("its outputs are dropped and nothing is published")
                     return
-                await anyio.to_thread.run_sync(outputs.commit, outcome.outputs, roots)
+                await anyio.to_thread.run_sync(outputs.commit, outcome.outputs, roots, self._settings.log_file)
             except ResultSaveError as error:
                 await self.bury(Failure.of(error), outcome)
                 return

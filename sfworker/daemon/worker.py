@@ -24,7 +24,7 @@ from sfworker.broker.connection import shown
 from sfworker.broker.entry import Entry
 from sfworker.broker.patience import patiently, pause
 from sfworker.catalog import load_modules
-from sfworker.daemon import health
+from sfworker.daemon import health, roots
 from sfworker.daemon.cancelling import Cancelling
 from sfworker.daemon.leases import Leases
 from sfworker.daemon.priorities import RankOrder
@@ -59,6 +59,7 @@ async def serve(settings: Settings, group: str) -> int:
         _log.info("worker %s starts: group %s at %s", worker_id, group, shown(settings.redis_url))
         for sentence in unknown_variables():
             _log.warning(sentence)
+        roots.prepare(settings)
         async with open_broker(settings, group, worker_id) as broker, open_pool(settings, directory) as pool:
             worker = Worker(settings, worker_id, broker, pool, telemetry)
             async with health.serving(listener, worker.readiness):

@@ -26,6 +26,7 @@ from sfworker.errors import InputDataError, ParameterValidationError, ResultSave
 
 MOST_FILES = 200
 """Files in an input directory, each of which is open as long as the job."""
+OUTPUT_ENDINGS = {"", ".csv", ".tsv", ".txt", ".parquet", ".orc", ".gz", ".bz2", ".xz", ".zip", ".zst"}
 _URL = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]*:")
 
 
@@ -88,6 +89,9 @@ class DataRoots:
         Raises ParameterValidationError for a path that is not allowed, ResultSaveError where it cannot be written.
         """
         place = self.new_path(field, path)
+        # Whatever else may lie there, programs and logs among it, is not replaced by a table.
+        if place.target.suffix.lower() not in OUTPUT_ENDINGS:
+            raise ParameterValidationError(f"{field}: has not the ending of a table; end it in .csv, .parquet or .orc")
         former = _look_at(place)
         if former is not None and stat.S_ISDIR(former.st_mode):
             raise ResultSaveError(f"{field}: is a directory; name a file")
@@ -123,6 +127,8 @@ class DataRoots:
         target = self._resolve(field, path)
         if any(root.is_relative_to(target) for root in self._roots):
             raise ParameterValidationError(f"{field}: is a data root itself; name a file or directory inside it")
+        if target.name.startswith("."):
+            raise ParameterValidationError(f"{field}: begins with a dot, as files of programs do; name another")
         try:
             directory = self._hold(target.parent)
         except OSError as error:
@@ -200,17 +206,20 @@ class DataRoots:
 
     def _name_all(self, field: str, directory: Path, names: Path, numbers: Iterator[int]) -> None:
         """Give names to the regular files in a directory that is held. Links and others get none. Raises OSError."""
-        for entry in os.scandir(directory):
-            if next(numbers) >= MOST_FILES:
-                raise InputDataError(f"{field}: holds more than {MOST_FILES} files; name a directory that a job saved")
-            if entry.is_dir(follow_symlinks=False):
-                (names / entry.name).mkdir()
-                with beneath.held([directory], directory / entry.name) as inner:
-                    self._name_all(field, inner, names / entry.name, numbers)
-            elif entry.is_file(follow_symlinks=False):
-                descriptor = os.open(directory / entry.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-                self._claim_input(field, os.fstat(descriptor))
-                (names / entry.name).symlink_to(_held(descriptor))
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                if next(numbers) >= MOST_FILES:
+                    raise InputDataError(
+                        f"{field}: holds more than {MOST_FILES} files; name a directory that a job has saved"
+                    )
+                if entry.is_dir(follow_symlinks=False):
+                    (names / entry.name).mkdir()
+                    with beneath.held([directory], directory / entry.name) as inner:
+                        self._name_all(field, inner, names / entry.name, numbers)
+                elif entry.is_file(follow_symlinks=False):
+                    descriptor = os.open(directory / entry.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+                    self._claim_input(field, os.fstat(descriptor))
+                    (names / entry.name).symlink_to(_held(descriptor))
 
     def _hold(self, directory: Path) -> Path:
         return Path(f"/proc/self/fd/{beneath.open_directory(self._roots, directory, self._making)}")

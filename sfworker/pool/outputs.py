@@ -63,14 +63,14 @@ def flush(outputs: list[Staging], roots: Iterable[str]) -> None:
         raise _unwritten("kept on disk", error) from None
 
 
-def commit(outputs: list[Staging], roots: Iterable[str]) -> None:
+def commit(outputs: list[Staging], roots: Iterable[str], log_file: str = "") -> None:
     """Put each output in its place and remove its predecessor. At every moment each place holds the one or the other.
 
     Predecessors get the staged names until all outputs are in place, so those that a crash leaves are removed like
     staged outputs. Raises ResultSaveError with all predecessors in place and all staged outputs removed.
     """
     placed: list[Staging] = []
-    new: set[tuple[int, int]] = set()
+    new = {_identity(os.stat(log_file))} if log_file and os.path.exists(log_file) else set()
     try:
         with _held(outputs, roots) as places:
             try:
@@ -131,18 +131,23 @@ def _held(outputs: Iterable[Staging], roots: Iterable[str]) -> Iterator[list[Sta
 def _require_exchangeable(output: Staging, new: set[tuple[int, int]]) -> tuple[int, int]:
     """Return which file is staged. Raises FileExistsError where the target is not a former output of its kind.
 
-    It is none where it is one of `new`, which this execution has put there: names may differ and mean the same file.
+    It is none where it is one of `new`: the log, and what this execution has put there, as names may differ and mean
+    the same file.
     """
     staged = os.lstat(output.staged)
     kinds = {stat.S_IFREG, stat.S_IFDIR}
     with suppress(FileNotFoundError):
         target = os.lstat(output.target)
         kinds = {stat.S_IFMT(target.st_mode)} & kinds
-        if (target.st_dev, target.st_ino) in new:
+        if _identity(target) in new:
             kinds = set()
     if stat.S_IFMT(staged.st_mode) not in kinds:
         raise FileExistsError(errno.EEXIST, "something else is in its place")
-    return staged.st_dev, staged.st_ino
+    return _identity(staged)
+
+
+def _identity(found: os.stat_result) -> tuple[int, int]:
+    return found.st_dev, found.st_ino
 
 
 def _remove(path: Path) -> None:

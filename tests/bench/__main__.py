@@ -127,7 +127,8 @@ def ray(figures: Figures) -> None:
 
 def psi_seconds(rows: int, inputs: dict[str, str]) -> list[float]:
     seconds = []
-    with worker(data_roots=tempfile.gettempdir()) as running, tempfile.TemporaryDirectory() as out:
+    root = Path(inputs["alice"]).parent
+    with worker(data_roots=str(root)) as running, tempfile.TemporaryDirectory(dir=root) as out:
         listener = Listener(running.redis)
         for _ in range(REPETITIONS + 1):
             time.sleep(PAUSE)

@@ -53,6 +53,8 @@ class Listener:
 def worker(**settings: str) -> Iterator[RunningWorker]:
     with tempfile.TemporaryDirectory() as directory, EmbeddedRedis() as redis:
         values = {"log_level": "INFO", "worker_hostname": "bench", **settings}
-        with RunningWorker(redis.url, Path(directory), **values) as running:
+        place = Path(directory) / "worker"
+        place.mkdir()
+        with RunningWorker(redis.url, place, **values) as running:
             running.run(envelope({"task_type": "hello"}))
             yield running

@@ -252,7 +252,7 @@ class Chaos:
         self.report.violations = [
             *violations(self._client, self._sent, self._cancelled),
             *(f"a daemon grew by {each:.0f} MB" for each in [max(self.report.growth, default=0)] if each > MAX_GROWTH),
-            *left_behind(self._data, [*self._directory.glob("worker-*/run")], str(self._directory)),
+            *left_behind(self._data, [*self._directory.glob("worker-*-run")], str(self._directory)),
         ]
 
     def _measure_recoveries(self, heard: Heard) -> None:

@@ -143,12 +143,19 @@ def test_a_wrong_password(sfworker: Command, redis_server: EmbeddedRedis, monkey
 
 def test_data_roots_that_do_not_serve(sfworker: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    roots = {"alice": [str(tmp_path)], "bob": [str(tmp_path / "file")], "carol": []}
+    roots = {
+        "alice": [str(tmp_path)],
+        "bob": [str(tmp_path / "file"), "/etc", str(tmp_path / "new"), str(tmp_path / "missing" / "too")],
+        "carol": [],
+    }
     monkeypatch.setenv("SFWORKER_DATA_ROOTS", json.dumps(roots))
     outcome = sfworker("doctor", "--quick")
     assert outcome.code == 1
     assert "root 1 of alice can be read and written" in outcome.out
     assert "root 1 of bob is no directory" in outcome.out
+    assert "root 2 of bob is a directory of the system" in outcome.out
+    assert "root 3 of bob is made when a worker starts" in outcome.out
+    assert "root 4 of bob is no directory" in outcome.out
     assert "SFWORKER_DATA_ROOTS gives no directory of carol" in outcome.out
 
 

@@ -20,12 +20,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import msgspec
 import pytest
 import tomli
 import yaml
 
-from sfworker.settings import Settings
+from sfworker.settings import Settings, load
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE_FILE = ROOT / "deploy" / "compose.yaml"
@@ -292,8 +291,9 @@ def test_two_workers_get_the_time_to_drain(compose: dict[str, Any]) -> None:
     environment = {name: re.sub(r"\$\{\w+:[-?](.*?)\}", r"\1", value) for name, value in worker["environment"].items()}
     known = {"redis_url": "REDIS_URL", "log_level": "LOG_LEVEL"}
     fields = {known.get(name, f"SFWORKER_{name.upper()}"): name for name in Settings.__struct_fields__}
-    values = {fields[name]: value for name, value in environment.items()}  # a KeyError: no such setting
-    settings = msgspec.convert(values, Settings, strict=False)
+    assert set(environment) <= set(fields)
+    settings = load(environment)
+    assert settings.roots_of("alice") != settings.roots_of("bob")
     assert seconds(worker["stop_grace_period"]) >= settings.drain_timeout + settings.cancel_grace_seconds + 5
     assert urlsplit(settings.redis_url).hostname == "redis"
 

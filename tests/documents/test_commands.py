@@ -68,7 +68,8 @@ def test_every_document_is_known_and_every_block_has_a_language() -> None:
 def test_readme(reader: Reader) -> None:
     """The first job: a worker, an envelope, and what is said about it."""
     for party, ids in (("alice", range(30)), ("bob", range(20, 60))):
-        (reader.directory / f"{party}.csv").write_text("id\n" + "".join(f"{each:04d}\n" for each in ids))
+        (reader.directory / "data").mkdir(exist_ok=True)
+        (reader.directory / "data" / f"{party}.csv").write_text("id\n" + "".join(f"{each:04d}\n" for each in ids))
     [envelope] = shown(README, "json")
     (reader.directory / "job.json").write_text(envelope.text)
     started, rest = shown(README, "sh")

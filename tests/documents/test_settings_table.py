@@ -10,7 +10,7 @@ from sfworker.settings import Settings, variable
 from tests.documents.test_commands import DEPLOY
 from tests.documents.test_tables import rows
 
-IN_WORDS = {"data_roots": "where it was started", "run_dir": "the temporary directory"}
+IN_WORDS = {"data_roots": "`data` where it was started", "run_dir": "the temporary directory"}
 
 
 def default(name: str, schema: dict[str, object]) -> str:

@@ -154,8 +154,9 @@ def _extent(name: str, content: bytes) -> int:
 def disks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Disks]:
     directory = tmp_path_factory.mktemp("full")
     with ExitStack() as mounts:
-        for disk in ("run", "log", *(f"{party}/disk" for party in PARTIES)):
-            mounts.enter_context(mounted(directory / disk, AMPLE))
+        run_dir = directory.with_name(f"{directory.name}-run")
+        for disk in (run_dir, *(directory / name for name in ("log", *(f"{party}/disk" for party in PARTIES)))):
+            mounts.enter_context(mounted(disk, AMPLE))
         (directory / "worker.log").symlink_to(directory / "log" / "worker.log")
         with running(directory, started_by=[str(shutil.which("unshare")), "--mount", *OWN_SHM]) as platform:
             write_inputs(platform.root)

@@ -273,7 +273,7 @@ for mode in ("mesh", "cluster"):
         start = Start(
             execution_id="e", task_id="t", subtask_id="s", attempt=1, self_party="alice", parties=["alice", "bob"],
             mode=mode, cluster_config=None, spu_config=spu_config, heu_config=None, task_config={}, mesh_dir="/",
-            scratch_dir="/", data_roots={}, log_level="INFO",
+            scratch_dir="/", data_roots={}, log_level="INFO", max_result_bytes=1,
         )
         DeviceManager(start)._spu({}, 0)
 print(json.dumps(links))

@@ -237,7 +237,7 @@ def test_a_worker_that_is_killed_and_whose_job_another_takes_over(other_place: P
             _cancel(third, sent)
     # By its template, or where that was killed, too, by the next worker on this host.
     assert remove_abandoned(str(second.run_dir)) == whole
-    assert other_place.paths() - before == {"second", "second/run", "third", "third/run"}
+    assert other_place.paths() - before == {"second", "second-run", "third", "third-run"}
 
 
 def _attempts_seen(worker: RunningWorker, sent: str) -> set[int]:
@@ -253,7 +253,7 @@ def test_a_worker_that_stops_gives_its_job_back(other_place: Place) -> None:
         worker.start()
         worker.until_said(sent, "progress")
         _cancel(worker, sent)
-    assert other_place.paths() - before == {"fourth", "fourth/run"}
+    assert other_place.paths() - before == {"fourth", "fourth-run"}
 
 
 @pytest.mark.slow
@@ -262,4 +262,4 @@ def test_a_worker_whose_parties_are_new_interpreters(other_place: Place) -> None
     with other_place.worker("fifth", start_method="spawn") as worker:
         assert _cancel(worker, _begun(worker, "hanging"))["status"] == "CANCELLED"
         assert worker.run(job({"task_type": "health_check"}))["status"] == "success"
-    assert other_place.paths() - before == {"fifth", "fifth/run"}
+    assert other_place.paths() - before == {"fifth", "fifth-run"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sfworker.errors import InputDataError, ParameterValidationError, ResultSaveError, SecretFlowTaskError
-from sfworker.party.data_roots import DataRoots
+from sfworker.party.data_roots import MOST_FILES, DataRoots
 
 FIELD = "task_config.input_paths.alice"
 
@@ -32,6 +33,9 @@ def root(tmp_path: Path) -> Path:
     (made / "out").symlink_to(tmp_path)
     (made / "dir").mkdir()
     (made / "empty.csv").touch()
+    os.mkfifo(made / "fifo")
+    (made / "hard.csv").write_text("id\n")
+    (made / "another.csv").hardlink_to(made / "hard.csv")
     return made
 
 
@@ -74,6 +78,19 @@ Look = Callable[[DataRoots, Path], Path]
         (lambda r, p: r.output_file(FIELD, "."), ParameterValidationError, "data root itself"),
         (lambda r, p: r.output_file(FIELD, "a.csv/x.csv"), ResultSaveError, "directory"),
         (lambda r, p: r.output_file(FIELD, "dir"), ResultSaveError, "is a directory"),
+        (lambda r, p: r.output_file(FIELD, "worker.log"), ParameterValidationError, "ending of a table"),
+        (lambda r, p: r.output_file(FIELD, ".bashrc"), ParameterValidationError, "begins with a dot"),
+        (
+            lambda r, p: r.output_directory(FIELD, ".ssh", "manifest.json"),
+            ParameterValidationError,
+            "begins with a dot",
+        ),
+        (lambda r, p: r.input_file(FIELD, "fifo"), InputDataError, "not a regular file"),
+        (lambda r, p: r.input_file(FIELD, "."), InputDataError, "is a directory"),
+        (lambda r, p: r.output_file(FIELD, "fifo"), ResultSaveError, "no regular file"),
+        (lambda r, p: r.output_directory(FIELD, "fifo", "manifest.json"), ResultSaveError, "is a file"),
+        (lambda r, p: r.lasting_file(FIELD, "fifo"), ResultSaveError, "no regular file"),
+        (lambda r, p: r.lasting_file(FIELD, "hard.csv"), ResultSaveError, "no regular file of one name"),
         (lambda r, p: r.output_directory(FIELD, "a.csv", "manifest.json"), ResultSaveError, "is a file"),
         (lambda r, p: roots_of().input_file(FIELD, "a.csv"), ParameterValidationError, "SFWORKER_DATA_ROOTS"),
     ],
@@ -93,3 +110,118 @@ def test_a_directory_is_replaced_only_if_it_is_empty_or_of_this_kind(root: Path)
         roots_of(root).output_directory(FIELD, "dir", "manifest.json")
     (root / "dir" / "manifest.json").touch()
     assert roots_of(root).output_directory(FIELD, "dir", "manifest.json").target == root / "dir"
+
+
+@pytest.fixture
+def swapped(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory that becomes a link to a place outside between the look at its path and its use."""
+    (root.parent / "precious").mkdir()
+    for place in (root / "dir", root.parent / "precious"):
+        for name in ("a.csv", "manifest.json"):
+            (place / name).write_text("outside" if place.name == "precious" else "inside")
+    resolve = DataRoots._resolve
+
+    def swap(roots: DataRoots, field: str, path: str) -> Path:
+        found = resolve(roots, field, path)
+        (root / "dir").rename(root / "away")
+        (root / "dir").symlink_to(root.parent / "precious")
+        return found
+
+    monkeypatch.setattr(DataRoots, "_resolve", swap)
+    return root.parent / "precious"
+
+
+@pytest.mark.parametrize(
+    ("look", "error"),
+    [
+        (lambda r: r.input_file(FIELD, "dir/a.csv"), InputDataError),
+        (lambda r: r.input_directory(FIELD, "dir"), InputDataError),
+        (lambda r: r.output_file(FIELD, "dir/a.csv"), ResultSaveError),
+        (lambda r: r.output_file(FIELD, "dir/new/a.csv"), ResultSaveError),
+        (lambda r: r.output_directory(FIELD, "dir/model", "manifest.json"), ResultSaveError),
+        (lambda r: r.output_directory(FIELD, "dir", "manifest.json"), ResultSaveError),
+        (lambda r: r.lasting_file(FIELD, "dir/a.csv"), ResultSaveError),
+    ],
+)
+def test_what_became_a_link_after_the_look_is_refused(
+    root: Path, swapped: Path, look: Callable[[DataRoots], Path], error: type[SecretFlowTaskError]
+) -> None:
+    with pytest.raises(error):
+        look(roots_of(root))
+    assert sorted(path.name for path in swapped.iterdir()) == ["a.csv", "manifest.json"]
+    assert {path.read_text() for path in swapped.iterdir()} == {"outside"}
+
+
+def test_what_was_opened_stays_what_it_was(root: Path) -> None:
+    roots = roots_of(root)
+    (root / "dir" / "a.csv").write_text("id\nmine\n")
+    given = roots.input_file(FIELD, "dir/a.csv")
+    place = roots.output_file(FIELD, "dir/out.csv")
+    (root / "dir").rename(root / "away")
+    (root / "dir").symlink_to(root.parent)
+    roots.make_file(place, ".0-1.partial.csv").write_text("new")
+    assert given.suffix == ".csv"
+    assert given.read_text() == "id\nmine\n"
+    assert (root / "away" / ".0-1.partial.csv").read_text() == "new"
+    assert not (root.parent / ".0-1.partial.csv").exists()
+
+
+def test_an_input_directory_shows_its_regular_files_alone(root: Path) -> None:
+    (root / "dir" / "deep").mkdir()
+    (root / "dir" / "deep" / "part").write_text("own")
+    (root / "dir" / "link").symlink_to(root.parent / "outside.csv")
+    (root / "dir" / "deep" / "links").symlink_to(root.parent)
+    os.mkfifo(root / "dir" / "fifo")
+    names = roots_of(root).input_directory(FIELD, "dir")
+    assert sorted(str(path.relative_to(names)) for path in names.rglob("*")) == ["deep", "deep/part"]
+    assert (names / "deep" / "part").read_text() == "own"
+
+
+def test_a_directory_of_too_many_files_is_refused(root: Path) -> None:
+    for number in range(MOST_FILES + 1):
+        (root / "dir" / str(number)).touch()
+    with pytest.raises(InputDataError, match=f"more than {MOST_FILES} files"):
+        roots_of(root).input_directory(FIELD, "dir")
+
+
+def test_names_in_scratch_have_plain_endings(root: Path) -> None:
+    (root / "a.$(x).csv.gz").write_text("x")
+    (root / "a.`x`").write_text("x")
+    roots = roots_of(root)
+    assert roots.input_file(FIELD, "a.$(x).csv.gz").name.endswith(".csv.gz")
+    assert "." not in roots.input_file(FIELD, "a.`x`").name
+
+
+@pytest.mark.parametrize("first", ["input", "output"])
+@pytest.mark.parametrize("name", ["a.csv", "dir/../a.csv", "same.csv", "soft.csv"])
+def test_a_file_is_input_or_output_by_whatever_names(root: Path, first: str, name: str) -> None:
+    (root / "same.csv").hardlink_to(root / "a.csv")
+    (root / "soft.csv").symlink_to(root / "a.csv")
+    roots = roots_of(root)
+    uses: list[Callable[[], object]] = [
+        lambda: roots.input_file(FIELD, "a.csv"),
+        lambda: roots.output_file(FIELD, name),
+    ]
+    begun, refused = uses if first == "input" else reversed(uses)
+    begun()
+    with pytest.raises(ParameterValidationError, match="both an input and an output"):
+        refused()
+
+
+def test_two_outputs_are_two_files(root: Path) -> None:
+    (root / "same.csv").hardlink_to(root / "a.csv")
+    roots = roots_of(root)
+    roots.output_file(FIELD, "a.csv")
+    roots.output_file(FIELD, "new.csv")
+    for again in ("a.csv", "same.csv", "dir/../new.csv"):
+        with pytest.raises(ParameterValidationError, match="another output"):
+            roots.output_file(FIELD, again)
+
+
+def test_a_directory_with_an_input_in_it_is_not_replaced(root: Path) -> None:
+    for name in ("manifest.json", "in.csv"):
+        (root / "dir" / name).write_text("x")
+    roots = roots_of(root)
+    roots.input_file(FIELD, "dir/in.csv")
+    with pytest.raises(ParameterValidationError, match="both an input and an output"):
+        roots.output_directory(FIELD, "dir", "manifest.json")

@@ -139,3 +139,50 @@ def test_discarding_removes_files_and_directories_that_are_there(tmp_path: Path)
     missing = Staging(str(tmp_path / ".partial.nothing"), str(tmp_path / "nothing"))
     discard([staged(tmp_path, "a"), staged_model(tmp_path), missing], [str(tmp_path)])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_names_that_mean_one_file_are_one_output(tmp_path: Path) -> None:
+    """As on a file system that knows no upper and lower case; a directory that is another's stands for it here."""
+    (tmp_path / "real").mkdir()
+    each = [staged(tmp_path / "real", "a"), staged(tmp_path / "real", "b")]
+    twice = [each[0], Staging(each[1].staged, each[0].target)]
+    with pytest.raises(ResultSaveError):
+        commit(twice, [str(tmp_path)])
+    assert contents(tmp_path) == {}
+
+
+@pytest.mark.parametrize("kind", ["fifo", "link", "log"])
+def test_what_is_no_former_output_is_not_replaced(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "log").write_text("log")
+    if kind == "fifo":
+        os.mkfifo(tmp_path / "a")
+    elif kind == "link":
+        (tmp_path / "a").symlink_to(tmp_path / "log")
+    else:
+        (tmp_path / "a").hardlink_to(tmp_path / "log")
+    before = os.lstat(tmp_path / "a").st_ino
+    with pytest.raises(ResultSaveError):
+        commit([staged(tmp_path, "a")], [str(tmp_path)], str(tmp_path / "log"))
+    assert os.lstat(tmp_path / "a").st_ino == before
+    assert (tmp_path / "log").read_text() == "log"
+
+
+def test_nothing_is_done_behind_a_link(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "link").symlink_to(outside)
+    staged(outside, "a")
+    name = ".0123456789abcdef-1.partial"
+    (outside / name).touch()
+    (outside / "empty").mkdir()
+    before = sorted(outside.iterdir())
+    behind = [Staging(str(tmp_path / "root" / "link" / ".partial.a"), str(tmp_path / "root" / "link" / "a"))]
+    roots = [str(tmp_path / "root")]
+    with pytest.raises(ResultSaveError):
+        flush(behind, roots)
+    with pytest.raises(ResultSaveError):
+        commit(behind, roots)
+    discard(behind, roots)
+    outputs.remove_left_behind([str(tmp_path / "root" / "link" / each) for each in (name, "empty")], roots)
+    assert sorted(outside.iterdir()) == before

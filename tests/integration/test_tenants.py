@@ -1,4 +1,4 @@
-"""Two tenants that share a worker, and a web side that is none: nobody sees, cancels, overwrites or blocks others' jobs."""
+"""Two tenants that share a worker, and a web side that is none: nobody sees, cancels or blocks others' jobs."""
 
 from __future__ import annotations
 

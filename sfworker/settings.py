@@ -46,8 +46,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         list[Annotated[str, Meta(pattern="^[A-Za-z0-9_]{1,64}$")]],
         Meta(
             max_length=1000,
-            description="Web sides apart from each other: names with commas between them. Keys and channels of each "
-            "are under `sf:tenant:<name>`.",
+            description="Web sides apart from each other: names with commas between them. The keys and channels of "
+            "each are under `sf:tenant:<name>`.",
         ),
     ] = []
     parties: Annotated[str, Meta(description="Parties of envelopes that name none, separated by commas.")] = "alice,bob"

@@ -97,4 +97,6 @@ def _redis_errors_explained(url: str) -> Iterator[None]:
             ) from None
         raise BrokerError(f"Redis at {shown(url)} cannot be reached; is it running, is the URL right?") from None
     except exceptions.ResponseError as error:
+        if "WRONGTYPE" in str(error):
+            raise BrokerError("a key holds a value of the wrong type; `sfworker doctor` names it") from None
         raise BrokerError(f"Redis at {shown(url)} refuses: {error}") from None

@@ -42,6 +42,7 @@ def test_a_healthy_machine(sfworker: Command) -> None:
         "eviction": "ok",
         "redis role": "ok",
         "permissions": "ok",
+        "keys": "ok",
         "results": "ok",
         "data roots": "ok",
         "run directory": "ok",

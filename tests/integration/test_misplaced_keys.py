@@ -78,7 +78,7 @@ def said(words: list[str], server: EmbeddedRedis, capsys: pytest.CaptureFixture[
     return " ".join(capsys.readouterr().out.split())
 
 
-@pytest.mark.parametrize(("stream", "kind"), zip(KEYS.job_streams(), ["string", "hash", "list"], strict=True))
+@pytest.mark.parametrize(("stream", "kind"), [("sf:jobs:high", "string"), ("sf:jobs", "hash"), ("sf:jobs:low", "list")])
 def test_other_streams_are_served(
     worker: RunningWorker, server: EmbeddedRedis, capsys: pytest.CaptureFixture[str], stream: str, kind: str
 ) -> None:
@@ -106,6 +106,8 @@ def test_an_outcome_waits_for_the_results_stream(
     until(lambda: ready(worker) == (503, sentence))
     assert sentence in said(["status"], server, capsys)
     assert sentence in said(["doctor", "--quick"], server, capsys)
+    assert main(["watch", execution_id, "--redis", server.url]) == 1
+    assert "a key holds a value of the wrong type; `sfworker doctor` names it" in capsys.readouterr().err
     until(lambda: "waits" in worker.log().rpartition(sentence)[2])  # the outcome is there
     assert worker.redis.get(KEYS.result(execution_id)) is None
     assert worker.redis.xpending("sf:jobs", GROUP)["pending"] >= 1

@@ -114,7 +114,7 @@ def decode_line(line: bytes) -> PartyRecord:
     if marked:
         try:
             return _decoder.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return _withheld(line)
     text = line[:LINE_BYTES].decode(errors="replace").rstrip()
     if (match := _SPDLOG.fullmatch(text) or _GLOG.fullmatch(text)) and match["level"] in _CPP_LEVELS:

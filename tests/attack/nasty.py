@@ -59,7 +59,7 @@ def mutated(data: bytes, random: Random) -> bytes:
     try:
         value = json.loads(data)
     except (ValueError, RecursionError):
-        return _bytes(data, random)
+        return mutated_bytes(data, random)
     raws: dict[str, str] = {}
     for number in range(random.choice((1, 1, 1, 2, 4))):
         places = list(paths(value))[1:] or [()]
@@ -88,10 +88,11 @@ def mutated(data: bytes, random: Random) -> bytes:
     for mark, raw in raws.items():
         text = text.replace(json.dumps(mark), raw)
     changed = text.encode(errors="replace")
-    return _bytes(changed, random) if random.random() < 0.05 else changed
+    return mutated_bytes(changed, random) if random.random() < 0.05 else changed
 
 
-def _bytes(data: bytes, random: Random) -> bytes:
+def mutated_bytes(data: bytes, random: Random) -> bytes:
+    """One or a few changes of the bytes."""
     changed = bytearray(data)
     for _ in range(random.choice((1, 1, 2, 8))):
         at = random.randrange(len(changed) + 1)

@@ -250,7 +250,7 @@ def _is_deeper(given: Any, most: int) -> bool:
 
 
 def _require_64_bits(given: Any, path: str) -> None:
-    """Raise ValidationError where an integer fits no frame. Structs refuse most of them, but not where they take Any."""
+    """Raise ValidationError where an integer fits no frame, as structs do except where they take anything."""
     if isinstance(given, int) and not -(1 << 63) <= given < 1 << 64:
         raise msgspec.ValidationError(f"Integer value out of range - at `{path}`")
     if isinstance(given, dict):

@@ -145,8 +145,7 @@ def _envelope_corpus() -> list[bytes]:
 
 
 def _check_params(data: bytes) -> None:
-    given = msgspec.json.decode(data)
-    if not isinstance(given, dict):
+    if not (_is_json(data) and isinstance(given := msgspec.json.decode(data), dict)):
         return
     try:
         validate(given, PARTIES)
@@ -163,7 +162,7 @@ def _params_corpus() -> list[bytes]:
 def _is_json(data: bytes) -> bool:
     """Return whether an envelope that holds `data` gets as far as its parameters."""
     try:
-        return len(data) < LONGEST and not _is_deeper(msgspec.json.decode(data), 90)
+        return len(data) <= LONGEST and not _is_deeper(msgspec.json.decode(data), 90)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return False
 
@@ -186,7 +185,7 @@ def _component_side() -> Any:
 
 def _check_component(data: bytes) -> None:
     params, where = _component_side(), "task_config.node_eval_param"
-    if not isinstance(given := msgspec.json.decode(data), dict):
+    if not (_is_json(data) and isinstance(given := msgspec.json.decode(data), dict)):
         return
     try:
         node = component_catalog.read(given, component_catalog.NodeEvalParam, where)

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.attack("stream entry")
 
 
 def _boundary(name: str) -> Any:
-    boundaries = {"frames": "frame of a party process", "lines": "log line of a party process", "tables": "input file"}
+    boundaries = {"frames": "party process", "lines": "logs", "tables": "input file"}
     return pytest.param(name, marks=pytest.mark.attack(boundaries.get(name, "stream entry")), id=name)
 
 

@@ -201,6 +201,7 @@ BEYOND_THE_WEB_SIDE = [
 ]
 
 
+@pytest.mark.attack("Redis")
 @pytest.mark.parametrize(
     ("user", "command"),
     [
@@ -213,6 +214,7 @@ def test_what_is_not_needed_is_refused(guarded: EmbeddedRedis, user: str, comman
         client.execute_command(*command)
 
 
+@pytest.mark.attack("Redis")
 def test_without_a_password_one_may_only_ask_whether_the_server_is_ready(guarded: EmbeddedRedis) -> None:
     with Redis(unix_socket_path=str(guarded.socket_path), driver_info=None) as client:
         assert client.ping()
@@ -341,6 +343,7 @@ def test_a_worker_and_a_client_speak_tls(tls_port: int, tls_options: dict[str, P
         assert "ssl_keyfile" not in worker.log()
 
 
+@pytest.mark.attack("Redis")
 @pytest.mark.parametrize(
     ("host", "left_out"),
     [

@@ -110,10 +110,10 @@ def test_what_fuzzing_found(changes: dict[str, Any], sentence: str) -> None:
     assert str(caught.value).startswith(sentence)
 
 
-@pytest.mark.parametrize("name", ["envelopes", "lines"])
+@pytest.mark.parametrize("name", ["frames", "lines"])
 def test_fuzzing_guided_by_coverage_runs(name: str, tmp_path: Path) -> None:
     pytest.importorskip("atheris")
-    command = [sys.executable, "-m", "tests.attack.fuzz", "--runs", "2500", "--into", str(tmp_path), name]
+    command = [sys.executable, "-m", "tests.attack.fuzz", "--runs", "300", "--into", str(tmp_path), name]
     run = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert run.returncode == 0, run.stderr[-2000:]
-    assert "Done 2500 runs" in run.stderr
+    assert "Done 300 runs" in run.stderr

@@ -210,9 +210,8 @@ def decode_envelope(data: bytes, max_bytes: int) -> Envelope:
         given = _plain(data)
         if _is_deeper(given, _DEEPEST):
             raise RecursionError
-        if isinstance(given, dict):
-            _require_64_bits({name: given.get(name) for name in Envelope.__struct_fields__}, "$")
         envelope: Envelope = tolerance.convert(_spelled(given), Envelope)
+        _require_64_bits({name: given.get(name) for name in Envelope.__struct_fields__}, "$")
     except msgspec.ValidationError as error:
         raise _field_error(error) from None
     except (msgspec.DecodeError, UnicodeDecodeError):

@@ -1,5 +1,5 @@
 # Each target does its own set-up: a Python 3.10 is all that has to be there. A second run installs nothing.
-.PHONY: help setup demo test lint bench accuracy chaos catalogue users lock images clean
+.PHONY: help setup demo test lint bench accuracy chaos attack catalogue users lock images clean
 ARGS ?=
 
 help:
@@ -32,6 +32,10 @@ accuracy: setup
 ## make chaos    ten minutes in which everything is killed, paused and restarted; fails on any violation
 chaos: setup
 	@.venv/bin/python -m tests.chaos $(ARGS)
+
+## make attack   every attack that is a test, and a table of boundary, attack and outcome
+attack: setup
+	@.venv/bin/pytest -q -m 'attack and not slow' -p tests.attack.table $(ARGS)
 
 ## make catalogue  sfworker/catalog/README.md from the structs there
 catalogue: setup

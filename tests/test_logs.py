@@ -152,6 +152,7 @@ class TestIds:
 
 
 class TestPassword:
+    @pytest.mark.attack("logs")
     @pytest.mark.parametrize(
         ("url", "spellings"),
         [

@@ -91,7 +91,7 @@ def check_features(
 ) -> None:
     """Raises ParameterValidationError where a feature is named twice, is a key, or is one of `others`."""
     for party, columns in (features or {}).items():
-        taken = [*keys.get(party, []), *(other.column for other in others if other and other.party == party)]
+        taken = {*keys.get(party, []), *(other.column for other in others if other and other.party == party)}
         for column in columns:
             if column in taken:
                 raise ParameterValidationError(

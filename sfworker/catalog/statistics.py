@@ -326,8 +326,9 @@ class GroupbyStatisticsParams(TaskParams, tag="groupby_statistics", frozen=True,
                 if len(set(columns)) != len(columns):
                     raise ParameterValidationError(f"task_config.{name}.{party}: names a column twice")
         [(party, columns)] = self.by.items()
+        measured = set(self.values.get(party, []))
         for column in columns:
-            if column in self.values.get(party, []):
+            if column in measured:
                 raise ParameterValidationError(
                     f"task_config.values.{party}: column {column!r} is in `by`; leave it out"
                 )

@@ -143,7 +143,8 @@ def _check_files(outputs: list[Any], uris: list[str], where: str) -> None:
 def _parsed(given: msgspec.Struct, kind: type[Any], where: str) -> Any:
     try:
         return json_format.ParseDict(msgspec.to_builtins(given), kind())
-    except json_format.ParseError:
+    # Of types with a JSON form of their own, as google.protobuf.Any, the parser raises what it stumbles over.
+    except (json_format.Error, LookupError, TypeError, ValueError, AttributeError):
         raise ParameterValidationError(f"{where}: is not the protobuf JSON of a {kind.__name__}") from None
 
 

@@ -97,7 +97,8 @@ def read(
     try:
         table = _parse(path, start, rows, convert)
     except pa.ArrowInvalid as error:
-        if rows.wrong is None and "UTF8" not in str(error) and "straddling" not in str(error):
+        # Of a wrong row in another encoding nothing is told to `judge`, so `wrong` does not say whether there is one.
+        if rows.wrong is None and not any(text in str(error) for text in ("CSV parse error", "UTF8", "straddling")):
             raise
         raise InputDataError(f"{field}: {_reason(path, start)}") from None
     if rows.has_open_quote:

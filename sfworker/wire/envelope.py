@@ -78,7 +78,7 @@ class FedParty(Struct, frozen=True, kw_only=True):
 class ClusterConfig(Struct, frozen=True, kw_only=True):
     """Parties on machines of their own, joined by their gateways; this worker is `self_party`."""
 
-    parties: dict[PartyName, FedParty]
+    parties: Annotated[dict[PartyName, FedParty], Meta(min_length=1, max_length=16)]
     self_party: PartyName
 
 
@@ -169,7 +169,9 @@ def explain(error: msgspec.ValidationError, root: str = "") -> str:
         parts.append(outside[2])
         what = "required and missing" if outside[1] == "missing required" else "unknown parameter"
     field = ".".join(part for part in parts if part) or "envelope"
-    return f"{field[:_LONGEST_FIELD]}: {what[0].lower()}{what[1:]}"
+    # A name of the sender's own may hold anything, and what is said is one line.
+    shown = "".join(each if each.isprintable() else "�" for each in field[:_LONGEST_FIELD])
+    return f"{shown}: {what[0].lower()}{what[1:]}"
 
 
 def expired(options: Options, now: float) -> bool:
@@ -210,6 +212,7 @@ def decode_envelope(data: bytes, max_bytes: int) -> Envelope:
         if _is_deeper(given, _DEEPEST):
             raise RecursionError
         envelope: Envelope = tolerance.convert(_spelled(given), Envelope)
+        _require_64_bits({name: given.get(name) for name in Envelope.__struct_fields__}, "$")
     except msgspec.ValidationError as error:
         raise _field_error(error) from None
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -244,6 +247,18 @@ def _is_deeper(given: Any, most: int) -> bool:
         return False
     within = given.values() if isinstance(given, dict) else given
     return most == 0 or any(_is_deeper(each, most - 1) for each in within)
+
+
+def _require_64_bits(given: Any, path: str) -> None:
+    """Raise ValidationError where an integer fits no frame, as structs do except where they take anything."""
+    if isinstance(given, int) and not -(1 << 63) <= given < 1 << 64:
+        raise msgspec.ValidationError(f"Integer value out of range - at `{path}`")
+    if isinstance(given, dict):
+        for name, each in given.items():
+            _require_64_bits(each, f"{path}.{name}")
+    elif isinstance(given, list):
+        for number, each in enumerate(given):
+            _require_64_bits(each, f"{path}[{number}]")
 
 
 def _field_error(error: msgspec.ValidationError) -> SecretFlowTaskError:

@@ -18,6 +18,8 @@ from msgspec import inspect
 
 CONFIGURATION = {"holds": "configuration"}
 """Extra metadata of a dict that goes to SecretFlow as it is, in which nulls and whole numbers are treated alike."""
+_WHOLE = 2.0**63
+"""From here on a number with a point stays one, as no integer of a frame could hold it."""
 _MOST_IGNORED = 20
 _LONGEST_NAME = 64
 _STEP = re.compile(r"\.(?P<field>[^.\[`]+)|\[(?P<index>\d+)\]|(?P<key>\[\.\.\.\])")
@@ -90,7 +92,7 @@ def _configuration(given: Any) -> Any:
 
 
 def _whole(given: Any) -> Any:
-    return int(given) if isinstance(given, float) and given.is_integer() else given
+    return int(given) if isinstance(given, float) and given.is_integer() and abs(given) < _WHOLE else given
 
 
 def _listed(given: Any, kind: inspect.Type) -> Any:

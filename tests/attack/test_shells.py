@@ -14,6 +14,7 @@ import pytest
 from tests.jobs.components import node, table
 from tests.running_worker import PARTIES, RunningWorker, envelope
 
+pytestmark = pytest.mark.attack("shell of a library")
 SPU = {"cluster_def": {"runtime_config": {"protocol": "SEMI2K", "field": "FM64"}}}
 NASTY = "$(taken)`taken`;taken|taken&taken\ntaken #\"taken\"'$(taken)'${taken}>taken *?~!"
 COLUMN = NASTY.replace("\n", " ").replace('"', "")

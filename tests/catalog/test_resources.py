@@ -32,6 +32,7 @@ def test_options_over_the_default_within_the_bound(asked: int | None, usual: int
     assert granted(Options(memory_limit_bytes=asked), settings).memory == limit
 
 
+@pytest.mark.attack("limits")
 @pytest.mark.parametrize("name", ["memory_limit_bytes", "scratch_limit_bytes", "threads"])
 def test_more_than_the_bound_is_refused_by_name(name: str) -> None:
     settings = Settings(**{f"max_{name}": 4})  # type: ignore[arg-type]

@@ -369,6 +369,7 @@ def test_the_web_side_is_told_what_it_may_know(as_web: Command, redis: Any, file
     assert "there is nothing to cancel" in as_web("cancel", "e-1").err
 
 
+@pytest.mark.attack("Redis")
 def test_the_web_side_may_neither_replay_nor_look(as_web: Command) -> None:
     for words in (("status",), ("dead", "list"), ("replay", "--all")):
         outcome = as_web(*words)
@@ -376,6 +377,7 @@ def test_the_web_side_may_neither_replay_nor_look(as_web: Command) -> None:
         assert "refuses" in outcome.err
 
 
+@pytest.mark.attack("terminal")
 def test_identifiers_and_messages_are_no_markup(sfworker: Command, redis: Any) -> None:
     say(redis, "FAILURE", "task_failed_final", result={"status": "failure"}, error="[bold]x[/bold] :smile:")
     assert "[bold]x[/bold] :smile:" in sfworker("watch", "e-1").err

@@ -102,6 +102,7 @@ def test_an_entry_without_an_envelope(worker: RunningWorker) -> None:
     assert worker.until_ended(entry_id)["error_type"] == "EnvelopeError"
 
 
+@pytest.mark.attack("stream entry")
 def test_an_envelope_of_10_mb_is_refused_under_its_own_id(worker: RunningWorker) -> None:
     job = envelope({"task_type": "hello", "name": "x" * 10_000_000})
     fails(worker, job, "EnvelopeError", "1048576", "by path")
@@ -321,6 +322,7 @@ def test_ss_lr(worker: RunningWorker, data: Path, change: Change, error_type: st
     assert {path.name for path in data.iterdir()} == before
 
 
+@pytest.mark.attack("logs")
 def test_nothing_of_the_data_is_in_the_log(worker: RunningWorker, data: Path) -> None:
     write_inputs(data)
     assert worker.run(psi(data))["status"] == "success"

@@ -21,6 +21,7 @@ def act(action: str, *, alone: bool = False, **options: Any) -> dict[str, Any]:
     return envelope({"task_type": "act_alone" if alone else "act", "action": action}, options=options)
 
 
+@pytest.mark.attack("limits")
 def test_a_job_that_allocates_without_end_is_ended(worker: RunningWorker) -> None:
     job = act("allocate", memory_limit_bytes=500_000_000, max_retries=3)
     execution_id = worker.send(job)
@@ -44,6 +45,7 @@ def test_what_is_shared_with_the_template_counts_once(worker: RunningWorker) -> 
     assert worker.until_ended(execution_id)["status"] == "CANCELLED"
 
 
+@pytest.mark.attack("limits")
 @pytest.mark.parametrize("alone", [False, True])
 def test_a_job_that_fills_the_disk_is_ended(worker: RunningWorker, alone: bool) -> None:
     result = worker.run(act("fill_scratch", alone=alone, scratch_limit_bytes=50_000_000, max_retries=3), 15)

@@ -294,6 +294,7 @@ OPEN_BEFORE_7_0 = [
 """Because there a user's key patterns and channels are the same for all commands."""
 
 
+@pytest.mark.attack("Redis")
 @pytest.mark.parametrize(
     ("user", "command"),
     [
@@ -344,6 +345,7 @@ def test_the_documented_commands_are_allowed_to_the_web_side(version: str, reque
         worker.delete(*Keys().job_streams(), "sf:results", "sf:cancel:e-1")
 
 
+@pytest.mark.attack("Redis")
 def test_without_a_password_one_may_only_ask_whether_the_server_is_ready(guarded: EmbeddedRedis) -> None:
     with Redis(unix_socket_path=str(guarded.socket_path), driver_info=None) as client:
         assert client.ping()
@@ -472,6 +474,7 @@ def test_a_worker_and_a_client_speak_tls(tls_port: int, tls_options: dict[str, P
         assert "ssl_keyfile" not in worker.log()
 
 
+@pytest.mark.attack("Redis")
 @pytest.mark.parametrize(
     ("host", "left_out"),
     [

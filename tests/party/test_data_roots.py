@@ -60,6 +60,7 @@ def test_relative_paths_start_at_the_first_root_and_any_root_may_hold_absolute_o
 Look = Callable[[DataRoots, Path], Path]
 
 
+@pytest.mark.attack("data roots")
 @pytest.mark.parametrize(
     ("look", "error", "said"),
     [

@@ -117,6 +117,7 @@ class TestDecode:
             place=place,
         )
 
+    @pytest.mark.attack("logs")
     @pytest.mark.parametrize(
         "line",
         [
@@ -197,6 +198,7 @@ class TestPartySide:
         assert (record.level, record.logger, record.message) == ("DEBUG", "sfworker.job", "bucket 3 of 'x'")
         assert record.place.startswith("test_party_log.py:")
 
+    @pytest.mark.attack("logs")
     def test_arguments_of_a_library_stay_in_the_process(self, lines: Lines) -> None:
         party_logging.install("INFO")
         logging.getLogger("pandas").info("cannot parse %s as a date", "alice")

@@ -11,6 +11,7 @@ import pytest
 
 from tests.running_worker import PARTIES, RunningWorker, envelope
 
+pytestmark = pytest.mark.attack("host")
 SPU = {"cluster_def": {"runtime_config": {"protocol": "SEMI2K", "field": "FM64"}}}
 
 

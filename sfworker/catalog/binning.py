@@ -61,6 +61,7 @@ class BinningParams(FitParams, tag="binning", frozen=True, kw_only=True):
         int,
         Meta(
             ge=1,
+            le=1_000_000,
             description="With `woe`, smaller bins, or fewer missing values, at a party without the label are refused, "
             "because their WOE would reveal individual labels.",
         ),

@@ -189,7 +189,10 @@ class FillnaParams(FitParams, tag="fillna", frozen=True, kw_only=True):
             "`fill_value`."
         ),
     ]
-    fill_value: Annotated[Value | None, Meta(description="What `constant` fills with.")] = None
+    fill_value: Annotated[
+        bool | Integer | float | Annotated[str, Meta(max_length=1024)] | None,
+        Meta(description="What `constant` fills with."),
+    ] = None
 
     def check(self, parties: list[str]) -> None:
         super().check(parties)

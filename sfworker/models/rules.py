@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from msgspec import Struct
 
+from sfworker import limits
 from sfworker.catalog.preprocessing import FITTING, ColumnType, Value
 from sfworker.errors import InputDataError, ModelMismatchError
 from sfworker.models import saved
@@ -152,8 +153,18 @@ class _Kind(Struct, frozen=True, kw_only=True):
 
 def write_table(context: JobContext[Any], table: OwnTable, typed: pa.Table, rules: list[AnyRule]) -> None:
     """Write a local party's table with the columns of `typed` replaced as `rules` say. Raises InputDataError."""
+    _require_room(table, typed.num_rows, rules)
     output = context.output(table.party, "output_paths", context.params.output_paths[table.party])
     table.write(output, {rule.column: rule.apply(table.field, typed.column(rule.column)) for rule in rules})
+
+
+def _require_room(table: OwnTable, rows: int, rules: list[AnyRule]) -> None:
+    """Raise InputDataError where the rules would make more columns or bytes than an output may have."""
+    made = sum(len(rule.columns) for rule in rules if isinstance(rule, OneHot))
+    if made + len(table.names) > limits.used().columns:
+        raise limits.refusal(table.field, "the output", "columns", "encode fewer columns")
+    if rows * made > limits.used().expanded(table.path.stat().st_size):
+        raise limits.refusal(table.field, "the output", "expanded_bytes", "encode columns of fewer categories")
 
 
 def save(context: JobContext[Any], task_type: str, rules: dict[str, list[AnyRule]]) -> str | None:

@@ -280,7 +280,7 @@ def _bounded(party: str, input_path: str, output_path: str) -> Iterator[None]:
                 output.seek(at)
                 while (block := output.read(1 << 20)) and not done.is_set():
                     rows, at = rows + block.count(b"\n"), at + len(block)
-            if grown := limits.beyond(rows - 1, at, Path(input_path)):
+            if grown := limits.beyond(rows - 1, at, Path(input_path or os.devnull)):
                 context = get_global_context()
                 context.set_local_exception(limits.refusal(f"task_config.input_paths.{party}", "the join", grown))
                 os.kill(os.getpid(), signal.SIGINT)

@@ -14,6 +14,7 @@ from pyarrow import orc, parquet
 
 from sfworker.cli.embedded_redis import EmbeddedRedis
 from tests.catalog.examples import SPU
+from tests.jobs.components import node, running, table
 from tests.running_worker import RunningWorker, envelope
 
 LIMITS = {"max_rows": "3000000", "max_columns": "50", "max_output_rows": "100000", "max_expanded_bytes": str(1 << 24)}
@@ -162,3 +163,25 @@ def test_a_file_that_is_more_than_it_looks_is_refused(
     }
     make[name](data / name)
     refused(bounded, {"task_type": "table_statistics", "input_paths": {"alice": name}}, "input_paths.alice", limit)
+
+
+def test_encoding_makes_no_more_columns_or_bytes(bounded: RunningWorker, data: Path) -> None:
+    values = [f"c{number % 40}" for number in range(600_000)]
+    parquet.write_table(pa.table({"k": values}), data / "bytes.parquet", compression="zstd")
+    parquet.write_table(pa.table({"k": values[:40], "l": values[:40]}), data / "columns.parquet")
+    for name in ("bytes", "columns"):
+        limit = {"bytes": "expanded_bytes"}.get(name, name)
+        paths = {"input_paths": {"alice": f"{name}.parquet"}, "output_paths": {"alice": "oa.parquet"}}
+        refused(bounded, {"task_type": "encoder", "method": "one_hot", **paths}, "input_paths.alice", limit)
+
+
+def test_a_components_join_is_broken_off_too(tmp_path: Path) -> None:
+    tables = []
+    with running(tmp_path, **LIMITS) as platform:
+        for party in ("alice", "bob"):
+            (platform.root(party) / "in.csv").write_text("k,v\n" + "x,1\n" * 6000)
+            tables.append(table(party, "in.csv", {"v": "float64"}, ["k"]))
+        keys = {"input/input_ds1/keys": ["k"], "input/input_ds2/keys": ["k"]}
+        result = platform.answer(node("data_prep/psi:1.0.0", tables, ["joined", "report"], keys))
+        assert result["error_type"] == "InputDataError", result
+        assert result["error"].endswith("or raise SFWORKER_MAX_OUTPUT_ROWS")

@@ -51,13 +51,13 @@ class Platform:
 
 
 @contextmanager
-def running(directory: Path, *, started_by: Sequence[str] = ()) -> Iterator[Platform]:
+def running(directory: Path, *, started_by: Sequence[str] = (), **settings: Any) -> Iterator[Platform]:
     roots = {party: [str(directory / party)] for party in ("alice", "bob")}
     for party in roots:
         (directory / party).mkdir(exist_ok=True)
     with (
         EmbeddedRedis("--appendfsync", "no") as redis,
-        RunningWorker(redis.url, directory, started_by=started_by, data_roots=json.dumps(roots)) as worker,
+        RunningWorker(redis.url, directory, started_by=started_by, data_roots=json.dumps(roots), **settings) as worker,
     ):
         yield Platform(worker, directory)
 

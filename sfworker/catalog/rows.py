@@ -205,8 +205,8 @@ CONDITION_FILTER = register(
         result=ConditionFilterResult,
         disclosures=(
             ROWS,
-            "every party learns which rows satisfy the condition; where fewer do than SFWORKER_MIN_GROUP_ROWS, or none, "
-            "all fails, and who reads the error learns that",
+            "every party learns which rows satisfy the condition; where fewer do than SFWORKER_MIN_GROUP_ROWS, or "
+            "none, all fails, and who reads the error learns that",
             FLOOR,
         ),
     )

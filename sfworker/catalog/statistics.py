@@ -391,8 +391,8 @@ POPULATION_STABILITY = register(
         disclosures=(
             f"{ANSWERED_BY} names of columns, edges of bins, which are values of the base unless `split_points` gives "
             "them, and the share of each bin in either file",
-            f"{FLOOR}; so is a column with a bin or missing cells of fewer rows than SFWORKER_MIN_BIN_ROWS, unless it is "
-            "empty",
+            f"{FLOOR}; so is a column with a bin or missing cells of fewer rows than SFWORKER_MIN_BIN_ROWS, unless "
+            "it is empty",
         ),
     )
 )
@@ -403,7 +403,11 @@ PEARSON_CORRELATION = register(
         params=PearsonCorrelationParams,
         result=PearsonCorrelationResult,
         devices=frozenset({"spu"}),
-        disclosures=(ROWS, f"{ANSWERED_BY} names of columns, which are constant, and the correlation of each pair", FLOOR),
+        disclosures=(
+            ROWS,
+            f"{ANSWERED_BY} names of columns, which are constant, and the correlation of each pair",
+            FLOOR,
+        ),
     )
 )
 VIF = register(
@@ -447,8 +451,8 @@ GROUPBY_STATISTICS = register(
             "readers of the result learn the groups' keys and sizes, their `aggregations`, how many groups are "
             "smaller than `min_group_size` and which columns hold numbers 1e22 times apart; `min` and `max` are values "
             "of single rows",
-            "groups of fewer rows than SFWORKER_MIN_GROUP_ROWS are left out as those smaller than `min_group_size` are; "
-            "where none is left, all fails, and readers of the error learn that",
+            "groups of fewer rows than SFWORKER_MIN_GROUP_ROWS are left out as those smaller than `min_group_size` "
+            "are; where none is left, all fails, and readers of the error learn that",
             FLOOR,
         ),
     )

@@ -546,7 +546,10 @@ JOINS = {"inner_join": "inner", "left_join": "left", "full_join": "outer", "diff
 @pytest.mark.parametrize("left", ["alice", "bob"])
 @pytest.mark.parametrize("join", JOINS)
 def test_joins_are_those_of_pandas(platform: Platform, join: str, left: str, receivers: list[str]) -> None:
-    """The random row that hides the digest of the keys is in no output, and rows are aligned. Keys are repeated, none at both parties."""
+    """The random row that hides the digest of the keys is in no output, and rows are aligned.
+
+    Keys are repeated, none at both parties.
+    """
     keys = {"alice": [*range(20), 3, 3, 4], "bob": [*range(15, 40), *range(3, 6), 17, 20, 20]}
     frames = {
         party: pd.DataFrame({"id": [f"k{key}" for key in of], f"of_{party}": np.arange(float(len(of)))})

@@ -245,7 +245,8 @@ _READERS = (
     "where fewer keys are in the intersection than SFWORKER_MIN_INTERSECTION_ROWS, or none, nothing is written, and "
     "all that readers of the error learn is that",
     "where no row, or too few, have a match, the log of each party that gets the result says of its own keys, and of "
-    "no other's, the type, the shortest and longest, and whether some have blanks at an end, leading zeros and the like",
+    "no other's, the type, the shortest and longest, and whether some have blanks at an end, leading zeros and the "
+    "like",
     FLOOR,
 )
 PSI = register(

@@ -542,6 +542,7 @@ def test_both_spellings_of_protobuf_json_are_read() -> None:
 JOINS = {"inner_join": "inner", "left_join": "left", "full_join": "outer", "difference": "outer"}
 
 
+@pytest.mark.filterwarnings("ignore:np.find_common_type is deprecated")  # of this pandas, by its outer merge
 @pytest.mark.parametrize("receivers", [["alice", "bob"], ["bob"]])
 @pytest.mark.parametrize("left", ["alice", "bob"])
 @pytest.mark.parametrize("join", JOINS)

@@ -102,6 +102,13 @@ def check_features(
             raise ParameterValidationError(f"task_config.features.{party}: names a column twice")
 
 
+FLOOR = (
+    "a file of fewer rows than SFWORKER_MIN_INPUT_ROWS is refused before anything of it is revealed, and who reads the "
+    "error learns that it has fewer"
+)
+"""Disclosure of each task type that reveals anything of a file's rows."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TaskType:
     """A task type as the daemon knows it."""

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from sfworker.catalog.base import ColumnRef, PartyColumnsIfAny, TaskType, register
+from sfworker.catalog.base import FLOOR, ColumnRef, PartyColumnsIfAny, TaskType, register
 from sfworker.catalog.preprocessing import ALONE, RULE_ID, FitParams, FitResult, HandleUnknown
 from sfworker.errors import ParameterValidationError
 
@@ -114,6 +114,10 @@ BINNING = register(
             "with chimerge a feature's party learns which of its bins are merged",
             "with woe a feature's party learns the WOE of its own bins, which tells how many rows of each are positive",
             "with either readers of the result learn each feature's information value",
+            "with either a feature with a bin or missing values of fewer rows than SFWORKER_MIN_BIN_ROWS at a party "
+            "without the label is refused, where chimerge starts from bins that are no smaller; so are labels that "
+            "fewer rows than SFWORKER_MIN_GROUP_ROWS have; who reads the error learns that",
+            f"with either {FLOOR}",
         ),
     )
 )

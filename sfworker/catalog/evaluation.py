@@ -10,7 +10,16 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from sfworker.catalog.base import ColumnName, ColumnRef, PartyPaths, TaskParams, TaskType, register, require_parties
+from sfworker.catalog.base import (
+    FLOOR,
+    ColumnName,
+    ColumnRef,
+    PartyPaths,
+    TaskParams,
+    TaskType,
+    register,
+    require_parties,
+)
 from sfworker.errors import ParameterValidationError
 
 
@@ -213,6 +222,9 @@ BICLASSIFICATION_EVAL = register(
         disclosures=(
             "readers of the result learn its figures, lowest and highest scores of the buckets and scores at false "
             "positive rates among them, which are those of single rows",
+            "no bucket, and no point of the head report, has fewer rows than SFWORKER_MIN_BIN_ROWS; labels that fewer "
+            "rows than SFWORKER_MIN_GROUP_ROWS have are refused",
+            FLOOR,
         ),
     )
 )
@@ -225,6 +237,8 @@ REGRESSION_EVAL = register(
         disclosures=(
             "readers of the result learn its figures, the smallest and largest residue and quantiles of residues among "
             "them, which are those of single rows",
+            "buckets of fewer rows than SFWORKER_MIN_BIN_ROWS are joined with their neighbours",
+            FLOOR,
         ),
     )
 )
@@ -237,6 +251,8 @@ PREDICTION_BIAS_EVAL = register(
         disclosures=(
             "readers of the result learn its figures: means of at least `min_item_cnt_per_bucket` rows, and the "
             "buckets' ends, which are predictions of single rows",
+            "buckets of fewer rows than SFWORKER_MIN_BIN_ROWS are joined with their neighbours",
+            FLOOR,
         ),
     )
 )
@@ -249,6 +265,7 @@ SCORECARD = register(
         disclosures=(
             "readers of the result learn the number of rows, and of those with a probability of 0 or 1; scores stay at "
             "the party of the prediction",
+            FLOOR,
         ),
     )
 )

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct, field
 
-from sfworker.catalog.base import PartyColumns, PartyPaths, TaskParams, TaskType, register, require_parties
+from sfworker.catalog.base import FLOOR, PartyColumns, PartyPaths, TaskParams, TaskType, register, require_parties
 from sfworker.errors import ParameterValidationError
 from sfworker.wire.envelope import PartyName
 
@@ -242,8 +242,12 @@ _READERS = (
     "with join_type left, full or difference, who gets the result learns how many of the other's rows in it have no "
     "match",
     "readers of the result learn the number of rows in the intersection and in the output files",
-    "where no row has a match, the log of each party that gets the result says of its own keys, and of no other's, the "
-    "type, the shortest and longest, and whether some have blanks at an end, leading zeros and the like",
+    "where fewer keys are in the intersection than SFWORKER_MIN_INTERSECTION_ROWS, or none, nothing is written, and "
+    "all that readers of the error learn is that",
+    "where no row, or too few, have a match, the log of each party that gets the result says of its own keys, and of "
+    "no other's, the type, the shortest and longest, and whether some have blanks at an end, leading zeros and the "
+    "like",
+    FLOOR,
 )
 PSI = register(
     TaskType(
@@ -271,7 +275,7 @@ UNBALANCED_PSI_CACHE = register(
         params=UnbalancedPsiCacheParams,
         result=UnbalancedPsiCacheResult,
         devices=frozenset({"spu"}),
-        disclosures=(_SERVERS_KEYS, "both parties learn the cache's id, which is random"),
+        disclosures=(_SERVERS_KEYS, "both parties learn the cache's id, which is random", FLOOR),
     )
 )
 UNBALANCED_PSI = register(

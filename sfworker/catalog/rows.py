@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct, field
 
 from sfworker.catalog.base import (
+    FLOOR,
     ColumnRef,
     PartyColumns,
     PartyColumnsIfAny,
@@ -202,7 +203,12 @@ CONDITION_FILTER = register(
         summary="Keeps the rows that satisfy a condition on one party's column",
         params=ConditionFilterParams,
         result=ConditionFilterResult,
-        disclosures=(ROWS, "every party learns which rows satisfy the condition"),
+        disclosures=(
+            ROWS,
+            "every party learns which rows satisfy the condition; where fewer do than SFWORKER_MIN_GROUP_ROWS, or "
+            "none, all fails, and who reads the error learns that",
+            FLOOR,
+        ),
     )
 )
 SAMPLE = register(
@@ -211,7 +217,7 @@ SAMPLE = register(
         summary="Chooses rows at random",
         params=SampleParams,
         result=SampleResult,
-        disclosures=(ROWS, "every party learns which rows were chosen", STRATA),
+        disclosures=(ROWS, "every party learns which rows were chosen", STRATA, FLOOR),
     )
 )
 TRAIN_TEST_SPLIT = register(
@@ -220,6 +226,6 @@ TRAIN_TEST_SPLIT = register(
         summary="Splits the rows in a part to train with and a part to test with",
         params=TrainTestSplitParams,
         result=TrainTestSplitResult,
-        disclosures=(ROWS, "every party learns which rows are in which part", STRATA),
+        disclosures=(ROWS, "every party learns which rows are in which part", STRATA, FLOOR),
     )
 )

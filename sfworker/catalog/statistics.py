@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct, field
 
 from sfworker.catalog.base import (
+    FLOOR,
     Arithmetic,
     ColumnName,
     ColumnRef,
@@ -362,7 +363,7 @@ class GroupbyStatisticsResult(Struct, frozen=True, kw_only=True):
     groups: list[Group]
     """Sorted by keys."""
     suppressed_groups: int
-    """Groups that are smaller than `min_group_size`."""
+    """Groups that are smaller than `min_group_size`, or than the operator lets be revealed."""
     warnings: list[str]
     """A sentence for each column whose numbers are too far apart for exact figures."""
 
@@ -378,6 +379,7 @@ TABLE_STATISTICS = register(
         disclosures=(
             f"{ANSWERED_BY} names, types and `statistics` of all columns; minimum, maximum and quartiles are "
             "values of single rows, and in a file of few rows the other figures tell them, too",
+            f"{FLOOR}; so is a column with fewer values than that, unless it has none",
         ),
     )
 )
@@ -390,6 +392,8 @@ POPULATION_STABILITY = register(
         disclosures=(
             f"{ANSWERED_BY} names of columns, edges of bins, which are values of the base unless `split_points` gives "
             "them, and the share of each bin in either file",
+            f"{FLOOR}; so is a column with a bin or missing cells of fewer rows than SFWORKER_MIN_BIN_ROWS, unless "
+            "it is empty",
         ),
     )
 )
@@ -400,7 +404,11 @@ PEARSON_CORRELATION = register(
         params=PearsonCorrelationParams,
         result=PearsonCorrelationResult,
         devices=frozenset({"spu"}),
-        disclosures=(ROWS, f"{ANSWERED_BY} names of columns, which are constant, and the correlation of each pair"),
+        disclosures=(
+            ROWS,
+            f"{ANSWERED_BY} names of columns, which are constant, and the correlation of each pair",
+            FLOOR,
+        ),
     )
 )
 VIF = register(
@@ -410,7 +418,7 @@ VIF = register(
         params=VifParams,
         result=VifResult,
         devices=frozenset({"spu"}),
-        disclosures=(ROWS, f"{ANSWERED_BY} names of columns, which are constant, and each column's factor"),
+        disclosures=(ROWS, f"{ANSWERED_BY} names of columns, which are constant, and each column's factor", FLOOR),
     )
 )
 P_VALUE = register(
@@ -425,6 +433,7 @@ P_VALUE = register(
             "every party learns the model's id and kind",
             f"{ANSWERED_BY} names of columns, each coefficient's p value, not the coefficients, and which "
             "columns' means are so many times their deviations that the intercept has none",
+            FLOOR,
         ),
     )
 )
@@ -443,6 +452,9 @@ GROUPBY_STATISTICS = register(
             "readers of the result learn the groups' keys and sizes, their `aggregations`, how many groups are "
             "smaller than `min_group_size` and which columns hold numbers 1e22 times apart; `min` and `max` are values "
             "of single rows",
+            "groups of fewer rows than SFWORKER_MIN_GROUP_ROWS are left out as those smaller than `min_group_size` "
+            "are; where none is left, all fails, and readers of the error learn that",
+            FLOOR,
         ),
     )
 )

@@ -7,6 +7,7 @@ from typing import Annotated
 from msgspec import Meta, Struct, field
 
 from sfworker.catalog.base import (
+    FLOOR,
     Arithmetic,
     ColumnName,
     ColumnRef,
@@ -92,7 +93,7 @@ class PredictResult(Struct, frozen=True, kw_only=True):
     output_paths: dict[str, str]
 
 
-SHAPES = "every party learns the number of rows and how many features each party has"
+SHAPES = f"every party learns the number of rows and how many features each party has; {FLOOR}"
 MODEL_ID = "every party learns the model's id, which is random"
 RESUMED = "where an earlier attempt was cut off, every party learns up to which step it had come"
 PREDICTIONS = "the receiver learns the predictions"

@@ -55,7 +55,7 @@ def frame(party: str) -> pd.DataFrame:
     """A party's file: keys, of which some are common to all, three columns of numbers, a label and a group."""
     if party not in _drawn:
         draw = np.random.default_rng()
-        numbers = {f"{party}_{name}": draw.normal(1000, 300, ROWS) for name in "xyz"}
+        numbers = {f"{party}_{name}": draw.uniform(200, 2000, ROWS) for name in "xyz"}
         order = draw.permutation(ROWS)
         keys = np.array([*_common, *(secrets.token_hex(16) for _ in range(ROWS - COMMON))])[order]
         group, label = (
@@ -224,3 +224,70 @@ def of_component(join: str) -> dict[str, Any]:
 @pytest.mark.parametrize("join", ["inner_join", "left_join", "full_join", "difference"])
 def test_a_component_sends_nothing_of_other_rows(platform: Platform, join: str) -> None:
     assert run(platform, of_component(join), TWO) == {}
+
+
+# --- tasks on rows that belong together
+
+
+INPUTS: dict[str, Any] = {"input_paths": dict.fromkeys(TWO, "in.csv")}
+IDS = {party: ["id", f"{party}_group"] for party in TWO}
+LABEL = {"party": "alice", "column": "alice_label"}
+FEATURES = {"alice": ["alice_x", "alice_y"], "bob": ["bob_x", "bob_y", "bob_z"]}
+OUTPUTS = {"output_paths": dict.fromkeys(TWO, "out.csv")}
+
+
+def trained(name: str, **more: Any) -> dict[str, Any]:
+    model = {"model_path": dict.fromkeys(TWO, f"out-{name}")}
+    return {"task_type": name, **INPUTS, "keys": IDS, "features": FEATURES, "label": LABEL, **model, **more}
+
+
+def predicted(name: str) -> dict[str, Any]:
+    model = {"model_path": dict.fromkeys(TWO, f"out-{name}")}
+    outputs = {"output_paths": {"alice": "out.csv"}, "receiver": "alice"}
+    return {"task_type": f"{name}_predict", **INPUTS, **model, **outputs}
+
+
+TREES = {"num_boost_round": 2, "max_depth": 3}
+TASKS: list[tuple[dict[str, Any], ...]] = [
+    (trained("ss_lr", epochs=2), predicted("ss_lr")),
+    (trained("ss_glm", distribution="Bernoulli", epochs=2),),
+    (trained("ss_xgb", **TREES), predicted("ss_xgb")),
+    (trained("sgb", **TREES), predicted("sgb")),
+    (
+        {
+            "task_type": "binning",
+            **INPUTS,
+            "features": {"bob": ["bob_x"]},
+            "label": LABEL,
+            "substitution": "woe",
+            **OUTPUTS,
+        },
+    ),
+    ({"task_type": "pearson_correlation", **INPUTS, "features": FEATURES},),
+    (
+        {
+            "task_type": "groupby_statistics",
+            **INPUTS,
+            "by": {"bob": ["bob_group"]},
+            "values": {"alice": ["alice_x"]},
+            "aggregations": ["sum", "mean", "var"],
+        },
+    ),
+    ({"task_type": "scaler", **INPUTS, "features": FEATURES, **OUTPUTS},),
+]
+TOLD = {"groupby_statistics": {"bob": {"group"}}}
+"""What a catalogue entry says that readers of the result learn."""
+
+
+@pytest.mark.parametrize("tasks", TASKS, ids=lambda tasks: tasks[0]["task_type"])
+def test_a_computation_sends_no_cell_and_no_order(platform: Platform, tasks: tuple[dict[str, Any], ...]) -> None:
+    for task in tasks:
+        found = run(platform, task, TWO)
+        told = TOLD.get(task["task_type"], {})
+        assert {party: names for party, names in found.items() if set(names) - told.get(party, set())} == {}, task
+
+
+def test_what_is_told_is_found(platform: Platform) -> None:
+    """Otherwise the other tests would find nothing whatever was sent."""
+    task = {"task_type": "table_statistics", **INPUTS, "keys": {party: ["id"] for party in TWO}}
+    assert "x as double" in run(platform, task, TWO)["bob"]

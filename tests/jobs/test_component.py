@@ -526,3 +526,49 @@ def test_both_spellings_of_protobuf_json_are_read() -> None:
     apart = {**node(SGD, [JOINED], OUTPUTS, {"epochs": 3}), "domain": "ml.train", "name": "ss_sgd_train"}
     del apart["comp_id"]
     assert checked({**apart, "version": "1.0.0"}) == checked(node(SGD, [JOINED], OUTPUTS, {"epochs": 3}))
+
+
+JOINS = {"inner_join": "inner", "left_join": "left", "full_join": "outer", "difference": "outer"}
+
+
+@pytest.mark.filterwarnings("ignore:np.find_common_type is deprecated")  # of this pandas, by its outer merge
+@pytest.mark.parametrize("receivers", [["alice", "bob"], ["bob"]])
+@pytest.mark.parametrize("left", ["alice", "bob"])
+@pytest.mark.parametrize("join", JOINS)
+def test_joins_are_those_of_pandas(platform: Platform, join: str, left: str, receivers: list[str]) -> None:
+    """The random row that hides the digest of the keys is in no output, and rows are aligned.
+
+    Keys are repeated, none at both parties.
+    """
+    keys = {"alice": [*range(20), 3, 3, 4], "bob": [*range(15, 40), *range(3, 6), 17, 20, 20]}
+    frames = {
+        party: pd.DataFrame({"id": [f"k{key}" for key in of], f"of_{party}": np.arange(float(len(of)))})
+        for party, of in keys.items()
+    }
+    for party, frame in frames.items():
+        frame.to_csv(platform.root(party) / "joined.csv", index=False)
+    tables = [table(party, "joined.csv", {f"of_{party}": "float64"}, ["id"]) for party in frames]
+    attributes = {
+        "join_type": join,
+        "receiver_parties": receivers,
+        "input/input_ds1/keys": ["id"],
+        "input/input_ds2/keys": ["id"],
+    }
+    if join == "left_join":
+        attributes["join_type/left_join/left_side"] = [left]
+    uri = f"joined-{join}-{left}-{len(receivers)}"
+    answer = platform.run(node("data_prep/psi:1.0.0", tables, [uri, f"{uri}-report"], attributes))
+    first, other = (left, "bob" if left == "alice" else "alice") if join == "left_join" else ("alice", "bob")
+    merged = frames[first].merge(frames[other], on="id", how=JOINS[join], indicator=True)
+    if join == "difference":
+        merged = merged[merged["_merge"] != "both"]
+    columns = [f"of_{party}" for party in receivers]
+    outputs = [written(platform, party, uri).reset_index(drop=True) for party in receivers]
+    found = pd.concat([output[[column]] for output, column in zip(outputs, columns, strict=True)], axis=1)
+    expected = merged[columns]
+    if len(receivers) == 1:  # rows that are the other party's alone are not there
+        expected = expected.dropna()
+    as_rows = [sorted(map(str, rows.itertuples(index=False))) for rows in (found, expected)]
+    assert as_rows[0] == as_rows[1]
+    counts = {row[0]: row[1] for row in answer["reports"][0]["tables"][0]["rows"]}
+    assert counts == {party: len(frame) for party, frame in frames.items()}

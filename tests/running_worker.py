@@ -71,7 +71,8 @@ class RunningWorker:
         self.name = str(settings.get("worker_hostname", ""))
         self.log_file = directory / "worker.log"
         self.run_dir = directory.with_name(f"{directory.name}-run")  # which no data root may hold
-        self.run_dir.mkdir(exist_ok=True, parents=True)
+        for each in (directory, self.run_dir):
+            each.mkdir(exist_ok=True, parents=True)
         values = {
             "redis_url": redis_url,
             "log_file": str(self.log_file),

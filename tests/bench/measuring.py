@@ -53,8 +53,6 @@ class Listener:
 def worker(**settings: str) -> Iterator[RunningWorker]:
     with tempfile.TemporaryDirectory() as directory, EmbeddedRedis() as redis:
         values = {"log_level": "INFO", "worker_hostname": "bench", **settings}
-        place = Path(directory) / "worker"
-        place.mkdir()
-        with RunningWorker(redis.url, place, **values) as running:
+        with RunningWorker(redis.url, Path(directory) / "worker", **values) as running:
             running.run(envelope({"task_type": "hello"}))
             yield running

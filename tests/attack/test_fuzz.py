@@ -115,7 +115,7 @@ def test_what_fuzzing_found(changes: dict[str, Any], sentence: str) -> None:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_row_of_another_length_in_another_encoding(tmp_path: Path) -> None:
     path = tmp_path / "table.csv"
-    path.write_bytes(b'a,b\n"1",2\n3,4\n\xcf\n')
+    path.write_bytes(b"a,b\n" + b"3,4\n" * 5_000 + b"\xcf\n")
     with pytest.raises(InputDataError, match=r"^task_config.input_paths.alice: not a CSV file in UTF-8"):
         files.whole("task_config.input_paths.alice", path)
 

@@ -17,9 +17,11 @@ from typing import Any
 import pytest
 
 from sfworker.catalog.base import load_modules
+from sfworker.catalog.component import DistData
 from sfworker.catalog.job import accept
-from sfworker.errors import SecretFlowTaskError
+from sfworker.errors import InputDataError, ParameterValidationError, SecretFlowTaskError
 from sfworker.settings import Settings
+from sfworker.tables import files
 from tests.attack import targets
 from tests.attack.targets import TARGETS
 from tests.catalog.examples import TASKS, job
@@ -108,6 +110,22 @@ def test_what_fuzzing_found(changes: dict[str, Any], sentence: str) -> None:
     with pytest.raises(SecretFlowTaskError) as caught:
         accept(json.dumps({**job(TASKS["hello"]), **changes}).encode(), Settings(), 0.0)
     assert str(caught.value).startswith(sentence)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_row_of_another_length_in_another_encoding(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_bytes(b"a,b\n" + b"3,4\n" * 5_000 + b"\xcf\n")
+    with pytest.raises(InputDataError, match=r"^task_config.input_paths.alice: not a CSV file in UTF-8"):
+        files.whole("task_config.input_paths.alice", path)
+
+
+def test_a_type_of_protobuf_itself() -> None:
+    from sfworker.components.params import dist_data
+
+    data = DistData(type="sf.report", meta={"@type": "type.googleapis.com/google.protobuf.Any"})
+    with pytest.raises(ParameterValidationError, match=r"^inputs\[0\]: is not the protobuf JSON of a DistData"):
+        dist_data(data, "inputs[0]")
 
 
 @pytest.mark.parametrize("name", ["frames", "lines"])

@@ -43,6 +43,11 @@ class Keys:
         return [] if _TENANT in self.prefix else [Keys(f"{self.prefix}{_TENANT}{name}") for name in names]
 
     @property
+    def tenant(self) -> str:
+        """The tenant's name, empty where these are not a tenant's."""
+        return self.prefix.partition(_TENANT)[2]
+
+    @property
     def all_statuses(self) -> str:
         """Name the channel of all status events.
 

@@ -36,6 +36,7 @@ from sfworker.pool import outputs
 from sfworker.pool.mesh import Heard
 from sfworker.pool.outcome import Outcome, Stop
 from sfworker.pool.pool import Execution, Pool
+from sfworker.pool.starts import shared_id
 from sfworker.publish.progress_reporter import ProgressReporter
 from sfworker.publish.status_notifier import StatusNotifier
 from sfworker.settings import Settings
@@ -147,7 +148,7 @@ class _Run:
                 else:
                     reporter.hear(frame)
 
-            async with self._pool.execute(job, number, execution, hear) as outcome:
+            async with self._pool.execute(job, number, execution, hear, self._tenant) as outcome:
                 await reporter.close()  # every stage is published before the answer
                 self._trace_outcome(outcome)
                 await self._answer(job, outcome)
@@ -228,7 +229,7 @@ class _Run:
 
     def _note_end(self, why: str) -> None:
         if self._job is not None and self._job.peers:
-            self._pool.gateway.note_end(self._job.envelope.execution_id, why)
+            self._pool.gateway.note_end(shared_id(self._job, self._tenant), why)
 
     async def _retry_or_bury(self, job: Job, failure: Failure, outcome: Outcome) -> None:
         used = self._started.used_up
@@ -312,6 +313,10 @@ class _Run:
 
     async def _remove_left_behind(self, written: list[str]) -> None:
         await _in_thread(outputs.remove_left_behind, written, self._settings.all_roots())
+
+    @property
+    def _tenant(self) -> str:
+        return self._broker.area(self._attempt.entry.stream).tenant
 
     @property
     def _queue_seconds(self) -> float:

@@ -90,7 +90,9 @@ class Pool:
             await self._changed.wait()
 
     @asynccontextmanager
-    async def execute(self, job: Job, attempt: int, execution: Execution, listener: Listener) -> AsyncIterator[Outcome]:
+    async def execute(
+        self, job: Job, attempt: int, execution: Execution, listener: Listener, tenant: str
+    ) -> AsyncIterator[Outcome]:
         """Run the job's computation and yield its outcome. After the block, all that it used is let go."""
         directory = self._new_directory()
         template = self._template
@@ -98,7 +100,7 @@ class Pool:
         try:
             os.mkdir(directory, 0o700)
             frames = starts(job, attempt, self._settings, directory, self._processors)
-            remotes = Remotes(self._settings.gateway_socket(), opened(job, directory)) if job.peers else None
+            remotes = Remotes(self._settings.gateway_socket(), opened(job, directory, tenant)) if job.peers else None
             mesh = Mesh(template, self._acquire_all(len(frames)), _line_logger(job), remotes)
         except OSError as error:  # the disk is full, or the template has died since this job was taken
             self._release(frames)

@@ -20,7 +20,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from sfworker.wire.envelope import Identifier, PartyName
+from sfworker.wire.envelope import PartyName
 
 VERSION = 1
 MAX_PREFACE_BYTES = 8192
@@ -54,7 +54,8 @@ class Preface(Struct, frozen=True, kw_only=True):
 
     version: int
     to: PartyName
-    execution_id: Identifier
+    execution_id: Annotated[str, Meta(min_length=1, max_length=400, pattern=r"^[^\x00-\x1f\x7f]+$(?!\n)")]
+    """Behind the tenant's name and a colon where there is one."""
     channel: Annotated[str, Meta(max_length=16)]
     nonce: _Nonce
     """Of the sender's attempt. Streams count only with the nonce of the hello, which is the preface of `control`."""

@@ -15,7 +15,7 @@ import pytest
 import sfworker
 
 PACKAGE = Path(sfworker.__file__).parent
-SHARED = ["errors", "settings", "disks", "wire", "catalog"]
+SHARED = ["errors", "settings", "disks", "limits", "wire", "catalog"]
 DAEMON_SIDE = ["cli", "daemon", "pool", "publish", "broker", "client", "logs", "telemetry", *SHARED]
 PARTY_SIDE = ["party", "session", "tables", "models", "secure", "components", "jobs", *SHARED]
 SECRETFLOW = {"secretflow", "spu", "heu", "jax", "jaxlib", "ray", "fed"}

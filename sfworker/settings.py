@@ -239,10 +239,14 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     )
     min_input_rows: Annotated[
         int, Meta(ge=0, description="Fewest rows of a party's file of which anything may be revealed; 0: any number.")
-    ] = 3
+    ] = 2
     min_intersection_rows: Annotated[
-        int, Meta(ge=0, description="Fewest keys that files have in common which may be revealed; 0: also none at all.")
-    ] = 3
+        int, Meta(ge=0, description="Fewest keys that files have in common which may be revealed; 0: any number.")
+    ] = 2
+    reveal_empty_intersections: Annotated[
+        bool,
+        Meta(description="Whether no key in common is an answer; else it is the same error as too few of them."),
+    ] = True
     min_group_rows: Annotated[
         int, Meta(ge=0, description="Fewest rows of a group, or of one label, whose figures may be revealed.")
     ] = 3

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +16,21 @@ from redis import Redis
 from sfworker.cli.embedded_redis import EmbeddedRedis
 from tests.node.packages import node  # noqa: F401 - a fixture of every folder
 from tests.running_worker import RunningWorker, envelope
+
+_made: list[str] = []
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Make directories of tests with short paths, as those of sockets end at 107 bytes."""
+    if config.option.basetemp is None and not hasattr(config, "workerinput"):
+        _made.append(tempfile.mkdtemp(prefix="sfw"))
+        config.option.basetemp = f"{_made[0]}/t"
+
+
+def pytest_unconfigure() -> None:
+    for directory in _made:
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

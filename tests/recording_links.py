@@ -33,12 +33,12 @@ def _install() -> None:
         stock_init(self, start)
 
     def send(self: Any, dest_party: str, data: Any, seq_id: int) -> bool:
-        from sfworker.session import fed_pickle
+        from sfworker.session import codec
 
         [start] = here or [None]
         if start is not None:
             with _file(start).open("ab") as file:
-                file.write(fed_pickle.dumps(fed_pickle.without_foreign_text(data)))
+                file.write(codec.dumps(data))
         return stock_send(self, dest_party, data, seq_id)
 
     def spu(cluster_def: dict[str, Any], **named: Any) -> Any:

@@ -24,6 +24,8 @@ RETRYABLE = {
     "RecurringError": False,
     "PartyProcessLostError": True,
     "PeerFailedError": True,
+    "PeerAbsentError": True,
+    "GatewayLostError": True,
     "StalledError": True,
     "ResultSaveError": False,
     "SoftTimeLimitExceededError": False,

@@ -83,6 +83,7 @@ def _start(job: Job, attempt: int, settings: Settings, directory: str, rank: int
         floors=Floors(
             input_rows=settings.min_input_rows,
             intersection_rows=settings.min_intersection_rows,
+            reveal_empty_intersections=settings.reveal_empty_intersections,
             group_rows=settings.min_group_rows,
             bin_rows=settings.min_bin_rows,
         ),

@@ -41,7 +41,7 @@ class DeviceManager:
     def __init__(self, start: Start) -> None:
         self._start = start
         self._spus: dict[str, Any] = {}
-        use_party_runtime(start.floors.intersection_rows)
+        use_party_runtime(start.floors)
         use_compiled_again()
         use_no_cached_variables()
         use_short_link_retries()

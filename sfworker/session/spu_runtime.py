@@ -31,6 +31,7 @@ from sfworker import limits
 from sfworker.disks import disk_full, is_full, watched
 from sfworker.errors import InputDataError, ModelMismatchError, TaskExecutionError
 from sfworker.session.arithmetic import fraction_bits
+from sfworker.wire.frames import Floors
 
 _NO_RESULT = -1
 """Count of an intersection at a party that does not get it."""
@@ -307,20 +308,20 @@ def _counts(report: Any) -> dict[str, int]:
     }
 
 
-def use_party_runtime(least_common: int) -> None:
+def use_party_runtime(floors: Floors) -> None:
     """Make SecretFlow's SPU of this process use `PartyRuntime`. Call once per process.
 
-    Every intersection of fewer than `least_common` keys is then an error, also those of components.
+    Every intersection of fewer keys than `floors` say is then an error, also those of components.
     """
     spu_module.SPURuntime = PartyRuntime  # the name that the SPU looks up is the one place to replace
-    psi.psi_execute = functools.partial(_require_common, psi.psi_execute, least_common)
-    psi.ub_psi_execute = functools.partial(_require_common, psi.ub_psi_execute, least_common)
+    psi.psi_execute = functools.partial(_require_common, psi.psi_execute, floors)
+    psi.ub_psi_execute = functools.partial(_require_common, psi.ub_psi_execute, floors)
 
 
-def _require_common(execute: Callable[[Any, Any], Any], least: int, config: Any, link: Any) -> Any:
+def _require_common(execute: Callable[[Any, Any], Any], floors: Floors, config: Any, link: Any) -> Any:
     """Intersect, and raise InputDataError at who gets the result where too few keys are in it.
 
-    None at all is the same error, as it would tell that a single key asked for is not there.
+    Where none at all is an answer, it tells that a single key asked for is not there.
     """
     report = execute(config, link)
     if report.intersection_count == _NO_RESULT:
@@ -328,11 +329,12 @@ def _require_common(execute: Callable[[Any, Any], Any], least: int, config: Any,
     of_three = getattr(config, "protocol_conf", None) and config.protocol_conf.protocol == _OF_THREE
     # The protocol of three parties takes each key once and does not count different ones.
     common = report.intersection_count if of_three else report.intersection_unique_count
-    if common < least:
+    if common < floors.intersection_rows and (common or not floors.reveal_empty_intersections):
+        none = "" if floors.reveal_empty_intersections else ", or none"
         raise InputDataError(
-            f"keys: the files have fewer than {least} keys in common, or none, and the operator lets nothing of so few "
-            f"be revealed (SFWORKER_MIN_INTERSECTION_ROWS); do the parties write their keys alike, with the same type, "
-            f"length, leading zeros and blanks?"
+            f"keys: the files have fewer than {floors.intersection_rows} keys in common{none}, and the operator lets "
+            f"nothing of so few be revealed (SFWORKER_MIN_INTERSECTION_ROWS); do the parties write their keys alike, "
+            f"with the same type, length, leading zeros and blanks?"
         )
     return report
 

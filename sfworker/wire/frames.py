@@ -41,6 +41,7 @@ class Floors(Struct, frozen=True, kw_only=True):
 
     input_rows: int = 0
     intersection_rows: int = 0
+    reveal_empty_intersections: bool = True
     group_rows: int = 0
     bin_rows: int = 0
 

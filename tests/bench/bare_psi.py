@@ -70,10 +70,10 @@ def on_mesh(inputs: dict[str, str], directory: str) -> float:
 def _party(party: str, inputs: dict[str, str], directory: str) -> None:
     import secretflow as sf
 
-    from sfworker.session.fed_proxy import UnixSocketProxy, use_proxy
+    from sfworker.session.fed_proxy import use_unix_sockets
     from sfworker.session.spu_runtime import use_short_link_retries
 
-    use_proxy(UnixSocketProxy)
+    use_unix_sockets()
     use_short_link_retries()
     fed = {name: {"address": f"unix:{directory}/{name}.sock"} for name in PARTIES}
     sf.init(

@@ -109,7 +109,7 @@ def test_what_the_worker_imports_is_in_the_run_time_part_of_the_lock() -> None:
     provided: set[str] = set()
     for name in pins(lock_sections()[0]):
         with contextlib.suppress(PackageNotFoundError):  # a pin for another processor
-            provided |= {path.parts[0].removesuffix(".py") for path in files(name) or []}
+            provided |= {path.parts[0].partition(".")[0] for path in files(name) or []}
     missing = imported - sys.stdlib_module_names - {"sfworker"} - provided
     assert missing == set()
 

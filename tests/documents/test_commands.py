@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import shlex
@@ -76,7 +77,7 @@ def test_readme(reader: Reader) -> None:
     follow(reader, started)
     told = "\n".join(follow(reader, rest))
     assert "intersection_count" in told
-    assert len((reader.directory / "bob-common.csv").read_text().split()) == 11
+    assert len((reader.directory / "data" / "bob-common.csv").read_text().split()) == 11
     assert "ss_xgb" in told
     assert "table_keys_duplicated" in told
 
@@ -150,6 +151,8 @@ def test_checks(document: Path) -> None:
     for command in said:
         if command.startswith("make "):
             subprocess.run(["make", "-n", *shlex.split(command)[1:]], cwd=ROOT, capture_output=True, check=True)
+        elif command.startswith(".venv/bin/python -m "):
+            assert importlib.util.find_spec(shlex.split(command)[2]), command
         else:
             words = command.partition(".venv/bin/pytest ")
             assert words[1], command

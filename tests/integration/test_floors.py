@@ -12,7 +12,6 @@ import pandas as pd
 import pytest
 
 from sfworker.cli.embedded_redis import EmbeddedRedis
-from sfworker.settings import Settings
 from tests.jobs.components import HEU, Platform, node, table, vertical
 from tests.running_worker import FLOORS, RunningWorker, envelope
 
@@ -26,12 +25,12 @@ SENTINEL = 73541286.25
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
-    """A worker with the settings' own defaults."""
+    """A worker that reveals nothing of fewer than three."""
     directory = tmp_path_factory.mktemp("floored")
     for party in THREE:
         (directory / party).mkdir()
     roots = json.dumps({party: [str(directory / party)] for party in THREE})
-    floors = {name: str(getattr(Settings(), name)) for name in FLOORS}
+    floors = {**dict.fromkeys(FLOORS, "3"), "reveal_empty_intersections": "false"}
     with (
         EmbeddedRedis("--appendfsync", "no") as redis,
         RunningWorker(redis.url, directory, data_roots=roots, **floors) as worker,

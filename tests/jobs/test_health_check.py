@@ -28,7 +28,7 @@ def spu(protocol: str) -> dict[str, Any]:
         (["alice", "bob"], {"spu_config": spu("CHEETAH")}, {"alice", "bob", "spu"}),
         (["alice", "bob", "carol"], {"spu_config": spu("ABY3")}, {"alice", "bob", "carol", "spu"}),
         (["alice", "bob"], {"spu_config": spu("SEMI2K"), "heu_config": HEU}, {"alice", "bob", "spu", "heu"}),
-        (["甲方", "乙方"], {"spu_config": spu("SEMI2K")}, {"甲方", "乙方", "spu"}),
+        (["a.1", "B-2_"], {"spu_config": spu("SEMI2K")}, {"a.1", "B-2_", "spu"}),
     ],
 )
 def test_every_device_computes(

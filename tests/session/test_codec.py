@@ -426,7 +426,7 @@ def test_secretflow_sends_saves_and_loads_by_the_codec() -> None:
     program = """
 import io, pickle
 from sfworker.session import fed_proxy
-fed_proxy.use_proxy(fed_proxy.UnixSocketProxy)
+fed_proxy.use_unix_sockets()
 from secretflow.component.core import checkpoint
 from secretflow.component.core.dist_data import model
 from secretflow.device.device import pyu, spu

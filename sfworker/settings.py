@@ -217,6 +217,13 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             "between them; a peer may have several."
         ),
     ] = {}
+    trusted_dealer: Annotated[
+        str,
+        Meta(
+            description="Party that may know SEMI2K's correlated randomness in jobs with parties elsewhere; empty: "
+            "none, so that these take CHEETAH or ABY3."
+        ),
+    ] = ""
     peer_silence_seconds: Annotated[
         float, Meta(ge=2, le=600, description="Seconds of silence after which a peer is given up.")
     ] = 5.0

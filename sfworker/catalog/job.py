@@ -21,6 +21,8 @@ from sfworker.wire.envelope import (
 
 Mode = Literal["none", "mesh"]
 _INSECURE = {"REF2K"}  # it keeps no secrets at all
+_LINK_ALONE = {"psi", "unbalanced_psi", "unbalanced_psi_cache"}
+"""Task types that use the SPU's link and none of its arithmetic."""
 _RUNTIME = "spu_config.cluster_def.runtime_config"
 
 
@@ -40,6 +42,8 @@ class Job:
     agreed: Any
     """Parameters that have to be the same at all parties."""
     resources: Resources
+    disclosures: list[str]
+    """What it reveals beyond its result, and to whom."""
     warnings: list[str]
     """Parts of the envelope that this worker does not use."""
 
@@ -75,6 +79,7 @@ def accept(data: bytes, settings: Settings, now: float) -> Job:
         peers=peers,
         agreed=params.agreed() if peers else None,
         resources=granted(envelope.options, settings),
+        disclosures=[*task_type.disclosures, *(_dealt(envelope, task_type, parties, settings) if peers else [])],
         warnings=[*without_effect(data), *_unmet(envelope.options)],
     )
 
@@ -126,6 +131,27 @@ def _peers(envelope: Envelope, settings: Settings) -> dict[str, str]:
                 "it out"
             )
     return {party: settings.peers[party] for party in others}
+
+
+def _dealt(envelope: Envelope, task_type: TaskType, job_parties: list[str], settings: Settings) -> list[str]:
+    """Return what SEMI2K's dealer could learn, who is the first party. Raises ParameterValidationError.
+
+    On one host nobody is apart from anybody, but between machines the operator says whom to trust so.
+    """
+    if envelope.spu_config is None or task_type.name in _LINK_ALONE:
+        return []
+    cluster = envelope.spu_config.cluster_def
+    if cluster.runtime_config.protocol != "SEMI2K":
+        return []
+    named = {node.party for node in cluster.nodes} or set(job_parties)
+    dealer = next(party for party in job_parties if party in named)
+    if dealer != settings.trusted_dealer:
+        raise ParameterValidationError(
+            f"{_RUNTIME}.protocol: SEMI2K lets {dealer}, the first of cluster_config.parties, know all correlated "
+            f"randomness, and this worker trusts {settings.trusted_dealer or 'nobody'} so "
+            f"({variable('trusted_dealer')}); take CHEETAH for two parties, ABY3 for three, or another order"
+        )
+    return [f"{dealer} deals the correlated randomness of SEMI2K, with which it could work out what the others share"]
 
 
 def _mode(envelope: Envelope, task_type: TaskType, settings: Settings) -> Mode:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 
 SUMMARY = "Run this party's gateway, by which its workers reach the parties elsewhere"
 
@@ -25,6 +26,8 @@ def run(arguments: argparse.Namespace) -> int:
         if not getattr(settings, name):
             raise SettingsError(f"{variable(name)}: a gateway needs it; see `sfworker certs` for certificates")
     os.umask(0o077)
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     with own_socket(settings) as path, configure(settings, f"gateway-{settings.party}"):
         uvloop.run(Gateway(settings, while_needed=arguments.while_needed).run(path))
     return 0

@@ -84,7 +84,7 @@ class Readiness:
             return State("starting", "Redis has not answered yet")
         if self._answered_at < lately:
             return State("redis_away", f"Redis has been silent for more than {self._patience:.0f} s")
-        return State("ready" if self._serves else "misplaced_keys", self._misplaced)
+        return State("ready" if self._serves else "misplaced_keys", self._misplaced or self._pool.gateway.trouble)
 
 
 @contextmanager

@@ -41,6 +41,7 @@ from sfworker.publish.progress_reporter import ProgressReporter
 from sfworker.publish.status_notifier import StatusNotifier
 from sfworker.settings import Settings
 from sfworker.telemetry import ExecutionTrace, Telemetry
+from sfworker.wire.envelope import parties_elsewhere
 from sfworker.wire.events import JobResult, PerformanceMetrics, TaskMetadata, timestamp
 from sfworker.wire.frames import Keeping, Making, Staging
 
@@ -161,6 +162,7 @@ class _Run:
             await self._remove_left_behind(written)
             _log.error("the payload of this entry was deleted before it was answered: that job is lost")
             await self._end("failure", Outcome(), failure.error_type)
+            self._note_end(failure.error_type)
 
     async def bury(self, failure: Failure, outcome: Outcome) -> None:
         """Answer with a failure that no further attempt follows."""
@@ -184,6 +186,7 @@ class _Run:
         if await self._notifier.cancelled_in_queue(self._attempt, result):
             _log.info("cancelled before anybody took it")
             await self._end("cancelled", Outcome(), None)
+            self._note_end("it was cancelled")
 
     async def _answer(self, job: Job, outcome: Outcome) -> None:
         failure = outcome.failure
@@ -228,8 +231,10 @@ class _Run:
             self._note_end("it has succeeded")
 
     def _note_end(self, why: str) -> None:
-        if self._job is not None and self._job.peers:
-            self._pool.gateway.note_end(shared_id(self._job, self._tenant), why)
+        """Let peers that come for this execution hear that it has ended here."""
+        peers = parties_elsewhere(self._attempt.entry.envelope or b"") if self._settings.tls_certificate else []
+        if peers and self._attempt.execution_id:
+            self._pool.gateway.note_end(shared_id(self._attempt.execution_id, self._tenant), why, peers)
 
     async def _retry_or_bury(self, job: Job, failure: Failure, outcome: Outcome) -> None:
         used = self._started.used_up
@@ -307,7 +312,7 @@ class _Run:
             error=failure.error if failure else msgspec.UNSET,
             error_type=failure.error_type if failure else msgspec.UNSET,
             message_id=msgspec.UNSET if attempt.execution_id else attempt.entry.entry_id,
-            disclosures=list(self._job.task_type.disclosures) if self._job else msgspec.UNSET,
+            disclosures=self._job.disclosures if self._job else msgspec.UNSET,
             warnings=self._job.warnings if self._job and self._job.warnings else msgspec.UNSET,
         )
 

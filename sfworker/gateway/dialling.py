@@ -90,6 +90,7 @@ class Dialler:
                 answer = await answered
         except BaseException:
             answered.cancel()
+            halves.discard(half)  # whose end is not heard where it never was connected
             half.abort()
             raise
         if answer.verdict != "taken":

@@ -13,7 +13,6 @@ import os
 import signal
 import socket
 import ssl
-import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -27,6 +26,7 @@ from msgspec import Struct
 from sfworker.errors import SettingsError
 from sfworker.gateway.dialling import HANDSHAKE_SECONDS, Dialler, split
 from sfworker.gateway.identity import Identity
+from sfworker.gateway.sayings import Sayings
 from sfworker.gateway.session import Session
 from sfworker.gateway.streams import RemoteHalf
 from sfworker.settings import Settings, variable
@@ -53,13 +53,15 @@ _log = logging.getLogger("sfworker.gateway")
 PREFACE_SECONDS = 5.0
 MAX_HELD = 256
 """Hellos that wait for an execution that has not begun here, of all peers."""
+MAX_WHY = 1000
+"""Characters of the sentence by which a late peer hears how an execution has ended."""
 HOLD_SECONDS = 1.0
 """Time that a hello waits so. The peer says another one then."""
+PARTING_SECONDS = 1.0
+"""Time that a peer gets to close a stream that was not taken."""
 MAX_ENDED = 10_000
 """Executions of which it is known that they have ended."""
 BACKLOG = 256
-SAYING_SECONDS = 60.0
-"""Time between two log lines on the same cause."""
 ALONE_SECONDS = 5.0
 """Time without a worker after which a gateway that a worker has started ends."""
 
@@ -103,7 +105,7 @@ class Gateway:
         self._said = Sayings()
         self._sessions: dict[str, Session] = {}
         self._held: dict[str, dict[_Inbound, Preface]] = {}
-        self._ended: OrderedDict[str, str] = OrderedDict()
+        self._ended: OrderedDict[str, Ended] = OrderedDict()
         self._attached = 0
         self._left = anyio.Event()
 
@@ -134,10 +136,12 @@ class Gateway:
         """Take a stream of a peer, hold it (None), or say why not."""
         if objection := self._objection(party, preface):
             return Answer(verdict="refused", why=objection)
-        if session := self._sessions.get(preface.execution_id):
+        session = self._sessions.get(preface.execution_id)
+        if session is not None and party in session.peers:
             return session.take(party, preface, inbound)
-        if why := self._ended.get(preface.execution_id):
-            return Answer(verdict="ended", why=f"has ended this execution ({why})")
+        ended = self._ended.get(preface.execution_id)
+        if ended is not None and party in ended.peers:  # nobody else hears that there is such an execution
+            return _has_ended(ended)
         if preface.channel != CONTROL or sum(map(len, self._held.values())) >= MAX_HELD:
             return Answer(verdict="not_here", why="has not begun this execution")
         self._held.setdefault(preface.execution_id, {})[inbound] = preface
@@ -145,7 +149,7 @@ class Gateway:
 
     def _objection(self, party: str, preface: Preface) -> str:
         if preface.version != VERSION:
-            return f"speaks version {VERSION} of the protocol, not {preface.version}"
+            return f"speaks version {VERSION} of the protocol and no other"
         if preface.to != self._settings.party:
             return f"is {self._settings.party}"
         return "" if party in self._settings.peers else f"does not know {party} as a peer"
@@ -158,12 +162,16 @@ class Gateway:
 
     def lose(self, party: str, preface: Preface, inbound: _Inbound) -> None:
         """Hear that a stream has ended."""
+        self.let_go(preface, inbound)
+        if session := self._sessions.get(preface.execution_id):
+            session.lose(party, preface, inbound)
+
+    def let_go(self, preface: Preface, inbound: _Inbound) -> None:
+        """Hold a hello no more."""
         if held := self._held.get(preface.execution_id):
             held.pop(inbound, None)
             if not held:
-                self._held.pop(preface.execution_id, None)
-        if session := self._sessions.get(preface.execution_id):
-            session.lose(party, preface, inbound)
+                del self._held[preface.execution_id]
 
     def refused(self, cause: str) -> None:
         """Note that somebody was refused."""
@@ -196,6 +204,10 @@ class Gateway:
             self.refused(f"no TLS of a party ({reason})" if isinstance(error, ssl.SSLError) else "no TLS at all")
             stranger.leave()
             connection.close()
+        except Exception as error:  # noqa: BLE001 - one connection must not end all others
+            self.refused(f"a connection that could not be served ({type(error).__name__})")
+            stranger.leave()
+            connection.close()
 
     async def _serve_worker(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         tell = partial(_tell, writer)
@@ -208,8 +220,8 @@ class Gateway:
                     case Attach():
                         attached = True
                         self._attached += 1
-                    case Ended(execution_id, why):
-                        self._note_end(execution_id, why)
+                    case Ended() as ended:
+                        self._note_end(ended)
                     case Open() as opened if session is None:
                         session = await self._open(opened, tell)
                     case Alive() if session is not None:
@@ -233,13 +245,14 @@ class Gateway:
     async def _open(self, opened: Open, tell: Callable[[Struct], None]) -> Session | None:
         if older := self._sessions.get(opened.execution_id):
             older.supersede()
-        session = Session(opened, self._dialler, tell)
+        session = Session(opened, self._dialler, self._said, tell)
         self._sessions[opened.execution_id] = session
         self._ended.pop(opened.execution_id, None)
         try:
             await session.open()
         except OSError as error:
-            del self._sessions[opened.execution_id]
+            if self._sessions.get(opened.execution_id) is session:
+                del self._sessions[opened.execution_id]
             await session.close(in_order=False)
             tell(Opened(f"the gateway could not open its sockets ({type(error).__name__})"))
             return None
@@ -248,12 +261,14 @@ class Gateway:
             inbound.answer(session.take(inbound.party, preface, inbound))
         return session
 
-    def _note_end(self, execution_id: str, why: str) -> None:
-        self._ended[execution_id] = why
+    def _note_end(self, ended: Ended) -> None:
+        self._ended[ended.execution_id] = ended
         while len(self._ended) > MAX_ENDED:
             self._ended.popitem(last=False)
-        for inbound in self._held.pop(execution_id, {}):
-            inbound.answer(Answer(verdict="ended", why=f"has ended this execution ({why})"))
+        for inbound, preface in list(self._held.get(ended.execution_id, {}).items()):
+            if inbound.party in ended.peers:
+                self.let_go(preface, inbound)
+                inbound.answer(_has_ended(ended))
 
     async def _end_when_alone(self, tasks: TaskGroup) -> None:
         while True:
@@ -302,23 +317,6 @@ class Strangers:
             del self._counts[address]
 
 
-class Sayings:
-    """Log lines, of which each cause has one a minute."""
-
-    def __init__(self) -> None:
-        self._last: dict[str, float] = {}
-        self._unsaid: Counter[str] = Counter()
-
-    def say(self, text: str, cause: str) -> None:
-        now = time.monotonic()
-        if now - self._last.get(cause, -SAYING_SECONDS) < SAYING_SECONDS:
-            self._unsaid[cause] += 1
-            return
-        more = f" ({self._unsaid.pop(cause)} more since the last of these)" if self._unsaid[cause] else ""
-        self._last[cause] = now
-        _log.warning(f"{text}%s", cause, more)
-
-
 class _Inbound(RemoteHalf):
     """A connection to the port, from its handshake to its end."""
 
@@ -348,7 +346,9 @@ class _Inbound(RemoteHalf):
         if answer.verdict != "taken":
             if answer.verdict == "refused":
                 self._gateway.refused(f"a stream of {self.party}, as this party {answer.why}")
+            self._on_message = None
             self.close()
+            self._deadline = asyncio.get_running_loop().call_later(PARTING_SECONDS, self.abort)
 
     def _hear_preface(self, body: bytes) -> None:
         self._known()
@@ -370,6 +370,8 @@ class _Inbound(RemoteHalf):
         self.abort()
 
     def _was_in_vain(self) -> None:
+        if self._preface is not None:
+            self._gateway.let_go(self._preface, self)
         self.answer(Answer(verdict="not_here", why="has not begun this execution"))
 
     def _known(self) -> None:
@@ -393,6 +395,10 @@ def _listen(settings: Settings) -> socket.socket:
         raise SettingsError(f"{variable('gateway_listen')}: cannot be listened on ({error.strerror})") from None
     listener.setblocking(False)
     return listener
+
+
+def _has_ended(ended: Ended) -> Answer:
+    return Answer(verdict="ended", why=f"has ended this execution ({ended.why[:MAX_WHY]})")
 
 
 def _tell(writer: asyncio.StreamWriter, message: Struct) -> None:

@@ -10,6 +10,7 @@ import hashlib
 import logging
 import os
 import ssl
+import time
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from sfworker.settings import Settings, variable
 
 _log = logging.getLogger("sfworker.gateway")
 PARTY_URI = "sfworker:party:"
+AGAIN_SECONDS = 5.0
+"""Time after which files that could not be used are read again."""
 _FILES = ("tls_certificate", "tls_key", "tls_authority")
 
 
@@ -32,6 +35,9 @@ class Identity:
         self._settings = settings
         self._pins = settings.peer_pins
         self._seen: tuple[tuple[int, int], ...] = ()
+        self._not_before = 0.0
+        if unknown := set(self._pins) - set(settings.peers):
+            raise SettingsError(f"{variable('peer_pins')}: {min(unknown)} is not in {variable('peers')}")
         self.expires = datetime.now(timezone.utc)
         self._read()
 
@@ -65,30 +71,29 @@ class Identity:
 
     def _read_anew(self) -> None:
         """Read the files where one has changed. New ones that cannot be used are told in the log."""
+        if time.monotonic() < self._not_before:
+            return
         try:
             if self._seen != self._state():
                 self._read()
                 _log.info("certificates were read anew; this party's ends on %s", self.expires.date())
-        except (
-            SettingsError,
-            OSError,
-        ) as error:  # they may be half written; the old ones are good as long as they last
-            self._seen = ()
+        except (SettingsError, OSError) as error:  # half written ones will be whole soon
+            self._not_before = time.monotonic() + AGAIN_SECONDS
             _log.error("changed certificates cannot be used (%s); the old ones stay", error)
 
     def _read(self) -> None:
         try:
             seen = self._state()
             [certificate, *_] = x509.load_pem_x509_certificates(_path(self._settings, "tls_certificate").read_bytes())
-            self._server = self._context(ssl.PROTOCOL_TLS_SERVER)
-            self._client = self._context(ssl.PROTOCOL_TLS_CLIENT)
-        except FileNotFoundError as error:
-            name = next(name for name in _FILES if str(_path(self._settings, name)) == error.filename)
-            raise SettingsError(f"{variable(name)}: there is no such file") from None
-        except (OSError, ValueError) as error:
+            server, client = self._context(ssl.PROTOCOL_TLS_SERVER), self._context(ssl.PROTOCOL_TLS_CLIENT)
+            _require_own(certificate, self._settings.party)
+        except (OSError, ValueError, x509.DuplicateExtension) as error:
+            missing = [variable(name) for name in _FILES if not _path(self._settings, name).exists()]
+            if missing:
+                raise SettingsError(f"{missing[0]}: there is no such file") from None
             names = ", ".join(variable(name) for name in _FILES)
             raise SettingsError(f"{names}: cannot be used together ({_reason(error)})") from None
-        _require_own(certificate, self._settings.party)
+        self._server, self._client = server, client
         self.expires = certificate.not_valid_after_utc
         self._seen = seen
 
@@ -97,6 +102,8 @@ class Identity:
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.check_hostname = False
         context.verify_mode = ssl.CERT_REQUIRED
+        if protocol == ssl.PROTOCOL_TLS_SERVER:
+            context.num_tickets = 0  # a session that is taken up again would not look at the chain
         context.load_cert_chain(self._settings.tls_certificate, self._settings.tls_key, _no_password)
         context.load_verify_locations(_path(self._settings, "tls_authority"))
         return context

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import secrets
 import time
 from collections.abc import Callable, Coroutine
@@ -19,6 +20,7 @@ import anyio
 from msgspec import Struct
 
 from sfworker.gateway.dialling import Dialler, NotTakenError
+from sfworker.gateway.sayings import Sayings
 from sfworker.gateway.streams import Half, RemoteHalf
 from sfworker.wire.gateway import (
     CHANNELS,
@@ -40,7 +42,7 @@ from sfworker.wire.gateway import (
 _log = logging.getLogger("sfworker.gateway")
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.02, 0.5
 LOCAL_PAUSE = 0.003
-"""Seconds between two looks for a socket that this party's process is about to open."""
+"""Seconds between the first looks for a socket that this party's process is about to open."""
 CARRY_SECONDS = 15.0
 """Longest time in which a stream to a peer that was met is tried to be opened, where strangers crowd its port."""
 LINGER_SECONDS = 0.2
@@ -61,16 +63,19 @@ class Peer:
         """Set when it has taken this party's hello."""
         self.nonce = ""
         """Of its attempt, from its hello."""
+        self.control: RemoteHalf | None = None
+        """The stream of its latest hello."""
         self.heard_at = 0.0
         self.told = 0
         self.said_goodbye = False
+        self.is_lost = False
         self.outbox: asyncio.Queue[Struct] = asyncio.Queue()
 
 
 class Session:
     """One attempt. `tell` brings messages to its worker."""
 
-    def __init__(self, opened: Open, dialler: Dialler, tell: Callable[[Struct], None]) -> None:
+    def __init__(self, opened: Open, dialler: Dialler, said: Sayings, tell: Callable[[Struct], None]) -> None:
         self.opened = opened
         self.nonce = secrets.token_hex(16)
         self.peers = {
@@ -78,6 +83,7 @@ class Session:
         }
         self.closed = False
         self._dialler = dialler
+        self._said = said
         self._tell = tell
         self._own_rank = opened.terms.parties.index(dialler.party)
         self._servers: list[asyncio.AbstractServer] = []
@@ -155,7 +161,7 @@ class Session:
         """Hear that a peer's stream has ended."""
         self._halves.discard(half)
         peer = self.peers.get(party)
-        if peer is None or preface.channel != CONTROL or peer.nonce != preface.nonce or peer.said_goodbye:
+        if peer is None or half is not peer.control or peer.said_goodbye:
             return
         self._lose(peer, "closed the connection without a word")
 
@@ -175,15 +181,25 @@ class Session:
         if peer.nonce and peer.nonce != preface.nonce:
             self._lose(peer, "began another attempt")
             return Answer(verdict="not_here", why="is about to end an older attempt")
+        if peer.control is not None:
+            older, peer.control = peer.control, None
+            older.abort()
+        peer.control = half
         peer.nonce, peer.heard_at = preface.nonce, time.monotonic()
         self._halves.add(half)
         return Answer(verdict="taken")
 
     async def _call(self, peer: Peer) -> None:
         """Open a control stream to a peer, and keep it."""
-        writer = await self._meet(peer)
-        if writer is None:
-            return
+        try:
+            writer = await self._meet(peer)
+            if writer is not None:
+                await self._keep(peer, writer)
+        except Exception as error:  # noqa: BLE001 - or the job would wait to its time limit
+            _log.exception("the control stream to %s has failed", peer.party)
+            self._lose(peer, f"cannot be called ({type(error).__name__})")
+
+    async def _keep(self, peer: Peer, writer: asyncio.StreamWriter) -> None:
         called = time.monotonic()
         peer.met.set()
         try:
@@ -208,7 +224,8 @@ class Session:
         """Return a control stream on which the peer has taken the hello, or None after the worker was told why not."""
         opened = self.opened
         preface = self._preface(peer, CONTROL, hello=True)
-        bound = self._dialler.rendezvous_seconds
+        # Not always as long, or two parties that swap two jobs with each wait might never meet.
+        bound = self._dialler.rendezvous_seconds * random.uniform(0.7, 1.0)  # noqa: S311 - no secret
         until, pause = time.monotonic() + bound, SHORTEST_PAUSE
         while True:
             try:
@@ -229,7 +246,8 @@ class Session:
             pause = min(pause * 1.5, LONGEST_PAUSE)
 
     def _lose(self, peer: Peer, why: str, *, final: bool = False) -> None:
-        if not self.closed:
+        if not self.closed and not peer.is_lost:
+            peer.is_lost = True
             self._tell(Lost(peer.party, why, met=bool(peer.nonce), final=final))
 
     def _stand_in(self, peer: Peer, channel: str) -> Half:
@@ -248,7 +266,7 @@ class Session:
                 remote = await self._dialler.open_stream(self.opened.addresses[peer.party], preface, self._halves)
             except (OSError, EOFError, NotTakenError) as error:
                 if isinstance(error, NotTakenError) or time.monotonic() > until:
-                    _log.warning("no %s stream to %s could be opened (%s)", channel, peer.party, type(error).__name__)
+                    self._said.say("no stream could be opened to %s", f"{peer.party} ({type(error).__name__})")
                     local.abort()
                     return
                 await anyio.sleep(LONGEST_PAUSE)
@@ -261,13 +279,15 @@ class Session:
         path = f"{self.opened.directory}/{channel}-{self._own_rank}.sock"
         loop = asyncio.get_running_loop()
         local = Half(None, lambda: self._halves.discard(local))
+        pause = LOCAL_PAUSE
         while not self.closed and not remote.is_closed:
             with suppress(OSError):
                 await loop.create_unix_connection(lambda: local, path)
                 self._halves.add(local)
                 remote.join(local)
                 return
-            await anyio.sleep(LOCAL_PAUSE)
+            await anyio.sleep(pause)
+            pause = min(pause * 1.05, LONGEST_PAUSE)
         remote.abort()
 
     def _preface(self, peer: Peer, channel: str, *, hello: bool = False) -> Preface:

@@ -264,17 +264,18 @@ class Mesh:
         if isinstance(heard, Lost):
             self._outcome.peer_absent = not heard.met and not heard.final
             kind = PeerFailedError if heard.met or heard.final else PeerAbsentError
-            self.fail(Failure(f"party {heard.party} {heard.why}", kind.__name__, not heard.final))
+            self.fail(Failure(f"party {heard.party} {cleaned(heard.why)}", kind.__name__, not heard.final))
             return
         match heard.frame:
             case PeerReached(stage, seconds):
-                self._reach(rank, StageReached(stage, seconds))
+                if rank not in self._reached.get(stage, set()):
+                    self._reach(rank, StageReached(stage, seconds))
             case PeerSucceeded():
                 self._missing.discard(rank)
             case PeerFailed() as frame:
                 self._missing.discard(rank)
-                self._outcome.peer_absent = frame.is_release
-                self._hear_failure(frame, f"party {heard.party} failed with {frame.error_type}: {cleaned(frame)}")
+                self._outcome.peer_absent = frame.is_release and not frame.echo
+                self._hear_failure(frame, f"party {heard.party} failed with {frame.error_type}: {cleaned(frame.error)}")
         self._changed.set()
 
     def _tell(self, frame: PeerFrame) -> None:

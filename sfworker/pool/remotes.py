@@ -20,7 +20,6 @@ from sfworker.wire.gateway import (
     Lost,
     Open,
     Opened,
-    PeerFailed,
     PeerFrame,
     Tell,
     decode_from_gateway,
@@ -112,12 +111,12 @@ class Remotes:
         self._refusal = self._refusal or "this host's gateway ended"
         self._answered.set()
         for name in self.names:
-            self._hear(Lost(name, "cannot be heard, as this host's gateway ended", met=True))
+            self._hear(Lost(name, "cannot be heard, as this host's gateway ended", met=False))
 
 
-def cleaned(frame: PeerFailed) -> str:
+def cleaned(text: str) -> str:
     """Return a stranger's sentence without what could act on a terminal or a log, and not too long."""
-    return _CONTROL.sub(" ", frame.error)[:MAX_TEXT]
+    return _CONTROL.sub(" ", text)[:MAX_TEXT]
 
 
 def _ignore(heard: Heard | Lost) -> None:

@@ -35,17 +35,19 @@ def processes(job: Job) -> list[str | None]:
     return [party for party in job.parties if party not in job.peers]
 
 
-def shared_id(job: Job, tenant: str) -> str:
-    """Return the id under which all parties know an execution. Tenants have the same name at each."""
-    execution_id = job.envelope.execution_id
-    return f"{tenant}:{execution_id}" if tenant else execution_id
+def shared_id(execution_id: str, tenant: str) -> str:
+    """Return the id under which all parties know an execution. Tenants have the same name at each.
+
+    Their names have no colon, so that no id is another one's.
+    """
+    return f"{tenant}:{execution_id}"
 
 
 def opened(job: Job, directory: str, tenant: str) -> Open:
     """Return what the gateway has to know of a job with peers."""
     envelope = job.envelope
     return Open(
-        execution_id=shared_id(job, tenant),
+        execution_id=shared_id(envelope.execution_id, tenant),
         directory=directory,
         terms=Terms(
             parties=job.parties,

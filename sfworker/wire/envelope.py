@@ -148,6 +148,18 @@ class EnvelopeIds(Struct, frozen=True, kw_only=True):
         return isinstance(self.execution_id, str) and 0 < len(self.execution_id) <= 256
 
 
+class _Parties(Struct):
+    parties: dict[PartyName, Any]
+
+
+class _ClusterConfig(Struct):
+    cluster_config: _Parties
+
+
+class _OfPeers(Struct):
+    sf_init_config: _ClusterConfig
+
+
 _T = TypeVar("_T")
 _OFFENDING = re.compile(r"^(Invalid (?:enum )?value).*", re.S)
 _OUTSIDE = re.compile(r"^Object (missing required|contains unknown) field `(.*)`$", re.S)
@@ -196,6 +208,14 @@ def decode_ids(data: bytes) -> EnvelopeIds:
         return msgspec.json.decode(data, type=EnvelopeIds)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return EnvelopeIds()
+
+
+def parties_elsewhere(data: bytes) -> list[str]:
+    """The parties of `cluster_config` in an envelope that may be wrong otherwise."""
+    try:
+        return list(msgspec.json.decode(data, type=_OfPeers).sf_init_config.cluster_config.parties)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return []
 
 
 def decode_envelope(data: bytes, max_bytes: int) -> Envelope:

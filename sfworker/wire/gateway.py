@@ -79,7 +79,7 @@ class PeerReached(Struct, frozen=True, tag="reached"):
     """The peer's party process has reached a stage."""
 
     stage: Literal["cluster_ready", "devices_ready", "executed"]
-    seconds: float
+    seconds: Annotated[float, Meta(ge=0, le=1e9)]
 
 
 class PeerSucceeded(Struct, frozen=True, tag="succeeded"):
@@ -90,7 +90,7 @@ class PeerFailed(Struct, frozen=True, tag="failed"):
     """The peer's attempt has failed. `echo` marks a failure that only repeats another party's."""
 
     error: _Text
-    error_type: Annotated[str, Meta(max_length=128)]
+    error_type: Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,99}$(?!\n)")]
     retryable: bool
     echo: bool = False
     is_release: bool = False
@@ -123,6 +123,8 @@ class Ended(Struct, frozen=True, tag="ended"):
 
     execution_id: str
     why: str
+    peers: list[PartyName]
+    """Who may hear that."""
 
 
 class Open(Struct, frozen=True, tag="open", kw_only=True):

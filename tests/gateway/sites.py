@@ -33,6 +33,7 @@ class Site:
         self.settings: dict[str, Any] = {
             "party": party,
             "peers": ",".join(peers),
+            "trusted_dealer": "alice",
             "gateway_listen": f"{HOST}:{ports[party]}",
             "gateway_dir": str(self.data / "gateway"),
             "tls_certificate": str(certificates / f"{party}.pem"),

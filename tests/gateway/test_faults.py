@@ -118,6 +118,7 @@ def test_another_job_under_the_same_id_is_told_at_both(sites: Sites) -> None:
         ({"self_party": "bob"}, "self_party: this worker computes for alice alone"),
         ({"parties": {"alice": {}, "carol": {}}}, "parties: names a party that this worker has no address of"),
         ({"parties": {"alice": {}}}, "parties: names no other party"),
+        ({"parties": {"bob": {}, "alice": {}}}, "SEMI2K lets bob, the first"),
         ({"parties": {"alice": {}, "bob": {"address": "169.254.169.254:80"}}}, "parties.bob.address: is not that of"),
     ],
 )
@@ -126,7 +127,15 @@ def test_an_envelope_widens_nothing(sites: Sites, change: dict[str, Any], said: 
     job["sf_init_config"]["cluster_config"] |= change
     result = sites["alice"].worker.run(job)
     assert result["error_type"] == "ParameterValidationError"
-    assert result["error"].startswith(f"sf_init_config.cluster_config.{said}")
+    assert said in result["error"]
+
+
+def test_a_refused_job_ends_at_its_peer_too(sites: Sites) -> None:
+    jobs = sites.jobs(act("succeed", None))
+    jobs["bob"]["task_config"] = {**act("succeed", None), "unheard_of": 1}
+    results = sites.run(jobs)
+    assert results["bob"]["error_type"] == "ParameterValidationError"
+    assert results["alice"]["error"].startswith("party bob has ended this execution (ParameterValidationError")
 
 
 def test_a_gateway_that_is_killed_and_comes_back(sites: Sites) -> None:

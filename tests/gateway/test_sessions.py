@@ -24,6 +24,7 @@ def test_two_sites_are_one_party_each(sites: Sites) -> None:
         assert result["status"] == "success", result
         assert set(result["performance_metrics"]["peak_rss_bytes"]) == {party}
         assert result["task_metadata"]["devices_used"] == ["alice", "bob", "spu"]
+        assert result["disclosures"][-1].startswith("alice deals the correlated randomness of SEMI2K")
 
 
 def test_psi(sites: Sites) -> None:

@@ -1,0 +1,71 @@
+"""Certificates of a party's own: what is refused at the start, and how changed ones are taken."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sfworker.errors import SettingsError
+from sfworker.gateway import identity
+from sfworker.gateway.certificates import make_authority, make_certificate
+from sfworker.gateway.identity import Identity
+from sfworker.settings import Settings
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    make_authority(tmp_path, 10)
+    for party in ("alice", "bob"):
+        make_certificate(tmp_path, party, 5)
+    return tmp_path
+
+
+def settings(files: Path, **changes: Any) -> Settings:
+    names = {"tls_certificate": "alice.pem", "tls_key": "alice.key", "tls_authority": "authority.pem"}
+    paths = {name: str(files / file) for name, file in names.items()}
+    return Settings(**{"party": "alice", "peers": {"bob": "h:1"}, **paths, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"party": "bob"}, "SFWORKER_TLS_CERTIFICATE: is not the certificate of bob"),
+        ({"tls_key": "/none"}, "SFWORKER_TLS_KEY: there is no such file"),
+        ({"peer_pins": {"carol": ["0" * 64]}}, "SFWORKER_PEER_PINS: carol is not in SFWORKER_PEERS"),
+    ],
+)
+def test_what_cannot_be_used(files: Path, changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        Identity(settings(files, **changes))
+
+
+def test_another_partys_key(files: Path) -> None:
+    with pytest.raises(SettingsError, match="cannot be used together"):
+        Identity(settings(files, tls_key=str(files / "bob.key")))
+
+
+def test_new_files_are_taken_and_wrong_ones_are_not(
+    files: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(identity, "AGAIN_SECONDS", 0.0)
+    caplog.set_level(logging.INFO)
+    own = Identity(settings(files))
+    first, expires = own.server, own.expires
+    assert own.server is first
+    for ending in ("pem", "key"):
+        (files / f"alice.{ending}").rename(files / f"old.{ending}")
+        os.link(files / f"bob.{ending}", files / f"alice.{ending}")
+    assert own.server is first
+    assert "the old ones stay" in caplog.text
+    for ending in ("pem", "key"):
+        (files / f"alice.{ending}").unlink()
+    assert own.server is first
+    time.sleep(1.1)  # certificates tell whole seconds
+    make_certificate(files, "alice", 5)
+    assert own.server is not first
+    assert own.expires > expires

@@ -7,8 +7,8 @@
 #   web-NAME the same for a tenant, a name in SFWORKER_TENANTS: under sf:tenant:NAME, and nothing else
 #   default  whoever gives no password: may ask whether the server is ready (PING), and nothing else
 #
-# WORKER_PASSWORD, WEB_PASSWORD and WEB_PASSWORD_NAME are their passwords, of which only the hashes are written down. SFWORKER_PREFIX is the
-# prefix of the keys, as the workers have it (letters, digits and {}:_-; default: sf).
+# WORKER_PASSWORD, WEB_PASSWORD and WEB_PASSWORD_NAME are their passwords, of which only the hashes are written down.
+# SFWORKER_PREFIX is the prefix of the keys, as the workers have it (letters, digits and {}:_-; default: sf).
 set -eu
 
 hash() { printf %s "$1" | sha256sum | cut -d " " -f 1; }

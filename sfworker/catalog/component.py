@@ -234,9 +234,10 @@ COMPONENT = register(
             "of its rows were chosen; tables that a component writes hold each party's own columns only",
             "every party learns the parameters of the job, column names of all inputs and random ids of models",
             "refused are input tables of fewer rows than SFWORKER_MIN_INPUT_ROWS; intersections of fewer keys than "
-            "SFWORKER_MIN_INTERSECTION_ROWS, or none; bins that WOE, a report of rules or stats_psi would tell, of "
-            "some and fewer rows than SFWORKER_MIN_BIN_ROWS; groups of fewer rows than SFWORKER_MIN_GROUP_ROWS are "
-            "left out, and refused where none is left; who reads the error learns that",
+            "SFWORKER_MIN_INTERSECTION_ROWS, or of none where SFWORKER_REVEAL_EMPTY_INTERSECTIONS is false; bins "
+            "that WOE, a report of rules or stats_psi would tell, of some and fewer rows than SFWORKER_MIN_BIN_ROWS; "
+            "groups of fewer rows than SFWORKER_MIN_GROUP_ROWS are left out, and refused where none is left; who "
+            "reads the error learns that",
         ),
     )
 )

@@ -242,8 +242,8 @@ _READERS = (
     "with join_type left, full or difference, who gets the result learns how many of the other's rows in it have no "
     "match",
     "readers of the result learn the number of rows in the intersection and in the output files",
-    "where fewer keys are in the intersection than SFWORKER_MIN_INTERSECTION_ROWS, or none, nothing is written, and "
-    "all that readers of the error learn is that",
+    "where fewer keys are in the intersection than SFWORKER_MIN_INTERSECTION_ROWS, or none and "
+    "SFWORKER_REVEAL_EMPTY_INTERSECTIONS is false, nothing is written, and all that readers of the error learn is that",
     "where no row, or too few, have a match, the log of each party that gets the result says of its own keys, and of "
     "no other's, the type, the shortest and longest, and whether some have blanks at an end, leading zeros and the "
     "like",

@@ -109,7 +109,7 @@ class SpuNode(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ClusterDef(Struct, frozen=True, kw_only=True):
-    """SecretFlow's SPU `cluster_def`; on a local mesh `nodes` may be left out and addresses are replaced."""
+    """SecretFlow's SPU `cluster_def`; `nodes` may be left out, and addresses in it are replaced."""
 
     runtime_config: Annotated[
         RuntimeConfig, Meta(description="SPU's own options, `protocol` and `field` (default: FM128) among them.")

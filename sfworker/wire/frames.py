@@ -37,7 +37,7 @@ _Count = Annotated[int, Meta(ge=0)]
 
 
 class Floors(Struct, frozen=True, kw_only=True):
-    """The fewest rows of which anything may be revealed, by the operator's settings; 0: any number."""
+    """The fewest rows of which anything may be revealed, by the operator's settings of these names; 0: any number."""
 
     input_rows: int = 0
     intersection_rows: int = 0

@@ -19,7 +19,6 @@ RAW = [
     *(f'"{"x" * 60_000}"', f'"{"界" * 20_000}"', f'"{"𝕏" * 10_000}"', f'"{"é" * 300}"'),
 ]
 """JSON, or nearly. Strings among them fit as keys, too."""
-SHORT = [raw for raw in RAW if len(raw) < 100]
 _MARK = "\x02{}\x02"
 Path = tuple[Any, ...]
 

@@ -16,6 +16,7 @@ import pytest
 from sfworker.wire.frames import LONGEST_TEXT
 from tests.running_worker import PARTIES, RunningWorker, envelope, until
 
+pytestmark = pytest.mark.attack("party process")
 STAGED, KEPT = ".0123456789abcdef-1.partial.csv", ".0123456789abcdef.checkpoint"
 MOST_MEMORY = 96 << 20
 """Bytes by which the daemon may grow: a few times the longest result (8 MiB), on its way in and out."""

@@ -16,6 +16,7 @@ import pytest
 
 from tests.running_worker import PARTIES, RunningWorker, envelope
 
+pytestmark = pytest.mark.attack("data roots")
 SPU = {"cluster_def": {"runtime_config": {"protocol": "SEMI2K", "field": "FM64"}}}
 ROUNDS = 12
 

@@ -103,6 +103,7 @@ def test_a_peer_is_answered(sites: Sites) -> None:
         assert answer(connection).verdict == "not_here"
 
 
+@pytest.mark.attack("gateway")
 @pytest.mark.parametrize(
     ("names", "days", "cause"),
     [
@@ -127,6 +128,7 @@ def test_certificates_that_are_no_peers(
     said(sites, cause)
 
 
+@pytest.mark.attack("gateway")
 def test_no_certificate_and_one_of_another_authority(sites: Sites, tmp_path: Path) -> None:
     make_authority(tmp_path, 5)
     make_certificate(tmp_path, "bob", 5)
@@ -141,6 +143,7 @@ def test_no_certificate_and_one_of_another_authority(sites: Sites, tmp_path: Pat
     said(sites, "no TLS of a party (CERTIFICATE_VERIFY_FAILED)")
 
 
+@pytest.mark.attack("gateway")
 @pytest.mark.parametrize(
     ("body", "verdict"),
     [
@@ -165,6 +168,7 @@ def test_prefaces_that_are_none(sites: Sites, body: bytes, verdict: str | None) 
         assert answer(connection) is not None
 
 
+@pytest.mark.attack("gateway")
 def test_garbage_and_silence_are_given_up(sites: Sites) -> None:
     with dial(sites) as noise, dial(sites) as silent, connect(sites, sites.certificates / "bob.pem") as waiting:
         began = time.monotonic()
@@ -178,6 +182,7 @@ def test_garbage_and_silence_are_given_up(sites: Sites) -> None:
     said(sites, "bob, which sent no preface in time")
 
 
+@pytest.mark.attack("gateway")
 @pytest.mark.parametrize("source", ["127.0.0.2", HOST])
 def test_a_flood_while_a_job_runs(sites: Sites, source: str) -> None:
     """Also from a peer's own address, as behind one router."""
@@ -192,6 +197,7 @@ def test_a_flood_while_a_job_runs(sites: Sites, source: str) -> None:
     serves_peers(sites)
 
 
+@pytest.mark.attack("gateway")
 def test_a_peer_cannot_be_another_one(sites: Sites) -> None:
     """A stream for an execution of alice and bob that comes from somebody else's certificate is refused."""
     make_certificate(sites.certificates, "carol", 5)

@@ -104,6 +104,7 @@ JOINS = [
 ]
 
 
+@pytest.mark.attack("results")
 @pytest.mark.parametrize("join", JOINS, ids=lambda join: "-".join(map(str, join.values())))
 @pytest.mark.parametrize("common", [0, 1, LEAST - 1, LEAST])
 def test_an_intersection_of_too_few_keys_is_not_told(platform: Platform, join: dict[str, Any], common: int) -> None:
@@ -117,6 +118,7 @@ def test_an_intersection_of_too_few_keys_is_not_told(platform: Platform, join: d
         assert result["result"]["intersection_count"] == LEAST * 16
 
 
+@pytest.mark.attack("results")
 def test_refusals_of_none_and_of_few_are_the_same(platform: Platform) -> None:
     said = set()
     for common in (0, 1, LEAST - 1):
@@ -125,6 +127,7 @@ def test_refusals_of_none_and_of_few_are_the_same(platform: Platform) -> None:
     assert len(said) == 1
 
 
+@pytest.mark.attack("results")
 @pytest.mark.parametrize("common", [LEAST - 1, LEAST])
 def test_an_intersection_of_three(platform: Platform, common: int) -> None:
     write(platform, {party: keyed(9, common, repeated=4) for party in THREE})
@@ -135,6 +138,7 @@ def test_an_intersection_of_three(platform: Platform, common: int) -> None:
         assert result["result"]["intersection_count"] == common * 64
 
 
+@pytest.mark.attack("results")
 @pytest.mark.parametrize("join", ["inner_join", "full_join", "difference"])
 @pytest.mark.parametrize("common", [LEAST - 1, LEAST])
 def test_an_intersection_of_the_component(platform: Platform, join: str, common: int) -> None:
@@ -183,6 +187,7 @@ TASKS: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.attack("results")
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task["task_type"])
 @pytest.mark.parametrize("rows", [1, LEAST - 1])
 def test_a_file_of_too_few_rows_is_refused(platform: Platform, task: dict[str, Any], rows: int) -> None:
@@ -198,6 +203,7 @@ def test_a_party_without_columns_is_no_file_of_too_few_rows(platform: Platform) 
         assert run(platform, task | {"features": {"alice": ["x"]}})["status"] == "success"
 
 
+@pytest.mark.attack("results")
 def test_a_column_with_too_few_values_is_refused(platform: Platform) -> None:
     frames = both(ROWS)
     frames["alice"].loc[LEAST - 1 :, "x"] = None
@@ -207,6 +213,7 @@ def test_a_column_with_too_few_values_is_refused(platform: Platform) -> None:
     assert "'x'" in result["error"]
 
 
+@pytest.mark.attack("results")
 def test_groups_by_an_id_are_refused_and_small_ones_left_out(platform: Platform) -> None:
     frames = both(ROWS)
     frames["bob"]["g"] = [0] * (ROWS - 2) + [1] * 2
@@ -218,6 +225,7 @@ def test_groups_by_an_id_are_refused_and_small_ones_left_out(platform: Platform)
     assert told["suppressed_groups"] == 1
 
 
+@pytest.mark.attack("results")
 def test_labels_of_too_few_rows_are_not_evaluated(platform: Platform) -> None:
     frames = both(ROWS)
     frames["alice"]["y"] = [1] * 2 + [0] * (ROWS - 2)
@@ -226,6 +234,7 @@ def test_labels_of_too_few_rows_are_not_evaluated(platform: Platform) -> None:
     refused(platform, run(platform, task), "SFWORKER_MIN_GROUP_ROWS")
 
 
+@pytest.mark.attack("results")
 def test_evaluations_have_no_small_buckets(platform: Platform) -> None:
     write(platform, both(ROWS))
     by_name = {task["task_type"]: task for task in TASKS}
@@ -238,6 +247,7 @@ def test_evaluations_have_no_small_buckets(platform: Platform) -> None:
         assert not [bucket for bucket in buckets if 0 < bucket["rows"] < LEAST]
 
 
+@pytest.mark.attack("results")
 @pytest.mark.parametrize(
     ("method", "substitution"), [("equal_frequency", "woe"), ("chimerge", "woe"), ("chimerge", "bin")]
 )
@@ -253,6 +263,7 @@ def test_bins_of_too_few_rows_are_not_told(platform: Platform, method: str, subs
         assert result["status"] == "success", result
 
 
+@pytest.mark.attack("results")
 def test_stability_of_small_bins_is_not_told(platform: Platform) -> None:
     write(platform, both(ROWS))
     task = {"task_type": "population_stability", **SHARED, "test_paths": INPUTS}
@@ -260,6 +271,7 @@ def test_stability_of_small_bins_is_not_told(platform: Platform) -> None:
     refused(platform, run(platform, task | {"bin_num": 40}), "SFWORKER_MIN_BIN_ROWS")
 
 
+@pytest.mark.attack("results")
 def test_a_condition_of_few_rows_is_not_told(platform: Platform) -> None:
     write(platform, both(ROWS))
     one = {"party": "alice", "column": "id", "comparator": "==", "value": "case-7"}
@@ -284,6 +296,7 @@ SELECTS = {
 }
 
 
+@pytest.mark.attack("results")
 @pytest.mark.parametrize("component", SELECTS)
 def test_components_refuse_files_of_few_rows(platform: Platform, component: str) -> None:
     write(platform, both(LEAST - 1))
@@ -291,6 +304,7 @@ def test_components_refuse_files_of_few_rows(platform: Platform, component: str)
     refused(platform, platform.answer(parameter), "SFWORKER_MIN_INPUT_ROWS")
 
 
+@pytest.mark.attack("results")
 @pytest.mark.parametrize("device", ["spu", "heu"])
 def test_components_tell_no_small_bins(platform: Platform, device: str) -> None:
     write(platform, both(ROWS))
@@ -307,6 +321,7 @@ def test_components_tell_no_small_bins(platform: Platform, device: str) -> None:
     refused(platform, platform.answer(parameter, heu_config=HEU), "SFWORKER_MIN_BIN_ROWS")
 
 
+@pytest.mark.attack("results")
 def test_components_leave_out_small_groups(platform: Platform) -> None:
     frames = both(ROWS)
     frames["bob"]["g"] = [0] * (ROWS - 2) + [1] * 2

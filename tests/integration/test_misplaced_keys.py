@@ -78,6 +78,7 @@ def said(words: list[str], server: EmbeddedRedis, capsys: pytest.CaptureFixture[
     return " ".join(capsys.readouterr().out.split())
 
 
+@pytest.mark.attack("Redis")
 @pytest.mark.parametrize(("stream", "kind"), [("sf:jobs:high", "string"), ("sf:jobs", "hash"), ("sf:jobs:low", "list")])
 def test_other_streams_are_served(
     worker: RunningWorker, server: EmbeddedRedis, capsys: pytest.CaptureFixture[str], stream: str, kind: str
@@ -95,6 +96,7 @@ def test_other_streams_are_served(
     worker.redis.delete(stream)
 
 
+@pytest.mark.attack("Redis")
 def test_an_outcome_waits_for_the_results_stream(
     worker: RunningWorker, server: EmbeddedRedis, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -117,6 +119,7 @@ def test_an_outcome_waits_for_the_results_stream(
         assert [result["task_metadata"]["attempt"] for result in worker.said(each, "result")] == [1]
 
 
+@pytest.mark.attack("Redis")
 @pytest.mark.parametrize("key", BOOKS)
 def test_the_groups_own_books_are_built_again(
     worker: RunningWorker, server: EmbeddedRedis, capsys: pytest.CaptureFixture[str], key: str
@@ -142,6 +145,7 @@ def test_the_groups_own_books_are_built_again(
     capsys.readouterr()
 
 
+@pytest.mark.attack("Redis")
 @pytest.mark.parametrize("name", ["execution", "cancel", "result"])
 def test_what_belongs_to_one_execution(worker: RunningWorker, name: str) -> None:
     execution_id = worker.send(act("report", seconds=1.0))
@@ -190,6 +194,7 @@ def test_a_group_is_made_again(worker: RunningWorker, stream: str) -> None:
     assert worker.until_ended(worker.send(act("succeed"), stream))["status"] == "SUCCESS"
 
 
+@pytest.mark.attack("Redis")
 def test_a_worker_starts_beside_misplaced_keys(tmp_path: Path) -> None:
     with EmbeddedRedis("--appendfsync", "no") as server:
         worker = RunningWorker(server.url, tmp_path, spare_processes="0")

@@ -49,6 +49,7 @@ def webs(server: EmbeddedRedis, worker: RunningWorker) -> Iterator[dict[str, Syn
         assert refused <= {b"client|setinfo"}
 
 
+@pytest.mark.attack("Redis")
 def test_the_same_id_is_three_executions(server: EmbeddedRedis, webs: dict[str, SyncClient]) -> None:
     job = {**act("report", seconds=0.5), "execution_id": "same"}
     sent = {user: web.submit(job) for user, web in webs.items()}
@@ -62,6 +63,7 @@ def test_the_same_id_is_three_executions(server: EmbeddedRedis, webs: dict[str, 
             assert seen.hget(f"{prefix}:exec:same", "state") == b"done"
 
 
+@pytest.mark.attack("Redis")
 @pytest.mark.parametrize("action", ["hang", "raise", "queued"])
 def test_a_cancel_ends_the_tenants_own_execution_alone(
     webs: dict[str, SyncClient], worker: RunningWorker, action: str
@@ -92,6 +94,7 @@ def test_a_cancel_ends_the_tenants_own_execution_alone(
     assert webs["web-umbra"].wait(name, 30)["status"] == ("cancelled" if action == "hang" else "success")
 
 
+@pytest.mark.attack("Redis")
 def test_events_are_heard_by_the_tenant_alone(server: EmbeddedRedis, webs: dict[str, SyncClient]) -> None:
     with ExitStack() as stack:
         heard = {}
@@ -113,6 +116,7 @@ def test_events_are_heard_by_the_tenant_alone(server: EmbeddedRedis, webs: dict[
     assert (messages["web"], messages["web-umbra"]) == ([], [])
 
 
+@pytest.mark.attack("Redis")
 @pytest.mark.parametrize("user", PREFIXES)
 def test_a_tenants_keys_and_channels_are_refused_to_others(server: EmbeddedRedis, user: str) -> None:
     for other in (Keys(prefix) for whose, prefix in PREFIXES.items() if whose != user):
@@ -132,6 +136,7 @@ def test_a_tenants_keys_and_channels_are_refused_to_others(server: EmbeddedRedis
                 client.execute_command(*command)
 
 
+@pytest.mark.attack("Redis")
 def test_a_tenant_with_many_jobs_does_not_keep_the_other_waiting(webs: dict[str, SyncClient]) -> None:
     many = [webs["web-acme"].submit(act("report", seconds=0.2)).execution_id for _ in range(30)]
     other = webs["web-umbra"].submit(act("succeed")).execution_id

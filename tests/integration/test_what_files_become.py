@@ -44,6 +44,7 @@ def refused(worker: RunningWorker, task: dict[str, Any], field: str, limit: str,
     assert not list(worker.log_file.parent.glob(".*partial*"))
 
 
+@pytest.mark.attack("input file")
 @pytest.mark.parametrize(
     "asked",
     [
@@ -59,6 +60,7 @@ def test_a_join_that_multiplies_rows_is_broken_off(bounded: RunningWorker, data:
     refused(bounded, {**PATHS, "keys": KEYS, "receiver": "alice", **asked}, "input_paths", "output_rows")
 
 
+@pytest.mark.attack("input file")
 def test_so_is_one_of_three_parties(bounded: RunningWorker, data: Path) -> None:
     names = ("a", "b", "c")
     parties = ["alice", "bob", "carol"]
@@ -76,6 +78,7 @@ def test_so_is_one_of_three_parties(bounded: RunningWorker, data: Path) -> None:
     refused(bounded, task, "input_paths", "output_rows", sf_init_config=session)
 
 
+@pytest.mark.attack("input file")
 def test_rows_that_are_long_are_not_multiplied_either(bounded: RunningWorker, data: Path) -> None:
     (data / "a.csv").write_text(f"k,long\nx,{'y' * 10_000}\n")
     (data / "b.csv").write_text("k\n" + "x\n" * 90_000)
@@ -92,6 +95,7 @@ def test_as_many_rows_as_its_input_has_a_join_may_write(bounded: RunningWorker, 
     assert bounded.run(envelope(task, spu_config=SPU))["result"]["intersection_count"] == 150_000
 
 
+@pytest.mark.attack("input file")
 @pytest.mark.parametrize(
     ("asked", "field"),
     [
@@ -108,6 +112,7 @@ def test_so_many_rows_are_not_drawn(bounded: RunningWorker, data: Path, asked: d
     refused(bounded, {"task_type": "sample", "replace": True, **paths, **asked}, field, "output_rows")
 
 
+@pytest.mark.attack("input file")
 def test_long_rows_are_not_drawn_so_often(bounded: RunningWorker, data: Path) -> None:
     (data / "a.csv").write_text(f"k,v\nx,{'y' * 10_000}\n")
     paths = {"input_paths": {"alice": "a.csv"}, "output_paths": {"alice": "oa.csv"}}
@@ -126,6 +131,7 @@ def _csv(lines: int) -> bytes:
     return b"k\n" + b"x\n" * lines
 
 
+@pytest.mark.attack("input file")
 @pytest.mark.parametrize(
     ("name", "limit"),
     [
@@ -165,6 +171,7 @@ def test_a_file_that_is_more_than_it_looks_is_refused(
     refused(bounded, {"task_type": "table_statistics", "input_paths": {"alice": name}}, "input_paths.alice", limit)
 
 
+@pytest.mark.attack("input file")
 def test_encoding_makes_no_more_columns_or_bytes(bounded: RunningWorker, data: Path) -> None:
     values = [f"c{number % 40}" for number in range(600_000)]
     parquet.write_table(pa.table({"k": values}), data / "bytes.parquet", compression="zstd")
@@ -175,6 +182,7 @@ def test_encoding_makes_no_more_columns_or_bytes(bounded: RunningWorker, data: P
         refused(bounded, {"task_type": "encoder", "method": "one_hot", **paths}, "input_paths.alice", limit)
 
 
+@pytest.mark.attack("input file")
 def test_a_components_join_is_broken_off_too(tmp_path: Path) -> None:
     tables = []
     with running(tmp_path, **LIMITS) as platform:

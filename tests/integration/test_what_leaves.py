@@ -190,15 +190,18 @@ JOINS: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.attack("links between parties")
 @pytest.mark.parametrize("join", JOINS, ids=lambda join: "-".join(map(str, join.values())))
 def test_an_intersection_sends_nothing_of_other_rows(platform: Platform, join: dict[str, Any]) -> None:
     assert run(platform, psi(TWO, **join), TWO) == {}
 
 
+@pytest.mark.attack("links between parties")
 def test_an_intersection_of_three_sends_nothing_of_other_rows(platform: Platform) -> None:
     assert run(platform, psi(THREE, protocol="PROTOCOL_ECDH_3PC"), THREE) == {}
 
 
+@pytest.mark.attack("links between parties")
 def test_a_cache_for_unbalanced_intersections_holds_no_key(platform: Platform) -> None:
     cache = {
         "task_type": "unbalanced_psi_cache",
@@ -221,6 +224,7 @@ def of_component(join: str) -> dict[str, Any]:
     return {"task_type": "component", "node_eval_param": node("data_prep/psi:1.0.0", tables, outputs, attributes)}
 
 
+@pytest.mark.attack("links between parties")
 @pytest.mark.parametrize("join", ["inner_join", "left_join", "full_join", "difference"])
 def test_a_component_sends_nothing_of_other_rows(platform: Platform, join: str) -> None:
     assert run(platform, of_component(join), TWO) == {}
@@ -279,6 +283,7 @@ TOLD = {"groupby_statistics": {"bob": {"group"}}}
 """What a catalogue entry says that readers of the result learn."""
 
 
+@pytest.mark.attack("links between parties")
 @pytest.mark.parametrize("tasks", TASKS, ids=lambda tasks: tasks[0]["task_type"])
 def test_a_computation_sends_no_cell_and_no_order(platform: Platform, tasks: tuple[dict[str, Any], ...]) -> None:
     for task in tasks:

@@ -132,6 +132,7 @@ def swapped(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root.parent / "precious"
 
 
+@pytest.mark.attack("data roots")
 @pytest.mark.parametrize(
     ("look", "error"),
     [
@@ -193,6 +194,7 @@ def test_names_in_scratch_have_plain_endings(root: Path) -> None:
     assert "." not in roots.input_file(FIELD, "a.`x`").name
 
 
+@pytest.mark.attack("data roots")
 @pytest.mark.parametrize("first", ["input", "output"])
 @pytest.mark.parametrize("name", ["a.csv", "dir/../a.csv", "same.csv", "soft.csv"])
 def test_a_file_is_input_or_output_by_whatever_names(root: Path, first: str, name: str) -> None:

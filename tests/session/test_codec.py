@@ -169,6 +169,7 @@ def test_arrow_arrives_as_it_is(column: Any) -> None:
     assert arrived.equals(column, check_metadata=True) if hasattr(column, "metadata") else arrived.equals(column)
 
 
+@pytest.mark.attack("links between parties")
 def test_rows_around_a_slice_stay_with_their_party() -> None:
     column = pa.array(["secret-before", "shown", "secret-after"]).slice(1, 1)
     assert b"shown" in codec.dumps(column)
@@ -346,6 +347,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.attack("links between parties")
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_no_value_is_refused(name: str) -> None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -363,6 +365,7 @@ def test_every_part_of_a_message_is_needed() -> None:
             codec.loads(whole[:end])
 
 
+@pytest.mark.attack("links between parties")
 @pytest.mark.parametrize("of", [hnp.CiphertextArray, hnp.PlaintextArray])
 @pytest.mark.parametrize(
     "state",
@@ -384,6 +387,7 @@ def test_arrays_of_heu_that_are_none_are_refused(of: type, state: bytes) -> None
         codec.loads(message(value(kind, state)))
 
 
+@pytest.mark.attack("links between parties")
 def test_keys_that_are_none_are_refused() -> None:
     state = hnp.setup("mock", 512).public_key().__getstate__()
     assert isinstance(codec.loads(message(value("heu key", state))), phe.PublicKey)
@@ -401,6 +405,7 @@ def test_what_is_nested_too_deep_is_not_sent() -> None:
     assert sent(deep[0][0]) == deep[0][0]
 
 
+@pytest.mark.attack("links between parties")
 @pytest.mark.parametrize("wrap", [lambda error: error, FedLocalError, lambda error: FedRemoteError("carol", error)])
 def test_our_own_sentence_reaches_the_peer_and_foreign_text_does_not(wrap: Callable[[Exception], Exception]) -> None:
     own = sent(FedRemoteError("bob", wrap(InputDataError("task_config.x: wrong"))))
@@ -416,12 +421,14 @@ def test_a_job_modules_own_error_arrives_as_the_one_it_is_derived_from() -> None
     assert type(sent(FedRemoteError("bob", OwnError("wrong"))).cause()) is InputDataError
 
 
+@pytest.mark.attack("links between parties")
 def test_a_strangers_sentence_is_short_and_on_one_line() -> None:
     told = codec.loads(message(value("error", "bob", "InputDataError", "a\nb\x1b[2J" + "x" * 10_000)))
     assert str(told.cause()).startswith("a b [2Jxxx")
     assert len(str(told.cause())) == 2000
 
 
+@pytest.mark.attack("links between parties")
 def test_secretflow_sends_saves_and_loads_by_the_codec() -> None:
     program = """
 import io, pickle
@@ -453,6 +460,7 @@ for module in (checkpoint, model, pyu, spu, brpc_link, grpc):
     assert secure_pickle.loads.__module__ == "secretflow.utils.secure_pickle"  # of this process, which has no session
 
 
+@pytest.mark.attack("links between parties")
 def test_mutants_of_every_kind_are_refused_or_harmless() -> None:
     run = subprocess.run(
         [sys.executable, "-m", "tests.attack.codec", "--mutants", "5000"], capture_output=True, text=True, check=False

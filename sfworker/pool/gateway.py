@@ -30,6 +30,13 @@ class OwnGateway:
         self._failures = 0
         self._not_before = 0.0
 
+    @property
+    def trouble(self) -> str:
+        """Sentence on why jobs with parties elsewhere cannot run, or nothing."""
+        if not self._settings.tls_certificate or self._writer is not None:
+            return ""
+        return "the gateway does not run, so jobs with parties elsewhere wait"
+
     async def run(self) -> None:
         """Stay connected until cancelled, where certificates are set."""
         if not self._settings.tls_certificate:

@@ -204,8 +204,8 @@ def test_a_peer_cannot_be_another_one(sites: Sites) -> None:
     job = sites.jobs({"task_type": "act", "action": "hang", "seconds": 3.0})
     for party, each in job.items():
         sites[party].worker.send(each)
-    execution_id = job["alice"]["execution_id"]
-    sites["alice"].worker.until_said(execution_id, "devices_ready")
+    sites["alice"].worker.until_said(job["alice"]["execution_id"], "devices_ready")
+    execution_id = ":" + job["alice"]["execution_id"]  # of no tenant
     for channel in ("control", "fed", "spu-0"):
         with connect(sites, sites.certificates / "carol.pem") as connection:
             connection.sendall(encode_frame(preface(execution_id=execution_id, channel=channel)))

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from sfworker.cli.embedded_redis import EmbeddedRedis
+from sfworker.settings import Settings
 from tests.jobs.components import HEU, Platform, node, table, vertical
 from tests.running_worker import FLOORS, RunningWorker, envelope
 
@@ -347,3 +348,30 @@ def test_components_leave_out_small_groups(platform: Platform) -> None:
         [told] = report["tables"]
         assert len(told["rows"]) == remains
         assert np.isclose(float(told["rows"][0][-1]), frames["alice"]["x"][:-2].mean(), atol=1e-4)
+
+
+@pytest.mark.attack("results")
+def test_the_defaults_refuse_single_rows_and_answer_that_there_is_none(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    directory = tmp_path_factory.mktemp("defaults")
+    defaults = {name: str(getattr(Settings(), name)) for name in FLOORS}
+    roots = json.dumps({party: [str(directory / party)] for party in ("alice", "bob")})
+    for party in ("alice", "bob"):
+        (directory / party).mkdir()
+    with (
+        EmbeddedRedis("--appendfsync", "no") as redis,
+        RunningWorker(redis.url, directory, data_roots=roots, **defaults) as worker,
+    ):
+        platform = Platform(worker, directory)
+        for common, status in ((0, "success"), (1, "failure"), (2, "success")):
+            write(platform, {party: keyed(5, common) for party in ("alice", "bob")})
+            result = run(platform, psi(["alice", "bob"]))
+            assert result["status"] == status, result
+            if status == "success":
+                assert result["result"]["intersection_count"] == common
+                assert bool(result["result"]["warnings"]) == (common == 0)
+        write(platform, {"alice": keyed(0, 1), "bob": keyed(5, 3)})
+        assert "SFWORKER_MIN_INPUT_ROWS" in run(platform, psi(["alice", "bob"]))["error"]
+        statistics = {"task_type": "table_statistics", "input_paths": {"alice": "in.csv"}, "keys": {"alice": []}}
+        assert "SFWORKER_MIN_INPUT_ROWS" in run(platform, statistics)["error"]

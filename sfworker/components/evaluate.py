@@ -78,7 +78,7 @@ def evaluate(
     offered = _Context(context, checkpoint, inputs, outputs)
     floors.hold(component, context.floors)
     try:
-        floors.require_rows(context, param, lambda uri: Path(offered.storage.get_full_path(uri)))
+        floors.require_size(context, param, lambda uri: Path(offered.storage.get_full_path(uri)))
         component.evaluate(offered)
         offered.storage.close()
     except Exception as error:

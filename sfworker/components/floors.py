@@ -1,4 +1,4 @@
-"""Holds SecretFlow's components to the fewest rows of which the operator lets anything be revealed.
+"""Holds SecretFlow's components to the fewest rows of which anything may be revealed, and to the largest files.
 
 Intersections of components are held to it where ours are, in `session/spu_runtime.py`. Runs in party processes.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,15 @@ import secretflow
 from pyarrow import orc
 from secretflow.component.preprocessing.binning.base import VertBinningBase
 from secretflow.component.stats import groupby_statistics, stats_psi
-from secretflow_spec.v1.data_pb2 import DistData
 from secretflow_spec.v1.evaluation_pb2 import NodeEvalParam
 
+from sfworker import limits
 from sfworker.errors import InputDataError
 from sfworker.party.context import JobContext
 from sfworker.wire.frames import Floors
 
 _COUNT = "count"
+_INPUTS = "task_config.node_eval_param.inputs"
 _stock_groups = groupby_statistics.ordinal_encoded_groupby_value_agg_pairs
 _stock_bins = stats_psi.get_bin_counts_one_feature
 _stock_rules = VertBinningBase.do_evaluate
@@ -42,27 +42,33 @@ def hold(component: Any, floors: Floors) -> None:
     VertBinningBase.do_evaluate = rules
 
 
-def require_rows(context: JobContext[Any], param: NodeEvalParam, find: Callable[[str], Path]) -> None:
-    """Raise InputDataError where this party's part of an input table has too few rows. `find` gives a uri's file."""
-    for data in param.inputs:
-        if data.type.startswith("sf.table."):
-            for rows in _rows_of(context, data, find):
-                context.require_rows("task_config.node_eval_param.inputs", rows)
+def require_size(context: JobContext[Any], param: NodeEvalParam, find: Callable[[str], Path]) -> None:
+    """Raise InputDataError where this party's part of an input table has too few rows, or too many, or columns.
 
-
-def _rows_of(context: JobContext[Any], data: DistData, find: Callable[[str], Path]) -> list[int]:
-    """Return the rows of this party's files, counted no further than needed."""
-    found = []
-    for ref in data.data_refs:
+    `find` gives a uri's file.
+    """
+    most = limits.used()
+    for ref in (ref for data in param.inputs if data.type.startswith("sf.table.") for ref in data.data_refs):
         if ref.party != context.self_party:
             continue
-        path = find(ref.uri)
-        if ref.format == "orc":
-            found.append(orc.ORCFile(path).nrows)
-            continue
-        with path.open("rb") as file:
-            found.append(sum(1 for _ in islice(file, context.floors.input_rows + 1)) - 1)
-    return found
+        rows, columns = _size(find(ref.uri), ref.format, most.rows)
+        context.require_rows(_INPUTS, rows)
+        if rows > most.rows:
+            raise limits.refusal(_INPUTS, "a file", "rows", "split it")
+        if columns > most.columns:
+            raise limits.refusal(_INPUTS, "a file", "columns", "leave some out")
+
+
+def _size(path: Path, form: str, most: int) -> tuple[int, int]:
+    """Return the numbers of a file's rows, counted up to a few more than `most`, and of its columns."""
+    if form == "orc":
+        stripes = orc.ORCFile(path)
+        return stripes.nrows, len(stripes.schema.names)
+    with path.open("rb") as file:
+        header = file.readline()
+        file.seek(max(path.stat().st_size - 1, 0))
+        is_unended = file.read() not in {b"\n", b""}
+    return limits.lines(path, most) - 1 + is_unended, header.count(b",") + 1
 
 
 def _groups(least: int, frame: Any, by: list[str], pairs: list[tuple[str, str]], *others: Any) -> dict[Any, Any]:

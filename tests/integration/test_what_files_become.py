@@ -193,3 +193,9 @@ def test_a_components_join_is_broken_off_too(tmp_path: Path) -> None:
         result = platform.answer(node("data_prep/psi:1.0.0", tables, ["joined", "report"], keys))
         assert result["error_type"] == "InputDataError", result
         assert result["error"].endswith("or raise SFWORKER_MAX_OUTPUT_ROWS")
+        for rows, columns, limit in ((3_000_001, 1, "ROWS"), (9, 51, "COLUMNS")):
+            header, row = ",".join(["k", *(f"c{number}" for number in range(columns))]), ",".join(["1"] * (columns + 1))
+            (platform.root("alice") / "in.csv").write_text(f"{header}\n" + f"{row}\n" * rows)
+            result = platform.answer(node("data_prep/psi:1.0.0", tables, ["joined", "report"], keys))
+            assert result["error_type"] == "InputDataError", result
+            assert result["error"].endswith(f"or raise SFWORKER_MAX_{limit}")

@@ -6,7 +6,6 @@ import asyncio
 from typing import Any
 
 import anyio
-import msgspec
 from msgspec import Struct
 
 from sfworker.gateway.identity import Identity
@@ -109,7 +108,7 @@ async def _read_answer(reader: asyncio.StreamReader) -> Answer:
         length = frame_length(await reader.readexactly(LENGTH_BYTES))
         if length <= MAX_PREFACE_BYTES:
             return decode_answer(await reader.readexactly(length))
-    except (FrameError, msgspec.DecodeError):
+    except FrameError:
         pass
     raise ConnectionError("what answers is no gateway")
 

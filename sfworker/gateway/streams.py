@@ -11,7 +11,6 @@ import asyncio
 from collections.abc import Callable
 from typing import cast
 
-import msgspec
 from msgspec import Struct
 
 from sfworker.wire.frames import LENGTH_BYTES, FrameError, encode_frame, frame_length
@@ -124,7 +123,7 @@ class Half(asyncio.Protocol):
                 body = bytes(self._received[LENGTH_BYTES:end])
                 del self._received[:end]
                 self._on_message(body)
-            except (FrameError, msgspec.DecodeError):
+            except FrameError:
                 self.abort()
                 return
 

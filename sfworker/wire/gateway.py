@@ -15,12 +15,13 @@ A worker has one connection to its gateway that only stands (`Attach`), and one 
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
 
 from sfworker.wire.envelope import PartyName
+from sfworker.wire.frames import FrameError
 
 VERSION = 1
 MAX_PREFACE_BYTES = 8192
@@ -176,8 +177,31 @@ class Lost(Struct, frozen=True, tag="lost"):
     """True where no other attempt can help."""
 
 
-decode_preface = msgspec.msgpack.Decoder(Preface).decode
-decode_answer = msgspec.msgpack.Decoder(Answer).decode
-decode_control = msgspec.msgpack.Decoder(Ping | Told | Goodbye).decode
+_prefaces = msgspec.msgpack.Decoder(Preface)
+_answers = msgspec.msgpack.Decoder(Answer)
+_controls: msgspec.msgpack.Decoder[Ping | Told | Goodbye] = msgspec.msgpack.Decoder(Ping | Told | Goodbye)
+_T = TypeVar("_T")
+
+
+def decode_preface(body: bytes) -> Preface:
+    """Return a peer's message. Raises FrameError where it is none, as the other two do."""
+    return _decoded(_prefaces, body)
+
+
+def decode_answer(body: bytes) -> Answer:
+    return _decoded(_answers, body)
+
+
+def decode_control(body: bytes) -> Ping | Told | Goodbye:
+    return _decoded(_controls, body)
+
+
+def _decoded(decoder: msgspec.msgpack.Decoder[_T], body: bytes) -> _T:
+    try:
+        return decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise FrameError("a message that is none") from None
+
+
 decode_from_worker = msgspec.msgpack.Decoder(Attach | Ended | Open | Alive | Tell | Close).decode
 decode_from_gateway = msgspec.msgpack.Decoder(Opened | Heard | Lost).decode

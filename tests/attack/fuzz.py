@@ -18,7 +18,7 @@ from random import Random
 import atheris
 
 BEGIN_WITH = 2_000
-NAMES = ("components", "envelopes", "frames", "lines", "parameters", "tables")
+NAMES = ("components", "envelopes", "frames", "lines", "parameters", "peers", "tables")
 
 
 def main() -> None:
@@ -37,6 +37,7 @@ def main() -> None:
             "sfworker.components.params",
             "sfworker.tables",
             "sfworker.pool.channel",
+            "sfworker.pool.remotes",
             "sfworker.logs",
         ]
     ):

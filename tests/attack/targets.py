@@ -26,11 +26,26 @@ from sfworker.catalog.base import load_modules, validate
 from sfworker.catalog.job import accept
 from sfworker.errors import InputDataError, SecretFlowTaskError
 from sfworker.pool.channel import FrameSplitter
+from sfworker.pool.remotes import cleaned
 from sfworker.pool.starts import _plain
 from sfworker.settings import Settings
 from sfworker.wire.envelope import _is_deeper, decode_ids
 from sfworker.wire.frames import Failed, FrameError, Progressed, StageReached, Staging, Succeeded, decode_party_frame
 from sfworker.wire.frames import encode_frame as framed
+from sfworker.wire.gateway import (
+    Answer,
+    Goodbye,
+    PeerFailed,
+    PeerReached,
+    PeerSucceeded,
+    Ping,
+    Preface,
+    Terms,
+    Told,
+    decode_answer,
+    decode_control,
+    decode_preface,
+)
 from sfworker.wire.party_log import RECORD_MARK, PartyRecord, decode_line, encode_record
 from tests.attack.nasty import RAW, mutated, mutated_bytes, paths, with_raw
 from tests.catalog.examples import TASKS, job
@@ -45,7 +60,6 @@ LONGEST_SENTENCE = 4_000
 _SENTENCE = re.compile(
     r"(?:envelope|(?:sub)?task_id|execution_id|(?:sf_init|spu|heu|task)_config|options)\b[^\n]*?: \S"
 )
-_NO_FRAME = (FrameError, msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _SETTINGS = Settings()
 
 
@@ -223,7 +237,7 @@ def _check_frames(data: bytes) -> None:
     try:
         for body in FrameSplitter().feed(data):
             decode_party_frame(body)
-    except _NO_FRAME:
+    except FrameError:
         return
 
 
@@ -246,6 +260,34 @@ def _frames_corpus() -> list[bytes]:
     ]
     lengths = [b"\xff\xff\xff\xff", b"\x10\x00\x00\x00", b"\0\0\0\0" * 10_000, b"\0\0\0\1\xc0" * 10_000]
     return [*good, b"".join(good), *(len(body).to_bytes(4, "big") + body for body in bodies), *lengths]
+
+
+# --- messages of peers
+
+
+def _check_peers(data: bytes) -> None:
+    """As a gateway reads them. What is read is within bounds, and is written as it was read."""
+    for decode in (decode_preface, decode_answer, decode_control):
+        try:
+            read = decode(data)
+        except FrameError:
+            continue
+        assert decode(msgspec.msgpack.encode(read)) == read
+        if isinstance(read, Told) and isinstance(read.frame, PeerFailed):
+            assert cleaned(read.frame.error).isprintable() or not read.frame.error
+            assert read.frame.error_type.isidentifier()
+
+
+def _peers_corpus() -> list[bytes]:
+    terms = Terms(parties=["alice", "bob"], task_type="psi", parameters="0" * 64, devices="1" * 64)
+    said: list[Any] = [
+        Preface(version=1, to="alice", execution_id=":e", channel="control", nonce="0" * 32, terms=terms),
+        Preface(version=1, to="alice", execution_id="t:e", channel="spu-0", nonce="0" * 32),
+        *(Answer(verdict=verdict, why="has ended") for verdict in ("taken", "not_here", "ended", "refused")),
+        *(Told(PeerReached("executed", 0.5)), Told(PeerSucceeded()), Ping(), Goodbye()),
+        Told(PeerFailed("keys: \x1b[2J none", "InputDataError", retryable=False)),
+    ]
+    return [msgspec.msgpack.encode(each) for each in said]
 
 
 # --- log lines
@@ -407,6 +449,13 @@ TARGETS = {
             modules=("sfworker.wire.frames", "sfworker.pool.channel"),
             corpus=_frames_corpus,
             check=_check_frames,
+            mutate=mutated_bytes,
+        ),
+        Target(
+            name="peers",
+            modules=("sfworker.wire.gateway", "sfworker.pool.remotes"),
+            corpus=_peers_corpus,
+            check=_check_peers,
             mutate=mutated_bytes,
         ),
         Target(

@@ -27,14 +27,22 @@ from tests.attack.targets import TARGETS
 from tests.catalog.examples import TASKS, job
 from tests.running_worker import ROOT
 
-INPUTS = {"envelopes": 1_500, "parameters": 3_000, "components": 1_500, "frames": 3_000, "lines": 300, "tables": 150}
+INPUTS = {
+    "envelopes": 1_500,
+    "parameters": 3_000,
+    "components": 1_500,
+    "frames": 3_000,
+    "peers": 3_000,
+    "lines": 300,
+    "tables": 150,
+}
 MANY = 40_000
 
 pytestmark = pytest.mark.attack("stream entry")
 
 
 def _boundary(name: str) -> Any:
-    boundaries = {"frames": "party process", "lines": "logs", "tables": "input file"}
+    boundaries = {"frames": "party process", "peers": "gateway", "lines": "logs", "tables": "input file"}
     return pytest.param(name, marks=pytest.mark.attack(boundaries.get(name, "stream entry")), id=name)
 
 

@@ -41,6 +41,7 @@ class Place:
     def __init__(self, directory: Path, redis: EmbeddedRedis) -> None:
         self.directory = directory
         self._redis = redis
+        self._shown = (directory, redis.socket_path.parent, REPOSITORY)
         for name in ("tmp", "var-tmp", "shm", "home", "cwd"):
             (directory / "places" / name).mkdir(parents=True)
         for party in PARTIES:
@@ -52,7 +53,7 @@ class Place:
     def worker(self, name: str, **settings: str) -> RunningWorker:
         """A worker with a run directory and log of its own."""
         directory = self.directory / name
-        shown = [path for path in (self.directory, self._redis.socket_path.parent) if path.is_relative_to(SHARED)]
+        shown = [path for path in self._shown if path.is_relative_to(SHARED)]
         names = ["unshare", "--mount", "sh", "-c", OWN_PLACES, "sh", self.directory / "places", *shown, "--"]
         return RunningWorker(
             self._redis.url,
@@ -73,7 +74,7 @@ class Place:
 
     def _is_mounted(self, path: str) -> bool:
         inside = SHARED / Path(path).relative_to("places/tmp")
-        return any(shown.is_relative_to(inside) for shown in (self.directory, self._redis.socket_path.parent))
+        return any(shown.is_relative_to(inside) for shown in self._shown)
 
 
 @contextmanager

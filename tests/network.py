@@ -1,4 +1,4 @@
-"""A TCP port in front of an embedded Redis, whose network can be slow or dead, or speak TLS; and sentinels."""
+"""A TCP port in front of a server, whose network can be slow or dead, speak TLS or be listened to; and sentinels."""
 
 from __future__ import annotations
 
@@ -32,14 +32,19 @@ def start_sentinel(stack: contextlib.ExitStack, configuration: Path) -> None:
 
 
 class Network:
-    """Use as `with Network(server.socket_path) as network`, at `127.0.0.1:{network.port}`."""
+    """Use as `with Network(server.socket_path) as network`, at `127.0.0.1:{network.port}`.
 
-    def __init__(self, socket_path: Path, tls: ssl.SSLContext | None = None) -> None:
+    The server may be a port of this host, too.
+    """
+
+    def __init__(self, server: Path | int, tls: ssl.SSLContext | None = None) -> None:
+        self.said: list[bytearray] = []
+        """What passed, of each connection and direction."""
         self.delay = 0.0
         """Seconds that everything takes, in each direction."""
         self._alive = asyncio.Event()
         self._alive.set()
-        self._socket_path = socket_path
+        self._behind = server
         self._tls = tls
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
@@ -79,7 +84,10 @@ class Network:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, asyncio.CancelledError):
-            there, back = await asyncio.open_unix_connection(str(self._socket_path))
+            if isinstance(self._behind, int):
+                there, back = await asyncio.open_connection(HOST, self._behind)
+            else:
+                there, back = await asyncio.open_unix_connection(str(self._behind))
             try:
                 await asyncio.gather(self._carry(reader, back), self._carry(there, writer))
             except asyncio.CancelledError:  # the end: a close over TLS would wait for the other side's
@@ -87,11 +95,14 @@ class Network:
                 raise
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        said = bytearray()
+        self.said.append(said)
         try:
             with contextlib.suppress(OSError):
                 while data := await reader.read(65536):
                     await asyncio.sleep(self.delay)
                     await self._alive.wait()
+                    said += data
                     writer.write(data)
                     await writer.drain()
         finally:

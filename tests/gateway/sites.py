@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -14,7 +15,7 @@ from sfworker.cli.child import bound_to_this_process, stop
 from sfworker.cli.embedded_redis import EmbeddedRedis
 from sfworker.gateway.certificates import make_authority, make_certificate
 from sfworker.settings import Settings, variable
-from tests.network import HOST, free_ports
+from tests.network import HOST, Network, free_ports
 from tests.running_worker import RunningWorker, envelope, until
 
 RUNTIME = {"protocol": "SEMI2K", "field": "FM128"}
@@ -23,18 +24,20 @@ RUNTIME = {"protocol": "SEMI2K", "field": "FM128"}
 class Site:
     """One party's side. Files of jobs lie in `data`."""
 
-    def __init__(self, party: str, directory: Path, certificates: Path, ports: dict[str, int], **settings: Any) -> None:
+    def __init__(
+        self, party: str, directory: Path, certificates: Path, port: int, peers: dict[str, int], **settings: Any
+    ) -> None:
         self.party = party
         self.data = directory / party
         self.data.mkdir()
         self._stack = ExitStack()
         redis = self._stack.enter_context(EmbeddedRedis())
-        peers = [f"{each}={HOST}:{port}" for each, port in ports.items() if each != party]
+        addresses = [f"{each}={HOST}:{their}" for each, their in peers.items() if each != party]
         self.settings: dict[str, Any] = {
             "party": party,
-            "peers": ",".join(peers),
+            "peers": ",".join(addresses),
             "trusted_dealer": "alice",
-            "gateway_listen": f"{HOST}:{ports[party]}",
+            "gateway_listen": f"{HOST}:{port}",
             "gateway_dir": str(self.data / "gateway"),
             "tls_certificate": str(certificates / f"{party}.pem"),
             "tls_key": str(certificates / f"{party}.key"),
@@ -75,9 +78,20 @@ class Site:
 
 
 class Sites:
-    """All parties. Use as a context. Without `gateways` the workers start them."""
+    """All parties. Use as a context. Without `gateways` the workers start them.
 
-    def __init__(self, directory: Path, parties: list[str], *, gateways: bool = True, **settings: Any) -> None:
+    `networks` stand before the gateways' ports, so that peers see those in place of these.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        parties: list[str],
+        *,
+        gateways: bool = True,
+        networks: Callable[[int], Network] | None = None,
+        **settings: Any,
+    ) -> None:
         certificates = directory / "certificates"
         certificates.mkdir(mode=0o700)
         make_authority(certificates, 10)
@@ -87,7 +101,14 @@ class Sites:
         self.parties = parties
         self._gateways = gateways
         self.certificates = certificates
-        self.sites = {party: Site(party, directory, certificates, ports, **settings) for party in parties}
+        self._stack = ExitStack()
+        self.networks = {
+            party: self._stack.enter_context(networks(port)) for party, port in ports.items() if networks is not None
+        }
+        seen = {party: self.networks[party].port if networks else port for party, port in ports.items()}
+        self.sites = {
+            party: Site(party, directory, certificates, port, seen, **settings) for party, port in ports.items()
+        }
 
     def __enter__(self) -> Sites:
         for site in self.sites.values():
@@ -101,6 +122,7 @@ class Sites:
             site.stop()
             if error is not None:  # which pytest shows
                 print(f"{site.party}:\n{site.worker.log()}")
+        self._stack.close()
 
     def __getitem__(self, party: str) -> Site:
         return self.sites[party]

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -24,8 +25,8 @@ _made: list[str] = []
 def pytest_configure(config: pytest.Config) -> None:
     """Make directories of tests with short paths, as those of sockets end at 107 bytes."""
     if config.option.basetemp is None and not hasattr(config, "workerinput"):
-        _made.append(tempfile.mkdtemp(prefix="sfw"))
-        config.option.basetemp = f"{_made[0]}/t"
+        _made.append(f"{tempfile.gettempdir()}/t{secrets.token_hex(2)}")
+        config.option.basetemp = _made[0]
 
 
 def pytest_unconfigure() -> None:

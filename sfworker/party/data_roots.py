@@ -233,7 +233,8 @@ class DataRoots:
     def _named(self, what: str, descriptor: int, name: str) -> Path:
         """Return a name in the scratch directory for what is open, with the endings that say its format."""
         made = self._scratch / f"{what}-{descriptor}{_endings(name)}"
-        made.symlink_to(_held(descriptor))
+        with _in_scratch():
+            made.symlink_to(_held(descriptor))
         return made
 
     def _claim_input(self, field: str, found: os.stat_result) -> None:
@@ -262,7 +263,8 @@ class DataRoots:
     def _claim(self, field: str, found: os.stat_result, what: str, other: str) -> None:
         """Raise ParameterValidationError where a file or directory is both input and output of this attempt."""
         file = f"{found.st_dev}-{found.st_ino}"
-        (self._scratch.parent / f"{what}-{file}").touch()
+        with _in_scratch():
+            (self._scratch.parent / f"{what}-{file}").touch()
         if (self._scratch.parent / f"{other}-{file}").exists():
             raise ParameterValidationError(f"{field}: is both an input and an output of this job; name another output")
 
@@ -294,6 +296,17 @@ def saving(field: str, disk: str = "the outputs") -> Iterator[None]:
         if says_full(error):
             raise disk_full(disk) from None
         raise ResultSaveError(f"{field}: cannot be written ({_reason(error)})") from None
+
+
+@contextmanager
+def _in_scratch() -> Iterator[None]:
+    """Tell a full disk of the scratch directory from one of the outputs."""
+    try:
+        yield
+    except OSError as error:
+        if says_full(error):
+            raise disk_full("the scratch directory") from None
+        raise
 
 
 def opened(field: str, path: Path) -> BufferedWriter[Any]:

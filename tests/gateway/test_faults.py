@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -101,7 +102,8 @@ def test_a_peer_that_comes_late_is_waited_for_and_no_attempt_is_used_up(sites: S
         assert sites.result(party, jobs[party])["status"] == "success"
     [retry] = [e for e in sites["alice"].worker.said(jobs["alice"]["execution_id"]) if e["status"] == "RETRY"]
     assert (retry["error_type"], retry["retry_count"]) == ("PeerAbsentError", 0)
-    assert retry["error"].startswith("party bob did not come within 3 s: it has not begun this execution")
+    # The wait varies by a third, so that two sites that swap jobs do not miss each other for ever.
+    assert re.match(r"party bob did not come within [23] s: it has not begun this execution", retry["error"])
 
 
 def test_another_job_under_the_same_id_is_told_at_both(sites: Sites) -> None:

@@ -35,7 +35,7 @@ chaos: setup
 
 ## make attack   every attack that is a test, and a table of boundary, attack and outcome
 attack: setup
-	@.venv/bin/pytest -q -m 'attack and not slow' -p tests.attack.table $(ARGS)
+	@.venv/bin/python -m pytest -q -m 'attack and not slow' -p tests.attack.table $(ARGS)
 
 ## make catalogue  sfworker/catalog/README.md from the structs there
 catalogue: setup

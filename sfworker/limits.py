@@ -10,7 +10,7 @@ from sfworker.errors import InputDataError
 from sfworker.settings import Settings, variable
 
 PROPORTION = 100
-"""What grows to as many times its file's size is in proportion, however large."""
+"""Times its file's size to which anything may grow, however large that is."""
 
 
 class Limits(Struct, frozen=True, kw_only=True):

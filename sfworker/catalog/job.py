@@ -34,7 +34,7 @@ class Job:
     task_type: TaskType
     parties: list[str]
     mode: Mode
-    """What joins the parties: nothing or a mesh, in which gateways stand for the parties that are elsewhere."""
+    """A mesh joins the parties, in which gateways stand for those that are elsewhere, or nothing does."""
     self_party: str | None
     """This worker's party where others are elsewhere."""
     peers: dict[str, str]
@@ -43,7 +43,7 @@ class Job:
     """Parameters that have to be the same at all parties."""
     resources: Resources
     disclosures: list[str]
-    """What it reveals beyond its result, and to whom."""
+    """Sentences that say which party learns more than the result, and what."""
     warnings: list[str]
     """Parts of the envelope that this worker does not use."""
 

@@ -12,7 +12,7 @@ from sfworker.gateway.identity import Identity
 from sfworker.gateway.streams import RemoteHalf
 from sfworker.settings import Settings
 from sfworker.wire.frames import LENGTH_BYTES, FrameError, encode_frame, frame_length
-from sfworker.wire.gateway import MAX_PREFACE_BYTES, VERSION, Answer, Preface, decode_answer
+from sfworker.wire.gateway import MAX_PREFACE_BYTES, Answer, Preface, decode_answer
 
 HANDSHAKE_SECONDS = 5.0
 
@@ -33,9 +33,6 @@ class Dialler:
         self.silence_seconds = settings.peer_silence_seconds
         self.rendezvous_seconds = settings.rendezvous_seconds
         self._identity = identity
-
-    def preface(self, **parts: Any) -> Preface:
-        return Preface(version=VERSION, **parts)
 
     async def call(self, address: str, preface: Preface) -> asyncio.StreamWriter:
         """Open a control stream. Raises NotTakenError, or OSError, EOFError or TimeoutError as the network does."""
@@ -105,12 +102,10 @@ class Dialler:
 async def _read_answer(reader: asyncio.StreamReader) -> Answer:
     """Raises ConnectionError where it is none."""
     try:
-        length = frame_length(await reader.readexactly(LENGTH_BYTES))
-        if length <= MAX_PREFACE_BYTES:
-            return decode_answer(await reader.readexactly(length))
+        length = frame_length(await reader.readexactly(LENGTH_BYTES), MAX_PREFACE_BYTES)
+        return decode_answer(await reader.readexactly(length))
     except FrameError:
-        pass
-    raise ConnectionError("what answers is no gateway")
+        raise ConnectionError("what answers is no gateway") from None
 
 
 def split(address: str) -> tuple[str, int]:

@@ -199,13 +199,8 @@ class Gateway:
             await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: inbound, connection, ssl=self._identity.server, ssl_handshake_timeout=HANDSHAKE_SECONDS
             )
-        except OSError as error:  # ssl.SSLError is one
-            reason = getattr(error, "reason", None) or type(error).__name__
-            self.refused(f"no TLS of a party ({reason})" if isinstance(error, ssl.SSLError) else "no TLS at all")
-            stranger.leave()
-            connection.close()
         except Exception as error:  # noqa: BLE001 - one connection must not end all others
-            self.refused(f"a connection that could not be served ({type(error).__name__})")
+            self.refused(_cause(error))
             stranger.leave()
             connection.close()
 
@@ -379,6 +374,17 @@ class _Inbound(RemoteHalf):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+
+def _cause(error: Exception) -> str:
+    """Say why there was no handshake."""
+    if isinstance(error, ssl.SSLError):
+        return f"no TLS of a party ({getattr(error, 'reason', None) or type(error).__name__})"
+    return (
+        "no TLS at all"
+        if isinstance(error, OSError)
+        else f"a connection that could not be served ({type(error).__name__})"
+    )
 
 
 def _unlink(path: str) -> None:

@@ -26,6 +26,7 @@ from sfworker.wire.gateway import (
     CHANNELS,
     CONTROL,
     PING_SECONDS,
+    VERSION,
     Answer,
     Goodbye,
     Heard,
@@ -54,7 +55,7 @@ MAX_STREAMS = 256
 
 
 class Peer:
-    """What is known of one absent party."""
+    """Holds the state of one absent party."""
 
     def __init__(self, party: str, rank: int) -> None:
         self.party = party
@@ -291,7 +292,8 @@ class Session:
         remote.abort()
 
     def _preface(self, peer: Peer, channel: str, *, hello: bool = False) -> Preface:
-        return self._dialler.preface(
+        return Preface(
+            version=VERSION,
             to=peer.party,
             execution_id=self.opened.execution_id,
             channel=channel,

@@ -13,7 +13,7 @@ from typing import cast
 
 from msgspec import Struct
 
-from sfworker.wire.frames import LENGTH_BYTES, FrameError, encode_frame, frame_length
+from sfworker.wire.frames import FrameError, FrameSplitter, encode_frame
 
 HELD_BYTES = 4 << 20
 """Bytes that wait for a slow reader before no more are read for it."""
@@ -35,12 +35,10 @@ class Half(asyncio.Protocol):
     ) -> None:
         self._on_message = on_message
         self._on_end = on_end
-        self._longest = longest
-        self._received = bytearray()
+        self._splitter = FrameSplitter(longest)
+        self._held = bytearray()
         self._other: Half | None = None
         self._transport: asyncio.Transport | None = None
-        self.carried = 0
-        """Bytes that came in by this half."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
@@ -60,9 +58,8 @@ class Half(asyncio.Protocol):
             one._on_message, one._other = None, another
             one._pause(False)
         for one, another in ((self, other), (other, self)):  # a reader that is full by this pauses the writer again
-            one.carried += len(one._received)
-            another._write(bytes(one._received))
-            one._received.clear()
+            another._write(one._splitter.rest() + one._held)
+            one._held.clear()
             if one.is_closed:
                 another.close()
 
@@ -82,14 +79,12 @@ class Half(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._other is not None:
-            self.carried += len(data)
             self._other._write(data)
-            return
-        self._received += data
-        if self._on_message is None:
+        elif self._on_message is None:
+            self._held += data
             self._pause(True)
         else:
-            self._split()
+            self._split(data)
 
     def eof_received(self) -> bool:
         return False  # closed both ways, after what was written
@@ -111,21 +106,15 @@ class Half(asyncio.Protocol):
     def _end_of(self, other: Half) -> None:
         other.close()
 
-    def _split(self) -> None:
-        while self._on_message is not None and len(self._received) >= LENGTH_BYTES:
-            try:
-                length = frame_length(bytes(self._received[:LENGTH_BYTES]))
-                if length > self._longest:
-                    raise FrameError("a message is too long")
-                end = LENGTH_BYTES + length
-                if len(self._received) < end:
+    def _split(self, data: bytes) -> None:
+        try:
+            for body in self._splitter.feed(data):
+                if self._on_message is not None:
+                    self._on_message(body)
+                if self._on_message is None:  # what follows is no message
                     return
-                body = bytes(self._received[LENGTH_BYTES:end])
-                del self._received[:end]
-                self._on_message(body)
-            except FrameError:
-                self.abort()
-                return
+        except FrameError:
+            self.abort()
 
     def _write(self, data: bytes) -> None:
         if data and self._transport is not None and not self._transport.is_closing():  # uvloop raises for a closed one

@@ -90,7 +90,7 @@ class JobContext(Generic[P]):
 
     @property
     def is_speaker(self) -> bool:
-        """Whether this process tells what all parties know: progress, and figures that were revealed to everybody."""
+        """True where this process tells progress, and the figures that were revealed to every party."""
         return self.elsewhere or self.is_local(self.parties[0])
 
     def at(self, party: str, function: Callable[..., T], *args: Any) -> Any:

@@ -9,33 +9,14 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from msgspec import Struct
 
-from sfworker.wire.frames import LENGTH_BYTES, MAX_FRAME_BYTES, FrameError, encode_frame, frame_length
+from sfworker.wire.frames import MAX_FRAME_BYTES, FrameError, FrameSplitter, encode_frame
 
 _CHUNK = 1 << 18
 _LONGEST_LINE = 1 << 16
-
-
-class FrameSplitter:
-    """Cuts a byte stream into the bodies of length-prefixed frames of at most `longest` bytes."""
-
-    def __init__(self, longest: int = MAX_FRAME_BYTES) -> None:
-        self._longest = longest
-        self._received = bytearray()
-
-    def feed(self, data: bytes) -> Iterator[bytes]:
-        """Yield the bodies that `data` completes. Raises FrameError for an impossible length."""
-        self._received += data
-        while len(self._received) >= LENGTH_BYTES:
-            end = LENGTH_BYTES + frame_length(bytes(self._received[:LENGTH_BYTES]), self._longest)
-            if len(self._received) < end:
-                return
-            body = bytes(self._received[LENGTH_BYTES:end])
-            del self._received[:end]
-            yield body
 
 
 class FrameChannel:

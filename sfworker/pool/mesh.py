@@ -93,7 +93,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     hard: float
     grace: float
     tell_why: bool = True
-    """Whether peers hear the sentence of a failure, or its type alone."""
+    """False where peers hear the type of a failure alone, without its sentence."""
 
 
 class Mesh:

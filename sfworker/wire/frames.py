@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import socket
 import struct
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -214,6 +215,30 @@ def frame_length(prefix: bytes, most: int = MAX_FRAME_BYTES) -> int:
     if length > most:
         raise FrameError(f"a frame of {length} bytes is over the limit of {most}")
     return int(length)
+
+
+class FrameSplitter:
+    """Cuts a byte stream into the bodies of length-prefixed frames of at most `longest` bytes."""
+
+    def __init__(self, longest: int = MAX_FRAME_BYTES) -> None:
+        self._longest = longest
+        self._received = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Yield the bodies that `data` completes. Raises FrameError for an impossible length."""
+        self._received += data
+        while len(self._received) >= LENGTH_BYTES:
+            end = LENGTH_BYTES + frame_length(bytes(self._received[:LENGTH_BYTES]), self._longest)
+            if len(self._received) < end:
+                return
+            body = bytes(self._received[LENGTH_BYTES:end])
+            del self._received[:end]
+            yield body
+
+    def rest(self) -> bytes:
+        """Return what was fed and is no whole frame yet, and let go of it."""
+        rest, self._received = bytes(self._received), bytearray()
+        return rest
 
 
 def receive_exactly(sock: socket.socket, size: int) -> bytearray | None:

@@ -25,12 +25,20 @@ from sfworker.catalog import component as component_catalog
 from sfworker.catalog.base import load_modules, validate
 from sfworker.catalog.job import accept
 from sfworker.errors import InputDataError, SecretFlowTaskError
-from sfworker.pool.channel import FrameSplitter
 from sfworker.pool.remotes import cleaned
 from sfworker.pool.starts import _plain
 from sfworker.settings import Settings
 from sfworker.wire.envelope import _is_deeper, decode_ids
-from sfworker.wire.frames import Failed, FrameError, Progressed, StageReached, Staging, Succeeded, decode_party_frame
+from sfworker.wire.frames import (
+    Failed,
+    FrameError,
+    FrameSplitter,
+    Progressed,
+    StageReached,
+    Staging,
+    Succeeded,
+    decode_party_frame,
+)
 from sfworker.wire.frames import encode_frame as framed
 from sfworker.wire.gateway import (
     Answer,
@@ -245,7 +253,7 @@ def _frames_corpus() -> list[bytes]:
     said = [
         StageReached("executed", 0.5, ["alice"]),
         Progressed(0.5, "half"),
-        Staging("/root/.x", "/root/x"),
+        Staging("/data/.x", "/data/x"),
         Succeeded(None, 1),
         Failed("task_config.keys: none", "InputDataError", False, False, 1),
     ]

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sfworker.pool.channel import FrameChannel, FrameSplitter, LineChannel
-from sfworker.wire.frames import FrameError, Progressed, decode_party_frame, encode_frame
+from sfworker.pool.channel import FrameChannel, LineChannel
+from sfworker.wire.frames import FrameError, FrameSplitter, Progressed, decode_party_frame, encode_frame
 
 
 def fail(*_: object) -> None:

@@ -215,7 +215,7 @@ SS_GLM = register(
             _CONVERGED,
             _UNSCALED,
             "with IRLS the label's party learns, in each epoch, the features' matrix of weighted cross products",
-            "with Gamma and Tweedie every party learns if the means of some rows vanish beside the largest label",
+            "with link Log every party learns if the means of some rows are too far from the largest label",
             _SHARED,
         ),
     )

@@ -56,6 +56,9 @@ LEAST_FRACTION_BITS = 16
 SPARE_BITS = 8
 """Bits that the variance of the least mean of `ss_glm` needs at least."""
 
+GREATEST_MEAN = 1024
+"""Times the largest label, above which no mean is that `ss_glm` fitted to it."""
+
 WORST_CONDITION = 1e8
 """Highest condition number of a matrix that `ss_glm` inverts. Beyond it the last of 40 fraction bits decides."""
 
@@ -463,28 +466,33 @@ def _glm_label(params: SsGlmParams, values: Matrix) -> tuple[Matrix, int]:
 def _require_means_near_the_label(
     context: JobContext[SsGlmParams], weights: Any, x: FedNdarray, offset: FedNdarray | None
 ) -> None:
-    """Raise InputDataError where powers of fitted means vanish beside the largest label, so that the fit is rounding.
+    """Raise InputDataError where fitted means are no model of the labels, of which the largest is 1 to 2 here.
 
-    Reveals to every party whether it is so.
+    Means far above it are of a training that went astray. Where the distribution takes powers of a mean, these vanish
+    beside the largest label if the mean is too small, so that the fit is rounding. Reveals to every party whether it is
+    so.
     """
     params, bits = context.params, context.spu.conf.fxp_fraction_bits
-    power = {"Gamma": 2.0, "Tweedie": params.tweedie_power}.get(params.distribution, 0.0)
-    if params.resolved_link != "Log" or power <= 1:
+    if params.resolved_link != "Log":
         return
+    power = {"Gamma": 2.0, "Tweedie": params.tweedie_power}.get(params.distribution, 0.0)
+    least = (SPARE_BITS - bits) / power if power > 1 else -math.inf
     model = SSGLM(context.spu)
     model.spu_w, model.link, model.y_scale = weights, _link("Identity"), 1.0
     predictors = model.predict(x, o=offset, infeed_batch_size_limit=PREDICTED_CELLS)
-    least = (SPARE_BITS - bits) / power
-    if context.reveal(context.spu(_any_below, static_argnames=("least",))(predictors, least=least * math.log(2))):
+    outside = context.spu(_any_outside, static_argnames=("least", "most"))
+    if context.reveal(outside(predictors, least=least * math.log(2), most=math.log(GREATEST_MEAN))):
+        little = f"less than 1/{2**-least:.0f} or " if power > 1 else ""
         raise InputDataError(
-            f"task_config.label: the model's mean of some rows is less than 1/{2**-least:.0f} of the largest "
-            f"label, too little for this distribution in the SPU's numbers; take Poisson, or ss_lr on "
-            f"logarithms, or split the rows"
+            f"task_config.label: the model's mean of some rows is {little}more than {GREATEST_MEAN} times the largest "
+            "label, which is too far from it for this distribution in the SPU's numbers; take Poisson, or ss_lr on "
+            "logarithms, or split the rows, or with SGD a smaller learning_rate"
         )
 
 
-def _any_below(values: Any, least: float) -> Any:
-    return jnp.any(values < least)
+def _any_outside(values: Any, least: float, most: float) -> Any:
+    above = jnp.any(values > most)
+    return above if math.isinf(least) else above | jnp.any(values < least)
 
 
 def _require_weights(params: SsGlmParams, weights: Matrix) -> None:

@@ -233,9 +233,10 @@ def test_means_far_apart_are_right_or_told(worker: RunningWorker, data: Path, sp
     if spread == 1:
         assert np.abs(predicted(worker, "ss_glm", data, frame, {}, **about) / mean - 1).max() < 0.1
         return
-    result = worker.run(training("ss_glm", data, frame, {}, **about))
-    assert result["error_type"] == "InputDataError"
-    assert "the largest label" in result["error"]  # rounding decides which of two checks finds it
+    for _ in range(3):  # as rounding decides how the training ends and which of three checks finds it
+        result = worker.run(training("ss_glm", data, frame, {}, **about))
+        assert result.get("error_type") == "InputDataError", result
+        assert "the largest label" in result["error"]
 
 
 def test_a_glm_on_rows_far_away(worker: RunningWorker, data: Path) -> None:

@@ -15,6 +15,8 @@ from sfworker.cli.child import bound_to_this_process, stop
 from sfworker.cli.embedded_redis import server_binary
 
 HOST = "127.0.0.1"
+MAX_UNDER_WAY = 256
+"""Pieces of 64 KiB that one direction of a connection holds, so that a delay does not bound what passes in a second."""
 
 
 def free_ports(count: int) -> list[int]:
@@ -83,27 +85,44 @@ class Network:
         await asyncio.sleep(0)  # transports close in the next turn
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError, asyncio.CancelledError):
+        try:
             if isinstance(self._behind, int):
                 there, back = await asyncio.open_connection(HOST, self._behind)
             else:
                 there, back = await asyncio.open_unix_connection(str(self._behind))
-            try:
-                await asyncio.gather(self._carry(reader, back), self._carry(there, writer))
-            except asyncio.CancelledError:  # the end: a close over TLS would wait for the other side's
-                writer.transport.abort()
-                raise
+            await asyncio.gather(self._carry(reader, back), self._carry(there, writer))
+        except (OSError, asyncio.CancelledError):  # nothing listens behind it, or the end, when no close is waited for
+            writer.transport.abort()
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         said = bytearray()
         self.said.append(said)
+        under_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(MAX_UNDER_WAY)
+
+        async def leave() -> None:
+            data = b"_"
+            while data:
+                data = await reader.read(65536)
+                await under_way.put((self._loop.time() + self.delay, data))
+
+        async def arrive() -> None:
+            while True:
+                due, data = await under_way.get()
+                await asyncio.sleep(due - self._loop.time())
+                await self._alive.wait()
+                if not data:
+                    return
+                said.extend(data)
+                writer.write(data)
+                await writer.drain()
+
+        leaving, arriving = asyncio.create_task(leave()), asyncio.create_task(arrive())
         try:
-            with contextlib.suppress(OSError):
-                while data := await reader.read(65536):
-                    await asyncio.sleep(self.delay)
-                    await self._alive.wait()
-                    said += data
-                    writer.write(data)
-                    await writer.drain()
+            await asyncio.wait({leaving, arriving}, return_when=asyncio.FIRST_COMPLETED)
+            if not leaving.cancelled() and leaving.done() and leaving.exception() is None:
+                await asyncio.wait({arriving})
         finally:
+            leaving.cancel()
+            arriving.cancel()
+            await asyncio.gather(leaving, arriving, return_exceptions=True)
             writer.close()

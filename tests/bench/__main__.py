@@ -23,6 +23,7 @@ from redis import Redis
 from sfworker.cli.child import bound_to_this_process, stop
 from sfworker.cli.console import console, table
 from sfworker.cli.embedded_redis import EmbeddedRedis
+from tests.bench.gateway import gateway
 from tests.bench.history import history
 from tests.bench.measuring import PAUSE, REPETITIONS, Figures, Listener, worker
 from tests.bench.ray_environment import ray_python
@@ -186,7 +187,7 @@ def cpu(pid: int) -> float:
 
 
 PARTS: dict[str, Callable[[Figures], None]] = {"latency": latency, "rates": rates, "recovery": recovery, "psi": psi}
-ON_REQUEST: dict[str, Callable[[Figures], None]] = {"ray": ray, "history": history}
+ON_REQUEST: dict[str, Callable[[Figures], None]] = {"gateway": gateway, "ray": ray, "history": history}
 
 
 def main() -> int:

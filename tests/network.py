@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
+import struct
 import subprocess
 import threading
 from pathlib import Path
@@ -44,6 +45,7 @@ class Network:
         """Seconds that everything takes, in each direction."""
         self._alive = asyncio.Event()
         self._alive.set()
+        self._writers: set[asyncio.StreamWriter] = set()
         self._behind = server
         self._tls = tls
         self._loop = asyncio.new_event_loop()
@@ -59,6 +61,16 @@ class Network:
 
     def revive(self) -> None:
         self._loop.call_soon_threadsafe(self._alive.set)
+
+    def cut(self) -> None:
+        """Reset every connection. New ones are taken."""
+        self._loop.call_soon_threadsafe(self._reset)
+
+    def _reset(self) -> None:
+        for writer in self._writers:
+            connection = writer.get_extra_info("socket")
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closed by a reset
+            writer.transport.abort()
 
     def __enter__(self) -> Network:
         self._thread.start()
@@ -97,6 +109,7 @@ class Network:
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         said = bytearray()
         self.said.append(said)
+        self._writers.add(writer)
         try:
             with contextlib.suppress(OSError):
                 while data := await reader.read(65536):
@@ -106,4 +119,5 @@ class Network:
                     writer.write(data)
                     await writer.drain()
         finally:
+            self._writers.discard(writer)
             writer.close()

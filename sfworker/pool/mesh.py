@@ -65,6 +65,8 @@ ECHO_SECONDS = 1.0
 """Longest wait after an echo for the cause behind it, which another party may be about to report."""
 EXIT_SECONDS = 0.2
 """Longest wait for the cause after a process left without an outcome."""
+LEAVE_SECONDS = 5.0
+"""Longest wait for the end of a process that has closed its socket. Only the template sees how it ended."""
 DISMISSAL_SECONDS = 10.0
 KILL_SECONDS = 5.0
 """Longest wait for killed processes to end. Beyond it, the template hangs, or the kernel."""
@@ -116,6 +118,8 @@ class Mesh:
         self._paths = [0] * len(processes)
         self._weak_cause: Failure | None = None
         self._decide_at = math.inf
+        self._leaving: dict[int, float] = {}
+        """By rank, until when the end of a process that has closed its socket is waited for."""
         self._kill_at = math.inf
         self._limits = Limits(soft=math.inf, hard=math.inf, grace=0.0)
         self._listener: Listener = _ignore
@@ -206,7 +210,8 @@ class Mesh:
     async def _until_settled(self, began: float) -> None:
         soft_at, hard_at = began + self._limits.soft, began + self._limits.hard
         while not self._settled():
-            with anyio.move_on_at(min(soft_at, hard_at, self._kill_at, self._decide_at)):
+            decide_at = max(self._decide_at, *self._leaving.values(), 0.0)
+            with anyio.move_on_at(min(soft_at, hard_at, self._kill_at, decide_at)):
                 await self._changed.wait()
             self._changed = anyio.Event()
             now = anyio.current_time()
@@ -216,7 +221,7 @@ class Mesh:
                 self.stop(Stop.TIME_LIMIT)
             elif now >= self._kill_at:
                 self._fail_as_stopped()
-            elif now >= self._decide_at and self._weak_cause:
+            elif now >= decide_at and self._weak_cause:
                 self.fail(self._weak_cause)
             elif now >= soft_at:
                 soft_at = math.inf
@@ -332,12 +337,20 @@ class Mesh:
         if rank not in self._missing or self._settled():
             return
         process = self._processes[rank]
+        if not process.ended.is_set():
+            told = f"the process of {self._names[rank]} closed its connection to the worker and did not end"
+            self._weak_cause = Failure.of(PartyProcessLostError(told))
+            self._leaving[rank] = anyio.current_time() + LEAVE_SECONDS
+            self._decide_within(LEAVE_SECONDS)
+            self._changed.set()
+            return
+        self._leaving.pop(rank, None)
         how = sentence(process.exit_status, memory_ran_out=oom_kills() > self._oom_kills)
         lost = Failure.of(PartyProcessLostError(f"the process of {self._names[rank]} {how}"))
         if process.exit_status in _OF_FULL_DISKS and (full := self._full_disk(rank)):
             lost = Failure.of(full)
         self._outcome.template_lost = self._template.lost.is_set()
-        if process.ended.is_set() and (process.exit_status is None or process.exit_status < 0):
+        if process.exit_status is None or process.exit_status < 0:
             self.fail(lost)  # killed by a signal or gone with the template, which is a cause of its own
         else:
             # It left by itself: SecretFlow's answer to an error elsewhere, which that party may be about to report.

@@ -127,6 +127,13 @@ class Session:
         for half in self._halves:
             half.close()
 
+    def release(self) -> None:
+        """Give the attempt back, as this gateway ends before it. That uses up no attempt, here or at the peers."""
+        why = "its gateway was replaced before the attempt ended"
+        self.tell_peers(PeerFailed(why, "GatewayLostError", retryable=True, is_release=True))
+        for peer in self.peers.values():
+            self._lose(peer, "cannot be heard any more, as this host's gateway was replaced", absent=True)
+
     def take(self, party: str, preface: Preface, half: RemoteHalf) -> Answer:
         """Take a stream of a peer, whose certificate says it is `party`, or say why not."""
         peer = self.peers.get(party)
@@ -241,15 +248,15 @@ class Session:
             except (OSError, EOFError) as error:
                 why = f"cannot be reached ({type(error).__name__})"
             if time.monotonic() > until:
-                self._lose(peer, f"did not come within {bound:.0f} s: it {why}")
+                self._lose(peer, f"did not come within {bound:.0f} s: it {why}", absent=True)
                 return None
             await anyio.sleep(pause)
             pause = min(pause * 1.5, LONGEST_PAUSE)
 
-    def _lose(self, peer: Peer, why: str, *, final: bool = False) -> None:
+    def _lose(self, peer: Peer, why: str, *, final: bool = False, absent: bool = False) -> None:
         if not self.closed and not peer.is_lost:
             peer.is_lost = True
-            self._tell(Lost(peer.party, why, met=bool(peer.nonce), final=final))
+            self._tell(Lost(peer.party, why, met=bool(peer.nonce) and not absent, final=final))
 
     def _stand_in(self, peer: Peer, channel: str) -> Half:
         half = Half(None, lambda: self._halves.discard(half))

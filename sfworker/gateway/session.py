@@ -34,6 +34,7 @@ from sfworker.wire.gateway import (
     Open,
     PeerFailed,
     PeerFrame,
+    PeerSucceeded,
     Ping,
     Preface,
     Told,
@@ -68,6 +69,7 @@ class Peer:
         """The stream of its latest hello."""
         self.heard_at = 0.0
         self.told = 0
+        self.has_succeeded = False
         self.said_goodbye = False
         self.is_lost = False
         self.outbox: asyncio.Queue[Struct] = asyncio.Queue()
@@ -158,10 +160,11 @@ class Session:
                 if peer.told > MAX_TOLD:
                     self._lose(peer, "says too much")
                 else:
+                    peer.has_succeeded = isinstance(frame, PeerSucceeded)
                     self._tell(Heard(party, frame))
             case Goodbye():
                 peer.said_goodbye = True
-                self._lose(peer, "has ended its attempt")  # which is news only to who has not heard how
+                self._lose(peer, "has ended its attempt")
             case Ping():
                 pass
 
@@ -254,6 +257,8 @@ class Session:
             pause = min(pause * 1.5, LONGEST_PAUSE)
 
     def _lose(self, peer: Peer, why: str, *, final: bool = False, absent: bool = False) -> None:
+        if peer.said_goodbye and peer.has_succeeded:
+            return  # it has heard that all have succeeded, as this party is about to
         if not self.closed and not peer.is_lost:
             peer.is_lost = True
             self._tell(Lost(peer.party, why, met=bool(peer.nonce) and not absent, final=final))

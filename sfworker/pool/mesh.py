@@ -114,6 +114,8 @@ class Mesh:
         self._log_line = log_line
         self._outcome = Outcome()
         self._missing: set[int] = set(range(len(processes) + (len(remotes.names) if remotes else 0)))
+        self._failed: set[int] = set()
+        """Processes that have said that they failed."""
         self._reached: dict[str, set[int]] = {}
         self._paths = [0] * len(processes)
         self._weak_cause: Failure | None = None
@@ -258,14 +260,15 @@ class Mesh:
                 if self._outcome.result is None and frame.result is not None:
                     self._outcome.result = Raw(frame.result)
             case Failed():
+                self._failed.add(rank)
                 self._note_end(rank, frame.peak_rss_bytes)
                 self._hear_failure(frame)
         self._changed.set()
 
     def _hear_remote(self, heard: RemoteHeard | Lost) -> None:
-        rank = self._names.index(heard.party)
-        if rank not in self._missing or self._settled():
+        if self._settled():
             return
+        rank = self._names.index(heard.party)
         if isinstance(heard, Lost):
             self._outcome.peer_absent = not heard.met and not heard.final
             kind = PeerFailedError if heard.met or heard.final else PeerAbsentError
@@ -273,7 +276,7 @@ class Mesh:
             return
         match heard.frame:
             case PeerReached(stage, seconds):
-                if rank not in self._reached.get(stage, set()):
+                if rank in self._missing and rank not in self._reached.get(stage, set()):
                     self._reach(rank, StageReached(stage, seconds))
             case PeerSucceeded():
                 self._missing.discard(rank)
@@ -333,11 +336,16 @@ class Mesh:
             self.fail(failure)
 
     def _hear_end(self, rank: int) -> None:
-        """Note that a party's socket was closed or its process has ended, which is a failure before its outcome."""
-        if rank not in self._missing or self._settled():
+        """Note that a party's socket was closed or its process has ended, which is a failure before the others' ends.
+
+        The others may still need one that has succeeded.
+        """
+        if rank in self._failed or self._settled():
             return
         process = self._processes[rank]
         if not process.ended.is_set():
+            if rank not in self._missing:
+                return
             told = f"the process of {self._names[rank]} closed its connection to the worker and did not end"
             self._weak_cause = Failure.of(PartyProcessLostError(told))
             self._leaving[rank] = anyio.current_time() + LEAVE_SECONDS

@@ -150,7 +150,9 @@ class Side:
 class Across:
     """One run. Use as a context."""
 
-    def __init__(self, sites: Sites, directory: Path, jobs: int, seed: int, workers: int, pauses: tuple[float, float]) -> None:
+    def __init__(
+        self, sites: Sites, directory: Path, jobs: int, seed: int, workers: int, pauses: tuple[float, float]
+    ) -> None:
         self.report = Report(seed)
         self._sites = sites
         self._directory = directory
@@ -434,7 +436,13 @@ def run(jobs: int, seed: int, workers: int = 2, pauses: tuple[float, float] = (1
             across.check()
             if os.environ.get("KEEP"):
                 import shutil
-                shutil.copytree(directory, os.environ["KEEP"], dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.sock","*-run","gateway"))
+
+                shutil.copytree(
+                    directory,
+                    os.environ["KEEP"],
+                    dirs_exist_ok=True,
+                    ignore=shutil.ignore_patterns("*.sock", "*-run", "gateway"),
+                )
     return across.report
 
 

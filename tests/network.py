@@ -96,13 +96,16 @@ class Network:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, asyncio.CancelledError):
-            if isinstance(self._behind, int):
-                there, back = await asyncio.open_connection(HOST, self._behind)
-            else:
-                there, back = await asyncio.open_unix_connection(str(self._behind))
             try:
+                if isinstance(self._behind, int):
+                    there, back = await asyncio.open_connection(HOST, self._behind)
+                else:
+                    there, back = await asyncio.open_unix_connection(str(self._behind))
                 await asyncio.gather(self._carry(reader, back), self._carry(there, writer))
-            except asyncio.CancelledError:  # the end: a close over TLS would wait for the other side's
+            except (
+                OSError,
+                asyncio.CancelledError,
+            ):  # nobody listens; the end: a close over TLS would wait for the other
                 writer.transport.abort()
                 raise
 

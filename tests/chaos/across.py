@@ -1,8 +1,8 @@
 """Two parties, each with a Redis, workers and a gateway, and everything between them killed, stopped and cut.
 
-`python -m tests.chaos.across --jobs 1000 --seed 7`. Each job goes to both parties under one execution_id. Faults come at
-random as long as jobs do; then everything is given time to end, workers stop, and what must hold is checked from outside.
-Exit code 1 where anything is violated.
+`python -m tests.chaos.across --jobs 1000 --seed 7`. Each job goes to both parties under one execution_id. Faults come
+at random as long as jobs do; then everything is given time to end, workers stop, and what must hold is checked from
+outside. Exit code 1 where anything is violated.
 
 The rest of the two generals, a success at one party of which the other heard too late, is counted and printed.
 """
@@ -24,10 +24,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from redis.exceptions import RedisError
 
 from sfworker.cli.console import console, table
+from tests.chaos.across_jobs import jobs_of, kinds, write_inputs, wrong
 from tests.chaos.jobs import Kind
 from tests.chaos.verdict import Heard, left_behind, violations
 from tests.gateway.sites import Site, Sites
@@ -39,9 +39,6 @@ SILENCE_SECONDS = 2.0
 SETTLE_SECONDS = 300.0
 AHEAD = 12
 """Jobs that are sent and not answered by both, at most."""
-ROWS = 60
-COMMON = 40
-FAILED = {"failure", "cancelled"}
 BY_FAULTS = {
     *("PeerFailedError", "PeerAbsentError", "PartyProcessLostError", "GatewayLostError", "CrashLoopError"),
     *("ClusterInitializationError", "DeviceInitializationError", "TaskExecutionError"),
@@ -66,48 +63,6 @@ class Report:
     rest: list[str] = field(default_factory=list)
     """Jobs that are a success at one party alone."""
     violations: list[str] = field(default_factory=list)
-
-
-def _kinds() -> list[Kind]:
-    """What may be sent. Inputs are the sites' own."""
-    good, bad = frozenset({"success", "failure"}), frozenset({"failure"})
-    inputs = dict.fromkeys(PARTIES, "in.csv")
-    keys = {party: ["id"] for party in PARTIES}
-    psi = {"task_type": "psi", "keys": keys, "input_paths": inputs, "receiver": "alice"}
-
-    def acting(name: str, weight: float, answers: frozenset[str], **task: Any) -> Kind:
-        options = task.pop("options", {})
-        return Kind(name, weight, answers, {"task_type": "act", **task}, options)
-
-    return [
-        Kind("psi", 25, good, psi, {}),
-        Kind("health_check", 20, good, {"task_type": "health_check"}, {}),
-        Kind("table_statistics", 15, good, {"task_type": "table_statistics", "keys": keys, "input_paths": inputs}, {}),
-        acting("succeeds", 15, good, action="succeed"),
-        acting("raises once", 5, good, action="raise", attempts=1),
-        acting("kills itself once", 4, good, action="kill", at="bob", attempts=1, seconds=20.0),
-        acting("longer than the lease", 2, good, action="report", seconds=2 * LEASE_SECONDS),
-        acting("raises for good", 4, bad, action="raise_final", at="bob", seconds=20.0),
-        acting("hangs", 2, bad, action="hang", options={"soft_time_limit": 3, "time_limit": 6}),
-        Kind("no input at bob", 3, bad, {**psi, "input_paths": {"alice": "in.csv", "bob": "none.csv"}}, {}),
-        Kind("refused at alice", 2, bad, {"task_type": "health_check"}, {}),
-        Kind("another job at bob", 2, bad, {"task_type": "act", "action": "succeed"}, {}),
-    ]
-
-
-def _jobs(sites: Sites, kind: Kind) -> dict[str, dict[str, Any]]:
-    """What is sent to each party."""
-    options = {"max_retries": 8, "retry_delay": 0.3, **kind.options}
-    jobs = sites.jobs(kind.task, options=options)
-    for party, job in jobs.items():
-        job["task_config"] = task = dict(kind.task)
-        if kind.task["task_type"] == "psi":
-            task["output_paths"] = dict.fromkeys(PARTIES, f"{job['execution_id']}.csv")
-        if (kind.name, party) == ("refused at alice", "alice"):
-            task["unheard_of"] = 1
-        if (kind.name, party) == ("another job at bob", "bob"):
-            task["seconds"] = 7.0
-    return jobs
 
 
 class Side:
@@ -148,27 +103,24 @@ class Side:
 
 
 class Across:
-    """One run. Use as a context."""
+    """One run."""
 
-    def __init__(
-        self, sites: Sites, directory: Path, jobs: int, seed: int, workers: int, pauses: tuple[float, float]
-    ) -> None:
+    def __init__(self, sites: Sites, directory: Path, jobs: int, seed: int, workers: int, *, is_short: bool) -> None:
         self.report = Report(seed)
         self._sites = sites
         self._directory = directory
         self._jobs = jobs
-        self._pauses = pauses
+        self._pauses = (0.5, 1.5) if is_short else (1.0, 6.0)
+        self._is_short = is_short
         self._chance = random.Random(seed)
-        self._kinds = _kinds()
+        self._kinds = kinds()
         self._sent: dict[str, Kind] = {}
         self._open: list[str] = []
         self._cancelled: set[str] = set()
         self._due: list[tuple[float, Callable[[], None]]] = []
         """What ends faults that last, and when."""
         self._sides = [Side(sites[party], workers) for party in PARTIES]
-        for first, side in enumerate(self._sides):
-            ids = [f"{number:04d}" for number in range(first * (ROWS - COMMON), first * (ROWS - COMMON) + ROWS)]
-            pd.DataFrame({"id": ids, f"of_{first}": range(ROWS)}).to_csv(side.site.data / "in.csv", index=False)
+        write_inputs(sites)
 
     def run(self) -> None:
         """Raises AssertionError where not even the end is reached."""
@@ -181,19 +133,17 @@ class Across:
 
     def _make_trouble(self) -> None:
         faults: dict[Callable[[Side], None], float] = {
-            self._kill_daemon: 2,
-            self._kill_template: 2,
             self._kill_party: 6,
             self._kill_gateway: 2,
-            self._pause_daemon: 1,
-            self._pause_gateway: 1,
             self._stop_gateway: 2,
-            self._replace_worker: 1,
             self._restart_redis: 1,
             self._kill_clients: 2,
             self._cut_link: 4,
             self._stall_link: 2,
         }
+        if not self._is_short:
+            faults |= {self._kill_daemon: 2, self._kill_template: 2, self._replace_worker: 1}
+            faults |= {self._pause_daemon: 1, self._pause_gateway: 1}
         next_fault = time.monotonic() + self._pauses[0]
         while len(self._sent) < self._jobs:
             if len(self._open) < AHEAD:
@@ -209,7 +159,7 @@ class Across:
 
     def _send(self) -> None:
         [kind] = self._chance.choices(self._kinds, [kind.weight for kind in self._kinds])
-        jobs = _jobs(self._sites, kind)
+        jobs = jobs_of(self._sites, kind)
         [execution_id] = {job["execution_id"] for job in jobs.values()}
         self._sent[execution_id] = kind
         self._open.append(execution_id)
@@ -316,7 +266,8 @@ class Across:
         for side in self._sides:
             for worker in side.workers:
                 worker.stop()
-        until(lambda: not any(side.gateways() for side in self._sides), 30.0)
+            _signal(side.gateways(), signal.SIGTERM)
+        until(lambda: not any(side.gateways() for side in self._sides))
         heard = [Heard(side.client) for side in self._sides]
         for side in self._sides:
             for text in violations(side.client, self._sent, self._cancelled):
@@ -340,32 +291,19 @@ class Across:
             f"{party} {result['status']} {result.get('error_type', '')}: {result.get('error', '')}"
             for party, result in zip(PARTIES, results, strict=True)
         )
+        for party, result in zip(PARTIES, results, strict=True):
+            if result["status"] != "success" and (self._sites[party].data / f"{execution_id}.csv").exists():
+                yield f"{execution_id} ({kind.name}) left an output at {party}, where it failed: {told}"
         won = [result for result in results if result["status"] == "success"]
         self.report.attempts += [result["task_metadata"]["attempt"] for result in won]
         if len(won) == 2:
-            yield from self._wrong(execution_id, kind, results)
+            yield from wrong(self._sites, kind, execution_id, results)
         elif won:
             self.report.rest.append(f"{execution_id} ({kind.name}): {told}")
         elif "success" in kind.answers and execution_id not in self._cancelled:
             self.report.by_faults.append(f"{execution_id} ({kind.name}): {told}")
             if not {result["error_type"] for result in results} <= BY_FAULTS:
                 yield f"{execution_id} ({kind.name}) failed for another reason: {told}"
-
-    def _wrong(self, execution_id: str, kind: Kind, results: list[dict[str, Any]]) -> Iterator[str]:
-        """What is not as a plain computation has it, or not the same at both."""
-        for party, result in zip(PARTIES, results, strict=True):
-            figures = result["result"]
-            if kind.name == "psi":
-                path = self._sites[party].data / f"{execution_id}.csv"
-                rows = len(pd.read_csv(path)) if path.exists() else None
-                if (figures["intersection_count"], rows) != (COMMON, COMMON):
-                    yield f"{execution_id}: psi at {party} has {figures['intersection_count']}, its file {rows} rows"
-            if kind.name == "table_statistics" and party == PARTIES[0]:  # who receives them
-                for number, each in enumerate(PARTIES):
-                    if figures["statistics"][each][f"of_{number}"]["mean"] != (ROWS - 1) / 2:
-                        yield f"{execution_id}: {party} has wrong statistics of {each}"
-            if kind.name == "health_check" and not figures["healthy"]:
-                yield f"{execution_id}: not healthy at {party}"
 
 
 def _patiently(command: Callable[[], Any]) -> Any:
@@ -411,13 +349,13 @@ def show(report: Report) -> None:
     for violation in report.violations:
         out.print(f"VIOLATED: {violation}")
     out.print(
-        f"seed {report.seed}, {report.seconds:.0f} s: {report.jobs.total()} jobs, {len(report.by_faults)} failed at both "
-        f"by faults, {len(report.rest)} rest, {len(report.violations)} violations"
+        f"seed {report.seed}, {report.seconds:.0f} s: {report.jobs.total()} jobs, {len(report.by_faults)} failed at "
+        f"both by faults, {len(report.rest)} rest, {len(report.violations)} violations"
     )
 
 
-def run(jobs: int, seed: int, workers: int = 2, pauses: tuple[float, float] = (1.0, 6.0)) -> Report:
-    """Run it. `pauses` are the shortest and the longest time between two faults."""
+def run(jobs: int, seed: int, workers: int = 2, *, is_short: bool = False) -> Report:
+    """Run it. A short one leaves out the faults after which a worker takes seconds to come back."""
     settings = {
         "lease_seconds": str(LEASE_SECONDS),
         "peer_silence_seconds": str(SILENCE_SECONDS),
@@ -431,18 +369,9 @@ def run(jobs: int, seed: int, workers: int = 2, pauses: tuple[float, float] = (1
     with tempfile.TemporaryDirectory(prefix="sfworker-across-") as name:
         directory = Path(name)
         with Sites(directory, PARTIES, gateways=False, networks=Network, **settings) as sites:
-            across = Across(sites, directory, jobs, seed, workers, pauses)
+            across = Across(sites, directory, jobs, seed, workers, is_short=is_short)
             across.run()
             across.check()
-            if os.environ.get("KEEP"):
-                import shutil
-
-                shutil.copytree(
-                    directory,
-                    os.environ["KEEP"],
-                    dirs_exist_ok=True,
-                    ignore=shutil.ignore_patterns("*.sock", "*-run", "gateway"),
-                )
     return across.report
 
 

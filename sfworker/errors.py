@@ -76,7 +76,7 @@ class RecurringError(TaskExecutionError):
 
 
 class PartyProcessLostError(TaskExecutionError):
-    """A party process ended before it reported an outcome."""
+    """A party process ended before its execution ended."""
 
 
 class StalledError(TaskExecutionError):

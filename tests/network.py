@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
+import struct
 import subprocess
 import threading
 from pathlib import Path
@@ -46,6 +47,7 @@ class Network:
         """Seconds that everything takes, in each direction."""
         self._alive = asyncio.Event()
         self._alive.set()
+        self._writers: set[asyncio.StreamWriter] = set()
         self._behind = server
         self._tls = tls
         self._loop = asyncio.new_event_loop()
@@ -61,6 +63,16 @@ class Network:
 
     def revive(self) -> None:
         self._loop.call_soon_threadsafe(self._alive.set)
+
+    def cut(self) -> None:
+        """Reset every connection. New ones are taken."""
+        self._loop.call_soon_threadsafe(self._reset)
+
+    def _reset(self) -> None:
+        for writer in self._writers:
+            connection = writer.get_extra_info("socket")
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closed by a reset
+            writer.transport.abort()
 
     def __enter__(self) -> Network:
         self._thread.start()
@@ -117,6 +129,7 @@ class Network:
                 await writer.drain()
 
         leaving, arriving = asyncio.create_task(leave()), asyncio.create_task(arrive())
+        self._writers.add(writer)
         try:
             await asyncio.wait({leaving, arriving}, return_when=asyncio.FIRST_COMPLETED)
             if not leaving.cancelled() and leaving.done() and leaving.exception() is None:
@@ -125,4 +138,5 @@ class Network:
             leaving.cancel()
             arriving.cancel()
             await asyncio.gather(leaving, arriving, return_exceptions=True)
+            self._writers.discard(writer)
             writer.close()

@@ -131,6 +131,10 @@ class RunningWorker:
     def log(self) -> str:
         return self.log_file.read_text() if self.log_file.exists() else ""
 
+    def console(self) -> str:
+        """What it and the gateway that it has started print."""
+        return self._console.read_text()
+
     # --- as the web side
 
     def send(self, job: dict[str, Any] | bytes, stream: str = "sf:jobs") -> str:

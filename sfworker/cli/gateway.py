@@ -17,7 +17,7 @@ def run(arguments: argparse.Namespace) -> int:
     import uvloop
 
     from sfworker.errors import SettingsError
-    from sfworker.gateway.gateway import Gateway, own_socket
+    from sfworker.gateway.gateway import Gateway, own_place
     from sfworker.logs import configure
     from sfworker.settings import load, variable
 
@@ -28,6 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
     os.umask(0o077)
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    with own_socket(settings) as path, configure(settings, f"gateway-{settings.party}"):
-        uvloop.run(Gateway(settings, while_needed=arguments.while_needed).run(path))
+    needed = arguments.while_needed
+    with own_place(settings, while_needed=needed) as place, configure(settings, f"gateway-{settings.party}"):
+        uvloop.run(Gateway(settings, place, while_needed=needed).run())
     return 0

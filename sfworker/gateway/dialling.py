@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 import anyio
 from msgspec import Struct
 
 from sfworker.gateway.identity import Identity
-from sfworker.gateway.streams import RemoteHalf
+from sfworker.gateway.streams import Half, RemoteHalf
 from sfworker.settings import Settings
 from sfworker.wire.frames import LENGTH_BYTES, FrameError, encode_frame, frame_length
-from sfworker.wire.gateway import MAX_PREFACE_BYTES, Answer, Preface, decode_answer
+from sfworker.wire.gateway import MAX_PREFACE_BYTES, Answer, Passed, Preface, decode_answer
 
 HANDSHAKE_SECONDS = 5.0
+_Half = TypeVar("_Half", bound=Half)
 
 
 class NotTakenError(Exception):
@@ -61,42 +63,60 @@ class Dialler:
     async def open_stream(self, address: str, preface: Preface, halves: set[Any]) -> RemoteHalf:
         """Open a stream that may be joined. It is in `halves` as long as it is open. Raises as `call` does."""
         host, port = split(address)
-        loop = asyncio.get_running_loop()
-        answered: asyncio.Future[Answer] = loop.create_future()
 
-        def hear(body: bytes) -> None:
-            half.hold()
-            if not answered.done():
-                answered.set_result(decode_answer(body))
+        async def connect(half: RemoteHalf) -> None:
+            transport, _ = await asyncio.get_running_loop().create_connection(
+                lambda: half, host, port, ssl=self._identity.client, ssl_handshake_timeout=HANDSHAKE_SECONDS
+            )
+            self._require_peer(transport.get_extra_info("ssl_object"), preface.to)
 
-        def end() -> None:
-            halves.discard(half)
-            if not answered.done():
-                answered.set_exception(ConnectionResetError())
-
-        half = RemoteHalf(hear, end, MAX_PREFACE_BYTES)
-        halves.add(half)
-        try:
-            with anyio.fail_after(2 * HANDSHAKE_SECONDS):
-                transport, _ = await loop.create_connection(
-                    lambda: half, host, port, ssl=self._identity.client, ssl_handshake_timeout=HANDSHAKE_SECONDS
-                )
-                self._require_peer(transport.get_extra_info("ssl_object"), preface.to)
-                half.send(preface)
-                answer = await answered
-        except BaseException:
-            answered.cancel()
-            halves.discard(half)  # whose end is not heard where it never was connected
-            half.abort()
-            raise
-        if answer.verdict != "taken":
-            half.abort()
-            raise NotTakenError(answer)
-        return half
+        return await _open(RemoteHalf, connect, preface, halves)
 
     def _require_peer(self, connection: Any, party: str) -> None:
         if (found := self._identity.party_of(connection)) != party:
             raise PermissionError(f"has the certificate of {found} at its address")
+
+
+async def pass_on(path: str, passed: Passed, halves: set[Any]) -> Half:
+    """Open a stream to a gateway that is being replaced, at its socket. Raises as `open_stream` does."""
+
+    async def connect(half: Half) -> None:
+        await asyncio.get_running_loop().create_unix_connection(lambda: half, path)
+
+    return await _open(Half, connect, passed, halves)
+
+
+async def _open(
+    kind: type[_Half], connect: Callable[[_Half], Awaitable[None]], first: Preface | Passed, halves: set[Any]
+) -> _Half:
+    answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+    def hear(body: bytes) -> None:
+        half.hold()
+        if not answered.done():
+            answered.set_result(decode_answer(body))
+
+    def end() -> None:
+        halves.discard(half)
+        if not answered.done():
+            answered.set_exception(ConnectionResetError())
+
+    half = kind(hear, end, MAX_PREFACE_BYTES)
+    halves.add(half)
+    try:
+        with anyio.fail_after(2 * HANDSHAKE_SECONDS):
+            await connect(half)
+            half.send(first)
+            answer = await answered
+    except BaseException:
+        answered.cancel()
+        halves.discard(half)  # whose end is not heard where it never was connected
+        half.abort()
+        raise
+    if answer.verdict != "taken":
+        half.abort()
+        raise NotTakenError(answer)
+    return half
 
 
 async def _read_answer(reader: asyncio.StreamReader) -> Answer:

@@ -2,6 +2,7 @@
 
 peer ==TLS==> accept -> handshake -> preface -> stream of a session | held hello | refusal
 worker --unix--> Attach | Open ... Close
+told to stop -> let go of port and socket, for the next gateway, which passes on what comes -> finish the executions
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import fcntl
 import logging
 import os
+import secrets
 import signal
 import socket
 import ssl
@@ -17,6 +19,8 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import anyio
 import msgspec
@@ -24,11 +28,11 @@ from anyio.abc import TaskGroup
 from msgspec import Struct
 
 from sfworker.errors import SettingsError
-from sfworker.gateway.dialling import HANDSHAKE_SECONDS, Dialler, split
+from sfworker.gateway.dialling import HANDSHAKE_SECONDS, Dialler, NotTakenError, pass_on, split
 from sfworker.gateway.identity import Identity
 from sfworker.gateway.sayings import Sayings
 from sfworker.gateway.session import Session
-from sfworker.gateway.streams import RemoteHalf
+from sfworker.gateway.streams import Half, RemoteHalf
 from sfworker.settings import Settings, variable
 from sfworker.wire.frames import LENGTH_BYTES, FrameError, encode_frame, frame_length
 from sfworker.wire.gateway import (
@@ -41,11 +45,14 @@ from sfworker.wire.gateway import (
     Attach,
     Close,
     Ended,
+    GiveWay,
     Open,
     Opened,
+    Passed,
     Preface,
     Tell,
     decode_from_worker,
+    decode_passed,
     decode_preface,
 )
 
@@ -64,13 +71,42 @@ MAX_ENDED = 10_000
 BACKLOG = 256
 ALONE_SECONDS = 5.0
 """Time without a worker after which a gateway that a worker has started ends."""
+GIVE_WAY_SECONDS = 10.0
+"""Longest wait for such a gateway to let go of its place."""
+RELEASE_SECONDS = 2.0
+"""Time that workers get to close the executions that a stopping gateway does not finish."""
+
+
+class Place:
+    """The private directory of the sockets, which one gateway has at a time."""
+
+    def __init__(self, directory: str, lock: int) -> None:
+        self._directory = directory
+        self._lock = lock
+        self.path = f"{directory}/{CONTROL}.sock"
+        """Where workers come."""
+        self.parting_path = f"{directory}/{secrets.token_hex(3)}.sock"  # as short as the other
+        """Where the next gateway passes on what comes for this one."""
+
+    def parting(self) -> list[str]:
+        """Return the sockets of gateways that were here before and finish their executions."""
+        return [str(path) for path in Path(self._directory).glob("??????.sock") if str(path) != self.parting_path]
+
+    def let_go(self) -> None:
+        """Leave it to the next gateway."""
+        if self._lock >= 0:
+            _unlink(self.path)
+            os.close(self._lock)
+            self._lock = -1
 
 
 @contextmanager
-def own_socket(settings: Settings) -> Iterator[str]:
-    """Make and lock the private directory of the socket for workers, for the block. Raises SettingsError."""
-    path = settings.gateway_socket()
-    directory = os.path.dirname(path)
+def own_place(settings: Settings, *, while_needed: bool) -> Iterator[Place]:
+    """Make and lock the private directory of the sockets, for the block at most. Raises SettingsError.
+
+    A gateway that a worker has started gives way to one that nobody has, and is waited for.
+    """
+    directory = os.path.dirname(settings.gateway_socket())
     try:
         os.makedirs(directory, mode=0o700, exist_ok=True)
         lock = os.open(f"{directory}/lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
@@ -80,24 +116,47 @@ def own_socket(settings: Settings) -> Iterator[str]:
         found = os.stat(directory)
         if found.st_uid != os.getuid() or found.st_mode & 0o077:
             raise SettingsError(f"{variable('gateway_dir')}: has to be this user's own, with permissions 0700")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise SettingsError(f"{variable('gateway_dir')}: a gateway of this party runs there already") from None
-        _unlink(path)  # left by a gateway that was killed
-        try:
-            yield path
-        finally:
-            _unlink(path)
-    finally:
+        if not _locked(lock) and (while_needed or not _given_way(lock, settings.gateway_socket())):
+            raise SettingsError(f"{variable('gateway_dir')}: a gateway of this party runs there already")
+    except SettingsError:
         os.close(lock)
+        raise
+    place = Place(directory, lock)
+    _unlink(place.path)  # left by a gateway that was killed
+    try:
+        yield place
+    finally:
+        place.let_go()
+        _unlink(place.parting_path)
+
+
+def _locked(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _given_way(lock: int, path: str) -> bool:
+    """Ask the gateway at `path` to give way, and wait until it has."""
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
+            asking.settimeout(GIVE_WAY_SECONDS)
+            asking.connect(path)
+            asking.sendall(encode_frame(GiveWay()))
+            asking.recv(1)  # ends when it has let go, or will not
+    except OSError:
+        pass  # it ended meanwhile
+    return _locked(lock)
 
 
 class Gateway:
     """The parts of a gateway, and what it remembers."""
 
-    def __init__(self, settings: Settings, *, while_needed: bool) -> None:
+    def __init__(self, settings: Settings, place: Place, *, while_needed: bool) -> None:
         self._settings = settings
+        self._place = place
         self._while_needed = while_needed
         self._identity = Identity(settings)
         self._dialler = Dialler(settings, self._identity)
@@ -106,34 +165,86 @@ class Gateway:
         self._sessions: dict[str, Session] = {}
         self._held: dict[str, dict[_Inbound, Preface]] = {}
         self._ended: OrderedDict[str, Ended] = OrderedDict()
-        self._attached = 0
+        self._attached: set[asyncio.StreamWriter] = set()
         self._left = anyio.Event()
+        self._open: set[Session] = set()
+        """Those included that are being closed."""
+        self._changed = anyio.Event()
+        self._leaving = anyio.Event()
+        self._hurry = False
+        self._has_let_go = anyio.Event()
+        self._passing: set[asyncio.Task[None]] = set()
+        self._passed: set[Any] = set()
 
-    async def run(self, path: str) -> None:
-        """Serve until told to stop, or until it is not needed any more. `path` is the socket for workers."""
+    async def run(self) -> None:
+        """Serve until told to stop, or until it is not needed any more, and finish the executions that there are."""
         listener = _listen(self._settings)
         try:
-            workers = await asyncio.start_unix_server(self._serve_worker, path, limit=MAX_MESSAGE_BYTES)
+            workers = await asyncio.start_unix_server(self._serve_worker, self._place.path, limit=MAX_MESSAGE_BYTES)
         except OSError:
             listener.close()
             raise SettingsError(
                 f"{variable('gateway_dir')}: no socket can be made there, whose path may have 107 bytes"
             ) from None
         _log.info("gateway of %s listens on %s", self._settings.party, self._settings.gateway_listen)
-        try:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._accept, listener, tasks)
-                if self._while_needed:
-                    tasks.start_soon(self._end_when_alone, tasks)
-                with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-                    async for _ in signals:
-                        tasks.cancel_scope.cancel()
-        finally:
-            workers.close()
-            listener.close()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._hear_signals)
+            if self._while_needed:
+                tasks.start_soon(self._leave_when_alone)
+            try:
+                async with anyio.create_task_group() as accepting:
+                    accepting.start_soon(self._accept, listener, tasks)
+                    await self._leaving.wait()
+                    accepting.cancel_scope.cancel()
+                loop = asyncio.get_running_loop()
+                parting = await loop.create_unix_server(self._from_next, self._place.parting_path)
+            finally:
+                workers.close()
+                listener.close()
+                self._place.let_go()
+                self._has_let_go.set()
+            await self._finish()
+            parting.close()
+            tasks.cancel_scope.cancel()
 
-    def take(self, party: str, preface: Preface, inbound: _Inbound) -> Answer | None:
-        """Take a stream of a peer, hold it (None), or say why not."""
+    async def _finish(self) -> None:
+        """Let the executions end, for as long as a stopping worker lets its jobs, and give back those that are left."""
+        for writer in self._attached:
+            writer.close()
+        for execution_id in list(self._held):
+            for inbound, preface in list(self._held[execution_id].items()):
+                self.let_go(preface, inbound)
+                inbound.answer(_NOT_BEGUN)
+        if self._open:
+            _log.info("takes no new execution, and finishes %d", len(self._open))
+        with anyio.move_on_after(self._settings.drain_timeout):
+            while self._open and not self._hurry:
+                await self._until_changed()
+        for session in self._sessions.values():
+            session.release()
+        with anyio.move_on_after(RELEASE_SECONDS):
+            while self._open:
+                await self._until_changed()
+
+    async def _until_changed(self) -> None:
+        await self._changed.wait()
+        self._changed = anyio.Event()
+
+    def _from_next(self) -> _Passed:
+        return _Passed(self, self._identity, Stranger(lambda: None))
+
+    async def _hear_signals(self) -> None:
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async for _ in signals:
+                self._hurry = self._leaving.is_set()
+                self._leaving.set()
+                self._changed.set()
+
+    def take(self, party: str, preface: Preface, inbound: _Inbound, *, everywhere: bool = False) -> Answer | None:
+        """Take a stream of a peer, hold it (None), or say why not.
+
+        It is first offered to the gateways before this one, but where it has been offered `everywhere`.
+        """
         if objection := self._objection(party, preface):
             return Answer(verdict="refused", why=objection)
         session = self._sessions.get(preface.execution_id)
@@ -142,10 +253,45 @@ class Gateway:
         ended = self._ended.get(preface.execution_id)
         if ended is not None and party in ended.peers:  # nobody else hears that there is such an execution
             return _has_ended(ended)
+        if self._leaving.is_set():
+            return _NOT_BEGUN
+        if not everywhere and (parting := self._place.parting()):
+            task = asyncio.create_task(self._pass_on(parting, Passed(party, preface), inbound))
+            self._passing.add(task)
+            task.add_done_callback(self._passing.discard)
+            return None
+        return self._hold(preface, inbound)
+
+    def _hold(self, preface: Preface, inbound: _Inbound) -> Answer | None:
         if preface.channel != CONTROL or sum(map(len, self._held.values())) >= MAX_HELD:
-            return Answer(verdict="not_here", why="has not begun this execution")
+            return _NOT_BEGUN
         self._held.setdefault(preface.execution_id, {})[inbound] = preface
         return None
+
+    async def _pass_on(self, parting: list[str], passed: Passed, inbound: _Inbound) -> None:
+        """Offer a stream to the gateways before this one, and take it here where it is for none of them."""
+        answer: Answer | None = None
+        for path in parting:
+            try:
+                half = await pass_on(path, passed, self._passed)
+            except NotTakenError as error:
+                if error.answer.verdict != "not_here":
+                    answer = error.answer
+            except ConnectionRefusedError:
+                _unlink(path)  # left by one that was killed
+            except (OSError, EOFError):
+                pass  # it has just ended
+            else:
+                if inbound.is_closed:
+                    half.close()
+                    return
+                inbound.answer(Answer(verdict="taken"))
+                inbound.join(half)
+                return
+        if not inbound.is_closed:
+            answer = answer or self.take(passed.party, passed.preface, inbound, everywhere=True)
+            if answer is not None:
+                inbound.answer(answer)
 
     def _objection(self, party: str, preface: Preface) -> str:
         if preface.version != VERSION:
@@ -205,56 +351,73 @@ class Gateway:
             connection.close()
 
     async def _serve_worker(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        tell = partial(_tell, writer)
-        session: Session | None = None
-        attached = in_order = False
         try:
-            while True:
-                length = frame_length(await reader.readexactly(LENGTH_BYTES))
-                match decode_from_worker(await reader.readexactly(length)):
-                    case Attach():
-                        attached = True
-                        self._attached += 1
-                    case Ended() as ended:
-                        self._note_end(ended)
-                    case Open() as opened if session is None:
-                        session = await self._open(opened, tell)
-                    case Alive() if session is not None:
-                        session.ping()
-                    case Tell(frame) if session is not None:
-                        session.tell_peers(frame)
-                    case Close():
-                        in_order = True
+            match await _read(reader):
+                case GiveWay():
+                    await self._give_way()
+                case _ if self._leaving.is_set():
+                    pass  # it comes to the next gateway then
+                case Attach():
+                    await self._stand(reader, writer)
+                case Open() as opened:
+                    await self._serve_attempt(opened, reader, partial(_tell, writer))
         except (EOFError, OSError, FrameError, msgspec.DecodeError):
             pass  # the worker has closed it, or has died
         finally:
             writer.close()
-            if attached:
-                self._attached -= 1
-                self._left.set()
-            if session is not None:
-                if self._sessions.get(session.opened.execution_id) is session:
-                    del self._sessions[session.opened.execution_id]
-                await session.close(in_order=in_order)
 
-    async def _open(self, opened: Open, tell: Callable[[Struct], None]) -> Session | None:
+    async def _give_way(self) -> None:
+        if self._while_needed:
+            self._leaving.set()
+        if self._leaving.is_set():
+            await self._has_let_go.wait()
+
+    async def _stand(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._attached.add(writer)
+        try:
+            while True:
+                if isinstance(ended := await _read(reader), Ended):
+                    self._note_end(ended)
+        finally:
+            self._attached.discard(writer)
+            self._left.set()
+
+    async def _serve_attempt(self, opened: Open, reader: asyncio.StreamReader, tell: Callable[[Struct], None]) -> None:
         if older := self._sessions.get(opened.execution_id):
             older.supersede()
         session = Session(opened, self._dialler, self._said, tell)
         self._sessions[opened.execution_id] = session
+        self._open.add(session)
         self._ended.pop(opened.execution_id, None)
+        in_order = False
+        try:
+            if not await self._open_sockets(session, tell):
+                return
+            while not in_order:
+                match await _read(reader):
+                    case Alive():
+                        session.ping()
+                    case Tell(frame):
+                        session.tell_peers(frame)
+                    case Close():
+                        in_order = True
+        finally:
+            if self._sessions.get(opened.execution_id) is session:
+                del self._sessions[opened.execution_id]
+            await session.close(in_order=in_order)
+            self._open.discard(session)
+            self._changed.set()
+
+    async def _open_sockets(self, session: Session, tell: Callable[[Struct], None]) -> bool:
         try:
             await session.open()
         except OSError as error:
-            if self._sessions.get(opened.execution_id) is session:
-                del self._sessions[opened.execution_id]
-            await session.close(in_order=False)
             tell(Opened(f"the gateway could not open its sockets ({type(error).__name__})"))
-            return None
+            return False
         tell(Opened())
-        for inbound, preface in self._held.pop(opened.execution_id, {}).items():
+        for inbound, preface in self._held.pop(session.opened.execution_id, {}).items():
             inbound.answer(session.take(inbound.party, preface, inbound))
-        return session
+        return True
 
     def _note_end(self, ended: Ended) -> None:
         self._ended[ended.execution_id] = ended
@@ -265,7 +428,7 @@ class Gateway:
                 self.let_go(preface, inbound)
                 inbound.answer(_has_ended(ended))
 
-    async def _end_when_alone(self, tasks: TaskGroup) -> None:
+    async def _leave_when_alone(self) -> None:
         while True:
             with anyio.move_on_after(ALONE_SECONDS):
                 await self._left.wait()
@@ -274,7 +437,7 @@ class Gateway:
                 await anyio.sleep(ALONE_SECONDS)
                 if not self._attached:
                     _log.info("no worker is here any more, and the gateway ends too")
-                    tasks.cancel_scope.cancel()
+                    self._leaving.set()
                     return
 
 
@@ -346,8 +509,11 @@ class _Inbound(RemoteHalf):
             self._deadline = asyncio.get_running_loop().call_later(PARTING_SECONDS, self.abort)
 
     def _hear_preface(self, body: bytes) -> None:
+        self._begin(decode_preface(body))
+
+    def _begin(self, preface: Preface) -> None:
         self._known()
-        self._preface = preface = decode_preface(body)
+        self._preface = preface
         if preface.channel == CONTROL:
             self._on_message = partial(self._gateway.hear, self.party, preface)
         if (answer := self._gateway.take(self.party, preface, self)) is not None:
@@ -367,13 +533,25 @@ class _Inbound(RemoteHalf):
     def _was_in_vain(self) -> None:
         if self._preface is not None:
             self._gateway.let_go(self._preface, self)
-        self.answer(Answer(verdict="not_here", why="has not begun this execution"))
+        self.answer(_NOT_BEGUN)
 
     def _known(self) -> None:
         self._stranger.leave()
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+
+class _Passed(_Inbound):
+    """A peer's connection to the next gateway, from the time when this one has let go of its place."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        Half.connection_made(self, transport)
+
+    def _hear_preface(self, body: bytes) -> None:
+        passed = decode_passed(body)
+        self.party = passed.party
+        self._begin(passed.preface)
 
 
 def _cause(error: Exception) -> str:
@@ -385,6 +563,12 @@ def _cause(error: Exception) -> str:
         if isinstance(error, OSError)
         else f"a connection that could not be served ({type(error).__name__})"
     )
+
+
+async def _read(reader: asyncio.StreamReader) -> Struct:
+    length = frame_length(await reader.readexactly(LENGTH_BYTES))
+    message: Struct = decode_from_worker(await reader.readexactly(length))
+    return message
 
 
 def _unlink(path: str) -> None:
@@ -401,6 +585,9 @@ def _listen(settings: Settings) -> socket.socket:
         raise SettingsError(f"{variable('gateway_listen')}: cannot be listened on ({error.strerror})") from None
     listener.setblocking(False)
     return listener
+
+
+_NOT_BEGUN = Answer(verdict="not_here", why="has not begun this execution")
 
 
 def _has_ended(ended: Ended) -> Answer:

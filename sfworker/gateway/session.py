@@ -34,6 +34,7 @@ from sfworker.wire.gateway import (
     Open,
     PeerFailed,
     PeerFrame,
+    PeerSucceeded,
     Ping,
     Preface,
     Told,
@@ -68,6 +69,7 @@ class Peer:
         """The stream of its latest hello."""
         self.heard_at = 0.0
         self.told = 0
+        self.has_succeeded = False
         self.said_goodbye = False
         self.is_lost = False
         self.outbox: asyncio.Queue[Struct] = asyncio.Queue()
@@ -127,6 +129,13 @@ class Session:
         for half in self._halves:
             half.close()
 
+    def release(self) -> None:
+        """Give the attempt back, as this gateway ends before it. That uses up no attempt, here or at the peers."""
+        why = "its gateway was replaced before the attempt ended"
+        self.tell_peers(PeerFailed(why, "GatewayLostError", retryable=True, is_release=True))
+        for peer in self.peers.values():
+            self._lose(peer, "cannot be heard any more, as this host's gateway was replaced", absent=True)
+
     def take(self, party: str, preface: Preface, half: RemoteHalf) -> Answer:
         """Take a stream of a peer, whose certificate says it is `party`, or say why not."""
         peer = self.peers.get(party)
@@ -151,10 +160,11 @@ class Session:
                 if peer.told > MAX_TOLD:
                     self._lose(peer, "says too much")
                 else:
+                    peer.has_succeeded = isinstance(frame, PeerSucceeded)
                     self._tell(Heard(party, frame))
             case Goodbye():
                 peer.said_goodbye = True
-                self._lose(peer, "has ended its attempt")  # which is news only to who has not heard how
+                self._lose(peer, "has ended its attempt")
             case Ping():
                 pass
 
@@ -241,15 +251,17 @@ class Session:
             except (OSError, EOFError) as error:
                 why = f"cannot be reached ({type(error).__name__})"
             if time.monotonic() > until:
-                self._lose(peer, f"did not come within {bound:.0f} s: it {why}")
+                self._lose(peer, f"did not come within {bound:.0f} s: it {why}", absent=True)
                 return None
             await anyio.sleep(pause)
             pause = min(pause * 1.5, LONGEST_PAUSE)
 
-    def _lose(self, peer: Peer, why: str, *, final: bool = False) -> None:
+    def _lose(self, peer: Peer, why: str, *, final: bool = False, absent: bool = False) -> None:
+        if peer.said_goodbye and peer.has_succeeded:
+            return  # it has heard that all have succeeded, as this party is about to
         if not self.closed and not peer.is_lost:
             peer.is_lost = True
-            self._tell(Lost(peer.party, why, met=bool(peer.nonce), final=final))
+            self._tell(Lost(peer.party, why, met=bool(peer.nonce) and not absent, final=final))
 
     def _stand_in(self, peer: Peer, channel: str) -> Half:
         half = Half(None, lambda: self._halves.discard(half))

@@ -13,7 +13,7 @@ def sentence(status: int | None, *, memory_ran_out: bool = False) -> str:
     if status is None:
         return "ended together with the process that started it"
     if status >= 0:
-        return f"ended with exit code {status} before it reported an outcome"
+        return f"ended with exit code {status} before its execution ended"
     try:
         name = signal.Signals(-status).name
     except ValueError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+from collections import deque
 
 import anyio
 from msgspec import Struct
@@ -18,6 +19,8 @@ PAUSE_SECONDS = 0.5
 SHORTEST_LIFE = 5.0
 """A gateway that lasted shorter is started again after growing pauses."""
 LONGEST_PAUSE = 30.0
+MAX_ENDS = 1000
+"""Executions of which a gateway that comes later is told that they have ended."""
 
 
 class OwnGateway:
@@ -27,6 +30,8 @@ class OwnGateway:
         self._settings = settings
         self._writer: asyncio.StreamWriter | None = None
         self._process: asyncio.subprocess.Process | None = None
+        """The gateway that this worker has started last and was not connected to yet."""
+        self._ends: deque[Ended] = deque(maxlen=MAX_ENDS)
         self._failures = 0
         self._not_before = 0.0
 
@@ -50,8 +55,9 @@ class OwnGateway:
                 self._writer.close()
 
     def note_end(self, execution_id: str, why: str, peers: list[str]) -> None:
-        """Let `peers` that come for this execution later hear that it has ended."""
-        self._send(Ended(execution_id, why, peers))
+        """Let `peers` that come for this execution later hear that it has ended, of the next gateway too."""
+        self._ends.append(Ended(execution_id, why, peers))
+        self._send(self._ends[-1])
 
     async def _stay(self) -> None:
         try:
@@ -60,8 +66,11 @@ class OwnGateway:
             await self._start()
             return
         self._failures = 0
+        self._process = None  # which may still finish its executions when the next one is needed
         self._writer = writer
         self._send(Attach())
+        for ended in self._ends:
+            self._send(ended)
         try:
             await reader.read()
             _log.warning("the connection to this host's gateway has ended")

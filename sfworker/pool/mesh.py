@@ -65,6 +65,8 @@ ECHO_SECONDS = 1.0
 """Longest wait after an echo for the cause behind it, which another party may be about to report."""
 EXIT_SECONDS = 0.2
 """Longest wait for the cause after a process left without an outcome."""
+LEAVE_SECONDS = 5.0
+"""Longest wait for the end of a process that has closed its socket. Only the template sees how it ended."""
 DISMISSAL_SECONDS = 10.0
 KILL_SECONDS = 5.0
 """Longest wait for killed processes to end. Beyond it, the template hangs, or the kernel."""
@@ -112,10 +114,14 @@ class Mesh:
         self._log_line = log_line
         self._outcome = Outcome()
         self._missing: set[int] = set(range(len(processes) + (len(remotes.names) if remotes else 0)))
+        self._failed: set[int] = set()
+        """Processes that have said that they failed."""
         self._reached: dict[str, set[int]] = {}
         self._paths = [0] * len(processes)
         self._weak_cause: Failure | None = None
         self._decide_at = math.inf
+        self._leaving: dict[int, float] = {}
+        """By rank, until when the end of a process that has closed its socket is waited for."""
         self._kill_at = math.inf
         self._limits = Limits(soft=math.inf, hard=math.inf, grace=0.0)
         self._listener: Listener = _ignore
@@ -206,7 +212,8 @@ class Mesh:
     async def _until_settled(self, began: float) -> None:
         soft_at, hard_at = began + self._limits.soft, began + self._limits.hard
         while not self._settled():
-            with anyio.move_on_at(min(soft_at, hard_at, self._kill_at, self._decide_at)):
+            decide_at = max(self._decide_at, *self._leaving.values(), 0.0)
+            with anyio.move_on_at(min(soft_at, hard_at, self._kill_at, decide_at)):
                 await self._changed.wait()
             self._changed = anyio.Event()
             now = anyio.current_time()
@@ -216,7 +223,7 @@ class Mesh:
                 self.stop(Stop.TIME_LIMIT)
             elif now >= self._kill_at:
                 self._fail_as_stopped()
-            elif now >= self._decide_at and self._weak_cause:
+            elif now >= decide_at and self._weak_cause:
                 self.fail(self._weak_cause)
             elif now >= soft_at:
                 soft_at = math.inf
@@ -253,14 +260,15 @@ class Mesh:
                 if self._outcome.result is None and frame.result is not None:
                     self._outcome.result = Raw(frame.result)
             case Failed():
+                self._failed.add(rank)
                 self._note_end(rank, frame.peak_rss_bytes)
                 self._hear_failure(frame)
         self._changed.set()
 
     def _hear_remote(self, heard: RemoteHeard | Lost) -> None:
-        rank = self._names.index(heard.party)
-        if rank not in self._missing or self._settled():
+        if self._settled():
             return
+        rank = self._names.index(heard.party)
         if isinstance(heard, Lost):
             self._outcome.peer_absent = not heard.met and not heard.final
             kind = PeerFailedError if heard.met or heard.final else PeerAbsentError
@@ -268,7 +276,7 @@ class Mesh:
             return
         match heard.frame:
             case PeerReached(stage, seconds):
-                if rank not in self._reached.get(stage, set()):
+                if rank in self._missing and rank not in self._reached.get(stage, set()):
                     self._reach(rank, StageReached(stage, seconds))
             case PeerSucceeded():
                 self._missing.discard(rank)
@@ -328,16 +336,29 @@ class Mesh:
             self.fail(failure)
 
     def _hear_end(self, rank: int) -> None:
-        """Note that a party's socket was closed or its process has ended, which is a failure before its outcome."""
-        if rank not in self._missing or self._settled():
+        """Note that a party's socket was closed or its process has ended, which is a failure before the others' ends.
+
+        The others may still need one that has succeeded.
+        """
+        if rank in self._failed or self._settled():
             return
         process = self._processes[rank]
+        if not process.ended.is_set():
+            if rank not in self._missing:
+                return
+            told = f"the process of {self._names[rank]} closed its connection to the worker and did not end"
+            self._weak_cause = Failure.of(PartyProcessLostError(told))
+            self._leaving[rank] = anyio.current_time() + LEAVE_SECONDS
+            self._decide_within(LEAVE_SECONDS)
+            self._changed.set()
+            return
+        self._leaving.pop(rank, None)
         how = sentence(process.exit_status, memory_ran_out=oom_kills() > self._oom_kills)
         lost = Failure.of(PartyProcessLostError(f"the process of {self._names[rank]} {how}"))
         if process.exit_status in _OF_FULL_DISKS and (full := self._full_disk(rank)):
             lost = Failure.of(full)
         self._outcome.template_lost = self._template.lost.is_set()
-        if process.ended.is_set() and (process.exit_status is None or process.exit_status < 0):
+        if process.exit_status is None or process.exit_status < 0:
             self.fail(lost)  # killed by a signal or gone with the template, which is a cause of its own
         else:
             # It left by itself: SecretFlow's answer to an error elsewhere, which that party may be about to report.

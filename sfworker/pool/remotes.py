@@ -41,6 +41,7 @@ class Remotes:
         self._channel: FrameChannel | None = None
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._answered = anyio.Event()
+        self._has_answered = False
         self._refusal = ""
         self._lost = False
         self._hear: Callable[[Heard | Lost], None] = _ignore
@@ -50,12 +51,9 @@ class Remotes:
         self._hear = hear
         try:
             with anyio.fail_after(OPEN_SECONDS):
-                await self._connect()
-                self._channel = FrameChannel(
-                    self._socket, self._hear_body, self._hear_end, lambda error: self._hear_end()
-                )
-                self._send(self._opened)
-                await self._answered.wait()
+                while not self._has_answered:  # one that is being replaced closes without an answer
+                    await self._connect()
+                    await self._answered.wait()
         except OSError as error:
             raise GatewayLostError(f"this host's gateway does not answer ({type(error).__name__})") from None
         if self._refusal:
@@ -79,6 +77,10 @@ class Remotes:
         self._socket.close()
 
     async def _connect(self) -> None:
+        """Connect and send the first message."""
+        if self._channel is not None:
+            self._channel.close()
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.setblocking(False)
         while True:
             try:
@@ -86,7 +88,10 @@ class Remotes:
             except (FileNotFoundError, ConnectionRefusedError, BlockingIOError):  # it is being started, or is busy
                 await anyio.sleep(CONNECT_PAUSE)
             else:
-                return
+                break
+        self._answered = anyio.Event()
+        self._channel = FrameChannel(self._socket, self._hear_body, self._hear_end, lambda error: self._hear_end())
+        self._send(self._opened)
 
     def _send(self, message: Struct) -> None:
         body = encode_frame(message)
@@ -100,16 +105,16 @@ class Remotes:
         match decode_from_gateway(body):
             case Opened(why):
                 self._refusal = why
+                self._has_answered = True
                 self._answered.set()
             case Heard() | Lost() as heard:
                 self._hear(heard)
 
     def _hear_end(self) -> None:
-        if self._lost:
+        self._answered.set()
+        if self._lost or self._refusal or not self._has_answered:
             return
         self._lost = True
-        self._refusal = self._refusal or "this host's gateway ended"
-        self._answered.set()
         for name in self.names:
             self._hear(Lost(name, "cannot be heard, as this host's gateway ended", met=False))
 

@@ -11,6 +11,9 @@ after the other, from the side that opened it. Who sends is what the certificate
 
 A worker has one connection to its gateway that only stands (`Attach`), and one for each execution: `Open`, answered by
 `Opened`, then `Alive`, `Tell` and `Close` from the worker and `Heard` and `Lost` from the gateway.
+
+A gateway that is being replaced finishes its executions. The one after it has the port, and passes on what comes for
+them (`Passed`, answered by `Answer`) over a socket in the gateways' directory.
 """
 
 from __future__ import annotations
@@ -76,6 +79,13 @@ class Answer(Struct, frozen=True, kw_only=True):
     why: _Text = ""
 
 
+class Passed(Struct, frozen=True):
+    """A peer's stream comes from the gateway after this one, which knows by its certificate that it is `party`."""
+
+    party: PartyName
+    preface: Preface
+
+
 class PeerReached(Struct, frozen=True, tag="reached"):
     """The peer's party process has reached a stage."""
 
@@ -95,7 +105,7 @@ class PeerFailed(Struct, frozen=True, tag="failed"):
     retryable: bool
     echo: bool = False
     is_release: bool = False
-    """True where its worker has given the job back for another worker, which is nobody's failure."""
+    """True where its worker or gateway has given the job back for another one, which is nobody's failure."""
 
 
 PeerFrame = PeerReached | PeerSucceeded | PeerFailed
@@ -126,6 +136,10 @@ class Ended(Struct, frozen=True, tag="ended"):
     why: str
     peers: list[PartyName]
     """Who may hear that."""
+
+
+class GiveWay(Struct, frozen=True, tag="give_way"):
+    """The operator's own gateway wants the place of one that a worker has started."""
 
 
 class Open(Struct, frozen=True, tag="open", kw_only=True):
@@ -178,14 +192,19 @@ class Lost(Struct, frozen=True, tag="lost"):
 
 
 _prefaces = msgspec.msgpack.Decoder(Preface)
+_passed = msgspec.msgpack.Decoder(Passed)
 _answers = msgspec.msgpack.Decoder(Answer)
 _controls: msgspec.msgpack.Decoder[Ping | Told | Goodbye] = msgspec.msgpack.Decoder(Ping | Told | Goodbye)
 _T = TypeVar("_T")
 
 
 def decode_preface(body: bytes) -> Preface:
-    """Return a peer's message. Raises FrameError where it is none, as the other two do."""
+    """Return a peer's message. Raises FrameError where it is none, as the others do."""
     return _decoded(_prefaces, body)
+
+
+def decode_passed(body: bytes) -> Passed:
+    return _decoded(_passed, body)
 
 
 def decode_answer(body: bytes) -> Answer:
@@ -203,5 +222,5 @@ def _decoded(decoder: msgspec.msgpack.Decoder[_T], body: bytes) -> _T:
         raise FrameError("a message that is none") from None
 
 
-decode_from_worker = msgspec.msgpack.Decoder(Attach | Ended | Open | Alive | Tell | Close).decode
+decode_from_worker = msgspec.msgpack.Decoder(Attach | GiveWay | Ended | Open | Alive | Tell | Close).decode
 decode_from_gateway = msgspec.msgpack.Decoder(Opened | Heard | Lost).decode

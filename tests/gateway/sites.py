@@ -31,7 +31,7 @@ class Site:
         self.data = directory / party
         self.data.mkdir()
         self._stack = ExitStack()
-        redis = self._stack.enter_context(EmbeddedRedis())
+        self.redis = self._stack.enter_context(EmbeddedRedis())
         addresses = [f"{each}={HOST}:{their}" for each, their in peers.items() if each != party]
         self.settings: dict[str, Any] = {
             "party": party,
@@ -44,9 +44,19 @@ class Site:
             "tls_authority": str(certificates / "authority.pem"),
             **settings,
         }
-        self.worker = RunningWorker(redis.url, self.data, **self.settings)
+        self.worker = RunningWorker(self.redis.url, self.data, **self.settings)
         self._stack.callback(self.worker.redis.close)
+        self._more: list[RunningWorker] = []
         self.gateway: subprocess.Popen[bytes] | None = None
+
+    def another_worker(self) -> RunningWorker:
+        """Start one more, which reads and writes the same files."""
+        directory = self.data.with_name(f"{self.party}-{len(self._more) + 2}")
+        worker = RunningWorker(self.redis.url, directory, **{"data_roots": str(self.data), **self.settings})
+        self._stack.callback(worker.redis.close)
+        self._more.append(worker)
+        worker.start()
+        return worker
 
     def start_gateway(self) -> None:
         """Start the gateway and wait until it listens."""
@@ -70,8 +80,9 @@ class Site:
         self.worker.start()
 
     def stop(self) -> None:
-        if hasattr(self.worker, "process"):
-            self.worker.stop()
+        for worker in (self.worker, *self._more):
+            if hasattr(worker, "process"):
+                worker.stop()
         if self.gateway is not None:
             stop(self.gateway, 5.0)
         self._stack.close()

@@ -86,6 +86,31 @@ def test_a_worker_that_is_killed_is_missed_at_once(sites: Sites) -> None:
     until_idle(sites)
 
 
+@pytest.mark.parametrize("what", ["process", "gateway"])
+def test_a_party_that_has_succeeded_is_needed_until_all_have(sites: Sites, what: str) -> None:
+    """The other hears at once that it is gone. Neither succeeds with an attempt that the other has not ended."""
+    bob = sites["bob"]
+    jobs = sites.jobs(act("succeed", "bob", seconds=30.0, attempts=1), options={"max_retries": 2, "retry_delay": 0.5})
+    acted = bob.worker.log().count("acting: succeed")
+    begun(sites, jobs)
+    until(lambda: bob.worker.log().count("acting: succeed") > acted)
+    time.sleep(0.3)  # from the job's last line to the frame that says so
+    if what == "gateway":
+        assert bob.gateway is not None
+        kill(bob.gateway.pid)
+        bob.gateway.wait()
+        bob.start_gateway()
+    else:
+        [process] = {pid for pid in bob.worker.parties() if "scratch" in os.readlink(f"/proc/{pid}/cwd")}
+        kill(process)
+    gone = time.monotonic()
+    sites["alice"].worker.until_said(jobs["alice"]["execution_id"], "task_retrying")
+    assert time.monotonic() - gone < 3
+    for party in PARTIES:
+        result = sites.result(party, jobs[party])
+        assert (result["status"], result["task_metadata"]["attempt"]) == ("success", 2), result
+
+
 def test_a_retry_meets_a_retry(sites: Sites) -> None:
     jobs = sites.jobs(act("raise", None, attempts=1), options={"max_retries": 2, "retry_delay": 0.5})
     for result in sites.run(jobs).values():

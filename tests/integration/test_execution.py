@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections import Counter
 from datetime import datetime
@@ -147,6 +149,22 @@ def test_a_party_process_that_ends_by_itself_is_explained(worker: RunningWorker,
     assert result["error_type"] == "PartyProcessLostError"
     assert result["error"].startswith("the process of bob ")
     assert said in result["error"]
+
+
+def test_how_a_process_ended_is_waited_for(worker: RunningWorker) -> None:
+    """Its socket's close is heard at once, and how it ended only from the template, which may be slow."""
+    execution_id = worker.send(act("hang", at="alice"))
+    worker.until_said(execution_id, "devices_ready")
+    [victim] = until(worker.parties_with_children)
+    template = worker.template()
+    os.kill(template, signal.SIGSTOP)
+    try:
+        kill(victim)
+        time.sleep(1.0)
+    finally:
+        os.kill(template, signal.SIGCONT)
+    final = worker.until_ended(execution_id)
+    assert final["error"].startswith("the process of alice was killed by signal 9 (SIGKILL)")
 
 
 def test_a_killed_job_is_tried_again(worker: RunningWorker) -> None:

@@ -10,8 +10,8 @@ from sfworker.pool.exits import sentence
 @pytest.mark.parametrize(
     ("status", "said"),
     [
-        (0, "ended with exit code 0 before it reported an outcome"),
-        (3, "ended with exit code 3 before it reported an outcome"),
+        (0, "ended with exit code 0 before its execution ended"),
+        (3, "ended with exit code 3 before its execution ended"),
         (-11, "was killed by signal 11 (SIGSEGV)"),
         (-9, "was killed by signal 9 (SIGKILL), perhaps for want of memory"),
         (-99, "was killed by signal 99 (unknown)"),

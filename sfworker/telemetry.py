@@ -1,4 +1,4 @@
-"""Exports traces and metrics by OpenTelemetry, as its standard `OTEL_*` variables say. Runs in the daemon.
+"""Exports traces and metrics by OpenTelemetry, as its standard `OTEL_*` variables say. Runs in daemon and gateway.
 
 Without them nothing is imported and every call does nothing. `OTEL_TRACES_EXPORTER` and `OTEL_METRICS_EXPORTER` take
 `otlp` (over HTTP, protobuf), `console`, both, or `none`; where one is not set, an `OTEL_EXPORTER_OTLP_ENDPOINT` (or the
@@ -24,8 +24,10 @@ each other under the web side's span. Without a usable one it is a trace of its 
 | `sfworker.slots.free` | up-down counter, `{slot}` | |
 | `sfworker.incidents` | counter, `{incident}` | `sfworker.incident` (`lease_lost`, `template_restart`, `reconnect`, `results_unread`, ...) |
 
+A party's gateway exports its own metrics, by `export`; deploy/README.md lists them.
+
 Both carry the resource attributes `service.name` (default `sfworker`), `service.version` and `service.instance.id` (the
-worker's id). Only the attributes in `_ATTRIBUTES` are ever exported: no parameters, no paths, no data.
+worker's id, or `<host>-gateway-<party>`). Only the attributes in `_ATTRIBUTES` are ever exported: no parameters, no paths, no data.
 """  # noqa: E501 - tables
 
 from __future__ import annotations
@@ -34,8 +36,9 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from sfworker.errors import SettingsError
 
@@ -91,8 +94,6 @@ class Telemetry:
 
         Raises SettingsError, naming the variable, for values that are not supported here.
         """
-        if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
-            return Telemetry()
         traces, metrics = _exporters(environ, "TRACES"), _exporters(environ, "METRICS")
         if not traces and not metrics:
             return Telemetry()
@@ -116,6 +117,57 @@ class Telemetry:
 
 
 _NO_TRACE = ExecutionTrace()
+
+
+class Instrument(NamedTuple):
+    """A metric that is read when it is exported, as pairs of a figure and its attributes."""
+
+    kind: Literal["counter", "up_down_counter", "gauge"]
+    name: str
+    unit: str
+    description: str
+    read: Callable[[], Iterable[tuple[float, Mapping[str, str]]]]
+
+
+def export(
+    environ: Mapping[str, str], instance_id: str, version: str, instruments: Iterable[Instrument]
+) -> Callable[[], None]:
+    """Export `instruments` as `environ` asks for. Returns what sends the last figures, which blocks as `close` does.
+
+    Raises SettingsError as `Telemetry.from_environ` does.
+    """
+    if not (exporters := _exporters(environ, "METRICS")):
+        return partial(_shut_down, [])
+    from opentelemetry.sdk.metrics import MeterProvider
+
+    provider = MeterProvider(_readers(exporters), _resource(instance_id, version), shutdown_on_exit=False)
+    meter = provider.get_meter("sfworker")
+    for each in instruments:
+        create = getattr(meter, f"create_observable_{each.kind}")
+        create(each.name, [partial(_observe, each.read)], each.unit, each.description)
+    return partial(_shut_down, [provider])
+
+
+def _observe(
+    read: Callable[[], Iterable[tuple[float, Mapping[str, str]]]], options: CallbackOptions
+) -> Iterable[Observation]:
+    from opentelemetry.metrics import Observation
+
+    return [Observation(figure, attributes) for figure, attributes in read()]
+
+
+def _shut_down(providers: Iterable[Any]) -> None:
+    # In threads side by side that may be left behind, as no shutdown keeps to a bound by itself.
+    threads = [
+        threading.Thread(target=provider.shutdown, name="telemetry-close", daemon=True) for provider in providers
+    ]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + CLOSE_SECONDS
+    for thread in threads:
+        thread.join(max(deadline - time.monotonic(), 0.0))
+    if any(thread.is_alive() for thread in threads):
+        _log.warning("the collector did not take the last spans and metrics within %g s", CLOSE_SECONDS)
 
 
 class RecordingTelemetry(Telemetry):
@@ -165,18 +217,7 @@ class RecordingTelemetry(Telemetry):
         self._incidents.add(1, {"sfworker.incident": name})
 
     def close(self) -> None:
-        # In threads side by side that may be left behind, as neither shutdown keeps to a bound by itself.
-        threads = [
-            threading.Thread(target=provider.shutdown, name="telemetry-close", daemon=True)
-            for provider in (self._tracers, self._meters)
-        ]
-        for thread in threads:
-            thread.start()
-        deadline = time.monotonic() + CLOSE_SECONDS
-        for thread in threads:
-            thread.join(max(deadline - time.monotonic(), 0.0))
-        if any(thread.is_alive() for thread in threads):
-            _log.warning("the collector did not take the last spans and metrics within %g s", CLOSE_SECONDS)
+        _shut_down([self._tracers, self._meters])
 
     def _observe_running(self, options: CallbackOptions) -> Iterable[Observation]:
         from opentelemetry.metrics import Observation
@@ -256,6 +297,8 @@ class _Patient:
 
 def _exporters(environ: Mapping[str, str], signal: str) -> list[str]:
     """Return the exporters of a signal (TRACES, METRICS), none where nothing asks for any."""
+    if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return []
     variable = f"OTEL_{signal}_EXPORTER"
     endpoints = ("OTEL_EXPORTER_OTLP_ENDPOINT", f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT")
     default = "otlp" if any(environ.get(name) for name in endpoints) else "none"
@@ -272,20 +315,35 @@ def _exporters(environ: Mapping[str, str], signal: str) -> list[str]:
 
 
 def _recording(traces: list[str], metrics: list[str], worker_id: str, version: str) -> RecordingTelemetry:
-    from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
-    from opentelemetry.sdk.resources import OTELResourceDetector, Resource
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-    # Merged last, OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES win.
-    resource = Resource.create(
-        {"service.name": "sfworker", "service.version": version, "service.instance.id": worker_id}
-    ).merge(OTELResourceDetector().detect())
     try:
         processors = [BatchSpanProcessor(_span_exporter(name)) for name in traces]
-        readers = [PeriodicExportingMetricReader(_metric_exporter(name)) for name in metrics]
     except ValueError as error:
-        raise SettingsError(f"OTEL_*: a variable holds what OpenTelemetry does not take ({error})") from None
-    return RecordingTelemetry(resource, processors, readers)
+        raise _not_taken(error) from None
+    return RecordingTelemetry(_resource(worker_id, version), processors, _readers(metrics))
+
+
+def _resource(instance_id: str, version: str) -> Resource:
+    from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+
+    # Merged last, OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES win.
+    return Resource.create(
+        {"service.name": "sfworker", "service.version": version, "service.instance.id": instance_id}
+    ).merge(OTELResourceDetector().detect())
+
+
+def _readers(exporters: Iterable[str]) -> list[MetricReader]:
+    from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+
+    try:
+        return [PeriodicExportingMetricReader(_metric_exporter(name)) for name in exporters]
+    except ValueError as error:
+        raise _not_taken(error) from None
+
+
+def _not_taken(error: ValueError) -> SettingsError:
+    return SettingsError(f"OTEL_*: a variable holds what OpenTelemetry does not take ({error})")
 
 
 def _span_exporter(name: str) -> Any:

@@ -16,10 +16,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     import uvloop
 
+    from sfworker import __version__
     from sfworker.errors import SettingsError
     from sfworker.gateway.gateway import Gateway, own_socket
     from sfworker.logs import configure
     from sfworker.settings import load, variable
+    from sfworker.telemetry import export
 
     settings = load()
     for name in ("party", "tls_certificate", "tls_key", "tls_authority"):
@@ -29,5 +31,11 @@ def run(arguments: argparse.Namespace) -> int:
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     with own_socket(settings) as path, configure(settings, f"gateway-{settings.party}"):
-        uvloop.run(Gateway(settings, while_needed=arguments.while_needed).run(path))
+        gateway = Gateway(settings, while_needed=arguments.while_needed)
+        instance_id = f"{settings.hostname()}-gateway-{settings.party}"
+        close = export(os.environ, instance_id, __version__, gateway.instruments())
+        try:
+            uvloop.run(gateway.run(path))
+        finally:
+            close()
     return 0

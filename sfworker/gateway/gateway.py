@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 import ssl
+import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -24,12 +25,14 @@ from anyio.abc import TaskGroup
 from msgspec import Struct
 
 from sfworker.errors import SettingsError
+from sfworker.gateway.accounts import Accounts, Cause
 from sfworker.gateway.dialling import HANDSHAKE_SECONDS, Dialler, split
 from sfworker.gateway.identity import Identity
 from sfworker.gateway.sayings import Sayings
 from sfworker.gateway.session import Session
 from sfworker.gateway.streams import RemoteHalf
 from sfworker.settings import Settings, variable
+from sfworker.telemetry import Instrument
 from sfworker.wire.frames import LENGTH_BYTES, FrameError, encode_frame, frame_length
 from sfworker.wire.gateway import (
     CONTROL,
@@ -38,12 +41,15 @@ from sfworker.wire.gateway import (
     VERSION,
     Alive,
     Answer,
+    Ask,
     Attach,
     Close,
     Ended,
+    GatewayState,
     Open,
     Opened,
     Preface,
+    Standing,
     Tell,
     decode_from_worker,
     decode_preface,
@@ -62,6 +68,11 @@ PARTING_SECONDS = 1.0
 MAX_ENDED = 10_000
 """Executions of which it is known that they have ended."""
 BACKLOG = 256
+CHECK_SECONDS = 60.0
+"""Time after which the own certificate is looked at again."""
+DAY = 86_400.0
+WARN_DAYS = 30
+"""Days before the end of the own certificate in which the log says so."""
 ALONE_SECONDS = 5.0
 """Time without a worker after which a gateway that a worker has started ends."""
 
@@ -100,13 +111,14 @@ class Gateway:
         self._settings = settings
         self._while_needed = while_needed
         self._identity = Identity(settings)
-        self._dialler = Dialler(settings, self._identity)
+        self.accounts = Accounts(settings.peers)
+        self._dialler = Dialler(settings, self._identity, self.accounts)
         self._strangers = Strangers(settings)
         self._said = Sayings()
         self._sessions: dict[str, Session] = {}
         self._held: dict[str, dict[_Inbound, Preface]] = {}
         self._ended: OrderedDict[str, Ended] = OrderedDict()
-        self._attached = 0
+        self._attached: set[Callable[[Struct], None]] = set()
         self._left = anyio.Event()
 
     async def run(self, path: str) -> None:
@@ -123,6 +135,7 @@ class Gateway:
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._accept, listener, tasks)
+                tasks.start_soon(self._watch_certificate)
                 if self._while_needed:
                     tasks.start_soon(self._end_when_alone, tasks)
                 with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
@@ -173,9 +186,18 @@ class Gateway:
             if not held:
                 del self._held[preface.execution_id]
 
-    def refused(self, cause: str) -> None:
-        """Note that somebody was refused."""
-        self._said.say("refused: %s", cause)
+    def refused(self, cause: Cause, why: str, party: str = "") -> None:
+        """Note that somebody was refused, who may be a peer."""
+        self.accounts.of(party).refused[cause] += 1
+        self._said.say("refused: %s", why)
+
+    def instruments(self) -> list[Instrument]:
+        """Return the gateway's metrics."""
+        return self.accounts.instruments(self._own_end)
+
+    def _own_end(self) -> float:
+        _, end = self._identity.validity  # which another thread may read, unlike files that it would read anew
+        return end.timestamp()
 
     async def _accept(self, listener: socket.socket, tasks: TaskGroup) -> None:
         loop = asyncio.get_running_loop()
@@ -188,7 +210,7 @@ class Gateway:
                 continue
             if (stranger := self._strangers.admit(address[0])) is None:
                 connection.close()
-                self.refused("too many connections that have not said who they are")
+                self.refused("crowd", "too many connections that have not said who they are")
                 continue
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             tasks.start_soon(self._shake_hands, connection, stranger)
@@ -200,23 +222,18 @@ class Gateway:
                 lambda: inbound, connection, ssl=self._identity.server, ssl_handshake_timeout=HANDSHAKE_SECONDS
             )
         except Exception as error:  # noqa: BLE001 - one connection must not end all others
-            self.refused(_cause(error))
+            self.refused(*_cause(error))
             stranger.leave()
             connection.close()
 
     async def _serve_worker(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         tell = partial(_tell, writer)
         session: Session | None = None
-        attached = in_order = False
+        in_order = False
         try:
             while True:
                 length = frame_length(await reader.readexactly(LENGTH_BYTES))
                 match decode_from_worker(await reader.readexactly(length)):
-                    case Attach():
-                        attached = True
-                        self._attached += 1
-                    case Ended() as ended:
-                        self._note_end(ended)
                     case Open() as opened if session is None:
                         session = await self._open(opened, tell)
                     case Alive() if session is not None:
@@ -225,17 +242,30 @@ class Gateway:
                         session.tell_peers(frame)
                     case Close():
                         in_order = True
+                    case Attach() | Ask() | Ended() as message:
+                        self._hear(message, tell)
         except (EOFError, OSError, FrameError, msgspec.DecodeError):
             pass  # the worker has closed it, or has died
         finally:
             writer.close()
-            if attached:
-                self._attached -= 1
+            if tell in self._attached:
+                self._attached.remove(tell)
                 self._left.set()
             if session is not None:
                 if self._sessions.get(session.opened.execution_id) is session:
                     del self._sessions[session.opened.execution_id]
                 await session.close(in_order=in_order)
+
+    def _hear(self, message: Attach | Ask | Ended, tell: Callable[[Struct], None]) -> None:
+        """Hear what is of no attempt."""
+        match message:
+            case Attach():
+                self._attached.add(tell)
+                tell(Standing(self._identity.trouble))
+            case Ask():
+                tell(self._state())
+            case Ended():
+                self._note_end(message)
 
     async def _open(self, opened: Open, tell: Callable[[Struct], None]) -> Session | None:
         if older := self._sessions.get(opened.execution_id):
@@ -264,6 +294,30 @@ class Gateway:
             if inbound.party in ended.peers:
                 self.let_go(preface, inbound)
                 inbound.answer(_has_ended(ended))
+
+    def _state(self) -> GatewayState:
+        return GatewayState(
+            party=self._settings.party,
+            listens=self._settings.gateway_listen,
+            certificate_ends=self._identity.expires.timestamp(),
+            trouble=self._identity.trouble,
+            workers=len(self._attached),
+            executions=len(self._sessions),
+            peers=[account.state() for account in self.accounts.peers.values()],
+        )
+
+    async def _watch_certificate(self) -> None:
+        """Tell workers and, once a day, the log, when this party's certificate is about to end or of no use."""
+        said_at = -DAY
+        while True:
+            trouble, expires = self._identity.trouble, self._identity.expires
+            for tell in self._attached:
+                tell(Standing(trouble))
+            left = expires.timestamp() - time.time()
+            if (trouble or left < WARN_DAYS * DAY) and time.monotonic() - said_at >= DAY:
+                said_at = time.monotonic()
+                _log.warning(trouble or f"this party's certificate ends on {expires.date()}, in {left / DAY:.0f} days")
+            await anyio.sleep(CHECK_SECONDS)
 
     async def _end_when_alone(self, tasks: TaskGroup) -> None:
         while True:
@@ -329,9 +383,11 @@ class _Inbound(RemoteHalf):
         try:
             self.party = self._identity.party_of(transport.get_extra_info("ssl_object"))
         except PermissionError as error:
-            self._gateway.refused(str(error))
+            self._gateway.refused("certificate", str(error))
             self.abort()
             return
+        self.account = self._gateway.accounts.of(self.party)
+        self.account.saw(transport.get_extra_info("ssl_object").getpeercert())
         self._deadline = asyncio.get_running_loop().call_later(PREFACE_SECONDS, self._is_late)
 
     def answer(self, answer: Answer) -> None:
@@ -340,7 +396,10 @@ class _Inbound(RemoteHalf):
         self.send(answer)
         if answer.verdict != "taken":
             if answer.verdict == "refused":
-                self._gateway.refused(f"a stream of {self.party}, as this party {answer.why}")
+                why = f"a stream of {self.party}, as this party {answer.why}"
+                self._gateway.refused(
+                    "stream" if self.party in self._gateway.accounts.peers else "unknown_peer", why, self.party
+                )
             self._on_message = None
             self.close()
             self._deadline = asyncio.get_running_loop().call_later(PARTING_SECONDS, self.abort)
@@ -360,8 +419,13 @@ class _Inbound(RemoteHalf):
         if self._preface is not None:
             self._gateway.lose(self.party, self._preface, self)
 
+    def _hear_nonsense(self) -> None:
+        if self._preface is None:
+            self._gateway.refused("preface", f"{self.party}, which sent what is no preface", self.party)
+        self.abort()
+
     def _is_late(self) -> None:
-        self._gateway.refused(f"{self.party}, which sent no preface in time")
+        self._gateway.refused("preface", f"{self.party}, which sent no preface in time", self.party)
         self.abort()
 
     def _was_in_vain(self) -> None:
@@ -376,15 +440,14 @@ class _Inbound(RemoteHalf):
             self._deadline = None
 
 
-def _cause(error: Exception) -> str:
+def _cause(error: Exception) -> tuple[Cause, str]:
     """Say why there was no handshake."""
     if isinstance(error, ssl.SSLError):
-        return f"no TLS of a party ({getattr(error, 'reason', None) or type(error).__name__})"
-    return (
-        "no TLS at all"
-        if isinstance(error, OSError)
-        else f"a connection that could not be served ({type(error).__name__})"
-    )
+        reason = getattr(error, "reason", None) or type(error).__name__
+        return "certificate" if "CERTIFICATE" in reason else "handshake", f"no TLS of a party ({reason})"
+    if isinstance(error, OSError):
+        return "handshake", "no TLS at all"
+    return "handshake", f"a connection that could not be served ({type(error).__name__})"
 
 
 def _unlink(path: str) -> None:

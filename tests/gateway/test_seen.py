@@ -1,0 +1,171 @@
+"""What operators see of gateways and peers: metrics and traces in a collector, `status`, and certificates that end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+
+from sfworker.gateway.certificates import make_certificate
+from sfworker.wire.frames import encode_frame
+from tests.documents.test_commands import DEPLOY
+from tests.documents.test_tables import rows
+from tests.gateway.sites import Sites
+from tests.gateway.test_strangers import answer, connect, dial, preface, serves_peers
+from tests.running_worker import PARTIES, until
+from tests.test_telemetry import Collector
+
+SILENCE = 2.0
+OTHERS = {"alice": "bob", "bob": "alice"}
+
+
+class Seen:
+    """Sites, and a collector that all their workers and gateways export to."""
+
+    def __init__(self, sites: Sites, collector: Collector) -> None:
+        self.sites = sites
+        self._collector = collector
+
+    def metrics(self, party: str) -> dict[str, dict[tuple[str, ...], float]]:
+        """The figures that a party's gateway has exported last, by metric, peer and other attribute."""
+        found: dict[str, dict[tuple[str, ...], float]] = {}
+        for name, values, figure in self._points(party):
+            found.setdefault(name, {})[values] = figure
+        return found
+
+    def kinds(self) -> set[tuple[str, str]]:
+        """Names of the metrics of all gateways, with kind and unit."""
+        kinds = set()
+        for body in self._collector.bodies("/v1/metrics"):
+            for resource in ExportMetricsServiceRequest.FromString(body).resource_metrics:
+                if "-gateway-" not in str(resource.resource):
+                    continue
+                for metric in (each for scope in resource.scope_metrics for each in scope.metrics):
+                    kind = "gauge" if metric.HasField("gauge") else "counter"
+                    kind = kind if kind == "gauge" or metric.sum.is_monotonic else "up-down counter"
+                    kinds.add((metric.name, f"{kind}, `{metric.unit}`"))
+        return kinds
+
+    def _points(self, party: str) -> Iterator[tuple[str, tuple[str, ...], float]]:
+        for body in self._collector.bodies("/v1/metrics"):
+            for resource in ExportMetricsServiceRequest.FromString(body).resource_metrics:
+                if f"-gateway-{party}" not in str(resource.resource):
+                    continue
+                for metric in (each for scope in resource.scope_metrics for each in scope.metrics):
+                    for point in (*metric.sum.data_points, *metric.gauge.data_points):
+                        named = {item.key: item.value.string_value for item in point.attributes}
+                        values = tuple(value for _, value in sorted(named.items(), reverse=True))
+                        yield metric.name, values, point.as_double + point.as_int
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
+    with Collector() as collector, pytest.MonkeyPatch.context() as variables:
+        thread = threading.Thread(target=collector.serve_forever, args=(0.01,))
+        thread.start()
+        variables.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
+        variables.setenv("OTEL_METRIC_EXPORT_INTERVAL", "200")
+        variables.setenv("OTEL_BSP_SCHEDULE_DELAY", "100")
+        directory = tmp_path_factory.mktemp("sites")
+        with Sites(directory, PARTIES, peer_silence_seconds=str(SILENCE), rendezvous_seconds="4") as sites:
+            yield Seen(sites, collector)
+        collector.shutdown()
+        thread.join()
+
+
+def test_both_gateways_count_the_same(seen: Seen) -> None:
+    serves_peers(seen.sites)
+
+    def agree() -> bool:
+        alice, bob = (seen.metrics(party)["sfworker.peer.bytes"] for party in PARTIES)
+        return (
+            alice["bob", "sent"] == bob["alice", "received"] > 1000 < alice["bob", "received"] == bob["alice", "sent"]
+        )
+
+    until(lambda: all("sfworker.peer.round_trip" in seen.metrics(party) for party in PARTIES))
+    until(agree)
+    assert min(seen.metrics("alice")["sfworker.peer.bytes"].values()) > 1000
+    for party in PARTIES:
+        until(lambda party=party: seen.metrics(party)["sfworker.peer.streams"] == {(OTHERS[party],): 0})  # type: ignore[misc]
+        metrics, peer = seen.metrics(party), OTHERS[party]
+        assert metrics["sfworker.peer.rendezvous"][peer, "met"] == 1
+        assert 0 < metrics["sfworker.peer.rendezvous.duration"][peer, "met"] < 4
+        assert 0 < metrics["sfworker.peer.round_trip"][peer,] < 1
+        assert set(metrics["sfworker.gateway.refused"].values()) == {0}
+        for figure in metrics["sfworker.certificate.remaining"].values():
+            assert 4 * 86_400 < figure < 5 * 86_400
+        assert set(metrics["sfworker.certificate.remaining"]) == {(), (peer,)}
+
+
+def test_streams_that_are_open_and_a_silence(seen: Seen) -> None:
+    sites = seen.sites
+    jobs = sites.jobs({"task_type": "act", "action": "report", "seconds": 20.0})
+    for party, job in jobs.items():
+        sites[party].worker.send(job)
+    for party, job in jobs.items():
+        sites[party].worker.until_said(job["execution_id"], "devices_ready")
+    until(lambda: seen.metrics("alice")["sfworker.peer.streams"]["bob",] >= 3)
+    gateway = sites["bob"].gateway
+    assert gateway is not None
+    gateway.send_signal(signal.SIGSTOP)
+    try:
+        assert sites.result("alice", jobs["alice"])["error"].endswith("was silent for 2 s")
+        until(lambda: seen.metrics("alice")["sfworker.peer.silences"] == {("bob",): 1})
+    finally:
+        gateway.send_signal(signal.SIGCONT)
+    assert sites.result("bob", jobs["bob"])["status"] == "failure"
+
+
+def test_a_peer_that_does_not_come(seen: Seen) -> None:
+    jobs = seen.sites.jobs({"task_type": "health_check"})
+    worker = seen.sites["alice"].worker
+    worker.send(jobs["alice"])
+    until(lambda: seen.metrics("alice")["sfworker.peer.rendezvous"]["bob", "absent"])
+    assert 2.5 < seen.metrics("alice")["sfworker.peer.rendezvous.duration"]["bob", "absent"] < 6
+    worker.redis.set(f"sf:cancel:{jobs['alice']['execution_id']}", 1, ex=100)
+    worker.redis.publish("sf:control", jobs["alice"]["execution_id"])
+    assert worker.until_ended(jobs["alice"]["execution_id"])["status"] == "CANCELLED"
+
+
+def test_causes_of_refusals_are_a_closed_set(seen: Seen, tmp_path: Path) -> None:
+    sites, authority = seen.sites, seen.sites.certificates
+    make_certificate(authority, "mallory", 5)
+    with dial(sites) as noise:
+        noise.sendall(os.urandom(100))
+        while noise.recv(100):
+            pass
+    with connect(sites, None) as nobody:
+        assert answer(nobody) is None
+    with connect(sites, authority / "alice.pem") as own:
+        assert answer(own) is None
+    for name, body in (
+        ("mallory", encode_frame(preface())),
+        ("bob", b"\xff" * 8),
+        ("bob", encode_frame(preface(version=9))),
+    ):
+        with connect(sites, authority / f"{name}.pem") as connection:
+            connection.sendall(body)
+            answer(connection)
+    expected = {("handshake",), ("certificate",), ("unknown_peer",), ("crowd",), ("bob", "preface"), ("bob", "stream")}
+
+    def refused() -> dict[tuple[str, ...], float]:
+        return {key: count for key, count in seen.metrics("alice")["sfworker.gateway.refused"].items() if count}
+
+    crowd = [dial(sites) for _ in range(20)]
+    try:
+        until(lambda: not expected - refused().keys())
+    finally:
+        for each in crowd:
+            each.close()
+    assert refused().keys() == expected
+    assert refused()["certificate",] == 2
+
+
+def test_each_metric_is_in_the_table(seen: Seen) -> None:
+    listed = {(name.strip("`"), kind) for name, kind, _ in rows(DEPLOY, "metric of a gateway")}
+    assert listed == seen.kinds()

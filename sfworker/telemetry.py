@@ -14,7 +14,9 @@ signal's own) means `otlp`. Everything is exported by threads; a collector that 
 | `publish` | internal | outcome known, answer published | |
 
 One trace per execution: its first span continues the entry's `traceparent`, so all attempts of an execution stand beside
-each other under the web side's span. Without a usable one it is a trace of its own.
+each other under the web side's span. Without a usable one it is a trace of its own. Where parties are elsewhere, each has
+a trace of its own whose first span has links to those of the others (`sfworker.party`): none continues another's, so that
+nobody decides what another party samples.
 
 | metric | kind, unit | attributes |
 |---|---|---|
@@ -43,6 +45,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from sfworker.errors import SettingsError
 
 if TYPE_CHECKING:
+    from opentelemetry.context import Context
     from opentelemetry.metrics import CallbackOptions, Observation
     from opentelemetry.sdk.metrics.export import MetricReader
     from opentelemetry.sdk.resources import Resource
@@ -76,10 +79,13 @@ class ExecutionTrace:
     """The trace of one execution. This class records nothing."""
 
     traceparent: str | None = None
-    """Parent that a process which takes part would continue."""
+    """Of its first span, for workers of other parties."""
 
     def span(self, name: str, start: float, end: float, **attributes: str | int) -> None:
         """Record a step that is over. Times are in Unix seconds."""
+
+    def link(self, party: str, traceparent: str) -> None:
+        """Link to the span of another party's worker for this execution. What is no `traceparent` is left out."""
 
     def end(self, outcome: str, error_type: str | None = None) -> None:
         """Record that the execution was answered with `outcome`."""
@@ -238,9 +244,7 @@ class _RecordedTrace(ExecutionTrace):
         from opentelemetry.trace import SpanKind, set_span_in_context
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-        propagator = TraceContextTextMapPropagator()
-        # An empty context, so that nothing that happens to be current here becomes the parent.
-        parent = propagator.extract({"traceparent": traceparent} if traceparent else {}, Context())
+        parent = _extracted(traceparent)
         fixed = {
             "messaging.system": "redis",
             "messaging.operation.name": "process",
@@ -256,7 +260,7 @@ class _RecordedTrace(ExecutionTrace):
         )
         self._context = set_span_in_context(self._span, Context())
         carrier: dict[str, str] = {}
-        propagator.inject(carrier, self._context)
+        TraceContextTextMapPropagator().inject(carrier, self._context)
         self.traceparent = carrier.get("traceparent")
 
     def span(self, name: str, start: float, end: float, **attributes: str | int) -> None:
@@ -264,6 +268,13 @@ class _RecordedTrace(ExecutionTrace):
             name, self._context, attributes=_exported(attributes), start_time=_nanoseconds(start)
         )
         child.end(_nanoseconds(max(start, end)))
+
+    def link(self, party: str, traceparent: str) -> None:
+        from opentelemetry.trace import get_current_span
+
+        peers = get_current_span(_extracted(traceparent)).get_span_context()
+        if peers.is_valid:
+            self._span.add_link(peers, {"sfworker.party": party})
 
     def end(self, outcome: str, error_type: str | None = None) -> None:
         from opentelemetry.trace import StatusCode
@@ -273,6 +284,15 @@ class _RecordedTrace(ExecutionTrace):
             self._span.set_attribute("error.type", error_type)
             self._span.set_status(StatusCode.ERROR)
         self._span.end()
+
+
+def _extracted(traceparent: str | None) -> Context:
+    """Return a context that holds the span of `traceparent`, or nothing where that is none."""
+    from opentelemetry.context import Context
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+    # From an empty one, so that nothing that happens to be current here becomes the parent.
+    return TraceContextTextMapPropagator().extract({"traceparent": traceparent} if traceparent else {}, Context())
 
 
 class _Patient:

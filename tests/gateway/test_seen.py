@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
+import secrets
 import signal
 import threading
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from sfworker.gateway.certificates import make_certificate
+from sfworker.settings import variable
 from sfworker.wire.frames import encode_frame
 from tests.documents.test_commands import DEPLOY
 from tests.documents.test_tables import rows
@@ -51,6 +57,19 @@ class Seen:
                     kinds.add((metric.name, f"{kind}, `{metric.unit}`"))
         return kinds
 
+    def first_span(self, party: str, execution_id: str) -> Any:
+        """The first span of a party's worker for an execution, when it has been exported."""
+        return until(lambda: next(self._first_spans(party, execution_id), None))
+
+    def _first_spans(self, party: str, execution_id: str) -> Iterator[Any]:
+        for body in self._collector.bodies("/v1/traces"):
+            for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
+                for span in (each for scope in resource.scope_spans for each in scope.spans):
+                    if named(span)["sfworker.execution.id"] == execution_id and named(span)[
+                        "messaging.client.id"
+                    ].startswith(party):
+                        yield span
+
     def _points(self, party: str) -> Iterator[tuple[str, tuple[str, ...], float]]:
         for body in self._collector.bodies("/v1/metrics"):
             for resource in ExportMetricsServiceRequest.FromString(body).resource_metrics:
@@ -58,9 +77,13 @@ class Seen:
                     continue
                 for metric in (each for scope in resource.scope_metrics for each in scope.metrics):
                     for point in (*metric.sum.data_points, *metric.gauge.data_points):
-                        named = {item.key: item.value.string_value for item in point.attributes}
-                        values = tuple(value for _, value in sorted(named.items(), reverse=True))
+                        values = tuple(value for _, value in sorted(named(point).items(), reverse=True))
                         yield metric.name, values, point.as_double + point.as_int
+
+
+def named(part: Any) -> dict[str, str]:
+    """Attributes that are texts, of a span, a link, a point or a resource."""
+    return defaultdict(str, {item.key: item.value.string_value for item in part.attributes})
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +123,33 @@ def test_both_gateways_count_the_same(seen: Seen) -> None:
         for figure in metrics["sfworker.certificate.remaining"].values():
             assert 4 * 86_400 < figure < 5 * 86_400
         assert set(metrics["sfworker.certificate.remaining"]) == {(), (peer,)}
+
+
+def test_traces_of_both_parties_are_linked(seen: Seen) -> None:
+    jobs = seen.sites.jobs({"task_type": "health_check"})
+    webs = {party: (secrets.token_hex(16), secrets.token_hex(8)) for party in PARTIES}
+    for party, (trace, span) in webs.items():
+        entry = {"envelope": json.dumps(jobs[party]), "traceparent": f"00-{trace}-{span}-01", "tracestate": "a=4711"}
+        seen.sites[party].worker.redis.xadd("sf:jobs", entry)
+    spans = {party: seen.first_span(party, jobs[party]["execution_id"]) for party in PARTIES}
+    for party, other in OTHERS.items():
+        assert (spans[party].trace_id.hex(), spans[party].parent_span_id.hex()) == webs[party]
+        [link] = spans[party].links
+        assert (link.trace_id, link.span_id) == (spans[other].trace_id, spans[other].span_id)
+        assert (named(link), link.trace_state) == ({"sfworker.party": other}, "")
+
+
+@pytest.mark.slow
+def test_one_that_links_no_traces_neither_sends_nor_takes_them(seen: Seen) -> None:
+    worker = seen.sites["bob"].worker
+    worker.stop()
+    worker._environment[variable("link_traces")] = "false"
+    worker.start()
+    jobs = seen.sites.jobs({"task_type": "health_check"})
+    for result in seen.sites.run(jobs).values():
+        assert result["status"] == "success", result
+    for party in PARTIES:
+        assert not seen.first_span(party, jobs[party]["execution_id"]).links
 
 
 def test_streams_that_are_open_and_a_silence(seen: Seen) -> None:

@@ -38,6 +38,7 @@ from sfworker.wire.gateway import (
     CONTROL,
     MAX_MESSAGE_BYTES,
     MAX_PREFACE_BYTES,
+    PROBE,
     VERSION,
     Alive,
     Answer,
@@ -68,7 +69,7 @@ PARTING_SECONDS = 1.0
 MAX_ENDED = 10_000
 """Executions of which it is known that they have ended."""
 BACKLOG = 256
-CHECK_SECONDS = 60.0
+CHECK_SECONDS = 2.0
 """Time after which the own certificate is looked at again."""
 DAY = 86_400.0
 WARN_DAYS = 30
@@ -149,6 +150,8 @@ class Gateway:
         """Take a stream of a peer, hold it (None), or say why not."""
         if objection := self._objection(party, preface):
             return Answer(verdict="refused", why=objection)
+        if preface.channel == PROBE:
+            return Answer(verdict="known")
         session = self._sessions.get(preface.execution_id)
         if session is not None and party in session.peers:
             return session.take(party, preface, inbound)
@@ -307,16 +310,18 @@ class Gateway:
         )
 
     async def _watch_certificate(self) -> None:
-        """Tell workers and, once a day, the log, when this party's certificate is about to end or of no use."""
-        said_at = -DAY
+        """Tell workers when this party's certificate is of no use, and the log once a day, also when it is to end."""
+        told, said_at = "", -DAY
         while True:
             trouble, expires = self._identity.trouble, self._identity.expires
-            for tell in self._attached:
-                tell(Standing(trouble))
-            left = expires.timestamp() - time.time()
-            if (trouble or left < WARN_DAYS * DAY) and time.monotonic() - said_at >= DAY:
+            if trouble != told:
+                told, said_at = trouble, -DAY
+                for tell in self._attached:
+                    tell(Standing(trouble))
+            left = (expires.timestamp() - time.time()) / DAY
+            if (trouble or left < WARN_DAYS) and time.monotonic() - said_at >= DAY:
                 said_at = time.monotonic()
-                _log.warning(trouble or f"this party's certificate ends on {expires.date()}, in {left / DAY:.0f} days")
+                _log.warning("%s", trouble or f"this party's certificate ends on {expires.date()}, in {left:.0f} days")
             await anyio.sleep(CHECK_SECONDS)
 
     async def _end_when_alone(self, tasks: TaskGroup) -> None:
@@ -380,15 +385,16 @@ class _Inbound(RemoteHalf):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        self._deadline = asyncio.get_running_loop().call_later(PREFACE_SECONDS, self._is_late)
         try:
             self.party = self._identity.party_of(transport.get_extra_info("ssl_object"))
         except PermissionError as error:
             self._gateway.refused("certificate", str(error))
-            self.abort()
+            # Its authority is the peers', so it may hear that much, once its preface has come.
+            self._on_message = lambda _: self.answer(Answer(verdict="not_here", why="does not take this certificate"))
             return
         self.account = self._gateway.accounts.of(self.party)
         self.account.saw(transport.get_extra_info("ssl_object").getpeercert())
-        self._deadline = asyncio.get_running_loop().call_later(PREFACE_SECONDS, self._is_late)
 
     def answer(self, answer: Answer) -> None:
         """Answer its preface, and close it where it was not taken."""
@@ -421,11 +427,11 @@ class _Inbound(RemoteHalf):
 
     def _hear_nonsense(self) -> None:
         if self._preface is None:
-            self._gateway.refused("preface", f"{self.party}, which sent what is no preface", self.party)
+            self._gateway.refused("preface", f"{self.party or 'no party'}, which sent what is no preface", self.party)
         self.abort()
 
     def _is_late(self) -> None:
-        self._gateway.refused("preface", f"{self.party}, which sent no preface in time", self.party)
+        self._gateway.refused("preface", f"{self.party or 'no party'}, which sent no preface in time", self.party)
         self.abort()
 
     def _was_in_vain(self) -> None:

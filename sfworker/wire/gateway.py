@@ -33,7 +33,7 @@ MAX_SUBJECT = 200
 """Characters that are kept of the subject of a peer's certificate."""
 CONTROL = "control"
 PROBE = "probe"
-"""Channel of a stream that only asks whether it would be taken. It is answered with `not_here` where it would."""
+"""Channel of a stream that only asks whether this party is known. It is answered with `known`."""
 PING_SECONDS = 1.0
 SPU_LINKS = 8
 """SPU devices of an execution that have a link of their own."""
@@ -77,10 +77,10 @@ class Answer(Struct, frozen=True, kw_only=True):
     """Takes a stream or says why not.
 
     `not_here` may change, as the execution may begin there later, or an older attempt of it may end. `ended` and
-    `refused` do not.
+    `refused` do not. `known` answers a probe.
     """
 
-    verdict: Literal["taken", "not_here", "ended", "refused"]
+    verdict: Literal["taken", "not_here", "ended", "refused", "known"]
     why: _Text = ""
 
 

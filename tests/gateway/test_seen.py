@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import re
 import secrets
 import signal
 import threading
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +19,17 @@ import pytest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from sfworker.gateway.certificates import make_certificate
-from sfworker.settings import variable
+from sfworker.cli import main, peer_findings
+from sfworker.daemon.health import ask
+from sfworker.gateway.certificates import make_authority, make_certificate
+from sfworker.settings import load, variable
 from sfworker.wire.frames import encode_frame
 from tests.documents.test_commands import DEPLOY
 from tests.documents.test_tables import rows
 from tests.gateway.sites import Sites
-from tests.gateway.test_strangers import answer, connect, dial, preface, serves_peers
-from tests.running_worker import PARTIES, until
+from tests.gateway.test_strangers import answer, certificate, connect, dial, preface, serves_peers
+from tests.network import HOST, free_ports
+from tests.running_worker import PARTIES, envelope, until
 from tests.test_telemetry import Collector
 
 SILENCE = 2.0
@@ -95,10 +101,31 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
         variables.setenv("OTEL_METRIC_EXPORT_INTERVAL", "200")
         variables.setenv("OTEL_BSP_SCHEDULE_DELAY", "100")
         directory = tmp_path_factory.mktemp("sites")
-        with Sites(directory, PARTIES, peer_silence_seconds=str(SILENCE), rendezvous_seconds="4") as sites:
+        sites = Sites(directory, PARTIES, peer_silence_seconds=str(SILENCE), rendezvous_seconds="4")
+        sites["alice"].worker.environment[variable("health")] = f"unix:{directory}/health"
+        with sites:
             yield Seen(sites, collector)
         collector.shutdown()
         thread.join()
+
+
+@pytest.fixture
+def as_operator(seen: Seen, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Runs a command with the settings of a party's site, and others by name; returns what it printed."""
+
+    def command(site: str, *words: str, **settings: str) -> str:
+        given = {variable(name): value for name, value in settings.items()}
+        with monkeypatch.context() as variables:
+            for name, value in {**seen.sites[site].worker.environment, **given}.items():
+                variables.setenv(name, value)
+            main(words)
+        return capsys.readouterr().out
+
+    return command
+
+
+def findings(told: str) -> dict[str, tuple[str, str]]:
+    return {each["check"]: (each["level"], each["message"]) for each in json.loads(told)["findings"]}
 
 
 def test_both_gateways_count_the_same(seen: Seen) -> None:
@@ -125,6 +152,96 @@ def test_both_gateways_count_the_same(seen: Seen) -> None:
         assert set(metrics["sfworker.certificate.remaining"]) == {(), (peer,)}
 
 
+def test_status_lists_the_peers(seen: Seen, as_operator: Callable[..., str]) -> None:
+    site = seen.sites["alice"]
+    gateway = json.loads(as_operator("alice", "status", "--json"))["gateway"]
+    [peer] = gateway.pop("peers")
+    ends = gateway.pop("certificate_ends")
+    assert 4 < (datetime.fromisoformat(ends) - datetime.now(timezone.utc)) / timedelta(days=1) < 5
+    assert gateway == {
+        "party": "alice",
+        "state": "runs",
+        "listens": site.settings["gateway_listen"],
+        "trouble": "",
+        "workers": 1,
+        "executions": 0,
+    }
+    assert (datetime.now(timezone.utc) - datetime.fromisoformat(peer.pop("seen_at"))).total_seconds() < 60
+    assert 0 < peer.pop("round_trip_seconds") < 1
+    assert abs(datetime.fromisoformat(peer.pop("certificate_ends")) - datetime.fromisoformat(ends)) < timedelta(
+        minutes=1
+    )
+    address = site.settings["peers"].removeprefix("bob=")
+    assert peer == {"party": "bob", "address": address, "subject": "commonName=bob", "open_streams": 0}
+    told = as_operator("alice", "status")
+    assert f"The gateway of alice listens on {site.settings['gateway_listen']}: 1 workers, 0 executions." in told
+    assert re.search(rf"^ +bob +{address} +commonName=bob +\S+Z +[\d.]+ ms +0 +\S+Z", told, re.MULTILINE), told
+    redis = site.worker.redis
+    said = b"".join(redis.dump(key) for key in redis.keys("*"))  # whom it may concern there need not know
+    assert address.encode() not in said
+
+
+def test_doctor_asks_the_peers(seen: Seen, as_operator: Callable[..., str], tmp_path: Path) -> None:
+    bobs = seen.sites["alice"].settings["peers"].removeprefix("bob=")
+    nobody = f"{HOST}:{free_ports(1)[0]}"
+    alices = seen.sites["alice"].settings["gateway_listen"]
+    make_authority(tmp_path, 5)
+    make_certificate(tmp_path, "alice", 5)
+    peers = f"bob={bobs},carol={bobs},dave={nobody}"
+    found = findings(as_operator("alice", "doctor", "--quick", "--json", peers=peers))
+    assert found["certificate"][0] == "warning"
+    assert found["gateway"] == ("ok", f"listens on {alices}")
+    assert found["peer bob"][0] == "ok"
+    assert found["peer bob"][1].startswith("knows this party, after ")
+    assert found["peer carol"] == ("error", "has the certificate of bob at its address")
+    assert found["peer dave"] == ("warning", "cannot be reached (ConnectionRefusedError)")
+    told = as_operator("alice", "doctor", "--quick")
+    assert re.search(rf"^ +bob +{bobs} +ok +knows this party, after \d+ ms", told, re.MULTILINE), told
+    pinned = findings(as_operator("alice", "doctor", "--quick", "--json", peer_pins=f"bob={'0' * 64}"))
+    assert pinned["peer bob"] == ("error", "its certificate is none of those that SFWORKER_PEER_PINS lists for it")
+
+    def as_alice(files: Path, **settings: str) -> dict[str, tuple[str, str]]:
+        own = {"tls_certificate": f"{files}.pem", "tls_key": f"{files}.key"}
+        return findings(as_operator("alice", "doctor", "--quick", "--json", **own, **settings))
+
+    other = {"tls_authority": str(tmp_path / "authority.pem")}
+    found = findings(as_operator("alice", "doctor", "--quick", "--json", **other))
+    assert found["peer bob"][0] == "error"
+    assert found["peer bob"][1].startswith("its certificate is not good (")
+    assert as_alice(tmp_path / "alice")["peer bob"] == ("error", "does not take this party's certificate")
+    make_certificate(seen.sites.certificates, "zoe", 5)
+    zoe = as_alice(seen.sites.certificates / "zoe", party="zoe")
+    assert zoe["peer bob"] == ("error", "does not know zoe as a peer")
+
+
+def test_a_certificate_that_has_ended_stops_no_job_of_one_host(
+    seen: Seen, as_operator: Callable[..., str], tmp_path: Path
+) -> None:
+    sentence = r"SFWORKER_TLS_CERTIFICATE: the certificate has expired on [-\d]+, so jobs with parties elsewhere fail"
+    health = seen.sites["alice"].worker.environment[variable("health")]
+    ended = certificate(seen.sites, tmp_path, ["sfworker:party:alice"], (-5, -1))
+    files = [(seen.sites.certificates / "alice").with_suffix(suffix) for suffix in (".pem", ".key")]
+    good = [file.read_bytes() for file in files]
+    for file in files:
+        file.write_bytes(ended.with_suffix(file.suffix).read_bytes())
+    try:
+        until(lambda: re.search(sentence, ask(health, "/readyz")[1]))
+        assert ask(health, "/readyz")[0] == 200
+        assert seen.sites["alice"].worker.run(envelope({"task_type": "health_check"}))["status"] == "success"
+        until(lambda: seen.metrics("alice")["sfworker.certificate.remaining"][()] < -86_000)
+        assert re.search(f"^{sentence}$", as_operator("alice", "status"), re.MULTILINE)
+        [level, message] = findings(as_operator("alice", "doctor", "--quick", "--json"))["certificate"]
+        assert level == "error"
+        assert re.fullmatch(sentence, message)
+    finally:
+        for file, content in zip(files, good, strict=True):
+            file.write_bytes(content)
+    until(lambda: not json.loads(ask(health, "/readyz")[1]).get("reason"))
+    serves_peers(seen.sites)
+    log = seen.sites["alice"].gateway_log()  # where nothing is said again before a day is over
+    assert (log.count("this party's certificate ends on"), len(re.findall(sentence, log))) == (2, 1)
+
+
 def test_traces_of_both_parties_are_linked(seen: Seen) -> None:
     jobs = seen.sites.jobs({"task_type": "health_check"})
     webs = {party: (secrets.token_hex(16), secrets.token_hex(8)) for party in PARTIES}
@@ -143,7 +260,7 @@ def test_traces_of_both_parties_are_linked(seen: Seen) -> None:
 def test_one_that_links_no_traces_neither_sends_nor_takes_them(seen: Seen) -> None:
     worker = seen.sites["bob"].worker
     worker.stop()
-    worker._environment[variable("link_traces")] = "false"
+    worker.environment[variable("link_traces")] = "false"
     worker.start()
     jobs = seen.sites.jobs({"task_type": "health_check"})
     for result in seen.sites.run(jobs).values():
@@ -191,9 +308,8 @@ def test_causes_of_refusals_are_a_closed_set(seen: Seen, tmp_path: Path) -> None
             pass
     with connect(sites, None) as nobody:
         assert answer(nobody) is None
-    with connect(sites, authority / "alice.pem") as own:
-        assert answer(own) is None
     for name, body in (
+        ("alice", encode_frame(preface())),
         ("mallory", encode_frame(preface())),
         ("bob", b"\xff" * 8),
         ("bob", encode_frame(preface(version=9))),
@@ -219,3 +335,16 @@ def test_causes_of_refusals_are_a_closed_set(seen: Seen, tmp_path: Path) -> None
 def test_each_metric_is_in_the_table(seen: Seen) -> None:
     listed = {(name.strip("`"), kind) for name, kind, _ in rows(DEPLOY, "metric of a gateway")}
     assert listed == seen.kinds()
+
+
+def test_a_peer_that_pins_another_certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sites = Sites(tmp_path, PARTIES)
+    sites["bob"].settings["peer_pins"] = f"alice={'0' * 64}"
+    try:
+        sites["bob"].start_gateway()
+        settings = load({variable(name): value for name, value in sites["alice"].settings.items()})
+        [finding] = asyncio.run(peer_findings.peers(settings))
+        assert (finding.level, finding.message) == ("error", "does not take this certificate")
+    finally:
+        for party in PARTIES:
+            sites[party].stop()

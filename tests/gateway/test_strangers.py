@@ -124,7 +124,7 @@ def test_certificates_that_are_no_peers(
             found = answer(connection)
         except (ssl.SSLError, ConnectionError):
             found = None
-    assert found is None or found.verdict == "refused"
+    assert found is None or found.verdict in {"refused", "not_here"}
     said(sites, cause)
 
 

@@ -82,8 +82,8 @@ def _print_gateway(gateway: GatewayOverview) -> None:
     from sfworker.cli.console import console, table
 
     if gateway.state == "runs":
-        served = f"{gateway.workers} workers, {gateway.executions} executions"
-        print(f"The gateway of {gateway.party} listens on {gateway.listens}: {served}.")
+        served = f"workers: {gateway.workers}, executions: {gateway.executions}"
+        print(f"The gateway of {gateway.party} listens on {gateway.listens} ({served}).")
     else:
         print(f"No gateway of {gateway.party} answers this user on this host; `sfworker run` starts one.")
     if gateway.certificate_ends:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 import os
 import re
@@ -20,6 +21,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from sfworker.cli import main, peer_findings
+from sfworker.cli.gateway_state import gateway_overview
 from sfworker.daemon.health import ask
 from sfworker.gateway.certificates import make_authority, make_certificate
 from sfworker.settings import load, variable
@@ -28,7 +30,7 @@ from tests.documents.test_commands import DEPLOY
 from tests.documents.test_tables import rows
 from tests.gateway.sites import Sites
 from tests.gateway.test_strangers import answer, certificate, connect, dial, preface, serves_peers
-from tests.network import HOST, free_ports
+from tests.network import HOST, Network, free_ports
 from tests.running_worker import PARTIES, envelope, until
 from tests.test_telemetry import Collector
 
@@ -174,7 +176,7 @@ def test_status_lists_the_peers(seen: Seen, as_operator: Callable[..., str]) -> 
     address = site.settings["peers"].removeprefix("bob=")
     assert peer == {"party": "bob", "address": address, "subject": "commonName=bob", "open_streams": 0}
     told = as_operator("alice", "status")
-    assert f"The gateway of alice listens on {site.settings['gateway_listen']}: 1 workers, 0 executions." in told
+    assert f"The gateway of alice listens on {site.settings['gateway_listen']} (workers: 1, executions: 0)." in told
     assert re.search(rf"^ +bob +{address} +commonName=bob +\S+Z +[\d.]+ ms +0 +\S+Z", told, re.MULTILINE), told
     redis = site.worker.redis
     said = b"".join(redis.dump(key) for key in redis.keys("*"))  # whom it may concern there need not know
@@ -337,14 +339,41 @@ def test_each_metric_is_in_the_table(seen: Seen) -> None:
     assert listed == seen.kinds()
 
 
-def test_a_peer_that_pins_another_certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_peer_that_pins_another_certificate_and_one_whose_own_has_ended(tmp_path: Path) -> None:
     sites = Sites(tmp_path, PARTIES)
     sites["bob"].settings["peer_pins"] = f"alice={'0' * 64}"
+    settings = load({variable(name): value for name, value in sites["alice"].settings.items()})
     try:
         sites["bob"].start_gateway()
-        settings = load({variable(name): value for name, value in sites["alice"].settings.items()})
         [finding] = asyncio.run(peer_findings.peers(settings))
         assert (finding.level, finding.message) == ("error", "does not take this certificate")
+        ended = certificate(sites, tmp_path, ["sfworker:party:bob"], (-5, -1))
+        for suffix in (".pem", ".key"):
+            (sites.certificates / "bob").with_suffix(suffix).write_bytes(ended.with_suffix(suffix).read_bytes())
+        [finding] = asyncio.run(peer_findings.peers(settings))
+        assert (finding.level, finding.message) == ("error", "its certificate is not good (certificate has expired)")
     finally:
         for party in PARTIES:
             sites[party].stop()
+
+
+@pytest.mark.slow
+def test_round_trips_are_as_long_as_the_networks_and_two_workers_share_a_gateway(tmp_path: Path) -> None:
+    sites = Sites(tmp_path, PARTIES, networks=Network, rendezvous_seconds="8")
+    with sites:
+        second = copy.copy(sites["bob"].worker)
+        second.environment = {**second.environment, variable("worker_hostname"): "second"}
+        second.start()
+        try:
+            for network in sites.networks.values():
+                network.delay = 0.1
+            serves_peers(sites)
+            for party in PARTIES:
+                settings = load({variable(name): value for name, value in sites[party].settings.items()})
+                gateway = asyncio.run(gateway_overview(settings))
+                [peer] = gateway.peers
+                assert gateway.workers == (2 if party == "bob" else 1)
+                assert peer.round_trip_seconds is not None
+                assert 0.2 <= peer.round_trip_seconds < 0.5
+        finally:
+            second.stop()

@@ -244,6 +244,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     tell_peers_why: Annotated[bool, Meta(description="Peers hear the sentence of an error; else its type alone.")] = (
         True
     )
+    link_traces: Annotated[
+        bool, Meta(description="Peers' traces of an execution are linked: ids of spans are sent to them and taken.")
+    ] = True
     min_input_rows: Annotated[
         int, Meta(ge=0, description="Fewest rows of a party's file of which anything may be revealed; 0: any number.")
     ] = 2

@@ -1,4 +1,4 @@
-"""Exports traces and metrics by OpenTelemetry, as its standard `OTEL_*` variables say. Runs in the daemon.
+"""Exports traces and metrics by OpenTelemetry, as its standard `OTEL_*` variables say. Runs in daemon and gateway.
 
 Without them nothing is imported and every call does nothing. `OTEL_TRACES_EXPORTER` and `OTEL_METRICS_EXPORTER` take
 `otlp` (over HTTP, protobuf), `console`, both, or `none`; where one is not set, an `OTEL_EXPORTER_OTLP_ENDPOINT` (or the
@@ -14,7 +14,9 @@ signal's own) means `otlp`. Everything is exported by threads; a collector that 
 | `publish` | internal | outcome known, answer published | |
 
 One trace per execution: its first span continues the entry's `traceparent`, so all attempts of an execution stand beside
-each other under the web side's span. Without a usable one it is a trace of its own.
+each other under the web side's span. Without a usable one it is a trace of its own. Where parties are elsewhere, each has
+a trace of its own whose first span has links to those of the others (`sfworker.party`): none continues another's, so that
+nobody decides what another party samples.
 
 | metric | kind, unit | attributes |
 |---|---|---|
@@ -24,8 +26,10 @@ each other under the web side's span. Without a usable one it is a trace of its 
 | `sfworker.slots.free` | up-down counter, `{slot}` | |
 | `sfworker.incidents` | counter, `{incident}` | `sfworker.incident` (`lease_lost`, `template_restart`, `reconnect`, `results_unread`, ...) |
 
+A party's gateway exports its own metrics, by `export`; deploy/README.md lists them.
+
 Both carry the resource attributes `service.name` (default `sfworker`), `service.version` and `service.instance.id` (the
-worker's id). Only the attributes in `_ATTRIBUTES` are ever exported: no parameters, no paths, no data.
+worker's id, or `<host>-gateway-<party>`). Only the attributes in `_ATTRIBUTES` are ever exported: no parameters, no paths, no data.
 """  # noqa: E501 - tables
 
 from __future__ import annotations
@@ -34,12 +38,14 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from sfworker.errors import SettingsError
 
 if TYPE_CHECKING:
+    from opentelemetry.context import Context
     from opentelemetry.metrics import CallbackOptions, Observation
     from opentelemetry.sdk.metrics.export import MetricReader
     from opentelemetry.sdk.resources import Resource
@@ -73,10 +79,13 @@ class ExecutionTrace:
     """The trace of one execution. This class records nothing."""
 
     traceparent: str | None = None
-    """Parent that a process which takes part would continue."""
+    """Of its first span, for workers of other parties."""
 
     def span(self, name: str, start: float, end: float, **attributes: str | int) -> None:
         """Record a step that is over. Times are in Unix seconds."""
+
+    def link(self, party: str, traceparent: str) -> None:
+        """Link to the span of another party's worker for this execution. What is no `traceparent` is left out."""
 
     def end(self, outcome: str, error_type: str | None = None) -> None:
         """Record that the execution was answered with `outcome`."""
@@ -91,8 +100,6 @@ class Telemetry:
 
         Raises SettingsError, naming the variable, for values that are not supported here.
         """
-        if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
-            return Telemetry()
         traces, metrics = _exporters(environ, "TRACES"), _exporters(environ, "METRICS")
         if not traces and not metrics:
             return Telemetry()
@@ -116,6 +123,57 @@ class Telemetry:
 
 
 _NO_TRACE = ExecutionTrace()
+
+
+class Instrument(NamedTuple):
+    """A metric that is read when it is exported, as pairs of a figure and its attributes."""
+
+    kind: Literal["counter", "up_down_counter", "gauge"]
+    name: str
+    unit: str
+    description: str
+    read: Callable[[], Iterable[tuple[float, Mapping[str, str]]]]
+
+
+def export(
+    environ: Mapping[str, str], instance_id: str, version: str, instruments: Iterable[Instrument]
+) -> Callable[[], None]:
+    """Export `instruments` as `environ` asks for. Returns what sends the last figures, which blocks as `close` does.
+
+    Raises SettingsError as `Telemetry.from_environ` does.
+    """
+    if not (exporters := _exporters(environ, "METRICS")):
+        return partial(_shut_down, [])
+    from opentelemetry.sdk.metrics import MeterProvider
+
+    provider = MeterProvider(_readers(exporters), _resource(instance_id, version), shutdown_on_exit=False)
+    meter = provider.get_meter("sfworker")
+    for each in instruments:
+        create = getattr(meter, f"create_observable_{each.kind}")
+        create(each.name, [partial(_observe, each.read)], each.unit, each.description)
+    return partial(_shut_down, [provider])
+
+
+def _observe(
+    read: Callable[[], Iterable[tuple[float, Mapping[str, str]]]], options: CallbackOptions
+) -> Iterable[Observation]:
+    from opentelemetry.metrics import Observation
+
+    return [Observation(figure, attributes) for figure, attributes in read()]
+
+
+def _shut_down(providers: Iterable[Any]) -> None:
+    # In threads side by side that may be left behind, as no shutdown keeps to a bound by itself.
+    threads = [
+        threading.Thread(target=provider.shutdown, name="telemetry-close", daemon=True) for provider in providers
+    ]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + CLOSE_SECONDS
+    for thread in threads:
+        thread.join(max(deadline - time.monotonic(), 0.0))
+    if any(thread.is_alive() for thread in threads):
+        _log.warning("the collector did not take the last spans and metrics within %g s", CLOSE_SECONDS)
 
 
 class RecordingTelemetry(Telemetry):
@@ -165,18 +223,7 @@ class RecordingTelemetry(Telemetry):
         self._incidents.add(1, {"sfworker.incident": name})
 
     def close(self) -> None:
-        # In threads side by side that may be left behind, as neither shutdown keeps to a bound by itself.
-        threads = [
-            threading.Thread(target=provider.shutdown, name="telemetry-close", daemon=True)
-            for provider in (self._tracers, self._meters)
-        ]
-        for thread in threads:
-            thread.start()
-        deadline = time.monotonic() + CLOSE_SECONDS
-        for thread in threads:
-            thread.join(max(deadline - time.monotonic(), 0.0))
-        if any(thread.is_alive() for thread in threads):
-            _log.warning("the collector did not take the last spans and metrics within %g s", CLOSE_SECONDS)
+        _shut_down([self._tracers, self._meters])
 
     def _observe_running(self, options: CallbackOptions) -> Iterable[Observation]:
         from opentelemetry.metrics import Observation
@@ -197,9 +244,7 @@ class _RecordedTrace(ExecutionTrace):
         from opentelemetry.trace import SpanKind, set_span_in_context
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-        propagator = TraceContextTextMapPropagator()
-        # An empty context, so that nothing that happens to be current here becomes the parent.
-        parent = propagator.extract({"traceparent": traceparent} if traceparent else {}, Context())
+        parent = _extracted(traceparent)
         fixed = {
             "messaging.system": "redis",
             "messaging.operation.name": "process",
@@ -215,7 +260,7 @@ class _RecordedTrace(ExecutionTrace):
         )
         self._context = set_span_in_context(self._span, Context())
         carrier: dict[str, str] = {}
-        propagator.inject(carrier, self._context)
+        TraceContextTextMapPropagator().inject(carrier, self._context)
         self.traceparent = carrier.get("traceparent")
 
     def span(self, name: str, start: float, end: float, **attributes: str | int) -> None:
@@ -223,6 +268,13 @@ class _RecordedTrace(ExecutionTrace):
             name, self._context, attributes=_exported(attributes), start_time=_nanoseconds(start)
         )
         child.end(_nanoseconds(max(start, end)))
+
+    def link(self, party: str, traceparent: str) -> None:
+        from opentelemetry.trace import get_current_span
+
+        peers = get_current_span(_extracted(traceparent)).get_span_context()
+        if peers.is_valid:
+            self._span.add_link(peers, {"sfworker.party": party})
 
     def end(self, outcome: str, error_type: str | None = None) -> None:
         from opentelemetry.trace import StatusCode
@@ -232,6 +284,15 @@ class _RecordedTrace(ExecutionTrace):
             self._span.set_attribute("error.type", error_type)
             self._span.set_status(StatusCode.ERROR)
         self._span.end()
+
+
+def _extracted(traceparent: str | None) -> Context:
+    """Return a context that holds the span of `traceparent`, or nothing where that is none."""
+    from opentelemetry.context import Context
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+    # From an empty one, so that nothing that happens to be current here becomes the parent.
+    return TraceContextTextMapPropagator().extract({"traceparent": traceparent} if traceparent else {}, Context())
 
 
 class _Patient:
@@ -256,6 +317,8 @@ class _Patient:
 
 def _exporters(environ: Mapping[str, str], signal: str) -> list[str]:
     """Return the exporters of a signal (TRACES, METRICS), none where nothing asks for any."""
+    if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return []
     variable = f"OTEL_{signal}_EXPORTER"
     endpoints = ("OTEL_EXPORTER_OTLP_ENDPOINT", f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT")
     default = "otlp" if any(environ.get(name) for name in endpoints) else "none"
@@ -272,20 +335,35 @@ def _exporters(environ: Mapping[str, str], signal: str) -> list[str]:
 
 
 def _recording(traces: list[str], metrics: list[str], worker_id: str, version: str) -> RecordingTelemetry:
-    from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
-    from opentelemetry.sdk.resources import OTELResourceDetector, Resource
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-    # Merged last, OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES win.
-    resource = Resource.create(
-        {"service.name": "sfworker", "service.version": version, "service.instance.id": worker_id}
-    ).merge(OTELResourceDetector().detect())
     try:
         processors = [BatchSpanProcessor(_span_exporter(name)) for name in traces]
-        readers = [PeriodicExportingMetricReader(_metric_exporter(name)) for name in metrics]
     except ValueError as error:
-        raise SettingsError(f"OTEL_*: a variable holds what OpenTelemetry does not take ({error})") from None
-    return RecordingTelemetry(resource, processors, readers)
+        raise _not_taken(error) from None
+    return RecordingTelemetry(_resource(worker_id, version), processors, _readers(metrics))
+
+
+def _resource(instance_id: str, version: str) -> Resource:
+    from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+
+    # Merged last, OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES win.
+    return Resource.create(
+        {"service.name": "sfworker", "service.version": version, "service.instance.id": instance_id}
+    ).merge(OTELResourceDetector().detect())
+
+
+def _readers(exporters: Iterable[str]) -> list[MetricReader]:
+    from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+
+    try:
+        return [PeriodicExportingMetricReader(_metric_exporter(name)) for name in exporters]
+    except ValueError as error:
+        raise _not_taken(error) from None
+
+
+def _not_taken(error: ValueError) -> SettingsError:
+    return SettingsError(f"OTEL_*: a variable holds what OpenTelemetry does not take ({error})")
 
 
 def _span_exporter(name: str) -> Any:

@@ -86,9 +86,9 @@ class RunningWorker:
             **settings,
         }
         ours = {variable(name) for name in Settings.__struct_fields__}
-        self._environment = {name: value for name, value in os.environ.items() if name not in ours}
-        self._environment["PYTHONPATH"] = str(ROOT)  # for task types of tests, as no command imports from its directory
-        self._environment |= {
+        self.environment = {name: value for name, value in os.environ.items() if name not in ours}
+        self.environment["PYTHONPATH"] = str(ROOT)  # for task types of tests, as no command imports from its directory
+        self.environment |= {
             variable(name): value if isinstance(value, str) else json.dumps(value) for name, value in values.items()
         }
         self._console = directory / "worker.console"
@@ -110,7 +110,7 @@ class RunningWorker:
         with self._console.open("ab") as console:
             self.process = subprocess.Popen(
                 bound_to_this_process(self._command),
-                env=self._environment,
+                env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=console,
                 stderr=console,

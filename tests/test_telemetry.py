@@ -228,6 +228,16 @@ class TestTrace:
         assert carried == {"traceparent": trace.traceparent}
         assert trace.traceparent.split("-")[1] == TRACE_ID
 
+    def test_a_link_to_a_peers_span(self, memory: Memory) -> None:
+        trace = memory.telemetry.execution(None, 1.0, ATTRIBUTES)
+        trace.link("bob", TRACEPARENT)
+        trace.link("carol", f"00-{'0' * 32}-{SPAN_ID}-01")
+        trace.link("carol", "x" * 10_000)
+        trace.end("success", None)
+        [link] = memory.span("process sf:jobs").links
+        assert (link.context.trace_id, link.context.span_id) == (int(TRACE_ID, 16), int(SPAN_ID, 16))
+        assert link.attributes == {"sfworker.party": "bob"}
+
     def test_not_sampled_by_the_web_side(self, memory: Memory) -> None:
         trace = memory.telemetry.execution(TRACEPARENT[:-1] + "0", 1.0, ATTRIBUTES)
         trace.span("queue", 1.0, 2.0)

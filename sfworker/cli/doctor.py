@@ -31,7 +31,7 @@ async def _examine(settings: Settings, *, quick: bool, as_json: bool) -> int:
     from sfworker.cli.console import console, print_json
 
     out = console()
-    findings = []
+    findings: list[Finding] = []
     async for finding in _findings(settings, quick=quick):
         findings.append(finding)
         if not as_json:
@@ -40,6 +40,12 @@ async def _examine(settings: Settings, *, quick: bool, as_json: bool) -> int:
             out.print(f"{finding.check}: {finding.message}", soft_wrap=True)
             if finding.remedy:
                 out.print(f"        -> {finding.remedy}", soft_wrap=True)
+    if settings.tls_certificate:
+        from sfworker.cli import peer_findings
+
+        findings += (peers := await peer_findings.peers(settings))
+        if peers and not as_json:
+            _print_peers(settings, peers)
     if as_json:
         print_json({"healthy": all(finding.level != "error" for finding in findings), "findings": findings})
     return 1 if any(finding.level == "error" for finding in findings) else 0
@@ -58,5 +64,20 @@ async def _findings(settings: Settings, *, quick: bool) -> AsyncIterator[Finding
         yield finding
     for finding in host_findings.run_dir(settings):
         yield finding
+    if settings.tls_certificate:
+        from sfworker.cli import peer_findings
+
+        async for finding in peer_findings.own(settings):
+            yield finding
     if not quick:
         yield await asyncio.to_thread(host_findings.secretflow)
+
+
+def _print_peers(settings: Settings, findings: list[Finding]) -> None:
+    from sfworker.cli.console import console, table
+
+    peers = table("peer", "address", "", "found", "what to do")
+    for (party, address), finding in zip(settings.peers.items(), findings, strict=True):
+        word, style = _MARKS[finding.level]
+        peers.add_row(party, address, word, finding.message, finding.remedy or "", style=style)
+    console().print(peers)

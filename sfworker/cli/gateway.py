@@ -16,10 +16,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     import uvloop
 
+    from sfworker import __version__
     from sfworker.errors import SettingsError
     from sfworker.gateway.gateway import Gateway, own_place
     from sfworker.logs import configure
     from sfworker.settings import load, variable
+    from sfworker.telemetry import export
 
     settings = load()
     for name in ("party", "tls_certificate", "tls_key", "tls_authority"):
@@ -30,5 +32,11 @@ def run(arguments: argparse.Namespace) -> int:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     needed = arguments.while_needed
     with own_place(settings, while_needed=needed) as place, configure(settings, f"gateway-{settings.party}"):
-        uvloop.run(Gateway(settings, place, while_needed=needed).run())
+        gateway = Gateway(settings, place, while_needed=needed)
+        instance_id = f"{settings.hostname()}-gateway-{settings.party}"
+        close = export(os.environ, instance_id, __version__, gateway.instruments())
+        try:
+            uvloop.run(gateway.run())
+        finally:
+            close()
     return 0

@@ -149,7 +149,7 @@ class _Run:
                 else:
                     reporter.hear(frame)
 
-            async with self._pool.execute(job, number, execution, hear, self._tenant) as outcome:
+            async with self._pool.execute(job, number, execution, hear, self._tenant, self._trace) as outcome:
                 await reporter.close()  # every stage is published before the answer
                 self._trace_outcome(outcome)
                 await self._answer(job, outcome)

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import anyio
 from msgspec import Struct
 
+from sfworker.gateway.accounts import Accounts
 from sfworker.gateway.identity import Identity
 from sfworker.gateway.streams import Half, RemoteHalf
 from sfworker.settings import Settings
@@ -28,15 +29,16 @@ class NotTakenError(Exception):
 
 
 class Dialler:
-    """Opens streams as this party."""
+    """Opens streams as this party, and counts them on the accounts of peers."""
 
-    def __init__(self, settings: Settings, identity: Identity) -> None:
+    def __init__(self, settings: Settings, identity: Identity, accounts: Accounts) -> None:
         self.party = settings.party
         self.silence_seconds = settings.peer_silence_seconds
         self.rendezvous_seconds = settings.rendezvous_seconds
+        self.accounts = accounts
         self._identity = identity
 
-    async def call(self, address: str, preface: Preface) -> asyncio.StreamWriter:
+    async def call(self, address: str, preface: Preface) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Open a control stream. Raises NotTakenError, or OSError, EOFError or TimeoutError as the network does."""
         host, port = split(address)
         with anyio.fail_after(2 * HANDSHAKE_SECONDS):
@@ -45,36 +47,56 @@ class Dialler:
             )
             try:
                 self._require_peer(writer.get_extra_info("ssl_object"), preface.to)
-                writer.write(encode_frame(preface))
-                answer = await _read_answer(reader)
+                await self.write(preface.to, writer, preface)
+                answer = await self._read_answer(preface.to, reader)
                 if answer.verdict != "taken":
                     raise NotTakenError(answer)
             except BaseException:
                 writer.transport.abort()
                 raise
-        return writer
+        return reader, writer
 
-    async def write(self, writer: asyncio.StreamWriter, message: Struct) -> None:
+    async def write(self, party: str, writer: asyncio.StreamWriter, message: Struct) -> None:
         """Write a message to a control stream. Raises OSError where it has ended."""
-        writer.write(encode_frame(message))
+        body = encode_frame(message)
+        self.accounts.of(party).sent += len(body)
+        writer.write(body)
         with anyio.fail_after(self.silence_seconds):
             await writer.drain()
+
+    async def read(self, party: str, reader: asyncio.StreamReader) -> bytes:
+        """Read a message's body from a control stream. Raises EOFError, OSError or FrameError where there is none."""
+        length = frame_length(await reader.readexactly(LENGTH_BYTES), MAX_PREFACE_BYTES)
+        body = await reader.readexactly(length)
+        self.accounts.of(party).received += LENGTH_BYTES + length
+        return body
 
     async def open_stream(self, address: str, preface: Preface, halves: set[Any]) -> RemoteHalf:
         """Open a stream that may be joined. It is in `halves` as long as it is open. Raises as `call` does."""
         host, port = split(address)
 
         async def connect(half: RemoteHalf) -> None:
+            half.account = self.accounts.of(preface.to)
             transport, _ = await asyncio.get_running_loop().create_connection(
                 lambda: half, host, port, ssl=self._identity.client, ssl_handshake_timeout=HANDSHAKE_SECONDS
             )
             self._require_peer(transport.get_extra_info("ssl_object"), preface.to)
 
-        return await _open(RemoteHalf, connect, preface, halves)
+        half = await _open(RemoteHalf, connect, preface, halves)
+        half.count()
+        return half
 
     def _require_peer(self, connection: Any, party: str) -> None:
         if (found := self._identity.party_of(connection)) != party:
             raise PermissionError(f"has the certificate of {found} at its address")
+        self.accounts.of(party).saw(connection.getpeercert())
+
+    async def _read_answer(self, party: str, reader: asyncio.StreamReader) -> Answer:
+        """Raises ConnectionError where it is none."""
+        try:
+            return decode_answer(await self.read(party, reader))
+        except FrameError:
+            raise ConnectionError("what answers is no gateway") from None
 
 
 async def pass_on(path: str, passed: Passed, halves: set[Any]) -> Half:
@@ -117,15 +139,6 @@ async def _open(
         half.abort()
         raise NotTakenError(answer)
     return half
-
-
-async def _read_answer(reader: asyncio.StreamReader) -> Answer:
-    """Raises ConnectionError where it is none."""
-    try:
-        length = frame_length(await reader.readexactly(LENGTH_BYTES), MAX_PREFACE_BYTES)
-        return decode_answer(await reader.readexactly(length))
-    except FrameError:
-        raise ConnectionError("what answers is no gateway") from None
 
 
 def split(address: str) -> tuple[str, int]:

@@ -15,6 +15,7 @@ import secrets
 import signal
 import socket
 import ssl
+import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -28,28 +29,34 @@ from anyio.abc import TaskGroup
 from msgspec import Struct
 
 from sfworker.errors import SettingsError
+from sfworker.gateway.accounts import Accounts, Cause
 from sfworker.gateway.dialling import HANDSHAKE_SECONDS, Dialler, NotTakenError, pass_on, split
 from sfworker.gateway.identity import Identity
 from sfworker.gateway.sayings import Sayings
 from sfworker.gateway.session import Session
 from sfworker.gateway.streams import Half, RemoteHalf
 from sfworker.settings import Settings, variable
+from sfworker.telemetry import Instrument
 from sfworker.wire.frames import LENGTH_BYTES, FrameError, encode_frame, frame_length
 from sfworker.wire.gateway import (
     CONTROL,
     MAX_MESSAGE_BYTES,
     MAX_PREFACE_BYTES,
+    PROBE,
     VERSION,
     Alive,
     Answer,
+    Ask,
     Attach,
     Close,
     Ended,
+    GatewayState,
     GiveWay,
     Open,
     Opened,
     Passed,
     Preface,
+    Standing,
     Tell,
     decode_from_worker,
     decode_passed,
@@ -69,6 +76,11 @@ PARTING_SECONDS = 1.0
 MAX_ENDED = 10_000
 """Executions of which it is known that they have ended."""
 BACKLOG = 256
+CHECK_SECONDS = 2.0
+"""Time after which the own certificate is looked at again."""
+DAY = 86_400.0
+WARN_DAYS = 30
+"""Days before the end of the own certificate in which the log says so."""
 ALONE_SECONDS = 5.0
 """Time without a worker after which a gateway that a worker has started ends."""
 GIVE_WAY_SECONDS = 10.0
@@ -159,13 +171,14 @@ class Gateway:
         self._place = place
         self._while_needed = while_needed
         self._identity = Identity(settings)
-        self._dialler = Dialler(settings, self._identity)
+        self.accounts = Accounts(settings.peers)
+        self._dialler = Dialler(settings, self._identity, self.accounts)
         self._strangers = Strangers(settings)
         self._said = Sayings()
         self._sessions: dict[str, Session] = {}
         self._held: dict[str, dict[_Inbound, Preface]] = {}
         self._ended: OrderedDict[str, Ended] = OrderedDict()
-        self._attached: set[asyncio.StreamWriter] = set()
+        self._attached: dict[asyncio.StreamWriter, Callable[[Struct], None]] = {}
         self._left = anyio.Event()
         self._open: set[Session] = set()
         """Those included that are being closed."""
@@ -189,6 +202,7 @@ class Gateway:
         _log.info("gateway of %s listens on %s", self._settings.party, self._settings.gateway_listen)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._hear_signals)
+            tasks.start_soon(self._watch_certificate)
             if self._while_needed:
                 tasks.start_soon(self._leave_when_alone)
             try:
@@ -247,6 +261,9 @@ class Gateway:
         """
         if objection := self._objection(party, preface):
             return Answer(verdict="refused", why=objection)
+        return Answer(verdict="known") if preface.channel == PROBE else self._take(party, preface, inbound, everywhere)
+
+    def _take(self, party: str, preface: Preface, inbound: _Inbound, everywhere: bool) -> Answer | None:
         session = self._sessions.get(preface.execution_id)
         if session is not None and party in session.peers:
             return session.take(party, preface, inbound)
@@ -319,9 +336,18 @@ class Gateway:
             if not held:
                 del self._held[preface.execution_id]
 
-    def refused(self, cause: str) -> None:
-        """Note that somebody was refused."""
-        self._said.say("refused: %s", cause)
+    def refused(self, cause: Cause, why: str, party: str = "") -> None:
+        """Note that somebody was refused, who may be a peer."""
+        self.accounts.of(party).refused[cause] += 1
+        self._said.say("refused: %s", why)
+
+    def instruments(self) -> list[Instrument]:
+        """Return the gateway's metrics."""
+        return self.accounts.instruments(self._own_end)
+
+    def _own_end(self) -> float:
+        _, end = self._identity.validity  # which another thread may read, unlike files that it would read anew
+        return end.timestamp()
 
     async def _accept(self, listener: socket.socket, tasks: TaskGroup) -> None:
         loop = asyncio.get_running_loop()
@@ -334,7 +360,7 @@ class Gateway:
                 continue
             if (stranger := self._strangers.admit(address[0])) is None:
                 connection.close()
-                self.refused("too many connections that have not said who they are")
+                self.refused("crowd", "too many connections that have not said who they are")
                 continue
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             tasks.start_soon(self._shake_hands, connection, stranger)
@@ -346,7 +372,7 @@ class Gateway:
                 lambda: inbound, connection, ssl=self._identity.server, ssl_handshake_timeout=HANDSHAKE_SECONDS
             )
         except Exception as error:  # noqa: BLE001 - one connection must not end all others
-            self.refused(_cause(error))
+            self.refused(*_cause(error))
             stranger.leave()
             connection.close()
 
@@ -359,6 +385,8 @@ class Gateway:
                     pass  # it comes to the next gateway then
                 case Attach():
                     await self._stand(reader, writer)
+                case Ask():
+                    _tell(writer, self._state())
                 case Open() as opened:
                     await self._serve_attempt(opened, reader, partial(_tell, writer))
         except (EOFError, OSError, FrameError, msgspec.DecodeError):
@@ -373,13 +401,14 @@ class Gateway:
             await self._has_let_go.wait()
 
     async def _stand(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._attached.add(writer)
+        tell = self._attached[writer] = partial(_tell, writer)
+        tell(Standing(self._identity.trouble))
         try:
             while True:
                 if isinstance(ended := await _read(reader), Ended):
                     self._note_end(ended)
         finally:
-            self._attached.discard(writer)
+            del self._attached[writer]
             self._left.set()
 
     async def _serve_attempt(self, opened: Open, reader: asyncio.StreamReader, tell: Callable[[Struct], None]) -> None:
@@ -427,6 +456,32 @@ class Gateway:
             if inbound.party in ended.peers:
                 self.let_go(preface, inbound)
                 inbound.answer(_has_ended(ended))
+
+    def _state(self) -> GatewayState:
+        return GatewayState(
+            party=self._settings.party,
+            listens=self._settings.gateway_listen,
+            certificate_ends=self._identity.expires.timestamp(),
+            trouble=self._identity.trouble,
+            workers=len(self._attached),
+            executions=len(self._sessions),
+            peers=[account.state() for account in self.accounts.peers.values()],
+        )
+
+    async def _watch_certificate(self) -> None:
+        """Tell workers when this party's certificate is of no use, and the log once a day, also when it is to end."""
+        told, said_at = "", -DAY
+        while True:
+            trouble, expires = self._identity.trouble, self._identity.expires
+            if trouble != told:
+                told, said_at = trouble, -DAY
+                for tell in self._attached.values():
+                    tell(Standing(trouble))
+            left = (expires.timestamp() - time.time()) / DAY
+            if (trouble or left < WARN_DAYS) and time.monotonic() - said_at >= DAY:
+                said_at = time.monotonic()
+                _log.warning("%s", trouble or f"this party's certificate ends on {expires.date()}, in {left:.0f} days")
+            await anyio.sleep(CHECK_SECONDS)
 
     async def _leave_when_alone(self) -> None:
         while True:
@@ -489,13 +544,16 @@ class _Inbound(RemoteHalf):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        self._deadline = asyncio.get_running_loop().call_later(PREFACE_SECONDS, self._is_late)
         try:
             self.party = self._identity.party_of(transport.get_extra_info("ssl_object"))
         except PermissionError as error:
-            self._gateway.refused(str(error))
-            self.abort()
+            self._gateway.refused("certificate", str(error))
+            # Its authority is the peers', so it may hear that much, once its preface has come.
+            self._on_message = lambda _: self.answer(Answer(verdict="not_here", why="does not take this certificate"))
             return
-        self._deadline = asyncio.get_running_loop().call_later(PREFACE_SECONDS, self._is_late)
+        self.account = self._gateway.accounts.of(self.party)
+        self.account.saw(transport.get_extra_info("ssl_object").getpeercert())
 
     def answer(self, answer: Answer) -> None:
         """Answer its preface, and close it where it was not taken."""
@@ -503,7 +561,10 @@ class _Inbound(RemoteHalf):
         self.send(answer)
         if answer.verdict != "taken":
             if answer.verdict == "refused":
-                self._gateway.refused(f"a stream of {self.party}, as this party {answer.why}")
+                why = f"a stream of {self.party}, as this party {answer.why}"
+                self._gateway.refused(
+                    "stream" if self.party in self._gateway.accounts.peers else "unknown_peer", why, self.party
+                )
             self._on_message = None
             self.close()
             self._deadline = asyncio.get_running_loop().call_later(PARTING_SECONDS, self.abort)
@@ -526,8 +587,13 @@ class _Inbound(RemoteHalf):
         if self._preface is not None:
             self._gateway.lose(self.party, self._preface, self)
 
+    def _hear_nonsense(self) -> None:
+        if self._preface is None:
+            self._gateway.refused("preface", f"{self.party or 'no party'}, which sent what is no preface", self.party)
+        self.abort()
+
     def _is_late(self) -> None:
-        self._gateway.refused(f"{self.party}, which sent no preface in time")
+        self._gateway.refused("preface", f"{self.party or 'no party'}, which sent no preface in time", self.party)
         self.abort()
 
     def _was_in_vain(self) -> None:
@@ -554,15 +620,14 @@ class _Passed(_Inbound):
         self._begin(passed.preface)
 
 
-def _cause(error: Exception) -> str:
+def _cause(error: Exception) -> tuple[Cause, str]:
     """Say why there was no handshake."""
     if isinstance(error, ssl.SSLError):
-        return f"no TLS of a party ({getattr(error, 'reason', None) or type(error).__name__})"
-    return (
-        "no TLS at all"
-        if isinstance(error, OSError)
-        else f"a connection that could not be served ({type(error).__name__})"
-    )
+        reason = getattr(error, "reason", None) or type(error).__name__
+        return "certificate" if "CERTIFICATE" in reason else "handshake", f"no TLS of a party ({reason})"
+    if isinstance(error, OSError):
+        return "handshake", "no TLS at all"
+    return "handshake", f"a connection that could not be served ({type(error).__name__})"
 
 
 async def _read(reader: asyncio.StreamReader) -> Struct:

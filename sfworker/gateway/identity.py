@@ -38,7 +38,7 @@ class Identity:
         self._not_before = 0.0
         if unknown := set(self._pins) - set(settings.peers):
             raise SettingsError(f"{variable('peer_pins')}: {min(unknown)} is not in {variable('peers')}")
-        self.expires = datetime.now(timezone.utc)
+        self._refusal = ""
         self._read()
 
     @property
@@ -52,6 +52,22 @@ class Identity:
         """The context of connections to peers."""
         self._read_anew()
         return self._client
+
+    @property
+    def expires(self) -> datetime:
+        """The last moment at which this party's certificate is good."""
+        self._read_anew()
+        return self.validity[1]
+
+    @property
+    def trouble(self) -> str:
+        """Sentence on why peers will not take this party's streams, or nothing."""
+        begins, expires = self.validity[0], self.expires
+        now = datetime.now(timezone.utc)
+        if begins <= now < expires:
+            return self._refusal
+        what = f"has expired on {expires.date()}" if now >= expires else f"is not good before {begins.date()}"
+        return f"{variable('tls_certificate')}: the certificate {what}, so jobs with parties elsewhere fail"
 
     def party_of(self, connection: ssl.SSLObject) -> str:
         """Return the peer's party. Raises PermissionError, in words for this party's own log, where it is none.
@@ -76,10 +92,12 @@ class Identity:
         try:
             if self._seen != self._state():
                 self._read()
-                _log.info("certificates were read anew; this party's ends on %s", self.expires.date())
+                _log.info("certificates were read anew; this party's ends on %s", self.validity[1].date())
         except (SettingsError, OSError) as error:  # half written ones will be whole soon
             self._not_before = time.monotonic() + AGAIN_SECONDS
-            _log.error("changed certificates cannot be used (%s); the old ones stay", error)
+            told = error if isinstance(error, SettingsError) else _reason(error)
+            self._refusal = f"changed certificates cannot be used ({told}); the old ones stay"
+            _log.error(self._refusal)
 
     def _read(self) -> None:
         try:
@@ -94,7 +112,8 @@ class Identity:
             names = ", ".join(variable(name) for name in _FILES)
             raise SettingsError(f"{names}: cannot be used together ({_reason(error)})") from None
         self._server, self._client = server, client
-        self.expires = certificate.not_valid_after_utc
+        self.validity = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        self._refusal = ""
         self._seen = seen
 
     def _context(self, protocol: int) -> ssl.SSLContext:

@@ -11,6 +11,7 @@ import logging
 import random
 import secrets
 import time
+from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import partial
@@ -19,9 +20,11 @@ from typing import Any
 import anyio
 from msgspec import Struct
 
+from sfworker.gateway.accounts import Meeting, PeerAccount
 from sfworker.gateway.dialling import Dialler, NotTakenError
 from sfworker.gateway.sayings import Sayings
 from sfworker.gateway.streams import Half, RemoteHalf
+from sfworker.wire.frames import FrameError
 from sfworker.wire.gateway import (
     CHANNELS,
     CONTROL,
@@ -31,14 +34,17 @@ from sfworker.wire.gateway import (
     Goodbye,
     Heard,
     Lost,
+    Met,
     Open,
     PeerFailed,
     PeerFrame,
     PeerSucceeded,
     Ping,
+    Pong,
     Preface,
     Told,
     decode_control,
+    decode_pong,
 )
 
 _log = logging.getLogger("sfworker.gateway")
@@ -51,6 +57,8 @@ LINGER_SECONDS = 0.2
 """Time in which streams end by themselves after the attempt has."""
 MAX_TOLD = 64
 """Frames of a peer, of which an honest one sends five."""
+MAX_PINGED = 16
+"""Latest pings whose answers are measured."""
 MAX_STREAMS = 256
 """Streams of an execution, of which there are four or so for each device and peer."""
 
@@ -58,9 +66,10 @@ MAX_STREAMS = 256
 class Peer:
     """Holds the state of one absent party."""
 
-    def __init__(self, party: str, rank: int) -> None:
+    def __init__(self, party: str, rank: int, account: PeerAccount) -> None:
         self.party = party
         self.rank = rank
+        self.account = account
         self.met = anyio.Event()
         """Set when it has taken this party's hello."""
         self.nonce = ""
@@ -72,6 +81,9 @@ class Peer:
         self.has_succeeded = False
         self.said_goodbye = False
         self.is_lost = False
+        self.ponged_at = 0.0
+        self.pings = 0
+        self.pinged_at: deque[float] = deque(maxlen=MAX_PINGED)
         self.outbox: asyncio.Queue[Struct] = asyncio.Queue()
 
 
@@ -82,7 +94,9 @@ class Session:
         self.opened = opened
         self.nonce = secrets.token_hex(16)
         self.peers = {
-            party: Peer(party, rank) for rank, party in enumerate(opened.terms.parties) if party != dialler.party
+            party: Peer(party, rank, dialler.accounts.of(party))
+            for rank, party in enumerate(opened.terms.parties)
+            if party != dialler.party
         }
         self.closed = False
         self._dialler = dialler
@@ -146,6 +160,7 @@ class Session:
         if preface.nonce != peer.nonce or preface.channel not in CHANNELS or len(self._halves) >= MAX_STREAMS:
             return Answer(verdict="refused", why="knows no such stream")
         half.hold()
+        half.count()
         self._halves.add(half)
         self._start(self._connect(preface.channel, half))
         return Answer(verdict="taken")
@@ -153,7 +168,7 @@ class Session:
     def hear(self, party: str, body: bytes) -> None:
         """Hear a message of a peer's control stream."""
         peer = self.peers[party]
-        peer.heard_at = time.monotonic()
+        peer.heard_at, peer.account.seen_at = time.monotonic(), time.time()
         match decode_control(body):
             case Told(frame):
                 peer.told += 1
@@ -165,8 +180,11 @@ class Session:
             case Goodbye():
                 peer.said_goodbye = True
                 self._lose(peer, "has ended its attempt")
-            case Ping():
-                pass
+            case Ping(number):
+                # Not more often, as what a peer does not read is kept here.
+                if peer.control is not None and peer.heard_at - peer.ponged_at > PING_SECONDS / 2:
+                    peer.ponged_at = peer.heard_at
+                    peer.control.send(Pong(number))
 
     def lose(self, party: str, preface: Preface, half: RemoteHalf) -> None:
         """Hear that a peer's stream has ended."""
@@ -195,6 +213,9 @@ class Session:
         if peer.control is not None:
             older, peer.control = peer.control, None
             older.abort()
+        if not peer.nonce and preface.traceparent is not None and self.opened.traceparent is not None:
+            self._tell(Met(peer.party, preface.traceparent))
+        half.count()
         peer.control = half
         peer.nonce, peer.heard_at = preface.nonce, time.monotonic()
         self._halves.add(half)
@@ -203,58 +224,89 @@ class Session:
     async def _call(self, peer: Peer) -> None:
         """Open a control stream to a peer, and keep it."""
         try:
-            writer = await self._meet(peer)
-            if writer is not None:
-                await self._keep(peer, writer)
+            if (met := await self._meet(peer)) is not None:
+                await self._keep(peer, *met)
         except Exception as error:  # noqa: BLE001 - or the job would wait to its time limit
             _log.exception("the control stream to %s has failed", peer.party)
             self._lose(peer, f"cannot be called ({type(error).__name__})")
 
-    async def _keep(self, peer: Peer, writer: asyncio.StreamWriter) -> None:
+    async def _keep(self, peer: Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         called = time.monotonic()
         peer.met.set()
+        peer.outbox.put_nowait(Ping())  # so that jobs which are over sooner are measured, too
+        peer.account.open_streams += 1
+        self._start(self._hear_pongs(peer, reader))
         try:
             while True:
                 with anyio.move_on_after(PING_SECONDS):
                     message = await peer.outbox.get()
-                    await self._dialler.write(writer, message)
+                    if isinstance(message, Ping):
+                        peer.pings += 1
+                        peer.pinged_at.append(time.monotonic())
+                        message = Ping(peer.pings)
+                    await self._dialler.write(peer.party, writer, message)
                     if isinstance(message, Goodbye):
                         return
                 # Strangers that crowd this party's port, or a wall, may keep the peer from calling back.
                 within = self._dialler.silence_seconds if peer.nonce else self._dialler.rendezvous_seconds
                 if time.monotonic() - max(peer.heard_at, called) > within and not peer.said_goodbye:
+                    peer.account.silences += bool(peer.nonce)
                     why = "was silent for" if peer.nonce else "can be reached, but did not call back within"
                     self._lose(peer, f"{why} {within:.0f} s")
                     return
         except OSError as error:
             self._lose(peer, f"cannot be spoken to any more ({type(error).__name__})")
         finally:
+            peer.account.open_streams -= 1
             writer.close()
 
-    async def _meet(self, peer: Peer) -> asyncio.StreamWriter | None:
+    async def _hear_pongs(self, peer: Peer, reader: asyncio.StreamReader) -> None:
+        """Measure round trips. A peer says no more than one pong for each ping."""
+        heard = 0
+        try:
+            while True:
+                number = decode_pong(await self._dialler.read(peer.party, reader)).number
+                if not heard < number <= peer.pings:
+                    raise FrameError("an answer to no ping")
+                heard = number
+                if (later := peer.pings - number) < len(peer.pinged_at):
+                    peer.account.round_trip = time.monotonic() - peer.pinged_at[-1 - later]
+        except FrameError:
+            self._lose(peer, "says what no gateway says")
+        except (OSError, EOFError):
+            pass  # its own control stream tells why
+
+    async def _meet(self, peer: Peer) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
         """Return a control stream on which the peer has taken the hello, or None after the worker was told why not."""
         opened = self.opened
         preface = self._preface(peer, CONTROL, hello=True)
         # Not always as long, or two parties that swap two jobs with each wait might never meet.
         bound = self._dialler.rendezvous_seconds * random.uniform(0.7, 1.0)  # noqa: S311 - no secret
-        until, pause = time.monotonic() + bound, SHORTEST_PAUSE
-        while True:
-            try:
-                return await self._dialler.call(opened.addresses[peer.party], preface)
-            except NotTakenError as error:
-                why = error.answer.why
-                if error.answer.verdict != "not_here":
-                    self._lose(peer, why, final=True)
+        began, pause = time.monotonic(), SHORTEST_PAUSE
+        how: Meeting = "absent"
+        try:
+            while True:
+                try:
+                    streams = await self._dialler.call(opened.addresses[peer.party], preface)
+                    how = "met"
+                    return streams
+                except NotTakenError as error:
+                    why = error.answer.why
+                    if error.answer.verdict != "not_here":
+                        how = "refused"
+                        self._lose(peer, why, final=True)
+                        return None
+                except PermissionError as error:
+                    why = str(error)
+                except (OSError, EOFError) as error:
+                    why = f"cannot be reached ({type(error).__name__})"
+                if time.monotonic() > began + bound:
+                    self._lose(peer, f"did not come within {bound:.0f} s: it {why}", absent=True)
                     return None
-            except PermissionError as error:
-                why = str(error)
-            except (OSError, EOFError) as error:
-                why = f"cannot be reached ({type(error).__name__})"
-            if time.monotonic() > until:
-                self._lose(peer, f"did not come within {bound:.0f} s: it {why}", absent=True)
-                return None
-            await anyio.sleep(pause)
-            pause = min(pause * 1.5, LONGEST_PAUSE)
+                await anyio.sleep(pause)
+                pause = min(pause * 1.5, LONGEST_PAUSE)
+        finally:
+            peer.account.met(how, time.monotonic() - began)
 
     def _lose(self, peer: Peer, why: str, *, final: bool = False, absent: bool = False) -> None:
         if peer.said_goodbye and peer.has_succeeded:

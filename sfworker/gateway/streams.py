@@ -13,6 +13,7 @@ from typing import cast
 
 from msgspec import Struct
 
+from sfworker.gateway.accounts import PeerAccount
 from sfworker.wire.frames import FrameError, FrameSplitter, encode_frame
 
 HELD_BYTES = 1 << 20
@@ -114,7 +115,10 @@ class Half(asyncio.Protocol):
                 if self._on_message is None:  # what follows is no message
                     return
         except FrameError:
-            self.abort()
+            self._hear_nonsense()
+
+    def _hear_nonsense(self) -> None:
+        self.abort()
 
     def _write(self, data: bytes) -> None:
         if data and self._transport is not None and not self._transport.is_closing():  # uvloop raises for a closed one
@@ -130,7 +134,31 @@ class Half(asyncio.Protocol):
 
 
 class RemoteHalf(Half):
-    """The half of a stream that a peer may end at any time."""
+    """The half of a stream that a peer may end at any time. Its bytes are counted on the peer's account."""
+
+    account: PeerAccount | None = None
+    _is_counted = False
+
+    def count(self) -> None:
+        """Count it among the peer's open streams until it ends."""
+        if self.account is not None and not self._is_counted and not self.is_closed:
+            self._is_counted = True
+            self.account.open_streams += 1
+
+    def data_received(self, data: bytes) -> None:
+        if self.account is not None:
+            self.account.received += len(data)
+        super().data_received(data)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self._is_counted and self.account is not None:
+            self.account.open_streams -= 1
+        super().connection_lost(error)
+
+    def _write(self, data: bytes) -> None:
+        if self.account is not None and not self.is_closed:
+            self.account.sent += len(data)
+        super()._write(data)
 
     def _end_of(self, other: Half) -> None:
         asyncio.get_running_loop().call_later(CLOSE_SECONDS, other.close)

@@ -8,11 +8,12 @@ import sys
 from collections import deque
 
 import anyio
+import msgspec
 from msgspec import Struct
 
 from sfworker.settings import Settings
-from sfworker.wire.frames import encode_frame
-from sfworker.wire.gateway import Attach, Ended
+from sfworker.wire.frames import LENGTH_BYTES, FrameError, encode_frame, frame_length
+from sfworker.wire.gateway import Attach, Ended, decode_standing
 
 _log = logging.getLogger("sfworker.pool")
 PAUSE_SECONDS = 0.5
@@ -34,13 +35,16 @@ class OwnGateway:
         self._ends: deque[Ended] = deque(maxlen=MAX_ENDS)
         self._failures = 0
         self._not_before = 0.0
+        self._told = ""
 
     @property
     def trouble(self) -> str:
-        """Sentence on why jobs with parties elsewhere cannot run, or nothing."""
-        if not self._settings.tls_certificate or self._writer is not None:
+        """Sentence on why jobs with parties elsewhere cannot run, or nothing. Others can."""
+        if not self._settings.tls_certificate:
             return ""
-        return "the gateway does not run, so jobs with parties elsewhere wait"
+        if self._writer is None:
+            return "the gateway does not run, so jobs with parties elsewhere wait"
+        return self._told
 
     async def run(self) -> None:
         """Stay connected until cancelled, where certificates are set."""
@@ -72,9 +76,12 @@ class OwnGateway:
         for ended in self._ends:
             self._send(ended)
         try:
-            await reader.read()
+            while True:
+                length = frame_length(await reader.readexactly(LENGTH_BYTES))
+                self._told = decode_standing(await reader.readexactly(length)).trouble
+        except EOFError:
             _log.warning("the connection to this host's gateway has ended")
-        except OSError as error:
+        except (OSError, FrameError, msgspec.DecodeError) as error:
             _log.warning("the connection to this host's gateway was lost (%s)", type(error).__name__)
         finally:
             self._writer = None

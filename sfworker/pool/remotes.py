@@ -18,6 +18,7 @@ from sfworker.wire.gateway import (
     Close,
     Heard,
     Lost,
+    Met,
     Open,
     Opened,
     PeerFrame,
@@ -34,9 +35,11 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u206
 class Remotes:
     """The absent parties of one attempt."""
 
-    def __init__(self, gateway: str, opened: Open) -> None:
+    def __init__(self, gateway: str, opened: Open, meet: Callable[[str, str], None]) -> None:
+        """`meet` gets party and `traceparent` of peers that have come with one."""
         self._gateway = gateway
         self._opened = opened
+        self._meet = meet
         self.names = list(opened.addresses)
         self._channel: FrameChannel | None = None
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -107,6 +110,8 @@ class Remotes:
                 self._refusal = why
                 self._has_answered = True
                 self._answered.set()
+            case Met(party, traceparent):
+                self._meet(party, traceparent)
             case Heard() | Lost() as heard:
                 self._hear(heard)
 

@@ -43,7 +43,7 @@ def shared_id(execution_id: str, tenant: str) -> str:
     return f"{tenant}:{execution_id}"
 
 
-def opened(job: Job, directory: str, tenant: str) -> Open:
+def opened(job: Job, directory: str, tenant: str, traceparent: str | None) -> Open:
     """Return what the gateway has to know of a job with peers."""
     envelope = job.envelope
     return Open(
@@ -56,6 +56,7 @@ def opened(job: Job, directory: str, tenant: str) -> Open:
             devices=_digest([_plain(envelope.spu_config), _plain(envelope.heu_config)]),
         ),
         addresses=job.peers,
+        traceparent=traceparent,
     )
 
 

@@ -7,10 +7,12 @@
 
 A stream between gateways is a TLS connection. It begins with one `Preface`, which is answered by one `Answer`; then it
 carries the bytes of a link between two party processes, or, on the channel `control`, one `Ping`, `Told` or `Goodbye`
-after the other, from the side that opened it. Who sends is what the certificate says, never what a message says.
+after the other, from the side that opened it, and a `Pong` for each `Ping` from the other. Who sends is what the
+certificate says, never what a message says.
 
-A worker has one connection to its gateway that only stands (`Attach`), and one for each execution: `Open`, answered by
-`Opened`, then `Alive`, `Tell` and `Close` from the worker and `Heard` and `Lost` from the gateway.
+A worker has one connection to its gateway that only stands (`Attach`, then `Standing` from the gateway), and one for
+each execution: `Open`, answered by `Opened`, then `Alive`, `Tell` and `Close` from the worker and `Heard`, `Met` and
+`Lost` from the gateway. Commands of the same user send `Ask`, which is answered by `GatewayState`.
 
 A gateway that is being replaced finishes its executions. The one after it has the port, and passes on what comes for
 them (`Passed`, answered by `Answer`) over a socket in the gateways' directory.
@@ -30,7 +32,11 @@ VERSION = 1
 MAX_PREFACE_BYTES = 8192
 """Longest message of a peer whose execution is not known yet."""
 MAX_MESSAGE_BYTES = 1 << 16
+MAX_SUBJECT = 200
+"""Characters that are kept of the subject of a peer's certificate."""
 CONTROL = "control"
+PROBE = "probe"
+"""Channel of a stream that only asks whether this party is known. It is answered with `known`."""
 PING_SECONDS = 1.0
 SPU_LINKS = 8
 """SPU devices of an execution that have a link of their own."""
@@ -38,6 +44,7 @@ CHANNELS = ("fed", *(f"spu-{number}" for number in range(SPU_LINKS)))
 
 _Text = Annotated[str, Meta(max_length=2000)]
 _Nonce = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
+_Traceparent = Annotated[str, Meta(pattern=r"^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$(?!\n)")]
 
 
 class Terms(Struct, frozen=True, kw_only=True):
@@ -65,17 +72,18 @@ class Preface(Struct, frozen=True, kw_only=True):
     """Of the sender's attempt. Streams count only with the nonce of the hello, which is the preface of `control`."""
     terms: Terms | None = None
     """In a hello."""
-    traceparent: Annotated[str, Meta(max_length=64)] | None = None
+    traceparent: _Traceparent | None = None
+    """In a hello, of the sender's span. Nothing else of its trace, such as state or baggage, is taken."""
 
 
 class Answer(Struct, frozen=True, kw_only=True):
     """Takes a stream or says why not.
 
     `not_here` may change, as the execution may begin there later, or an older attempt of it may end. `ended` and
-    `refused` do not.
+    `refused` do not. `known` answers a probe.
     """
 
-    verdict: Literal["taken", "not_here", "ended", "refused"]
+    verdict: Literal["taken", "not_here", "ended", "refused", "known"]
     why: _Text = ""
 
 
@@ -114,6 +122,15 @@ PeerFrame = PeerReached | PeerSucceeded | PeerFailed
 class Ping(Struct, frozen=True, tag="ping"):
     """Says that the peer's worker is alive."""
 
+    number: Annotated[int, Meta(ge=0, le=1 << 53)] = 0
+    """Of the stream's pings, which `Pong` repeats."""
+
+
+class Pong(Struct, frozen=True, tag="pong"):
+    """Answers a ping, so that the time to the peer and back is known. Some pings get none."""
+
+    number: Annotated[int, Meta(ge=0, le=1 << 53)]
+
 
 class Told(Struct, frozen=True, tag="told"):
     """Passes on what the peer's worker tells."""
@@ -151,6 +168,7 @@ class Open(Struct, frozen=True, tag="open", kw_only=True):
     addresses: dict[PartyName, str]
     """Of the other parties' gateways."""
     traceparent: str | None = None
+    """Of the execution's span, for the peers. Without one, theirs are not taken either."""
 
 
 class Opened(Struct, frozen=True, tag="opened"):
@@ -180,6 +198,13 @@ class Heard(Struct, frozen=True, tag="heard"):
     frame: PeerFrame
 
 
+class Met(Struct, frozen=True, tag="met"):
+    """A peer has come with a trace of its own."""
+
+    party: str
+    traceparent: str
+
+
 class Lost(Struct, frozen=True, tag="lost"):
     """A peer is not there for this attempt, `why` in words after the party's name."""
 
@@ -191,10 +216,45 @@ class Lost(Struct, frozen=True, tag="lost"):
     """True where no other attempt can help."""
 
 
+class Standing(Struct, frozen=True, tag="standing"):
+    """Says how the gateway is: a sentence on why peers will not take its streams, or nothing."""
+
+    trouble: str = ""
+
+
+class Ask(Struct, frozen=True, tag="ask"):
+    """Asks how the gateway and its peers are."""
+
+
+class PeerState(Struct, frozen=True, kw_only=True):
+    """What was last seen of a peer. Times are Unix seconds; what was never seen is empty."""
+
+    party: str
+    address: str
+    subject: str = ""
+    certificate_ends: float | None = None
+    round_trip_seconds: float | None = None
+    seen_at: float | None = None
+    open_streams: int = 0
+
+
+class GatewayState(Struct, frozen=True, kw_only=True):
+    """Answers `Ask`."""
+
+    party: str
+    listens: str
+    certificate_ends: float
+    trouble: str
+    workers: int
+    executions: int
+    peers: list[PeerState]
+
+
 _prefaces = msgspec.msgpack.Decoder(Preface)
 _passed = msgspec.msgpack.Decoder(Passed)
 _answers = msgspec.msgpack.Decoder(Answer)
 _controls: msgspec.msgpack.Decoder[Ping | Told | Goodbye] = msgspec.msgpack.Decoder(Ping | Told | Goodbye)
+_pongs = msgspec.msgpack.Decoder(Pong)
 _T = TypeVar("_T")
 
 
@@ -215,6 +275,10 @@ def decode_control(body: bytes) -> Ping | Told | Goodbye:
     return _decoded(_controls, body)
 
 
+def decode_pong(body: bytes) -> Pong:
+    return _decoded(_pongs, body)
+
+
 def _decoded(decoder: msgspec.msgpack.Decoder[_T], body: bytes) -> _T:
     try:
         return decoder.decode(body)
@@ -222,5 +286,7 @@ def _decoded(decoder: msgspec.msgpack.Decoder[_T], body: bytes) -> _T:
         raise FrameError("a message that is none") from None
 
 
-decode_from_worker = msgspec.msgpack.Decoder(Attach | GiveWay | Ended | Open | Alive | Tell | Close).decode
-decode_from_gateway = msgspec.msgpack.Decoder(Opened | Heard | Lost).decode
+decode_from_worker = msgspec.msgpack.Decoder(Attach | GiveWay | Ended | Open | Alive | Tell | Close | Ask).decode
+decode_from_gateway = msgspec.msgpack.Decoder(Opened | Heard | Met | Lost).decode
+decode_standing = msgspec.msgpack.Decoder(Standing).decode
+decode_state = msgspec.msgpack.Decoder(GatewayState).decode

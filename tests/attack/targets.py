@@ -47,11 +47,13 @@ from sfworker.wire.gateway import (
     PeerReached,
     PeerSucceeded,
     Ping,
+    Pong,
     Preface,
     Terms,
     Told,
     decode_answer,
     decode_control,
+    decode_pong,
     decode_preface,
 )
 from sfworker.wire.party_log import RECORD_MARK, PartyRecord, decode_line, encode_record
@@ -275,7 +277,7 @@ def _frames_corpus() -> list[bytes]:
 
 def _check_peers(data: bytes) -> None:
     """As a gateway reads them. What is read is within bounds, and is written as it was read."""
-    for decode in (decode_preface, decode_answer, decode_control):
+    for decode in (decode_preface, decode_answer, decode_control, decode_pong):
         try:
             read = decode(data)
         except FrameError:
@@ -291,8 +293,16 @@ def _peers_corpus() -> list[bytes]:
     said: list[Any] = [
         Preface(version=1, to="alice", execution_id=":e", channel="control", nonce="0" * 32, terms=terms),
         Preface(version=1, to="alice", execution_id="t:e", channel="spu-0", nonce="0" * 32),
-        *(Answer(verdict=verdict, why="has ended") for verdict in ("taken", "not_here", "ended", "refused")),
-        *(Told(PeerReached("executed", 0.5)), Told(PeerSucceeded()), Ping(), Goodbye()),
+        Preface(
+            version=1,
+            to="alice",
+            execution_id=":e",
+            channel="control",
+            nonce="0" * 32,
+            traceparent=f"00-{'1' * 32}-{'2' * 16}-01",
+        ),
+        *(Answer(verdict=verdict, why="has ended") for verdict in ("taken", "not_here", "ended", "refused", "known")),
+        *(Told(PeerReached("executed", 0.5)), Told(PeerSucceeded()), Ping(7), Pong(7), Goodbye()),
         Told(PeerFailed("keys: \x1b[2J none", "InputDataError", retryable=False)),
     ]
     return [msgspec.msgpack.encode(each) for each in said]

@@ -35,6 +35,7 @@ class Site:
         addresses = [f"{each}={HOST}:{their}" for each, their in peers.items() if each != party]
         self.settings: dict[str, Any] = {
             "party": party,
+            "worker_hostname": f"{party}-host",
             "peers": ",".join(addresses),
             "trusted_dealer": "alice",
             "gateway_listen": f"{HOST}:{port}",

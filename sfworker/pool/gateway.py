@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import socket
+import struct
 import sys
 
 import anyio
 from msgspec import Struct
 
-from sfworker.settings import Settings
+from sfworker.settings import Settings, variable
 from sfworker.wire.frames import encode_frame
 from sfworker.wire.gateway import Attach, Ended
 
@@ -18,6 +21,12 @@ PAUSE_SECONDS = 0.5
 SHORTEST_LIFE = 5.0
 """A gateway that lasted shorter is started again after growing pauses."""
 LONGEST_PAUSE = 30.0
+NOT_OWN = (
+    f"the gateway's socket is another user's; give it a directory of this user's own, with permissions 0700 "
+    f"({variable('gateway_dir')})"
+)
+"""Sentence on a gateway that must not be used."""
+_CREDENTIALS = struct.Struct("3i")
 
 
 class OwnGateway:
@@ -29,13 +38,14 @@ class OwnGateway:
         self._process: asyncio.subprocess.Process | None = None
         self._failures = 0
         self._not_before = 0.0
+        self._refusal = ""
 
     @property
     def trouble(self) -> str:
         """Sentence on why jobs with parties elsewhere cannot run, or nothing."""
         if not self._settings.tls_certificate or self._writer is not None:
             return ""
-        return "the gateway does not run, so jobs with parties elsewhere wait"
+        return f"{self._refusal or 'the gateway does not run'}; jobs with parties elsewhere wait"
 
     async def run(self) -> None:
         """Stay connected until cancelled, where certificates are set."""
@@ -59,7 +69,12 @@ class OwnGateway:
         except OSError:
             await self._start()
             return
+        if not is_own(writer.get_extra_info("socket")):
+            self._refuse(NOT_OWN)
+            writer.close()
+            return
         self._failures = 0
+        self._refusal = ""
         self._writer = writer
         self._send(Attach())
         try:
@@ -85,6 +100,22 @@ class OwnGateway:
         except OSError as error:
             _log.error("the gateway could not be started (%s)", type(error).__name__)
 
+    def _refuse(self, why: str) -> None:
+        """Note why the gateway that is there is not used."""
+        if why != self._refusal:
+            _log.error("%s", why)
+        self._refusal = why
+
     def _send(self, message: Struct) -> None:
         if self._writer is not None and not self._writer.is_closing():
             self._writer.write(encode_frame(message))
+
+
+def is_own(connection: socket.socket) -> bool:
+    """Return whether the other end of a Unix connection is a process of this user.
+
+    In a directory that others may write to, anybody could have put the socket there.
+    """
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    _, uid, _ = _CREDENTIALS.unpack(credentials)
+    return bool(uid == os.getuid())

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from sfworker.errors import GatewayLostError
 from sfworker.pool.channel import FrameChannel
+from sfworker.pool.gateway import NOT_OWN, is_own
 from sfworker.wire.frames import encode_frame
 from sfworker.wire.gateway import (
     PING_SECONDS,
@@ -51,6 +52,8 @@ class Remotes:
         try:
             with anyio.fail_after(OPEN_SECONDS):
                 await self._connect()
+                if not is_own(self._socket):
+                    raise GatewayLostError(NOT_OWN)
                 self._channel = FrameChannel(
                     self._socket, self._hear_body, self._hear_end, lambda error: self._hear_end()
                 )

@@ -98,6 +98,7 @@ class Gateway:
 
     def __init__(self, settings: Settings, *, while_needed: bool) -> None:
         self._settings = settings
+        self._digests = settings.of_gateway()
         self._while_needed = while_needed
         self._identity = Identity(settings)
         self._dialler = Dialler(settings, self._identity)
@@ -212,9 +213,8 @@ class Gateway:
             while True:
                 length = frame_length(await reader.readexactly(LENGTH_BYTES))
                 match decode_from_worker(await reader.readexactly(length)):
-                    case Attach():
-                        attached = True
-                        self._attached += 1
+                    case Attach(settings):
+                        attached = self._attach(settings, tell)
                     case Ended() as ended:
                         self._note_end(ended)
                     case Open() as opened if session is None:
@@ -237,7 +237,27 @@ class Gateway:
                     del self._sessions[session.opened.execution_id]
                 await session.close(in_order=in_order)
 
+    def _other_settings(self, theirs: dict[str, str]) -> str:
+        """Say in which settings a worker differs, or nothing."""
+        if names := [name for name, digest in self._digests.items() if theirs.get(name) != digest]:
+            return (
+                f"the gateway runs with another {', '.join(names)}; restart it, or the workers that have started it, "
+                f"with the settings of this worker"
+            )
+        return ""
+
+    def _attach(self, settings: dict[str, str], tell: Callable[[Struct], None]) -> bool:
+        """Count a worker, unless it has other settings. Such a one keeps no gateway alive."""
+        why = self._other_settings(settings)
+        tell(Opened(why))
+        if not why:
+            self._attached += 1
+        return not why
+
     async def _open(self, opened: Open, tell: Callable[[Struct], None]) -> Session | None:
+        if why := self._other_settings(opened.settings):
+            tell(Opened(why))
+            return None
         if older := self._sessions.get(opened.execution_id):
             older.supersede()
         session = Session(opened, self._dialler, self._said, tell)

@@ -13,11 +13,12 @@ import anyio
 from msgspec import Struct
 
 from sfworker.settings import Settings, variable
-from sfworker.wire.frames import encode_frame
-from sfworker.wire.gateway import Attach, Ended
+from sfworker.wire.frames import LENGTH_BYTES, encode_frame, frame_length
+from sfworker.wire.gateway import MAX_MESSAGE_BYTES, Attach, Ended, Opened, decode_opened
 
 _log = logging.getLogger("sfworker.pool")
 PAUSE_SECONDS = 0.5
+ANSWER_SECONDS = 5.0
 SHORTEST_LIFE = 5.0
 """A gateway that lasted shorter is started again after growing pauses."""
 LONGEST_PAUSE = 30.0
@@ -73,14 +74,17 @@ class OwnGateway:
             self._refuse(NOT_OWN)
             writer.close()
             return
-        self._failures = 0
-        self._refusal = ""
-        self._writer = writer
-        self._send(Attach())
         try:
+            writer.write(encode_frame(Attach(self._settings.of_gateway())))
+            if why := (await _read_answer(reader)).why:
+                self._refuse(why)
+                return
+            self._failures = 0
+            self._refusal = ""
+            self._writer = writer
             await reader.read()
             _log.warning("the connection to this host's gateway has ended")
-        except OSError as error:
+        except (OSError, EOFError) as error:
             _log.warning("the connection to this host's gateway was lost (%s)", type(error).__name__)
         finally:
             self._writer = None
@@ -109,6 +113,12 @@ class OwnGateway:
     def _send(self, message: Struct) -> None:
         if self._writer is not None and not self._writer.is_closing():
             self._writer.write(encode_frame(message))
+
+
+async def _read_answer(reader: asyncio.StreamReader) -> Opened:
+    with anyio.fail_after(ANSWER_SECONDS):
+        length = frame_length(await reader.readexactly(LENGTH_BYTES), MAX_MESSAGE_BYTES)
+        return decode_opened(await reader.readexactly(length))
 
 
 def is_own(connection: socket.socket) -> bool:

@@ -9,8 +9,9 @@ A stream between gateways is a TLS connection. It begins with one `Preface`, whi
 carries the bytes of a link between two party processes, or, on the channel `control`, one `Ping`, `Told` or `Goodbye`
 after the other, from the side that opened it. Who sends is what the certificate says, never what a message says.
 
-A worker has one connection to its gateway that only stands (`Attach`), and one for each execution: `Open`, answered by
-`Opened`, then `Alive`, `Tell` and `Close` from the worker and `Heard` and `Lost` from the gateway.
+A worker has one connection to its gateway that only stands (`Attach`), and one for each execution (`Open`). Both are
+answered by `Opened`. On an execution's follow `Alive`, `Tell` and `Close` from the worker, `Heard` and `Lost` from
+the gateway.
 """
 
 from __future__ import annotations
@@ -118,6 +119,9 @@ class Goodbye(Struct, frozen=True, tag="goodbye"):
 class Attach(Struct, frozen=True, tag="attach"):
     """A worker is there. Its gateway stays as long as one is, where a worker has started it."""
 
+    settings: dict[str, str]
+    """Digests of the worker's settings that concern the gateway, which has to have the same."""
+
 
 class Ended(Struct, frozen=True, tag="ended"):
     """An execution has got its answer, so peers that come for it later are told `why`."""
@@ -133,6 +137,8 @@ class Open(Struct, frozen=True, tag="open", kw_only=True):
 
     execution_id: str
     directory: str
+    settings: dict[str, str]
+    """As in `Attach`."""
     terms: Terms
     addresses: dict[PartyName, str]
     """Of the other parties' gateways."""
@@ -140,7 +146,7 @@ class Open(Struct, frozen=True, tag="open", kw_only=True):
 
 
 class Opened(Struct, frozen=True, tag="opened"):
-    """The sockets of the absent parties are there, or `why` says why not."""
+    """The worker is attached, or the sockets of the absent parties are there, or `why` says why not."""
 
     why: str = ""
 
@@ -204,4 +210,5 @@ def _decoded(decoder: msgspec.msgpack.Decoder[_T], body: bytes) -> _T:
 
 
 decode_from_worker = msgspec.msgpack.Decoder(Attach | Ended | Open | Alive | Tell | Close).decode
+decode_opened = msgspec.msgpack.Decoder(Opened).decode
 decode_from_gateway = msgspec.msgpack.Decoder(Opened | Heard | Lost).decode

@@ -31,7 +31,7 @@ class Site:
         self.data = directory / party
         self.data.mkdir()
         self._stack = ExitStack()
-        redis = self._stack.enter_context(EmbeddedRedis())
+        self.redis_url = self._stack.enter_context(EmbeddedRedis()).url
         addresses = [f"{each}={HOST}:{their}" for each, their in peers.items() if each != party]
         self.settings: dict[str, Any] = {
             "party": party,
@@ -44,7 +44,7 @@ class Site:
             "tls_authority": str(certificates / "authority.pem"),
             **settings,
         }
-        self.worker = RunningWorker(redis.url, self.data, **self.settings)
+        self.worker = RunningWorker(self.redis_url, self.data, **self.settings)
         self._stack.callback(self.worker.redis.close)
         self.gateway: subprocess.Popen[bytes] | None = None
 

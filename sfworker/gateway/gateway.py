@@ -106,7 +106,7 @@ class Gateway:
         self._said = Sayings()
         self._sessions: dict[str, Session] = {}
         self._held: dict[str, dict[_Inbound, Preface]] = {}
-        self._ended: OrderedDict[str, Ended] = OrderedDict()
+        self._ends: OrderedDict[str, End] = OrderedDict()
         self._attached = 0
         self._left = anyio.Event()
 
@@ -140,9 +140,9 @@ class Gateway:
         session = self._sessions.get(preface.execution_id)
         if session is not None and party in session.peers:
             return session.take(party, preface, inbound)
-        ended = self._ended.get(preface.execution_id)
-        if ended is not None and party in ended.peers:  # nobody else hears that there is such an execution
-            return _has_ended(ended)
+        end = self._ends.get(preface.execution_id)
+        if end is not None and end.concerns(party, preface):
+            return end.answer()
         if preface.channel != CONTROL or sum(map(len, self._held.values())) >= MAX_HELD:
             return Answer(verdict="not_here", why="has not begun this execution")
         self._held.setdefault(preface.execution_id, {})[inbound] = preface
@@ -262,7 +262,7 @@ class Gateway:
             older.supersede()
         session = Session(opened, self._dialler, self._said, tell)
         self._sessions[opened.execution_id] = session
-        self._ended.pop(opened.execution_id, None)
+        self._ends.pop(opened.execution_id, None)
         try:
             await session.open()
         except OSError as error:
@@ -277,13 +277,14 @@ class Gateway:
         return session
 
     def _note_end(self, ended: Ended) -> None:
-        self._ended[ended.execution_id] = ended
-        while len(self._ended) > MAX_ENDED:
-            self._ended.popitem(last=False)
+        session = self._sessions.get(ended.execution_id)
+        end = self._ends[ended.execution_id] = End(ended, session.replays if session is not None else {})
+        while len(self._ends) > MAX_ENDED:
+            self._ends.popitem(last=False)
         for inbound, preface in list(self._held.get(ended.execution_id, {}).items()):
-            if inbound.party in ended.peers:
+            if end.concerns(inbound.party, preface):
                 self.let_go(preface, inbound)
-                inbound.answer(_has_ended(ended))
+                inbound.answer(end.answer())
 
     async def _end_when_alone(self, tasks: TaskGroup) -> None:
         while True:
@@ -296,6 +297,29 @@ class Gateway:
                     _log.info("no worker is here any more, and the gateway ends too")
                     tasks.cancel_scope.cancel()
                     return
+
+
+class End:
+    """An execution's end here, and how often its peers had replayed it then."""
+
+    def __init__(self, ended: Ended, replays: dict[str, int]) -> None:
+        self._ended = ended
+        self._replays = replays
+
+    def concerns(self, party: str, preface: Preface) -> bool:
+        """Return whether a peer's stream is answered by this end.
+
+        One that has replayed the execution since waits until it is replayed here, too. Where it is not known how often
+        it had done so before, its first hello says so.
+        """
+        if party not in self._ended.peers:  # nobody else hears that there is such an execution
+            return False
+        if not self._ended.replayable or preface.terms is None:
+            return True
+        return preface.replays <= self._replays.setdefault(party, preface.replays)
+
+    def answer(self) -> Answer:
+        return Answer(verdict="ended", why=f"has ended this execution ({self._ended.why[:MAX_WHY]})")
 
 
 class Stranger:
@@ -421,10 +445,6 @@ def _listen(settings: Settings) -> socket.socket:
         raise SettingsError(f"{variable('gateway_listen')}: cannot be listened on ({error.strerror})") from None
     listener.setblocking(False)
     return listener
-
-
-def _has_ended(ended: Ended) -> Answer:
-    return Answer(verdict="ended", why=f"has ended this execution ({ended.why[:MAX_WHY]})")
 
 
 def _tell(writer: asyncio.StreamWriter, message: Struct) -> None:

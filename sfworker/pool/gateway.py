@@ -60,9 +60,9 @@ class OwnGateway:
             if self._writer is not None:
                 self._writer.close()
 
-    def note_end(self, execution_id: str, why: str, peers: list[str]) -> None:
-        """Let `peers` that come for this execution later hear that it has ended."""
-        self._send(Ended(execution_id, why, peers))
+    def note_end(self, ended: Ended) -> None:
+        """Let peers that come for this execution later hear that it has ended."""
+        self._send(ended)
 
     async def _stay(self) -> None:
         try:

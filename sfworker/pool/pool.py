@@ -91,7 +91,7 @@ class Pool:
 
     @asynccontextmanager
     async def execute(
-        self, job: Job, attempt: int, execution: Execution, listener: Listener, tenant: str
+        self, job: Job, attempt: int, execution: Execution, listener: Listener, tenant: str, replays: int
     ) -> AsyncIterator[Outcome]:
         """Run the job's computation and yield its outcome. After the block, all that it used is let go."""
         directory = self._new_directory()
@@ -100,7 +100,7 @@ class Pool:
         try:
             os.mkdir(directory, 0o700)
             frames = starts(job, attempt, self._settings, directory, self._processors)
-            remotes = self._remotes(job, directory, tenant) if job.peers else None
+            remotes = self._remotes(job, directory, tenant, replays) if job.peers else None
             mesh = Mesh(template, self._acquire_all(len(frames)), _line_logger(job), remotes)
         except OSError as error:  # the disk is full, or the template has died since this job was taken
             self._release(frames)
@@ -124,8 +124,8 @@ class Pool:
             self._release(frames)
             self._tasks.start_soon(self._clean_up, mesh, directory)
 
-    def _remotes(self, job: Job, directory: str, tenant: str) -> Remotes:
-        return Remotes(self._settings.gateway_socket(), opened(job, self._settings, directory, tenant))
+    def _remotes(self, job: Job, directory: str, tenant: str, replays: int) -> Remotes:
+        return Remotes(self._settings.gateway_socket(), opened(job, self._settings, directory, tenant, replays))
 
     def _new_directory(self) -> str:
         """Return a name that no execution has, of those that are short enough for the paths of sockets."""

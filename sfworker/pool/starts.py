@@ -43,12 +43,13 @@ def shared_id(execution_id: str, tenant: str) -> str:
     return f"{tenant}:{execution_id}"
 
 
-def opened(job: Job, settings: Settings, directory: str, tenant: str) -> Open:
+def opened(job: Job, settings: Settings, directory: str, tenant: str, replays: int) -> Open:
     """Return what the gateway has to know of a job with peers."""
     envelope = job.envelope
     return Open(
         execution_id=shared_id(envelope.execution_id, tenant),
         directory=directory,
+        replays=replays,
         settings=settings.of_gateway(),
         terms=Terms(
             parties=job.parties,

@@ -62,7 +62,9 @@ class Preface(Struct, frozen=True, kw_only=True):
     nonce: _Nonce
     """Of the sender's attempt. Streams count only with the nonce of the hello, which is the preface of `control`."""
     terms: Terms | None = None
-    """In a hello."""
+    """In a hello, as `replays` is."""
+    replays: Annotated[int, Meta(ge=0, le=1 << 31)] = 0
+    """Number of times that the sender's operator has let the execution run again."""
     traceparent: Annotated[str, Meta(max_length=64)] | None = None
 
 
@@ -130,6 +132,8 @@ class Ended(Struct, frozen=True, tag="ended"):
     why: str
     peers: list[PartyName]
     """Who may hear that."""
+    replayable: bool
+    """True where somebody may let it run again, so that a peer that does so first has to wait."""
 
 
 class Open(Struct, frozen=True, tag="open", kw_only=True):
@@ -137,6 +141,8 @@ class Open(Struct, frozen=True, tag="open", kw_only=True):
 
     execution_id: str
     directory: str
+    replays: int
+    """As in the hello."""
     settings: dict[str, str]
     """As in `Attach`."""
     terms: Terms

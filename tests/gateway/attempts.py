@@ -68,6 +68,7 @@ class Attempt(Connection):
         parts: dict[str, Any] = {
             "execution_id": execution_id,
             "directory": str(self.directory),
+            "replays": 0,
             "settings": settings_of(site).of_gateway(),
             "terms": Terms(parties=parties, task_type="psi", parameters="0" * 64, devices="0" * 64),
             "addresses": {party: peers[party] for party in parties if party != site.party},

@@ -24,7 +24,7 @@ async def test_another_users_socket_is_told_nothing(tmp_path: Path, monkeypatch:
     own = os.getuid()
     monkeypatch.setattr(os, "getuid", lambda: own + 1)
     settings = Settings(party="alice", tls_certificate="c", gateway_dir=str(tmp_path))
-    opened = Open(execution_id=":1", directory="/secret", settings={}, terms=TERMS, addresses={"bob": "h:1"})
+    opened = Open(execution_id=":1", directory="/secret", replays=0, settings={}, terms=TERMS, addresses={"bob": "h:1"})
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(settings.gateway_socket())
         listener.listen()

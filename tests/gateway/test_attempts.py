@@ -1,4 +1,4 @@
-"""Gateways that have much to do: many executions at once, and workers of other settings."""
+"""What gateways do with attempts: of workers with other settings, of executions that have ended, of many at once."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from sfworker.wire.gateway import Attach, Opened
+from sfworker.wire.gateway import Attach, Ended, Lost, Opened
 from tests.gateway.attempts import Attempt, Connection, echoed, gateways_alone, settings_of
 from tests.gateway.sites import Sites
 from tests.running_worker import PARTIES
@@ -40,6 +40,38 @@ def test_a_worker_with_other_settings_is_refused(sites: Sites) -> None:
         attached.close()
         with Attempt(site, ":settings", PARTIES, settings=settings) as attempt:
             assert attempt.opened == answer
+
+
+def test_a_replay_waits_for_the_peers_and_nothing_else_does(sites: Sites) -> None:
+    workers = {party: Connection(sites[party]) for party in PARTIES}
+    for party, worker in workers.items():
+        worker.send(Attach(settings_of(sites[party]).of_gateway()))
+        assert worker.next() == Opened()
+
+    def meet(replays: int, ends: bool) -> None:
+        with Attempt(sites["alice"], ":replayed", PARTIES, replays=replays) as alice:
+            if replays:
+                time.sleep(1.5)  # longer than a hello is held
+            with Attempt(sites["bob"], ":replayed", PARTIES, replays=0) as bob, alice.stream(1) as stream:
+                assert echoed(stream)
+                for party, worker in workers.items():
+                    worker.send(Ended(":replayed", "OSError", [each for each in PARTIES if each != party], ends))
+                    assert bob.opened == alice.opened == Opened()
+
+    def told(replays: int) -> Lost:
+        with Attempt(sites["alice"], ":replayed", PARTIES, replays=replays) as alice:
+            answer = alice.next()
+            assert isinstance(answer, Lost)
+            return answer
+
+    meet(0, ends=True)
+    assert told(0) == Lost("bob", "has ended this execution (OSError)", met=False, final=True)
+    meet(1, ends=True)
+    assert told(1).final
+    meet(2, ends=False)  # as a success, which nobody replays
+    assert told(3).final
+    for worker in workers.values():
+        worker.close()
 
 
 def test_thirty_executions_at_once_behind_one_address(sites: Sites) -> None:

@@ -4,7 +4,6 @@ import pytest
 
 from tests.jobs.test_binning import (  # noqa: F401
     halves,
-    test_three_parties,
     test_woe_and_iv_are_those_of_the_joined_table,
 )
 from tests.jobs.test_boosting import (  # noqa: F401

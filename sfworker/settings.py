@@ -7,6 +7,7 @@ behind `SFWORKER_`; the ones that the first generation of this worker had keep t
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 import os
 import re
@@ -29,6 +30,19 @@ _ORIGINAL_NAMES = {
     "log_file": "LOG_FILE",
     "worker_hostname": "WORKER_HOSTNAME",
 }
+_OF_GATEWAYS = (
+    "party",
+    "peers",
+    "peer_pins",
+    "gateway_listen",
+    "tls_certificate",
+    "tls_key",
+    "tls_authority",
+    "peer_silence_seconds",
+    "rendezvous_seconds",
+    "max_strangers",
+    "max_strangers_per_address",
+)
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 DataRoots = list[str] | dict[str, list[str] | str]
 
@@ -285,6 +299,13 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """The socket at which workers of this host find their party's gateway."""
         directory = self.gateway_dir or f"{self.run_dir}/sfworker-gateway-{os.getuid()}-{self.party}"
         return f"{directory}/control.sock"
+
+    def of_gateway(self) -> dict[str, str]:
+        """Return digests of the settings that a gateway acts by, which its workers compare with their own."""
+        values = {name: getattr(self, name) for name in _OF_GATEWAYS}
+        values |= {name: os.path.abspath(values[name]) for name in _OF_GATEWAYS if name.startswith("tls_")}
+        encoded = {name: msgspec.json.encode(value, order="deterministic") for name, value in values.items()}
+        return {variable(name): hashlib.sha256(value).hexdigest() for name, value in encoded.items()}
 
     def hostname(self) -> str:
         return self.worker_hostname or socket.gethostname()

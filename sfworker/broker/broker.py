@@ -91,6 +91,8 @@ class Started:
     releases: int
     written: list[str] = field(default_factory=list)
     """Paths that earlier attempts staged beside their targets and may have left there."""
+    replays: int = 0
+    """Number of times that somebody has let the execution run again."""
 
     @property
     def used_up(self) -> int:
@@ -264,10 +266,10 @@ class Broker:
     async def start(self, attempt: Attempt, event_around_attempt: tuple[bytes, bytes]) -> Started:
         keys = (*self._keys(attempt), self._cancel(attempt), self._answers(attempt.entry.stream))
         head, tail = event_around_attempt
-        verdict, number, crashes, releases, written = await self._scripts.call(
+        verdict, number, crashes, releases, written, replays = await self._scripts.call(
             "start", keys, *self._arguments(attempt), head, tail, self._settings.max_crashes
         )
-        return Started(verdict.decode(), number, crashes, releases, _paths(written))
+        return Started(verdict.decode(), number, crashes, releases, _paths(written), replays)
 
     async def progress(self, attempt: Attempt, event: bytes) -> bool:
         return bool(await self._scripts.call("progress", self._keys(attempt), *self._arguments(attempt), event))

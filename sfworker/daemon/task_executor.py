@@ -44,6 +44,7 @@ from sfworker.telemetry import ExecutionTrace, Telemetry
 from sfworker.wire.envelope import parties_elsewhere
 from sfworker.wire.events import JobResult, PerformanceMetrics, TaskMetadata, timestamp
 from sfworker.wire.frames import Keeping, Making, Staging
+from sfworker.wire.gateway import Ended
 
 _log = logging.getLogger("sfworker.executor")
 PEER_PAUSE = 0.25
@@ -149,7 +150,8 @@ class _Run:
                 else:
                     reporter.hear(frame)
 
-            async with self._pool.execute(job, number, execution, hear, self._tenant, self._trace) as outcome:
+            replays = self._started.replays
+            async with self._pool.execute(job, number, execution, hear, self._tenant, replays, self._trace) as outcome:
                 await reporter.close()  # every stage is published before the answer
                 self._trace_outcome(outcome)
                 await self._answer(job, outcome)
@@ -171,7 +173,8 @@ class _Run:
             _log.warning("failed for good with %s: %s", failure.error_type, failure.error)
             await self._end("failure", outcome, failure.error_type)
             self._note_end(
-                f"{failure.error_type}: {failure.error}" if self._settings.tell_peers_why else failure.error_type
+                f"{failure.error_type}: {failure.error}" if self._settings.tell_peers_why else failure.error_type,
+                replayable=True,
             )
 
     async def cancel(self, outcome: Outcome) -> None:
@@ -230,11 +233,12 @@ class _Run:
             await self._end("success", outcome, None)
             self._note_end("it has succeeded")
 
-    def _note_end(self, why: str) -> None:
+    def _note_end(self, why: str, *, replayable: bool = False) -> None:
         """Let peers that come for this execution hear that it has ended here."""
         peers = parties_elsewhere(self._attempt.entry.envelope or b"") if self._settings.tls_certificate else []
         if peers and self._attempt.execution_id:
-            self._pool.gateway.note_end(shared_id(self._attempt.execution_id, self._tenant), why, peers)
+            known_as = shared_id(self._attempt.execution_id, self._tenant)
+            self._pool.gateway.note_end(Ended(known_as, why, peers, replayable))
 
     async def _retry_or_bury(self, job: Job, failure: Failure, outcome: Outcome) -> None:
         used = self._started.used_up

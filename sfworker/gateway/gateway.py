@@ -169,6 +169,7 @@ class Gateway:
     def __init__(self, settings: Settings, place: Place, *, while_needed: bool) -> None:
         self._settings = settings
         self._place = place
+        self._digests = settings.of_gateway()
         self._while_needed = while_needed
         self._identity = Identity(settings)
         self.accounts = Accounts(settings.peers)
@@ -177,7 +178,7 @@ class Gateway:
         self._said = Sayings()
         self._sessions: dict[str, Session] = {}
         self._held: dict[str, dict[_Inbound, Preface]] = {}
-        self._ended: OrderedDict[str, Ended] = OrderedDict()
+        self._ends: OrderedDict[str, End] = OrderedDict()
         self._attached: dict[asyncio.StreamWriter, Callable[[Struct], None]] = {}
         self._left = anyio.Event()
         self._open: set[Session] = set()
@@ -267,9 +268,9 @@ class Gateway:
         session = self._sessions.get(preface.execution_id)
         if session is not None and party in session.peers:
             return session.take(party, preface, inbound)
-        ended = self._ended.get(preface.execution_id)
-        if ended is not None and party in ended.peers:  # nobody else hears that there is such an execution
-            return _has_ended(ended)
+        end = self._ends.get(preface.execution_id)
+        if end is not None and end.concerns(party, preface):
+            return end.answer()
         if self._leaving.is_set():
             return _NOT_BEGUN
         if not everywhere and (parting := self._place.parting()):
@@ -383,8 +384,8 @@ class Gateway:
                     await self._give_way()
                 case _ if self._leaving.is_set():
                     pass  # it comes to the next gateway then
-                case Attach():
-                    await self._stand(reader, writer)
+                case Attach(settings):
+                    await self._stand(settings, reader, writer)
                 case Ask():
                     _tell(writer, self._state())
                 case Open() as opened:
@@ -394,13 +395,28 @@ class Gateway:
         finally:
             writer.close()
 
+    def _other_settings(self, theirs: dict[str, str]) -> str:
+        """Say in which settings a worker differs, or nothing."""
+        if names := [name for name, digest in self._digests.items() if theirs.get(name) != digest]:
+            return (
+                f"the gateway runs with another {', '.join(names)}; restart it, or the workers that have started it, "
+                f"with the settings of this worker"
+            )
+        return ""
+
     async def _give_way(self) -> None:
         if self._while_needed:
             self._leaving.set()
         if self._leaving.is_set():
             await self._has_let_go.wait()
 
-    async def _stand(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _stand(
+        self, settings: dict[str, str], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        why = self._other_settings(settings)
+        _tell(writer, Opened(why))
+        if why:
+            return  # and it keeps no gateway alive
         tell = self._attached[writer] = partial(_tell, writer)
         tell(Standing(self._identity.trouble))
         try:
@@ -412,12 +428,15 @@ class Gateway:
             self._left.set()
 
     async def _serve_attempt(self, opened: Open, reader: asyncio.StreamReader, tell: Callable[[Struct], None]) -> None:
+        if why := self._other_settings(opened.settings):
+            tell(Opened(why))
+            return
         if older := self._sessions.get(opened.execution_id):
             older.supersede()
         session = Session(opened, self._dialler, self._said, tell)
         self._sessions[opened.execution_id] = session
         self._open.add(session)
-        self._ended.pop(opened.execution_id, None)
+        self._ends.pop(opened.execution_id, None)
         in_order = False
         try:
             if not await self._open_sockets(session, tell):
@@ -449,13 +468,14 @@ class Gateway:
         return True
 
     def _note_end(self, ended: Ended) -> None:
-        self._ended[ended.execution_id] = ended
-        while len(self._ended) > MAX_ENDED:
-            self._ended.popitem(last=False)
+        session = self._sessions.get(ended.execution_id)
+        end = self._ends[ended.execution_id] = End(ended, session.replays if session is not None else {})
+        while len(self._ends) > MAX_ENDED:
+            self._ends.popitem(last=False)
         for inbound, preface in list(self._held.get(ended.execution_id, {}).items()):
-            if inbound.party in ended.peers:
+            if end.concerns(inbound.party, preface):
                 self.let_go(preface, inbound)
-                inbound.answer(_has_ended(ended))
+                inbound.answer(end.answer())
 
     def _state(self) -> GatewayState:
         return GatewayState(
@@ -494,6 +514,29 @@ class Gateway:
                     _log.info("no worker is here any more, and the gateway ends too")
                     self._leaving.set()
                     return
+
+
+class End:
+    """An execution's end here, and how often its peers had replayed it then."""
+
+    def __init__(self, ended: Ended, replays: dict[str, int]) -> None:
+        self._ended = ended
+        self._replays = replays
+
+    def concerns(self, party: str, preface: Preface) -> bool:
+        """Return whether a peer's stream is answered by this end.
+
+        One that has replayed the execution since waits until it is replayed here, too. Where it is not known how often
+        it had done so before, its first hello says so.
+        """
+        if party not in self._ended.peers:  # nobody else hears that there is such an execution
+            return False
+        if not self._ended.replayable or preface.terms is None:
+            return True
+        return preface.replays <= self._replays.setdefault(party, preface.replays)
+
+    def answer(self) -> Answer:
+        return Answer(verdict="ended", why=f"has ended this execution ({self._ended.why[:MAX_WHY]})")
 
 
 class Stranger:
@@ -653,10 +696,6 @@ def _listen(settings: Settings) -> socket.socket:
 
 
 _NOT_BEGUN = Answer(verdict="not_here", why="has not begun this execution")
-
-
-def _has_ended(ended: Ended) -> Answer:
-    return Answer(verdict="ended", why=f"has ended this execution ({ended.why[:MAX_WHY]})")
 
 
 def _tell(writer: asyncio.StreamWriter, message: Struct) -> None:

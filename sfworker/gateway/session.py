@@ -74,6 +74,8 @@ class Peer:
         """Set when it has taken this party's hello."""
         self.nonce = ""
         """Of its attempt, from its hello."""
+        self.replays = 0
+        """Of its hello."""
         self.control: RemoteHalf | None = None
         """The stream of its latest hello."""
         self.heard_at = 0.0
@@ -106,6 +108,11 @@ class Session:
         self._servers: list[asyncio.AbstractServer] = []
         self._halves: set[Half] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def replays(self) -> dict[str, int]:
+        """How often the peers that were met have replayed the execution."""
+        return {peer.party: peer.replays for peer in self.peers.values() if peer.nonce}
 
     async def open(self) -> None:
         """Open the sockets that stand in for the absent parties, and begin to call these."""
@@ -217,7 +224,7 @@ class Session:
             self._tell(Met(peer.party, preface.traceparent))
         half.count()
         peer.control = half
-        peer.nonce, peer.heard_at = preface.nonce, time.monotonic()
+        peer.nonce, peer.replays, peer.heard_at = preface.nonce, preface.replays, time.monotonic()
         self._halves.add(half)
         return Answer(verdict="taken")
 
@@ -363,6 +370,7 @@ class Session:
             channel=channel,
             nonce=self.nonce,
             terms=self.opened.terms if hello else None,
+            replays=self.opened.replays if hello else 0,
             traceparent=self.opened.traceparent if hello else None,
         )
 

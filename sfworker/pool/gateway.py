@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import socket
+import struct
 import sys
 from collections import deque
 
@@ -11,17 +14,24 @@ import anyio
 import msgspec
 from msgspec import Struct
 
-from sfworker.settings import Settings
+from sfworker.settings import Settings, variable
 from sfworker.wire.frames import LENGTH_BYTES, FrameError, encode_frame, frame_length
-from sfworker.wire.gateway import Attach, Ended, decode_standing
+from sfworker.wire.gateway import MAX_MESSAGE_BYTES, Attach, Ended, Opened, Standing, decode_standing
 
 _log = logging.getLogger("sfworker.pool")
 PAUSE_SECONDS = 0.5
+ANSWER_SECONDS = 5.0
 SHORTEST_LIFE = 5.0
 """A gateway that lasted shorter is started again after growing pauses."""
 LONGEST_PAUSE = 30.0
 MAX_ENDS = 1000
 """Executions of which a gateway that comes later is told that they have ended."""
+NOT_OWN = (
+    f"the gateway's socket is another user's; give it a directory of this user's own, with permissions 0700 "
+    f"({variable('gateway_dir')})"
+)
+"""Sentence on a gateway that must not be used."""
+_CREDENTIALS = struct.Struct("3i")
 
 
 class OwnGateway:
@@ -36,6 +46,7 @@ class OwnGateway:
         self._failures = 0
         self._not_before = 0.0
         self._told = ""
+        self._refusal = ""
 
     @property
     def trouble(self) -> str:
@@ -43,7 +54,7 @@ class OwnGateway:
         if not self._settings.tls_certificate:
             return ""
         if self._writer is None:
-            return "the gateway does not run, so jobs with parties elsewhere wait"
+            return f"{self._refusal or 'the gateway does not run'}; jobs with parties elsewhere wait"
         return self._told
 
     async def run(self) -> None:
@@ -58,10 +69,10 @@ class OwnGateway:
             if self._writer is not None:
                 self._writer.close()
 
-    def note_end(self, execution_id: str, why: str, peers: list[str]) -> None:
-        """Let `peers` that come for this execution later hear that it has ended, of the next gateway too."""
-        self._ends.append(Ended(execution_id, why, peers))
-        self._send(self._ends[-1])
+    def note_end(self, ended: Ended) -> None:
+        """Let peers that come for this execution later hear that it has ended, of the next gateway too."""
+        self._ends.append(ended)
+        self._send(ended)
 
     async def _stay(self) -> None:
         try:
@@ -69,16 +80,26 @@ class OwnGateway:
         except OSError:
             await self._start()
             return
-        self._failures = 0
-        self._process = None  # which may still finish its executions when the next one is needed
-        self._writer = writer
-        self._send(Attach())
-        for ended in self._ends:
-            self._send(ended)
+        if not is_own(writer.get_extra_info("socket")):
+            self._refuse(NOT_OWN)
+            writer.close()
+            return
         try:
+            writer.write(encode_frame(Attach(self._settings.of_gateway())))
+            with anyio.fail_after(ANSWER_SECONDS):
+                answer = await _read(reader)
+            if isinstance(answer, Opened) and answer.why:
+                self._refuse(answer.why)
+                return
+            self._failures = 0
+            self._process = None  # which may still finish its executions when the next one is needed
+            self._refusal = ""
+            self._writer = writer
+            for ended in self._ends:
+                self._send(ended)
             while True:
-                length = frame_length(await reader.readexactly(LENGTH_BYTES))
-                self._told = decode_standing(await reader.readexactly(length)).trouble
+                if isinstance(message := await _read(reader), Standing):
+                    self._told = message.trouble
         except EOFError:
             _log.warning("the connection to this host's gateway has ended")
         except (OSError, FrameError, msgspec.DecodeError) as error:
@@ -101,6 +122,28 @@ class OwnGateway:
         except OSError as error:
             _log.error("the gateway could not be started (%s)", type(error).__name__)
 
+    def _refuse(self, why: str) -> None:
+        """Note why the gateway that is there is not used."""
+        if why != self._refusal:
+            _log.error("%s", why)
+        self._refusal = why
+
     def _send(self, message: Struct) -> None:
         if self._writer is not None and not self._writer.is_closing():
             self._writer.write(encode_frame(message))
+
+
+async def _read(reader: asyncio.StreamReader) -> Opened | Standing:
+    length = frame_length(await reader.readexactly(LENGTH_BYTES), MAX_MESSAGE_BYTES)
+    message: Opened | Standing = decode_standing(await reader.readexactly(length))
+    return message
+
+
+def is_own(connection: socket.socket) -> bool:
+    """Return whether the other end of a Unix connection is a process of this user.
+
+    In a directory that others may write to, anybody could have put the socket there.
+    """
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    _, uid, _ = _CREDENTIALS.unpack(credentials)
+    return bool(uid == os.getuid())

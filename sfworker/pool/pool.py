@@ -92,7 +92,14 @@ class Pool:
 
     @asynccontextmanager
     async def execute(
-        self, job: Job, attempt: int, execution: Execution, listener: Listener, tenant: str, trace: ExecutionTrace
+        self,
+        job: Job,
+        attempt: int,
+        execution: Execution,
+        listener: Listener,
+        tenant: str,
+        replays: int,
+        trace: ExecutionTrace,
     ) -> AsyncIterator[Outcome]:
         """Run the job's computation and yield its outcome. After the block, all that it used is let go."""
         directory = self._new_directory()
@@ -101,7 +108,7 @@ class Pool:
         try:
             os.mkdir(directory, 0o700)
             frames = starts(job, attempt, self._settings, directory, self._processors)
-            remotes = self._remotes(job, directory, tenant, trace) if job.peers else None
+            remotes = self._remotes(job, directory, tenant, replays, trace) if job.peers else None
             mesh = Mesh(template, self._acquire_all(len(frames)), _line_logger(job), remotes)
         except OSError as error:  # the disk is full, or the template has died since this job was taken
             self._release(frames)
@@ -125,9 +132,10 @@ class Pool:
             self._release(frames)
             self._tasks.start_soon(self._clean_up, mesh, directory)
 
-    def _remotes(self, job: Job, directory: str, tenant: str, trace: ExecutionTrace) -> Remotes:
+    def _remotes(self, job: Job, directory: str, tenant: str, replays: int, trace: ExecutionTrace) -> Remotes:
         traceparent = trace.traceparent if self._settings.link_traces else None
-        return Remotes(self._settings.gateway_socket(), opened(job, directory, tenant, traceparent), trace.link)
+        described = opened(job, self._settings, directory, tenant, replays, traceparent)
+        return Remotes(self._settings.gateway_socket(), described, trace.link)
 
     def _new_directory(self) -> str:
         """Return a name that no execution has, of those that are short enough for the paths of sockets."""

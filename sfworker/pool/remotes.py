@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from sfworker.errors import GatewayLostError
 from sfworker.pool.channel import FrameChannel
+from sfworker.pool.gateway import NOT_OWN, is_own
 from sfworker.wire.frames import encode_frame
 from sfworker.wire.gateway import (
     PING_SECONDS,
@@ -92,6 +93,8 @@ class Remotes:
                 await anyio.sleep(CONNECT_PAUSE)
             else:
                 break
+        if not is_own(self._socket):
+            raise GatewayLostError(NOT_OWN)
         self._answered = anyio.Event()
         self._channel = FrameChannel(self._socket, self._hear_body, self._hear_end, lambda error: self._hear_end())
         self._send(self._opened)

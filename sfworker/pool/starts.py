@@ -43,12 +43,14 @@ def shared_id(execution_id: str, tenant: str) -> str:
     return f"{tenant}:{execution_id}"
 
 
-def opened(job: Job, directory: str, tenant: str, traceparent: str | None) -> Open:
+def opened(job: Job, settings: Settings, directory: str, tenant: str, replays: int, traceparent: str | None) -> Open:
     """Return what the gateway has to know of a job with peers."""
     envelope = job.envelope
     return Open(
         execution_id=shared_id(envelope.execution_id, tenant),
         directory=directory,
+        replays=replays,
+        settings=settings.of_gateway(),
         terms=Terms(
             parties=job.parties,
             task_type=job.task_type.name,

@@ -10,9 +10,10 @@ carries the bytes of a link between two party processes, or, on the channel `con
 after the other, from the side that opened it, and a `Pong` for each `Ping` from the other. Who sends is what the
 certificate says, never what a message says.
 
-A worker has one connection to its gateway that only stands (`Attach`, then `Standing` from the gateway), and one for
-each execution: `Open`, answered by `Opened`, then `Alive`, `Tell` and `Close` from the worker and `Heard`, `Met` and
-`Lost` from the gateway. Commands of the same user send `Ask`, which is answered by `GatewayState`.
+A worker has one connection to its gateway that only stands (`Attach`, answered by `Opened`; then each `Standing` of
+the gateway), and one for each execution (`Open`, answered by `Opened`), on which follow `Alive`, `Tell` and `Close`
+from the worker, and `Heard`, `Met` and `Lost` from the gateway. Commands of the same user send `Ask`, which is answered
+by `GatewayState`.
 
 A gateway that is being replaced finishes its executions. The one after it has the port, and passes on what comes for
 them (`Passed`, answered by `Answer`) over a socket in the gateways' directory.
@@ -71,9 +72,11 @@ class Preface(Struct, frozen=True, kw_only=True):
     nonce: _Nonce
     """Of the sender's attempt. Streams count only with the nonce of the hello, which is the preface of `control`."""
     terms: Terms | None = None
-    """In a hello."""
+    """In a hello, as the next two are."""
+    replays: Annotated[int, Meta(ge=0, le=1 << 31)] = 0
+    """Number of times that the sender's operator has let the execution run again."""
     traceparent: _Traceparent | None = None
-    """In a hello, of the sender's span. Nothing else of its trace, such as state or baggage, is taken."""
+    """Of the sender's span. Nothing else of its trace, such as state or baggage, is taken."""
 
 
 class Answer(Struct, frozen=True, kw_only=True):
@@ -145,6 +148,9 @@ class Goodbye(Struct, frozen=True, tag="goodbye"):
 class Attach(Struct, frozen=True, tag="attach"):
     """A worker is there. Its gateway stays as long as one is, where a worker has started it."""
 
+    settings: dict[str, str]
+    """Digests of the worker's settings that concern the gateway, which has to have the same."""
+
 
 class Ended(Struct, frozen=True, tag="ended"):
     """An execution has got its answer, so peers that come for it later are told `why`."""
@@ -153,6 +159,8 @@ class Ended(Struct, frozen=True, tag="ended"):
     why: str
     peers: list[PartyName]
     """Who may hear that."""
+    replayable: bool
+    """True where somebody may let it run again, so that a peer that does so first has to wait."""
 
 
 class GiveWay(Struct, frozen=True, tag="give_way"):
@@ -164,6 +172,10 @@ class Open(Struct, frozen=True, tag="open", kw_only=True):
 
     execution_id: str
     directory: str
+    replays: int
+    """As in the hello."""
+    settings: dict[str, str]
+    """As in `Attach`."""
     terms: Terms
     addresses: dict[PartyName, str]
     """Of the other parties' gateways."""
@@ -172,7 +184,7 @@ class Open(Struct, frozen=True, tag="open", kw_only=True):
 
 
 class Opened(Struct, frozen=True, tag="opened"):
-    """The sockets of the absent parties are there, or `why` says why not."""
+    """The worker is attached, or the sockets of the absent parties are there, or `why` says why not."""
 
     why: str = ""
 
@@ -288,5 +300,5 @@ def _decoded(decoder: msgspec.msgpack.Decoder[_T], body: bytes) -> _T:
 
 decode_from_worker = msgspec.msgpack.Decoder(Attach | GiveWay | Ended | Open | Alive | Tell | Close | Ask).decode
 decode_from_gateway = msgspec.msgpack.Decoder(Opened | Heard | Met | Lost).decode
-decode_standing = msgspec.msgpack.Decoder(Standing).decode
+decode_standing = msgspec.msgpack.Decoder(Opened | Standing).decode
 decode_state = msgspec.msgpack.Decoder(GatewayState).decode

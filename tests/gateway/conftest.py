@@ -16,14 +16,11 @@ class Both:
     """A worker, to tests, whose parties are sites with one data root."""
 
     def __init__(self, sites: Sites) -> None:
-        self._sites = sites
+        self.sites = sites
 
     def run(self, job: dict[str, Any], seconds: float = 120.0) -> dict[str, Any]:
         """The result of a site that has one, where both have ended in the same way."""
-        names = job["sf_init_config"]["parties"]
-        parties: dict[str, Any] = {party: {} for party in names}
-        configs = {party: {"cluster_config": {"parties": parties, "self_party": party}} for party in names}
-        results = self._sites.run({party: job | {"sf_init_config": configs[party]} for party in names}, seconds)
+        results = self.sites.run(self.jobs(job), seconds)
         assert len({result["status"] for result in results.values()}) == 1, results
         found = [result for result in results.values() if result["result"] is not None]
         if not found:
@@ -36,8 +33,15 @@ class Both:
                     merged["result"][name] = {**merged["result"][name], **value}
         return merged
 
+    def jobs(self, job: dict[str, Any]) -> dict[str, dict[str, Any]]:
+        """What each site is sent in place of one host's job."""
+        names = job["sf_init_config"]["parties"]
+        parties: dict[str, Any] = {party: {} for party in names}
+        configs = {party: {"cluster_config": {"parties": parties, "self_party": party}} for party in names}
+        return {party: job | {"sf_init_config": configs[party]} for party in names}
+
     def said(self, execution_id: str, kind: str = "status") -> list[dict[str, Any]]:
-        return self._sites["alice"].worker.said(execution_id, kind)
+        return self.sites["alice"].worker.said(execution_id, kind)
 
 
 @pytest.fixture(scope="module")

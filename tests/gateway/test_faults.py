@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -163,6 +165,26 @@ def test_a_refused_job_ends_at_its_peer_too(sites: Sites) -> None:
     results = sites.run(jobs)
     assert results["bob"]["error_type"] == "ParameterValidationError"
     assert results["alice"]["error"].startswith("party bob has ended this execution (ParameterValidationError")
+
+
+def test_a_job_that_is_replayed_at_both_runs_again(sites: Sites) -> None:
+    mended = sites["alice"].data / "mended"
+    jobs = sites.jobs(act("raise_final", until=str(mended)))
+    for result in sites.run(jobs).values():
+        assert result["status"] == "failure"
+    mended.touch()
+    for party in PARTIES:
+        replay(sites[party].redis_url, jobs[party]["execution_id"])
+        time.sleep(0.5)  # alice comes first, and is not told that bob has ended
+    for party in PARTIES:
+        worker = sites[party].worker
+        [_, result] = until(lambda w=worker: (s := w.said(jobs["bob"]["execution_id"], "result"))[1:] and s)  # type: ignore[misc]
+        assert result["status"] == "success", result
+
+
+def replay(redis_url: str, execution_id: str) -> None:
+    command = [sys.executable, "-m", "sfworker", "replay", "--execution-id", execution_id]
+    subprocess.run(command, env={**os.environ, "REDIS_URL": redis_url}, check=True, capture_output=True)
 
 
 def test_a_gateway_that_is_killed_and_comes_back(sites: Sites) -> None:

@@ -1,5 +1,6 @@
 """Task types of every kind across sites give what they give on one host: tests of these are run again here."""
 
+from tests.jobs.test_binning import halves, test_three_parties  # noqa: F401
 from tests.jobs.test_boosting import (  # noqa: F401
     breast_cancer,
     test_a_classifier_is_as_good_as_xgboosts,

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -50,6 +51,21 @@ def test_nothing_but_tls_passes(sites: Sites) -> None:
             at += 5 + int.from_bytes(each[at + 3 : at + 5], "big")
         for plain in (SENTINEL, jobs["alice"]["execution_id"], "sfworker:party", "alice", "psi"):
             assert plain.encode() not in each
+
+
+def test_cheetah_takes_few_connections(sites: Sites) -> None:
+    """Its links send much at once, for which a pool of connections would grow to hundreds, each a TLS handshake."""
+    draw = np.random.default_rng(3)
+    for party in PARTIES:
+        pd.DataFrame(draw.normal(size=(300, 3)), columns=list("xyz")).to_csv(sites[party].data / "xyz.csv", index=False)
+    before = [len(network.said) for network in sites.networks.values()]
+    task = {"task_type": "pearson_correlation", "input_paths": dict.fromkeys(PARTIES, "xyz.csv")}
+    cheetah = {"protocol": "CHEETAH", "field": "FM64", "fxp_fraction_bits": 18}
+    results = sites.run(sites.jobs(task, spu_config={"cluster_def": {"runtime_config": cheetah}}))
+    assert [result["status"] for result in results.values()] == ["success"] * 2, results
+    assert [result["result"]["rows"] for result in results.values() if result["result"]] == [300]
+    after = [len(network.said) for network in sites.networks.values()]
+    assert max(late - early for early, late in zip(before, after, strict=True)) <= 12  # both directions count
 
 
 def test_a_far_peer(sites: Sites) -> None:

@@ -74,6 +74,22 @@ def test_a_worker_starts_the_gateway_that_it_needs_and_takes_it_along(
         until(lambda pid=pid: not Path(f"/proc/{pid}").exists(), 20)  # type: ignore[misc]
 
 
+@pytest.mark.slow
+def test_workers_with_changed_settings_get_a_gateway_with_them(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """One that an earlier worker has started ends with that worker, though the new one wants a gateway, too."""
+    with Sites(tmp_path_factory.mktemp("own"), PARTIES, gateways=False, rendezvous_seconds="4") as sites:
+        alice = sites["alice"]
+        directory = tmp_path_factory.mktemp("next")
+        changed = {**alice.settings, "data_roots": str(directory), "peer_silence_seconds": "7"}
+        with RunningWorker(alice.redis.url, directory, **changed) as worker:
+            until(lambda: "the gateway runs with another SFWORKER_PEER_SILENCE_SECONDS; restart it" in worker.log())
+            alice.worker.stop()
+            gateway = until(lambda: _gateway_of(worker), 30)
+            for result in sites.run(sites.jobs({"task_type": "health_check"})).values():
+                assert result["status"] == "success", result
+            assert _gateway_of(worker) == gateway
+
+
 def _gateway_of(worker: RunningWorker) -> int:
     for pid in worker.processes():
         with suppress(FileNotFoundError, ProcessLookupError):

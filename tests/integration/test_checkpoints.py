@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pandas as pd
 import pytest
@@ -76,6 +78,42 @@ def test_nothing_is_kept_of_a_training_that_ends(worker: RunningWorker, data: Pa
         worker.redis.publish("sf:control", sent)
     worker.until_ended(sent)
     until(lambda: not list(data.glob(".*")))
+
+
+def test_parts_of_two_attempts_are_no_step(worker: RunningWorker, data: Path) -> None:
+    """As where a party's disk was away during one attempt: both have a step of that number, of different trainings."""
+    job, prediction = lr(data)
+    job["options"] |= {"max_retries": 2, "retry_delay": 1.0}
+    sent = worker.send(job)
+    kill_in(worker, sent, 1)
+    one, other = sorted(data.glob(".*.checkpoint"))
+    old = shutil.copytree(one, data / "old")
+    for path in [*one.iterdir(), *other.iterdir()]:
+        path.unlink()
+    kill_in(worker, sent, 2)
+    make_old(one, old, other)
+    worker.until_ended(sent)
+    third = [event for event in worker.said(sent) if event["attempt"] == 3]
+    assert third[-1]["status"] == "SUCCESS", third[-1]
+    assert progress(third)[0] == pytest.approx(1 / 20)
+    assert predictions(worker, prediction, data) == pytest.approx(undisturbed(worker, lr, data), abs=1e-3)
+
+
+def kill_in(worker: RunningWorker, sent: str, attempt: int) -> None:
+    """Kill a party in this attempt's training, and wait until the attempt has ended."""
+    until(lambda: progress([event for event in worker.said(sent) if event["attempt"] == attempt]))
+    kill(process_of(worker, 0))
+    until(lambda: [e["attempt"] for e in worker.said(sent) if e["stage"] == "task_retrying"][attempt - 1 :])
+
+
+def make_old(directory: Path, old: Path, other: Path) -> None:
+    """Replace a party's steps by an older attempt's, under the numbers of the other party's."""
+    part, *_ = [msgspec.msgpack.decode(path.read_bytes()) for path in old.iterdir()]
+    shutil.rmtree(old)
+    for path in directory.iterdir():
+        path.unlink()
+    for path in other.iterdir():
+        (directory / path.name).write_bytes(msgspec.msgpack.encode({**part, "step": int(path.stem)}))
 
 
 def process_of(worker: RunningWorker, rank: int) -> int:

@@ -44,11 +44,15 @@ WHERE = "task_config.node_eval_param"
 @pytest.fixture(scope="module")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     with running(tmp_path_factory.mktemp("components")) as made:
-        frame = whole()
-        frame[["id1", *OWN, "y", "colour", "gap"]].to_csv(made.root("alice") / "own.csv", index=False)
-        frame[["id2", *OTHERS]].to_csv(made.root("bob") / "others.csv", index=False)
-        frame.sample(frac=0.9, random_state=1)[["id2", *OTHERS]].to_csv(made.root("bob") / "some.csv", index=False)
+        write_tables(made)
         yield made
+
+
+def write_tables(platform: Platform) -> None:
+    frame = whole()
+    frame[["id1", *OWN, "y", "colour", "gap"]].to_csv(platform.root("alice") / "own.csv", index=False)
+    frame[["id2", *OTHERS]].to_csv(platform.root("bob") / "others.csv", index=False)
+    frame.sample(frac=0.9, random_state=1)[["id2", *OTHERS]].to_csv(platform.root("bob") / "some.csv", index=False)
 
 
 def whole() -> pd.DataFrame:

@@ -203,7 +203,11 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         ),
     ] = "0.0.0.0:9443"
     gateway_dir: Annotated[
-        str, Meta(description="Private directory of the gateway's socket; empty: one in the directory of sockets.")
+        str,
+        Meta(
+            description="Private directory of the gateway's socket; empty: one in the directory of sockets. A worker "
+            "that has this and no certificate waits for the gateway there and starts none."
+        ),
     ] = ""
     tls_certificate: Annotated[
         str, Meta(description="File with this party's certificate and its chain (PEM); empty: no gateway is started.")
@@ -282,6 +286,10 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """The socket at which workers of this host find their party's gateway."""
         directory = self.gateway_dir or f"{self.run_dir}/sfworker-gateway-{os.getuid()}-{self.party}"
         return f"{directory}/control.sock"
+
+    def has_gateway(self) -> bool:
+        """Whether a gateway carries links to parties elsewhere: one that is run apart, or that this worker starts."""
+        return bool(self.party and (self.gateway_dir or self.tls_certificate))
 
     def hostname(self) -> str:
         return self.worker_hostname or socket.gethostname()

@@ -1,4 +1,7 @@
-"""Keeps this host's gateway there for a worker, which starts one where none is. Runs in the daemon."""
+"""Keeps this host's gateway there for a worker, which starts one where none is. Runs in the daemon.
+
+Without the party's certificate it starts none, and takes the one that somebody else runs.
+"""
 
 from __future__ import annotations
 
@@ -33,13 +36,13 @@ class OwnGateway:
     @property
     def trouble(self) -> str:
         """Sentence on why jobs with parties elsewhere cannot run, or nothing."""
-        if not self._settings.tls_certificate or self._writer is not None:
+        if not self._settings.has_gateway() or self._writer is not None:
             return ""
         return "the gateway does not run, so jobs with parties elsewhere wait"
 
     async def run(self) -> None:
-        """Stay connected until cancelled, where certificates are set."""
-        if not self._settings.tls_certificate:
+        """Stay connected until cancelled, where there is to be a gateway."""
+        if not self._settings.has_gateway():
             return
         try:
             while True:
@@ -57,7 +60,8 @@ class OwnGateway:
         try:
             reader, writer = await asyncio.open_unix_connection(self._settings.gateway_socket())
         except OSError:
-            await self._start()
+            if self._settings.tls_certificate:
+                await self._start()
             return
         self._failures = 0
         self._writer = writer

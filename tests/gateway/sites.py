@@ -52,7 +52,8 @@ class Site:
             "tls_authority": str(certificates / "authority.pem"),
             **settings,
         }
-        self._within = within
+        self.within = within
+        self.redis_url = redis.url
         self.worker = RunningWorker(redis.url, self.data, started_by=within, **self.settings)
         self._stack.callback(self.worker.redis.close)
         self.gateway: subprocess.Popen[bytes] | None = None
@@ -65,7 +66,7 @@ class Site:
         listening = self.gateway_log().count("listens on")
         with (self.data / "gateway.log").open("ab") as log:
             words = program or ("-m", "sfworker")
-            command = bound_to_this_process([*self._within, sys.executable, *words, "gateway"])
+            command = bound_to_this_process([*self.within, sys.executable, *words, "gateway"])
             self.gateway = subprocess.Popen(
                 command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )

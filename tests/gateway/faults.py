@@ -33,6 +33,7 @@ SILENCE, RENDEZVOUS = 5.0, 12.0
 AT_ONCE = 1.0
 """Seconds by which a fault that shows is known everywhere."""
 SILENT = SILENCE + 1.0
+DRAIN = 5.0
 STRANGER = "mallory"
 ROWS = 1000
 
@@ -236,12 +237,14 @@ def worker_killed(ground: Ground) -> None:
     jobs = ground.begin(act("hang"))
     worker = ground.sites["alice"].worker
     worker.kill()
-    bob = ground.hear({"bob": jobs["bob"]}, time.monotonic())["bob"]
-    bob.require("PeerFailedError", "party alice failed with PartyProcessLostError: its worker ended")
-    worker.start()
+    try:
+        bob = ground.hear({"bob": jobs["bob"]}, time.monotonic())["bob"]
+        bob.require("PeerFailedError", "party alice failed with PartyProcessLostError: its worker ended")
+    finally:
+        worker.start()
     started = time.monotonic()
     alice = ground.hear({"alice": jobs["alice"]}, started)["alice"]
-    alice.require("PeerFailedError", r"party bob has ended this execution \(PeerFailedError\)", within=30.0)
+    alice.require("PeerFailedError", r"party bob has ended this execution \(PeerFailedError", within=30.0)
 
 
 @fault("alice's worker is stopped for an upgrade, and started again", slow=True)
@@ -250,14 +253,14 @@ def worker_replaced(ground: Ground) -> None:
     jobs = ground.begin(act("hang", attempts=1), options={"max_retries": 0})
     worker = ground.sites["alice"].worker
     since = time.monotonic()
-    assert worker.stop() == 0
-    bob = ground.hear({"bob": jobs["bob"]}, since, statuses={"RETRY"})["bob"]
-    bob.require("PeerAbsentError", within=8.0)
-    worker.start()
-    since = time.monotonic()
-    jobs_go_on = ground.hear(jobs, since, seconds=40.0)
-    for party, heard in jobs_go_on.items():
-        assert heard.kind in ("SUCCESS", "SoftTimeLimitExceededError"), (party, heard)
+    try:
+        assert worker.stop() == 0  # having waited for the job
+        bob = ground.hear({"bob": jobs["bob"]}, since, statuses={"RETRY"})["bob"]
+        bob.require("PeerAbsentError", "party alice has left the execution to another worker there", DRAIN + SILENCE)
+    finally:
+        worker.start()
+    for each in ground.hear(jobs, time.monotonic()).values():
+        each.require("SUCCESS", within=RENDEZVOUS)
 
 
 @fault("alice's worker hangs (kill -STOP)", slow=True)
@@ -281,7 +284,8 @@ def hangs(ground: Ground, pid: int) -> None:
         heard.require("PeerFailedError", "party alice was silent for 5 s", SILENT)
     finally:
         os.kill(pid, signal.SIGCONT)
-    assert ground.hear({"alice": jobs["alice"]}, since)["alice"].kind != "SUCCESS"
+    heard = ground.hear({"alice": jobs["alice"]}, time.monotonic())["alice"]
+    heard.require("PeerFailedError", "party bob .*was silent for 5 s", 2 * AT_ONCE)
 
 
 @fault("alice's gateway is killed (kill -9)", slow=True)
@@ -290,12 +294,17 @@ def gateway_killed(ground: Ground) -> None:
     site = ground.sites["alice"]
     assert site.gateway is not None
     kill(site.gateway.pid)
-    heard = ground.hear(jobs, time.monotonic())
-    heard["alice"].require("PeerFailedError", ".*this host's gateway ended")
-    heard["bob"].require("PeerFailedError", "party alice ")
+    since = time.monotonic()
+    alice = ground.hear({"alice": jobs["alice"]}, since, statuses={"RETRY"})["alice"]
+    bob = ground.hear({"bob": jobs["bob"]}, since)["bob"]
+    alice.require("PeerAbsentError", "party bob cannot be heard, as this host's gateway ended")
+    bob.require("PeerFailedError", "party alice closed the connection without a word")
+    ground.hear({"alice": jobs["alice"]}, since)["alice"].require("PeerFailedError", "party bob has ended", 15.0)
     site.gateway.wait()
-    with ground.other_gateway("alice", worker=True):  # the worker has started one by now, which ends with it
-        pass
+    started = until(site.gateway_of_worker)
+    site.worker.stop()
+    kill(started)
+    site.start(gateway=True)
 
 
 @fault("one of three party processes is killed (kill -9)", "three", slow=True)
@@ -481,28 +490,34 @@ def main(words: list[str]) -> int:
         return 1
     table = Table("fault", "party", "hears", "after", "bound")
     chosen = [each for each in FAULTS.values() if not words or any(word in each.name for word in words)]
-    misses = 0
-    for kind in dict.fromkeys(each.ground for each in chosen):
+    waiting, misses = list(chosen), 0
+    while waiting:
+        kind = waiting[0].ground
         with tempfile.TemporaryDirectory(prefix="f") as directory, ground(kind, Path(directory)) as made:
-            for each in chosen:
-                if each.ground != kind:
-                    continue
-                made.record.clear()
-                verdict = "met"
-                try:
-                    each.run(made)
-                    made.require_well()
-                except AssertionError as error:
-                    misses += 1
-                    verdict = "MISSED"
-                    print(f"{each.name}: {error}", file=sys.stderr)
-                for number, heard in enumerate(made.record):
-                    says = f"{heard.kind}: {heard.error}" if heard.error else heard.kind
-                    name, bound = ("", "") if number else (each.name, verdict)
-                    table.add_row(name, heard.party, says, f"{heard.seconds:.2f} s", bound)
+            verdict = "met"
+            while verdict == "met" and waiting and waiting[0].ground == kind:  # after a miss on fresh ground
+                verdict = _tried(waiting.pop(0), made, table)
+            misses += verdict != "met"
     Console(width=None if sys.stdout.isatty() else 200).print(table)
     print(f"{len(chosen)} faults, {misses} bounds missed")
     return int(misses > 0)
+
+
+def _tried(fault: Fault, made: Ground, table: Table) -> str:
+    """Add a fault's rows to the table and return whether its bounds were met."""
+    made.record.clear()
+    verdict = "met"
+    try:
+        fault.run(made)
+        made.require_well()
+    except AssertionError as error:
+        verdict = "MISSED"
+        print(f"{fault.name}: {error}", file=sys.stderr)
+    for number, heard in enumerate(made.record or [Heard("", "", "", 0.0)]):
+        says = f"{heard.kind}: {heard.error}" if heard.error else heard.kind
+        name, bound = ("", "") if number else (fault.name, verdict)
+        table.add_row(name, heard.party, says, f"{heard.seconds:.2f} s", bound)
+    return verdict
 
 
 if __name__ == "__main__":

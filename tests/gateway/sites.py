@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -81,6 +81,14 @@ class Site:
     def gateway_log(self) -> str:
         log = self.data / "gateway.log"
         return log.read_text() if log.exists() else ""
+
+    def gateway_of_worker(self) -> int:
+        """Process id of the gateway that the worker has started, or 0."""
+        for pid in self.worker.processes():
+            with suppress(FileNotFoundError, ProcessLookupError):
+                if b"\0gateway\0" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    return pid
+        return 0
 
     def start(self, *, gateway: bool) -> None:
         if gateway:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from tests.gateway.sites import Sites
-from tests.running_worker import PARTIES, RunningWorker, kill, until
+from tests.running_worker import PARTIES, kill, until
 
 
 @pytest.fixture(scope="module")
@@ -64,19 +63,11 @@ def test_a_worker_starts_the_gateway_that_it_needs_and_takes_it_along(
     with Sites(tmp_path_factory.mktemp("own"), PARTIES, gateways=False, rendezvous_seconds="4") as sites:
         for result in sites.run(sites.jobs({"task_type": "health_check"})).values():
             assert result["status"] == "success", result
-        gateways = {party: _gateway_of(sites[party].worker) for party in PARTIES}
+        gateways = {party: sites[party].gateway_of_worker() for party in PARTIES}
         kill(gateways["alice"])  # another one is started
-        until(lambda: _gateway_of(sites["alice"].worker) not in {0, gateways["alice"]})
-        gateways["alice"] = _gateway_of(sites["alice"].worker)
+        until(lambda: sites["alice"].gateway_of_worker() not in {0, gateways["alice"]})
+        gateways["alice"] = sites["alice"].gateway_of_worker()
         for result in sites.run(sites.jobs({"task_type": "health_check"})).values():
             assert result["status"] == "success", result
     for pid in gateways.values():
         until(lambda pid=pid: not Path(f"/proc/{pid}").exists(), 20)  # type: ignore[misc]
-
-
-def _gateway_of(worker: RunningWorker) -> int:
-    for pid in worker.processes():
-        with suppress(FileNotFoundError, ProcessLookupError):
-            if b"\0gateway\0" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                return pid
-    return 0

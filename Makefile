@@ -49,7 +49,7 @@ users: setup
 lock:
 	@sh .ci/lock $(ARGS)
 
-## make images  the digests of base images in Dockerfile and deploy/compose.yaml, as their tags stand now
+## make images  the digests of base images in Dockerfile and the compose files, as their tags stand now
 images:
 	@sh .ci/images
 

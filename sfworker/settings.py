@@ -217,7 +217,11 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         ),
     ] = "0.0.0.0:9443"
     gateway_dir: Annotated[
-        str, Meta(description="Private directory of the gateway's socket; empty: one in the directory of sockets.")
+        str,
+        Meta(
+            description="Private directory of the gateway's socket; empty: one in the directory of sockets. A worker "
+            "that has this and no certificate waits for the gateway there and starts none."
+        ),
     ] = ""
     tls_certificate: Annotated[
         str, Meta(description="File with this party's certificate and its chain (PEM); empty: no gateway is started.")
@@ -300,10 +304,18 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         directory = self.gateway_dir or f"{self.run_dir}/sfworker-gateway-{os.getuid()}-{self.party}"
         return f"{directory}/control.sock"
 
+    def has_gateway(self) -> bool:
+        """Whether a gateway carries links to parties elsewhere: one that is run apart, or that this worker starts."""
+        return bool(self.party and (self.gateway_dir or self.tls_certificate))
+
     def of_gateway(self) -> dict[str, str]:
-        """Return digests of the settings that a gateway acts by, which its workers compare with their own."""
-        values = {name: getattr(self, name) for name in _OF_GATEWAYS}
-        values |= {name: os.path.abspath(values[name]) for name in _OF_GATEWAYS if name.startswith("tls_")}
+        """Return digests of the settings that a gateway acts by, which it compares with its workers'.
+
+        A worker that leaves the gateway to others has the first two of these.
+        """
+        names = _OF_GATEWAYS if self.tls_certificate else _OF_GATEWAYS[:2]
+        values = {name: getattr(self, name) for name in names}
+        values |= {name: os.path.abspath(values[name]) for name in names if name.startswith("tls_")}
         encoded = {name: msgspec.json.encode(value, order="deterministic") for name, value in values.items()}
         return {variable(name): hashlib.sha256(value).hexdigest() for name, value in encoded.items()}
 

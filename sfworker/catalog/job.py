@@ -110,7 +110,7 @@ def _peers(envelope: Envelope, settings: Settings) -> dict[str, str]:
     if config is None:
         return {}
     field = "sf_init_config.cluster_config"
-    if not settings.party or not settings.tls_certificate:
+    if not settings.has_gateway():
         needed = ", ".join(variable(name) for name in ("party", "peers", "tls_certificate"))
         raise ParameterValidationError(f"{field}: this worker takes no jobs with parties elsewhere ({needed})")
     if config.self_party != settings.party:

@@ -235,7 +235,7 @@ class _Run:
 
     def _note_end(self, why: str, *, replayable: bool = False) -> None:
         """Let peers that come for this execution hear that it has ended here."""
-        peers = parties_elsewhere(self._attempt.entry.envelope or b"") if self._settings.tls_certificate else []
+        peers = parties_elsewhere(self._attempt.entry.envelope or b"") if self._settings.has_gateway() else []
         if peers and self._attempt.execution_id:
             known_as = shared_id(self._attempt.execution_id, self._tenant)
             self._pool.gateway.note_end(Ended(known_as, why, peers, replayable))

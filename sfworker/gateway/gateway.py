@@ -397,7 +397,7 @@ class Gateway:
 
     def _other_settings(self, theirs: dict[str, str]) -> str:
         """Say in which settings a worker differs, or nothing."""
-        if names := [name for name, digest in self._digests.items() if theirs.get(name) != digest]:
+        if names := [name for name, digest in theirs.items() if self._digests.get(name) != digest]:
             return (
                 f"the gateway runs with another {', '.join(names)}; restart it, or the workers that have started it, "
                 f"with the settings of this worker"

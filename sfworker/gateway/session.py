@@ -259,8 +259,7 @@ class Session:
                 if time.monotonic() - max(peer.heard_at, called) > within and not peer.said_goodbye:
                     peer.account.silences += bool(peer.nonce)
                     why = "was silent for" if peer.nonce else "can be reached, but did not call back within"
-                    self._lose(peer, f"{why} {within:.0f} s")
-                    return
+                    self._lose(peer, f"{why} {within:.0f} s")  # and it may still hear so, where its worker hangs
         except OSError as error:
             self._lose(peer, f"cannot be spoken to any more ({type(error).__name__})")
         finally:

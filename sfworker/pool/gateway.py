@@ -1,4 +1,7 @@
-"""Keeps this host's gateway there for a worker, which starts one where none is. Runs in the daemon."""
+"""Keeps this host's gateway there for a worker, which starts one where none is. Runs in the daemon.
+
+Without the party's certificate it starts none, and takes the one that somebody else runs.
+"""
 
 from __future__ import annotations
 
@@ -51,15 +54,15 @@ class OwnGateway:
     @property
     def trouble(self) -> str:
         """Sentence on why jobs with parties elsewhere cannot run, or nothing. Others can."""
-        if not self._settings.tls_certificate:
+        if not self._settings.has_gateway():
             return ""
         if self._writer is None:
             return f"{self._refusal or 'the gateway does not run'}; jobs with parties elsewhere wait"
         return self._told
 
     async def run(self) -> None:
-        """Stay connected until cancelled, where certificates are set."""
-        if not self._settings.tls_certificate:
+        """Stay connected until cancelled, where there is to be a gateway."""
+        if not self._settings.has_gateway():
             return
         try:
             while True:
@@ -78,7 +81,8 @@ class OwnGateway:
         try:
             reader, writer = await asyncio.open_unix_connection(self._settings.gateway_socket())
         except OSError:
-            await self._start()
+            if self._settings.tls_certificate:
+                await self._start()
             return
         if not is_own(writer.get_extra_info("socket")):
             self._refuse(NOT_OWN)

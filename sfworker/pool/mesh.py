@@ -280,9 +280,12 @@ class Mesh:
                     self._reach(rank, StageReached(stage, seconds))
             case PeerSucceeded():
                 self._missing.discard(rank)
+            case PeerFailed(is_release=True, echo=False):
+                self._outcome.peer_absent = True
+                told = f"party {heard.party} has left the execution to another worker there, and will be back"
+                self.fail(Failure(told, PeerAbsentError.__name__, True))
             case PeerFailed() as frame:
                 self._missing.discard(rank)
-                self._outcome.peer_absent = frame.is_release and not frame.echo
                 self._hear_failure(frame, f"party {heard.party} failed with {frame.error_type}: {cleaned(frame.error)}")
         self._changed.set()
 

@@ -144,7 +144,7 @@ def test_the_dockerfile_holds_only_known_instructions_and_builds_in_stages() -> 
 
 
 def test_one_command_renews_the_digests(tmp_path: Path) -> None:
-    for name in ("Dockerfile", "deploy/compose.yaml", ".ci/images"):
+    for name in ("Dockerfile", "deploy/compose.yaml", "deploy/parties.yaml", ".ci/images"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     docker = tmp_path / "docker"
@@ -153,7 +153,8 @@ def test_one_command_renews_the_digests(tmp_path: Path) -> None:
     )
     docker.chmod(0o755)
     subprocess.run(["sh", tmp_path / ".ci" / "images"], env={"PATH": f"{tmp_path}:{os.environ['PATH']}"}, check=True)
-    for name, tag in (("Dockerfile", "python:3.10-slim-bookworm"), ("deploy/compose.yaml", "redis:7-bookworm")):
+    redis = [(f"deploy/{name}.yaml", "redis:7-bookworm") for name in ("compose", "parties")]
+    for name, tag in (("Dockerfile", "python:3.10-slim-bookworm"), *redis):
         digest = hashlib.sha256(f"{tag}\n".encode()).hexdigest()
         assert re.findall(r"[a-z]+:[\w.-]+@sha256:[0-9a-f]+", (tmp_path / name).read_text()) == [
             f"{tag}@sha256:{digest}"
@@ -298,11 +299,13 @@ def test_two_workers_get_the_time_to_drain(compose: dict[str, Any]) -> None:
     assert urlsplit(settings.redis_url).hostname == "redis"
 
 
-def test_docker_compose_accepts_the_file() -> None:
+@pytest.mark.parametrize("file", ["compose.yaml", "parties.yaml"])
+def test_docker_compose_accepts_the_file(file: str) -> None:
     docker = shutil.which("docker")
     if docker is None or subprocess.run([docker, "compose", "version"], capture_output=True, check=False).returncode:
         pytest.skip("docker's compose plugin is not installed; the checks above read the file without it")
-    command = [docker, "compose", "--file", str(COMPOSE_FILE), "config", "--quiet"]
-    environment = {**os.environ, "WORKER_PASSWORD": "one", "WEB_PASSWORD": "another"}
+    command = [docker, "compose", "--file", str(COMPOSE_FILE.with_name(file)), "config", "--quiet"]
+    needed = re.findall(r"\$\{(\w+):\?", COMPOSE_FILE.with_name(file).read_text())
+    environment = {**os.environ, **dict.fromkeys(needed, "secret")}
     answer = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert answer.returncode == 0, answer.stderr

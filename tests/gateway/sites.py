@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,6 +15,7 @@ from sfworker.cli.child import bound_to_this_process, stop
 from sfworker.cli.embedded_redis import EmbeddedRedis
 from sfworker.gateway.certificates import make_authority, make_certificate
 from sfworker.settings import Settings, variable
+from tests.gateway.lab import Lab
 from tests.network import HOST, Network, free_ports
 from tests.running_worker import RunningWorker, envelope, until
 
@@ -25,27 +26,35 @@ class Site:
     """One party's side. Files of jobs lie in `data`."""
 
     def __init__(
-        self, party: str, directory: Path, certificates: Path, port: int, peers: dict[str, int], **settings: Any
+        self,
+        party: str,
+        directory: Path,
+        certificates: Path,
+        listen: str,
+        peers: dict[str, str],
+        within: Sequence[str],
+        **settings: Any,
     ) -> None:
         self.party = party
         self.data = directory / party
         self.data.mkdir()
         self._stack = ExitStack()
         self.redis = self._stack.enter_context(EmbeddedRedis())
-        addresses = [f"{each}={HOST}:{their}" for each, their in peers.items() if each != party]
+        addresses = [f"{each}={their}" for each, their in peers.items() if each != party]
         self.settings: dict[str, Any] = {
             "party": party,
             "worker_hostname": f"{party}-host",
             "peers": ",".join(addresses),
             "trusted_dealer": "alice",
-            "gateway_listen": f"{HOST}:{port}",
+            "gateway_listen": listen,
             "gateway_dir": str(self.data / "gateway"),
             "tls_certificate": str(certificates / f"{party}.pem"),
             "tls_key": str(certificates / f"{party}.key"),
             "tls_authority": str(certificates / "authority.pem"),
             **settings,
         }
-        self.worker = RunningWorker(self.redis.url, self.data, **self.settings)
+        self.within = within
+        self.worker = RunningWorker(self.redis.url, self.data, started_by=within, **self.settings)
         self._stack.callback(self.worker.redis.close)
         self._more: list[RunningWorker] = []
         self.gateway: subprocess.Popen[bytes] | None = None
@@ -59,21 +68,32 @@ class Site:
         worker.start()
         return worker
 
-    def start_gateway(self) -> None:
-        """Start the gateway and wait until it listens."""
+    def start_gateway(self, *program: str, **changes: str) -> None:
+        """Start the gateway, or a `program` that is one, with changed settings, and wait until it listens."""
         ours = {variable(name) for name in Settings.__struct_fields__}
         environment = {name: value for name, value in os.environ.items() if name not in ours}
-        environment |= {variable(name): value for name, value in self.settings.items()}
+        environment |= {variable(name): value for name, value in {**self.settings, **changes}.items()}
+        listening = self.gateway_log().count("listens on")
         with (self.data / "gateway.log").open("ab") as log:
-            command = bound_to_this_process([sys.executable, "-m", "sfworker", "gateway"])
+            words = program or ("-m", "sfworker")
+            command = bound_to_this_process([*self.within, sys.executable, *words, "gateway"])
             self.gateway = subprocess.Popen(
                 command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
-        until(lambda: "listens on" in self.gateway_log() or self.gateway is None or self.gateway.poll() is not None)
-        assert self.gateway.poll() is None, self.gateway_log()
+        gateway = self.gateway
+        until(lambda: self.gateway_log().count("listens on") > listening or gateway.poll() is not None)
+        assert gateway.poll() is None, self.gateway_log()
+
+    def stop_gateway(self) -> None:
+        if self.gateway is not None:
+            stop(self.gateway, 5.0)
 
     def gateway_log(self) -> str:
-        return (self.data / "gateway.log").read_text()
+        log = self.data / "gateway.log"
+        return log.read_text() if log.exists() else ""
+
+    def gateway_of_worker(self) -> int:
+        return gateway_of(self.worker)
 
     def start(self, *, gateway: bool) -> None:
         if gateway:
@@ -84,15 +104,24 @@ class Site:
         for worker in (self.worker, *self._more):
             if hasattr(worker, "process"):
                 worker.stop()
-        if self.gateway is not None:
-            stop(self.gateway, 5.0)
+        self.stop_gateway()
         self._stack.close()
+
+
+def gateway_of(worker: RunningWorker) -> int:
+    """Process id of the gateway that the worker has started, or 0."""
+    for pid in worker.processes():
+        with suppress(FileNotFoundError, ProcessLookupError):
+            if b"\0gateway\0" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                return pid
+    return 0
 
 
 class Sites:
     """All parties. Use as a context. Without `gateways` the workers start them.
 
-    `networks` stand before the gateways' ports, so that peers see those in place of these.
+    `networks` stand before the gateways' ports, so that peers see those in place of these. In a `lab` each party is on
+    the host of its name.
     """
 
     def __init__(
@@ -102,6 +131,7 @@ class Sites:
         *,
         gateways: bool = True,
         networks: Callable[[int], Network] | None = None,
+        lab: Lab | None = None,
         **settings: Any,
     ) -> None:
         certificates = directory / "certificates"
@@ -117,9 +147,13 @@ class Sites:
         self.networks = {
             party: self._stack.enter_context(networks(port)) for party, port in ports.items() if networks is not None
         }
-        seen = {party: self.networks[party].port if networks else port for party, port in ports.items()}
+        listen = {party: f"{lab.address(party) if lab else HOST}:{port}" for party, port in ports.items()}
+        seen = {party: f"{HOST}:{network.port}" for party, network in self.networks.items()} or listen
         self.sites = {
-            party: Site(party, directory, certificates, port, seen, **settings) for party, port in ports.items()
+            party: Site(
+                party, directory, certificates, listen[party], seen, lab[party].enter if lab else (), **settings
+            )
+            for party in parties
         }
 
     def __enter__(self) -> Sites:

@@ -174,7 +174,7 @@ def test_a_job_that_is_replayed_at_both_runs_again(sites: Sites) -> None:
         assert result["status"] == "failure"
     mended.touch()
     for party in PARTIES:
-        replay(sites[party].redis_url, jobs[party]["execution_id"])
+        replay(sites[party].redis.url, jobs[party]["execution_id"])
         time.sleep(0.5)  # alice comes first, and is not told that bob has ended
     for party in PARTIES:
         worker = sites[party].worker

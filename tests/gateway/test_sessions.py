@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from tests.gateway.sites import Sites
+from tests.gateway.sites import Sites, gateway_of
 from tests.running_worker import PARTIES, RunningWorker, kill, until
 
 
@@ -64,10 +63,10 @@ def test_a_worker_starts_the_gateway_that_it_needs_and_takes_it_along(
     with Sites(tmp_path_factory.mktemp("own"), PARTIES, gateways=False, rendezvous_seconds="4") as sites:
         for result in sites.run(sites.jobs({"task_type": "health_check"})).values():
             assert result["status"] == "success", result
-        gateways = {party: _gateway_of(sites[party].worker) for party in PARTIES}
+        gateways = {party: sites[party].gateway_of_worker() for party in PARTIES}
         kill(gateways["alice"])  # another one is started
-        until(lambda: _gateway_of(sites["alice"].worker) not in {0, gateways["alice"]})
-        gateways["alice"] = _gateway_of(sites["alice"].worker)
+        until(lambda: sites["alice"].gateway_of_worker() not in {0, gateways["alice"]})
+        gateways["alice"] = sites["alice"].gateway_of_worker()
         for result in sites.run(sites.jobs({"task_type": "health_check"})).values():
             assert result["status"] == "success", result
     for pid in gateways.values():
@@ -84,15 +83,7 @@ def test_workers_with_changed_settings_get_a_gateway_with_them(tmp_path_factory:
         with RunningWorker(alice.redis.url, directory, **changed) as worker:
             until(lambda: "the gateway runs with another SFWORKER_PEER_SILENCE_SECONDS; restart it" in worker.log())
             alice.worker.stop()
-            gateway = until(lambda: _gateway_of(worker), 30)
+            gateway = until(lambda: gateway_of(worker), 30)
             for result in sites.run(sites.jobs({"task_type": "health_check"})).values():
                 assert result["status"] == "success", result
-            assert _gateway_of(worker) == gateway
-
-
-def _gateway_of(worker: RunningWorker) -> int:
-    for pid in worker.processes():
-        with suppress(FileNotFoundError, ProcessLookupError):
-            if b"\0gateway\0" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                return pid
-    return 0
+            assert gateway_of(worker) == gateway

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from sfworker.cli import peer_findings
 from sfworker.errors import SettingsError
 from sfworker.gateway import identity
 from sfworker.gateway.certificates import make_authority, make_certificate
@@ -82,3 +83,23 @@ def test_a_certificate_lasts_no_longer_than_its_authority(tmp_path: Path, days: 
     own = Identity(settings(tmp_path))
     assert abs(own.expires - datetime.now(timezone.utc) - timedelta(days=days)) < timedelta(minutes=1)
     assert ("the certificate has expired on" in own.trouble) == (days == 0)
+
+
+@pytest.mark.parametrize(
+    ("days", "changes", "level", "said"),
+    [
+        (400, {}, "ok", "for 399 days"),
+        (30, {}, "warning", "for 29 days"),
+        (31, {}, "ok", "for 30 days"),
+        (400, {"tls_key": "/none"}, "error", "SFWORKER_TLS_KEY: there is no such file"),
+        (400, {"party": "bob"}, "error", "SFWORKER_TLS_CERTIFICATE: is not the certificate of bob"),
+    ],
+)
+def test_doctor_tells_how_long_a_certificate_is_good(
+    tmp_path: Path, days: int, changes: dict[str, Any], level: str, said: str
+) -> None:
+    make_authority(tmp_path, 500)
+    make_certificate(tmp_path, "alice", days)
+    found = peer_findings.certificate(settings(tmp_path, **changes))
+    assert (found.level, said in found.message) == (level, True), found
+    assert str(tmp_path) not in f"{found.message}{found.remedy}"

@@ -84,7 +84,9 @@ def _failed(check: str, failure: OSError | EOFError, dialler: Dialler, party: st
     proven = dialler.accounts.of(party).seen_at is not None  # in TLS 1.3 it refuses later than it is accepted
     match failure:
         case PermissionError():  # of the dialler, as the certificate is another one
-            return error(check, str(failure), f"correct its address in {variable('peers')}, or {variable('peer_pins')}")
+            return error(
+                check, cleaned(str(failure)), f"correct its address in {variable('peers')}, or {variable('peer_pins')}"
+            )
         case ssl.SSLCertVerificationError():
             remedy = f"let its operator renew it, or correct {variable('tls_authority')}"
             return error(check, f"its certificate is not good ({failure.verify_message})", remedy)

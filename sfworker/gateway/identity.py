@@ -55,19 +55,21 @@ class Identity:
 
     @property
     def expires(self) -> datetime:
-        """The last moment at which this party's certificate is good."""
+        """The moment at which this party's certificate, or one that it is signed by, is no longer good."""
         self._read_anew()
         return self.validity[1]
 
     @property
     def trouble(self) -> str:
-        """Sentence on why peers will not take this party's streams, or nothing."""
-        begins, expires = self.validity[0], self.expires
+        """Sentences on why peers will not take this party's streams, or that new files cannot be used, or nothing."""
+        self._read_anew()
+        begins, expires = self.validity
         now = datetime.now(timezone.utc)
         if begins <= now < expires:
             return self._refusal
         what = f"has expired on {expires.date()}" if now >= expires else f"is not good before {begins.date()}"
-        return f"{variable('tls_certificate')}: the certificate {what}, so jobs with parties elsewhere fail"
+        ended = f"{variable('tls_certificate')}: the certificate {what}, so jobs with parties elsewhere fail"
+        return f"{ended}; {self._refusal}" if self._refusal else ended
 
     def party_of(self, connection: ssl.SSLObject) -> str:
         """Return the peer's party. Raises PermissionError, in words for this party's own log, where it is none.
@@ -86,25 +88,25 @@ class Identity:
         return party
 
     def _read_anew(self) -> None:
-        """Read the files where one has changed. New ones that cannot be used are told in the log."""
+        """Read the files where one has changed. `trouble` says where new ones cannot be used."""
         if time.monotonic() < self._not_before:
             return
         try:
             if self._seen != self._state():
                 self._read()
                 _log.info("certificates were read anew; this party's ends on %s", self.validity[1].date())
+            self._refusal = ""
         except (SettingsError, OSError) as error:  # half written ones will be whole soon
             self._not_before = time.monotonic() + AGAIN_SECONDS
             told = error if isinstance(error, SettingsError) else _reason(error)
             self._refusal = f"changed certificates cannot be used ({told}); the old ones stay"
-            _log.error(self._refusal)
 
     def _read(self) -> None:
         try:
             seen = self._state()
-            [certificate, *_] = x509.load_pem_x509_certificates(_path(self._settings, "tls_certificate").read_bytes())
+            chain = x509.load_pem_x509_certificates(_path(self._settings, "tls_certificate").read_bytes())
             server, client = self._context(ssl.PROTOCOL_TLS_SERVER), self._context(ssl.PROTOCOL_TLS_CLIENT)
-            _require_own(certificate, self._settings.party)
+            _require_own(chain[0], self._settings.party)
         except (OSError, ValueError, x509.DuplicateExtension) as error:
             missing = [variable(name) for name in _FILES if not _path(self._settings, name).exists()]
             if missing:
@@ -112,8 +114,7 @@ class Identity:
             names = ", ".join(variable(name) for name in _FILES)
             raise SettingsError(f"{names}: cannot be used together ({_reason(error)})") from None
         self._server, self._client = server, client
-        self.validity = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-        self._refusal = ""
+        self.validity = _validity(chain, client)
         self._seen = seen
 
     def _context(self, protocol: int) -> ssl.SSLContext:
@@ -130,6 +131,14 @@ class Identity:
     def _state(self) -> tuple[tuple[int, int], ...]:
         found = [os.stat(_path(self._settings, name)) for name in _FILES]
         return tuple((each.st_mtime_ns, each.st_ino) for each in found)
+
+
+def _validity(chain: list[x509.Certificate], context: ssl.SSLContext) -> tuple[datetime, datetime]:
+    """Return from when to when the whole chain is good, with the best of the authorities that have signed its end."""
+    authorities = map(x509.load_der_x509_certificate, context.get_ca_certs(binary_form=True))
+    signers = [each for each in authorities if each.subject == chain[-1].issuer]
+    parts = [*chain, *sorted(signers, key=lambda each: each.not_valid_after_utc)[-1:]]
+    return max(each.not_valid_before_utc for each in parts), min(each.not_valid_after_utc for each in parts)
 
 
 def parties_named(certificate: Any) -> list[str]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import time
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sfworker.cli import peer_findings
 from sfworker.errors import SettingsError
 from sfworker.gateway import identity
 from sfworker.gateway.certificates import make_authority, make_certificate
@@ -49,11 +50,8 @@ def test_another_partys_key(files: Path) -> None:
         Identity(settings(files, tls_key=str(files / "bob.key")))
 
 
-def test_new_files_are_taken_and_wrong_ones_are_not(
-    files: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_new_files_are_taken_and_wrong_ones_are_not(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(identity, "AGAIN_SECONDS", 0.0)
-    caplog.set_level(logging.INFO)
     own = Identity(settings(files))
     first, expires = own.server, own.expires
     assert own.server is first
@@ -61,11 +59,47 @@ def test_new_files_are_taken_and_wrong_ones_are_not(
         (files / f"alice.{ending}").rename(files / f"old.{ending}")
         os.link(files / f"bob.{ending}", files / f"alice.{ending}")
     assert own.server is first
-    assert "the old ones stay" in caplog.text
+    assert own.trouble.startswith("changed certificates cannot be used (SFWORKER_TLS_CERTIFICATE: is not the ")
     for ending in ("pem", "key"):
         (files / f"alice.{ending}").unlink()
     assert own.server is first
+    assert own.trouble.endswith("(No such file or directory); the old ones stay")
+    for ending in ("pem", "key"):  # those that it has read
+        (files / f"old.{ending}").rename(files / f"alice.{ending}")
+    assert (own.trouble, own.server) == ("", first)
+    for ending in ("pem", "key"):
+        (files / f"alice.{ending}").unlink()
     time.sleep(1.1)  # certificates tell whole seconds
     make_certificate(files, "alice", 5)
     assert own.server is not first
     assert own.expires > expires
+    assert own.trouble == ""
+
+
+@pytest.mark.parametrize("days", [3, 0])
+def test_a_certificate_lasts_no_longer_than_its_authority(tmp_path: Path, days: int) -> None:
+    make_authority(tmp_path, days)
+    make_certificate(tmp_path, "alice", 5)
+    own = Identity(settings(tmp_path))
+    assert abs(own.expires - datetime.now(timezone.utc) - timedelta(days=days)) < timedelta(minutes=1)
+    assert ("the certificate has expired on" in own.trouble) == (days == 0)
+
+
+@pytest.mark.parametrize(
+    ("days", "changes", "level", "said"),
+    [
+        (400, {}, "ok", "for 399 days"),
+        (30, {}, "warning", "for 29 days"),
+        (31, {}, "ok", "for 30 days"),
+        (400, {"tls_key": "/none"}, "error", "SFWORKER_TLS_KEY: there is no such file"),
+        (400, {"party": "bob"}, "error", "SFWORKER_TLS_CERTIFICATE: is not the certificate of bob"),
+    ],
+)
+def test_doctor_tells_how_long_a_certificate_is_good(
+    tmp_path: Path, days: int, changes: dict[str, Any], level: str, said: str
+) -> None:
+    make_authority(tmp_path, 500)
+    make_certificate(tmp_path, "alice", days)
+    found = peer_findings.certificate(settings(tmp_path, **changes))
+    assert (found.level, said in found.message) == (level, True), found
+    assert str(tmp_path) not in f"{found.message}{found.remedy}"

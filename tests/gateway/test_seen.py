@@ -65,6 +65,9 @@ class Seen:
                     kinds.add((metric.name, f"{kind}, `{metric.unit}`"))
         return kinds
 
+    def exported(self) -> bytes:
+        return b"".join(body for _, body in self._collector.received)
+
     def first_span(self, party: str, execution_id: str) -> Any:
         """The first span of a party's worker for an execution, when it has been exported."""
         return until(lambda: next(self._first_spans(party, execution_id), None))
@@ -337,6 +340,13 @@ def test_causes_of_refusals_are_a_closed_set(seen: Seen, tmp_path: Path) -> None
 def test_each_metric_is_in_the_table(seen: Seen) -> None:
     listed = {(name.strip("`"), kind) for name, kind, _ in rows(DEPLOY, "metric of a gateway")}
     assert listed == seen.kinds()
+
+
+def test_no_strangers_name_and_no_address_is_exported(seen: Seen) -> None:
+    said = seen.exported()
+    for word in ("mallory", seen.sites["alice"].settings["peers"].removeprefix("bob="), "commonName"):
+        assert word.encode() not in said
+    assert b"unknown_peer" in said
 
 
 def test_a_peer_that_pins_another_certificate_and_one_whose_own_has_ended(tmp_path: Path) -> None:

@@ -59,6 +59,11 @@ HOLD_SECONDS = 1.0
 """Time that a hello waits so. The peer says another one then."""
 PARTING_SECONDS = 1.0
 """Time that a peer gets to close a stream that was not taken."""
+MAX_STREAMS_OF_PEER = 1024
+"""Streams that one peer has open here, in all its executions.
+
+Three for each of 256 executions at once are 768. One takes two descriptors and may hold some MB for a slow reader.
+"""
 MAX_ENDED = 10_000
 """Executions of which it is known that they have ended."""
 BACKLOG = 256
@@ -106,6 +111,7 @@ class Gateway:
         self._said = Sayings()
         self._sessions: dict[str, Session] = {}
         self._held: dict[str, dict[_Inbound, Preface]] = {}
+        self._streams: Counter[str] = Counter()
         self._ends: OrderedDict[str, End] = OrderedDict()
         self._attached = 0
         self._left = anyio.Event()
@@ -135,6 +141,10 @@ class Gateway:
 
     def take(self, party: str, preface: Preface, inbound: _Inbound) -> Answer | None:
         """Take a stream of a peer, hold it (None), or say why not."""
+        self._streams[party] += 1
+        if self._streams[party] > MAX_STREAMS_OF_PEER:
+            self.refused(f"a stream of {party}, which has {MAX_STREAMS_OF_PEER} of them")
+            return Answer(verdict="not_here", why="has too many streams of this party")
         if objection := self._objection(party, preface):
             return Answer(verdict="refused", why=objection)
         session = self._sessions.get(preface.execution_id)
@@ -163,6 +173,7 @@ class Gateway:
 
     def lose(self, party: str, preface: Preface, inbound: _Inbound) -> None:
         """Hear that a stream has ended."""
+        self._streams[party] -= 1
         self.let_go(preface, inbound)
         if session := self._sessions.get(preface.execution_id):
             session.lose(party, preface, inbound)
@@ -272,8 +283,10 @@ class Gateway:
             tell(Opened(f"the gateway could not open its sockets ({type(error).__name__})"))
             return None
         tell(Opened())
-        for inbound, preface in self._held.pop(opened.execution_id, {}).items():
-            inbound.answer(session.take(inbound.party, preface, inbound))
+        for inbound, preface in list(self._held.get(opened.execution_id, {}).items()):
+            if inbound.party in session.peers:  # nobody else hears that there is such an execution
+                self.let_go(preface, inbound)
+                inbound.answer(session.take(inbound.party, preface, inbound))
         return session
 
     def _note_end(self, ended: Ended) -> None:

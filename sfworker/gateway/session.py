@@ -253,7 +253,7 @@ class Session:
                     self._lose(peer, why, final=True)
                     return None
             except PermissionError as error:
-                why = str(error)
+                why = f"is refused, as {error}"
             except (OSError, EOFError) as error:
                 why = f"cannot be reached ({type(error).__name__})"
             if time.monotonic() > until:

@@ -28,7 +28,7 @@ def gateways_alone(
     """Sites whose gateways run, all or those of `started`, and whose workers do not."""
     sites = Sites(directory, parties, **settings)
     try:
-        for party in started or parties:
+        for party in parties if started is None else started:
             sites[party].start_gateway()
         yield sites
     finally:

@@ -88,7 +88,7 @@ class Dialler:
 
     def _require_peer(self, connection: Any, party: str) -> None:
         if (found := self._identity.party_of(connection)) != party:
-            raise PermissionError(f"has the certificate of {found} at its address")
+            raise PermissionError(f"its address has the certificate of {found}")
         self.accounts.of(party).saw(connection.getpeercert())
 
     async def _read_answer(self, party: str, reader: asyncio.StreamReader) -> Answer:

@@ -73,6 +73,11 @@ HOLD_SECONDS = 1.0
 """Time that a hello waits so. The peer says another one then."""
 PARTING_SECONDS = 1.0
 """Time that a peer gets to close a stream that was not taken."""
+MAX_STREAMS_OF_PEER = 1024
+"""Streams that one peer has open here, in all its executions.
+
+Three for each of 256 executions at once are 768. One takes two descriptors and may hold some MB for a slow reader.
+"""
 MAX_ENDED = 10_000
 """Executions of which it is known that they have ended."""
 BACKLOG = 256
@@ -178,6 +183,7 @@ class Gateway:
         self._said = Sayings()
         self._sessions: dict[str, Session] = {}
         self._held: dict[str, dict[_Inbound, Preface]] = {}
+        self._streams: Counter[str] = Counter()
         self._ends: OrderedDict[str, End] = OrderedDict()
         self._attached: dict[asyncio.StreamWriter, Callable[[Struct], None]] = {}
         self._left = anyio.Event()
@@ -260,6 +266,10 @@ class Gateway:
 
         It is first offered to the gateways before this one, but where it has been offered `everywhere`.
         """
+        self._streams[party] += not everywhere
+        if self._streams[party] > MAX_STREAMS_OF_PEER:
+            self.refused("stream", f"a stream of {party}, which has {MAX_STREAMS_OF_PEER} of them", party)
+            return Answer(verdict="not_here", why="has too many streams of this party")
         if objection := self._objection(party, preface):
             return Answer(verdict="refused", why=objection)
         return Answer(verdict="known") if preface.channel == PROBE else self._take(party, preface, inbound, everywhere)
@@ -326,6 +336,7 @@ class Gateway:
 
     def lose(self, party: str, preface: Preface, inbound: _Inbound) -> None:
         """Hear that a stream has ended."""
+        self._streams[party] -= 1
         self.let_go(preface, inbound)
         if session := self._sessions.get(preface.execution_id):
             session.lose(party, preface, inbound)
@@ -463,8 +474,10 @@ class Gateway:
             tell(Opened(f"the gateway could not open its sockets ({type(error).__name__})"))
             return False
         tell(Opened())
-        for inbound, preface in self._held.pop(session.opened.execution_id, {}).items():
-            inbound.answer(session.take(inbound.party, preface, inbound))
+        for inbound, preface in list(self._held.get(session.opened.execution_id, {}).items()):
+            if inbound.party in session.peers:  # nobody else hears that there is such an execution
+                self.let_go(preface, inbound)
+                inbound.answer(session.take(inbound.party, preface, inbound))
         return True
 
     def _note_end(self, ended: Ended) -> None:

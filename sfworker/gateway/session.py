@@ -59,6 +59,8 @@ MAX_TOLD = 64
 """Frames of a peer, of which an honest one sends five."""
 MAX_PINGED = 16
 """Latest pings whose answers are measured."""
+MOST_A_SECOND = 10.0
+"""Messages of a peer beyond these, of which an honest one sends one a second."""
 MAX_STREAMS = 256
 """Streams of an execution, of which there are four or so for each device and peer."""
 
@@ -79,6 +81,9 @@ class Peer:
         self.control: RemoteHalf | None = None
         """The stream of its latest hello."""
         self.heard_at = 0.0
+        self.met_at = 0.0
+        self.heard = 0
+        """Messages on its control streams."""
         self.told = 0
         self.has_succeeded = False
         self.said_goodbye = False
@@ -127,7 +132,7 @@ class Session:
     def ping(self) -> None:
         """Let peers hear that this party's worker is alive."""
         for peer in self.peers.values():
-            if peer.met.is_set():
+            if peer.met.is_set() and not peer.is_lost:
                 peer.outbox.put_nowait(Ping())
 
     def tell_peers(self, frame: PeerFrame) -> None:
@@ -158,10 +163,8 @@ class Session:
             self._lose(peer, "cannot be heard any more, as this host's gateway was replaced", absent=True)
 
     def take(self, party: str, preface: Preface, half: RemoteHalf) -> Answer:
-        """Take a stream of a peer, whose certificate says it is `party`, or say why not."""
-        peer = self.peers.get(party)
-        if peer is None:
-            return Answer(verdict="refused", why="is not a party of this execution here")
+        """Take a stream of one of the peers, whose certificate says it is `party`, or say why not."""
+        peer = self.peers[party]
         if preface.channel == CONTROL:
             return self._hear_hello(peer, preface, half)
         if preface.nonce != peer.nonce or preface.channel not in CHANNELS or len(self._halves) >= MAX_STREAMS:
@@ -176,14 +179,18 @@ class Session:
         """Hear a message of a peer's control stream."""
         peer = self.peers[party]
         peer.heard_at, peer.account.seen_at = time.monotonic(), time.time()
-        match decode_control(body):
+        peer.heard += 1
+        message = decode_control(body)
+        peer.told += isinstance(message, Told)
+        if peer.told > MAX_TOLD or peer.heard > MAX_TOLD + MOST_A_SECOND * (peer.heard_at - peer.met_at):
+            self._lose(peer, "says too much")
+            if peer.control is not None:
+                peer.control.abort()
+            return
+        match message:
             case Told(frame):
-                peer.told += 1
-                if peer.told > MAX_TOLD:
-                    self._lose(peer, "says too much")
-                else:
-                    peer.has_succeeded = isinstance(frame, PeerSucceeded)
-                    self._tell(Heard(party, frame))
+                peer.has_succeeded = isinstance(frame, PeerSucceeded)
+                self._tell(Heard(party, frame))
             case Goodbye():
                 peer.said_goodbye = True
                 self._lose(peer, "has ended its attempt")
@@ -224,7 +231,9 @@ class Session:
             self._tell(Met(peer.party, preface.traceparent))
         half.count()
         peer.control = half
-        peer.nonce, peer.replays, peer.heard_at = preface.nonce, preface.replays, time.monotonic()
+        peer.heard_at = time.monotonic()
+        if not peer.nonce:
+            peer.nonce, peer.replays, peer.met_at = preface.nonce, preface.replays, peer.heard_at
         self._halves.add(half)
         return Answer(verdict="taken")
 
@@ -303,7 +312,7 @@ class Session:
                         self._lose(peer, why, final=True)
                         return None
                 except PermissionError as error:
-                    why = str(error)
+                    why = f"is refused, as {error}"
                 except (OSError, EOFError) as error:
                     why = f"cannot be reached ({type(error).__name__})"
                 if time.monotonic() > began + bound:

@@ -1,4 +1,4 @@
-"""Dockerfile, compose file and lock: valid, and saying what they are meant to.
+"""Dockerfile, compose file, unit and lock: valid, and saying what they are meant to.
 
 No container engine is needed. Where docker's compose plugin is installed, it checks the compose file too.
 """
@@ -6,6 +6,7 @@ No container engine is needed. Where docker's compose plugin is installed, it ch
 from __future__ import annotations
 
 import ast
+import configparser
 import contextlib
 import fnmatch
 import hashlib
@@ -297,6 +298,24 @@ def test_two_workers_get_the_time_to_drain(compose: dict[str, Any]) -> None:
     assert settings.roots_of("alice") != settings.roots_of("bob")
     assert seconds(worker["stop_grace_period"]) >= settings.drain_timeout + settings.cancel_grace_seconds + 5
     assert urlsplit(settings.redis_url).hostname == "redis"
+
+
+def test_the_gateways_unit(tmp_path: Path) -> None:
+    unit = configparser.ConfigParser(interpolation=None)
+    unit.optionxform = str  # type: ignore[assignment, method-assign]
+    unit.read(ROOT / "deploy" / "sfworker-gateway.service")
+    service = unit["Service"]
+    assert service["ExecStart"].split()[1:] == ["gateway"]
+    name, _, directory = service["Environment"].partition("=")
+    assert (name, directory) == ("SFWORKER_GATEWAY_DIR", f"/run/{service['RuntimeDirectory']}")
+    assert service["RuntimeDirectoryMode"] == "0700"  # or the gateway refuses it
+    if systemd := shutil.which("systemd-analyze"):
+        service["User"], service["ExecStart"] = "root", f"{sys.executable} -m sfworker gateway"
+        with (tmp_path / "sfworker-gateway.service").open("w") as file:
+            unit.write(file, space_around_delimiters=False)
+        command = [systemd, "verify", file.name]
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert (answer.returncode, answer.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("file", ["compose.yaml", "parties.yaml"])

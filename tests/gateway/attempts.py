@@ -22,12 +22,14 @@ from tests.gateway.sites import Site, Sites
 
 
 @contextmanager
-def gateways_alone(directory: Path, parties: list[str], **settings: Any) -> Iterator[Sites]:
-    """Sites whose gateways run, and whose workers do not."""
+def gateways_alone(
+    directory: Path, parties: list[str], *, started: list[str] | None = None, **settings: Any
+) -> Iterator[Sites]:
+    """Sites whose gateways run, all or those of `started`, and whose workers do not."""
     sites = Sites(directory, parties, **settings)
     try:
-        for site in sites.sites.values():
-            site.start_gateway()
+        for party in parties if started is None else started:
+            sites[party].start_gateway()
         yield sites
     finally:
         sites.__exit__(None, None, None)
@@ -58,10 +60,15 @@ class Connection:
 
 
 class Attempt(Connection):
-    """An attempt that is open, whose party listens on its channels and echoes what comes, and says that it lives."""
+    """An attempt that is open, whose party listens on its channels and echoes what comes, and says that it lives.
+
+    What comes is not read before `reads` is set.
+    """
 
     def __init__(self, site: Site, execution_id: str, parties: list[str], **changes: Any) -> None:
         super().__init__(site)
+        self.reads = threading.Event()
+        self.reads.set()
         self.directory = Path(tempfile.mkdtemp())
         self.rank = parties.index(site.party)
         peers = settings_of(site).peers
@@ -126,13 +133,13 @@ class Attempt(Connection):
                 connection, _ = listener.accept()
             except OSError:
                 return
-            threading.Thread(target=_echo, args=(connection,), daemon=True).start()
+            threading.Thread(target=_echo, args=(connection, self.reads), daemon=True).start()
 
 
-def _echo(connection: socket.socket) -> None:
+def _echo(connection: socket.socket, may_read: threading.Event) -> None:
     with connection:
         try:
-            while data := connection.recv(1 << 16):
+            while may_read.wait() and (data := connection.recv(1 << 16)):
                 connection.sendall(data)
         except OSError:
             pass

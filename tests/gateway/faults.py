@@ -419,7 +419,7 @@ def another_party_answers(ground: Ground) -> None:
     peers = f"alice={ground.sites['alice'].settings['gateway_listen']}"
     with ground.other_gateway("bob", worker=False, party="carol", peers=peers, **names):
         job = {"alice": ground.sites.jobs(act("succeed", None))["alice"]}
-        is_absent(ground, job, "it has the certificate of carol at its address")
+        is_absent(ground, job, "it is refused, as its address has the certificate of carol")
 
 
 def is_absent(ground: Ground, job: dict[str, dict[str, Any]], why: str) -> None:

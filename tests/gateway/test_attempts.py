@@ -74,6 +74,7 @@ def test_a_replay_waits_for_the_peers_and_nothing_else_does(sites: Sites) -> Non
         worker.close()
 
 
+@pytest.mark.slow
 def test_thirty_executions_at_once_behind_one_address(sites: Sites) -> None:
     """More connections of peers than strangers may have; those that are refused come again."""
     began = time.monotonic()

@@ -266,7 +266,7 @@ class Session:
                 # Strangers that crowd this party's port, or a wall, may keep the peer from calling back.
                 within = self._dialler.silence_seconds if peer.nonce else self._dialler.rendezvous_seconds
                 if time.monotonic() - max(peer.heard_at, called) > within and not peer.said_goodbye:
-                    peer.account.silences += bool(peer.nonce)
+                    peer.account.silences += bool(peer.nonce) and not peer.is_lost
                     why = "was silent for" if peer.nonce else "can be reached, but did not call back within"
                     self._lose(peer, f"{why} {within:.0f} s")  # and it may still hear so, where its worker hangs
         except OSError as error:

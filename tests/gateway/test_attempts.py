@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from sfworker.settings import Settings
 from sfworker.wire.gateway import Attach, Ended, Lost, Opened
 from tests.gateway.attempts import Attempt, Connection, echoed, gateways_alone, settings_of
 from tests.gateway.sites import Sites
@@ -29,7 +30,8 @@ def test_a_worker_with_other_settings_is_refused(sites: Sites) -> None:
     for settings, said in (
         (right, ""),
         (right | {"SFWORKER_PEERS": "0"}, "runs with another SFWORKER_PEERS; restart it"),
-        ({}, "runs with another SFWORKER_PARTY, SFWORKER_PEERS, SFWORKER_PEER_PINS, "),
+        (dict.fromkeys(right, "0"), "runs with another SFWORKER_PARTY, SFWORKER_PEERS, SFWORKER_PEER_PINS, "),
+        (Settings(party="alice", peers=settings_of(site).peers).of_gateway(), ""),  # leaves certificates to the gateway
     ):
         attached = Connection(site)
         attached.send(Attach(settings))

@@ -45,7 +45,15 @@ def told() -> list[Struct]:
 
 def session_of(told: list[Struct], traceparent: str | None = None) -> Session:
     dialler = Dialler(Settings(party="alice"), cast(Any, None), Accounts({"bob": "host:1"}))
-    opened = Open(execution_id=":e", directory="", terms=TERMS, addresses={"bob": "host:1"}, traceparent=traceparent)
+    opened = Open(
+        execution_id=":e",
+        directory="",
+        replays=0,
+        settings={},
+        terms=TERMS,
+        addresses={"bob": "host:1"},
+        traceparent=traceparent,
+    )
     return Session(opened, dialler, Sayings(), told.append)
 
 

@@ -28,7 +28,7 @@ async def test_another_users_socket_is_told_nothing(tmp_path: Path, monkeypatch:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(settings.gateway_socket())
         listener.listen()
-        remotes = Remotes(settings.gateway_socket(), opened)
+        remotes = Remotes(settings.gateway_socket(), opened, lambda party, traceparent: None)
         with pytest.raises(GatewayLostError, match="another user's"):
             await remotes.open(lambda heard: None)
         remotes.close()

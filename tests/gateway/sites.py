@@ -46,15 +46,15 @@ class Site:
         }
         self.worker = RunningWorker(self.redis.url, self.data, **self.settings)
         self._stack.callback(self.worker.redis.close)
-        self._more: list[RunningWorker] = []
+        self.others: list[RunningWorker] = []
         self.gateway: subprocess.Popen[bytes] | None = None
 
     def another_worker(self) -> RunningWorker:
         """Start one more, which reads and writes the same files."""
-        directory = self.data.with_name(f"{self.party}-{len(self._more) + 2}")
+        directory = self.data.with_name(f"{self.party}-{len(self.others) + 2}")
         worker = RunningWorker(self.redis.url, directory, **{"data_roots": str(self.data), **self.settings})
         self._stack.callback(worker.redis.close)
-        self._more.append(worker)
+        self.others.append(worker)
         worker.start()
         return worker
 
@@ -63,16 +63,19 @@ class Site:
         ours = {variable(name) for name in Settings.__struct_fields__}
         environment = {name: value for name, value in os.environ.items() if name not in ours}
         environment |= {variable(name): value for name, value in self.settings.items()}
+        starts = self.gateway_log().count("listens on")
         with (self.data / "gateway.log").open("ab") as log:
             command = bound_to_this_process([sys.executable, "-m", "sfworker", "gateway"])
             self.gateway = subprocess.Popen(
                 command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
-        until(lambda: "listens on" in self.gateway_log() or self.gateway is None or self.gateway.poll() is not None)
-        assert self.gateway.poll() is None, self.gateway_log()
+        process = self.gateway
+        until(lambda: self.gateway_log().count("listens on") > starts or process.poll() is not None)
+        assert process.poll() is None, self.gateway_log()
 
     def gateway_log(self) -> str:
-        return (self.data / "gateway.log").read_text()
+        log = self.data / "gateway.log"
+        return log.read_text() if log.exists() else ""
 
     def start(self, *, gateway: bool) -> None:
         if gateway:
@@ -80,7 +83,7 @@ class Site:
         self.worker.start()
 
     def stop(self) -> None:
-        for worker in (self.worker, *self._more):
+        for worker in (self.worker, *self.others):
             if hasattr(worker, "process"):
                 worker.stop()
         if self.gateway is not None:

@@ -49,6 +49,8 @@ from sfworker.wire.gateway import Ended
 _log = logging.getLogger("sfworker.executor")
 PEER_PAUSE = 0.25
 """Share of the rendezvous by which the next one follows. Two parties that wait so are there together soon."""
+RETURN_SECONDS = 1.0
+"""Time until the next attempt where a gateway or the peer's worker has left, whose place others take."""
 _NOT_STARTED = Started("lost", 0, 0, 0)
 
 
@@ -260,7 +262,7 @@ class _Run:
 
     async def _wait_for_peers(self, failure: Failure, outcome: Outcome) -> None:
         """Let other jobs have the slot for a while. No attempt is used up."""
-        delay = self._settings.rendezvous_seconds * PEER_PAUSE
+        delay = RETURN_SECONDS if outcome.peer_returns else self._settings.rendezvous_seconds * PEER_PAUSE
         used = self._started.used_up - 1
         retry = partial(
             self._notifier.retrying, self._attempt, self._started.attempt, failure, used, delay, counts=False

@@ -159,8 +159,8 @@ class Session:
         """Give the attempt back, as this gateway ends before it. That uses up no attempt, here or at the peers."""
         why = "its gateway was replaced before the attempt ended"
         self.tell_peers(PeerFailed(why, "GatewayLostError", retryable=True, is_release=True))
-        for peer in self.peers.values():
-            self._lose(peer, "cannot be heard any more, as this host's gateway was replaced", absent=True)
+        for party in self.peers:
+            self._tell(Lost(party, "cannot be heard, as this host's gateway was replaced", met=False, returns=True))
 
     def take(self, party: str, preface: Preface, half: RemoteHalf) -> Answer:
         """Take a stream of one of the peers, whose certificate says it is `party`, or say why not."""

@@ -119,6 +119,7 @@ class Mesh:
         self._reached: dict[str, set[int]] = {}
         self._paths = [0] * len(processes)
         self._weak_cause: Failure | None = None
+        self._is_decided = False
         self._decide_at = math.inf
         self._leaving: dict[int, float] = {}
         """By rank, until when the end of a process that has closed its socket is waited for."""
@@ -161,6 +162,7 @@ class Mesh:
                 break  # its end is heard, and explained, below
         self._oom_kills = oom_kills()
         await self._until_settled(began)
+        self._is_decided = True
         if self._outcome.failure is not None:
             self._tell_failure(self._outcome.failure)  # before a broken link gives the peers another reason
             await self._kill()
@@ -266,11 +268,14 @@ class Mesh:
         self._changed.set()
 
     def _hear_remote(self, heard: RemoteHeard | Lost) -> None:
-        if self._settled():
+        # What a peer says right behind its success counts, as where it gave up a host that was paused meanwhile.
+        gave_up = isinstance(heard, RemoteHeard) and isinstance(heard.frame, PeerFailed) and not self._is_decided
+        if self._outcome.failure is not None or (self._settled() and not gave_up):
             return
         rank = self._names.index(heard.party)
         if isinstance(heard, Lost):
             self._outcome.peer_absent = not heard.met and not heard.final
+            self._outcome.peer_returns = heard.returns
             kind = PeerFailedError if heard.met or heard.final else PeerAbsentError
             self.fail(Failure(f"party {heard.party} {cleaned(heard.why)}", kind.__name__, not heard.final))
             return
@@ -281,7 +286,7 @@ class Mesh:
             case PeerSucceeded():
                 self._missing.discard(rank)
             case PeerFailed(is_release=True, echo=False):
-                self._outcome.peer_absent = True
+                self._outcome.peer_absent = self._outcome.peer_returns = True
                 told = f"party {heard.party} has left the execution to another worker there, and will be back"
                 self.fail(Failure(told, PeerAbsentError.__name__, True))
             case PeerFailed() as frame:

@@ -44,6 +44,8 @@ class Outcome(Struct, kw_only=True):
     """True where the template was gone before a process could be forked."""
     peer_absent: bool = False
     """True where it ended because a party elsewhere was not there."""
+    peer_returns: bool = False
+    """True where it was there, and comes back as soon as its worker or gateway does."""
     timings: Timings = field(default_factory=Timings)
     devices: list[str] = field(default_factory=list)
     peak_rss: dict[str, int] = field(default_factory=dict)

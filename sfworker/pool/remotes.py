@@ -124,7 +124,7 @@ class Remotes:
             return
         self._lost = True
         for name in self.names:
-            self._hear(Lost(name, "cannot be heard, as this host's gateway ended", met=False))
+            self._hear(Lost(name, "cannot be heard, as this host's gateway ended", met=False, returns=True))
 
 
 def cleaned(text: str) -> str:

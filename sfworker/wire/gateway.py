@@ -226,6 +226,8 @@ class Lost(Struct, frozen=True, tag="lost"):
     """False where the peer never came."""
     final: bool = False
     """True where no other attempt can help."""
+    returns: bool = False
+    """True where only this host's gateway has ended, which comes back."""
 
 
 class Standing(Struct, frozen=True, tag="standing"):

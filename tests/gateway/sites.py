@@ -56,15 +56,15 @@ class Site:
         self.within = within
         self.worker = RunningWorker(self.redis.url, self.data, started_by=within, **self.settings)
         self._stack.callback(self.worker.redis.close)
-        self._more: list[RunningWorker] = []
+        self.others: list[RunningWorker] = []
         self.gateway: subprocess.Popen[bytes] | None = None
 
     def another_worker(self) -> RunningWorker:
         """Start one more, which reads and writes the same files."""
-        directory = self.data.with_name(f"{self.party}-{len(self._more) + 2}")
+        directory = self.data.with_name(f"{self.party}-{len(self.others) + 2}")
         worker = RunningWorker(self.redis.url, directory, **{"data_roots": str(self.data), **self.settings})
         self._stack.callback(worker.redis.close)
-        self._more.append(worker)
+        self.others.append(worker)
         worker.start()
         return worker
 
@@ -101,7 +101,7 @@ class Site:
         self.worker.start()
 
     def stop(self) -> None:
-        for worker in (self.worker, *self._more):
+        for worker in (self.worker, *self.others):
             if hasattr(worker, "process"):
                 worker.stop()
         self.stop_gateway()

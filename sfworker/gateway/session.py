@@ -42,6 +42,8 @@ from sfworker.wire.gateway import (
 
 _log = logging.getLogger("sfworker.gateway")
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.02, 0.5
+SHORTEST_CALL = 1.0
+"""Seconds that a call gets where the time to meet the peer is nearly over."""
 LOCAL_PAUSE = 0.003
 """Seconds between the first looks for a socket that this party's process is about to open."""
 CARRY_SECONDS = 15.0
@@ -229,7 +231,8 @@ class Session:
         until, pause = time.monotonic() + bound, SHORTEST_PAUSE
         while True:
             try:
-                return await self._dialler.call(opened.addresses[peer.party], preface)
+                with anyio.fail_after(max(until - time.monotonic(), SHORTEST_CALL)):
+                    return await self._dialler.call(opened.addresses[peer.party], preface)
             except NotTakenError as error:
                 why = error.answer.why
                 if error.answer.verdict != "not_here":

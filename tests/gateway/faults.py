@@ -360,7 +360,7 @@ def interface_down(ground: Ground) -> None:
 
 @fault("the link is down for 3 s while PSI runs", slow=True)
 def link_down_shortly(ground: Ground) -> None:
-    rows = 300_000
+    rows = 100_000
     jobs = ground.begin(ground.psi(rows, protocol="PROTOCOL_ECDH"))
     since = time.monotonic()
     time.sleep(0.3)
@@ -425,7 +425,7 @@ def another_party_answers(ground: Ground) -> None:
 def is_absent(ground: Ground, job: dict[str, dict[str, Any]], why: str) -> None:
     ground.sites["alice"].worker.send(job["alice"])
     heard = ground.hear(job, time.monotonic(), statuses={"RETRY"})["alice"]
-    heard.require("PeerAbsentError", rf"party bob did not come within \d+ s: {why}", RENDEZVOUS + 0.5)
+    heard.require("PeerAbsentError", rf"party bob did not come within \d+ s: {why}", RENDEZVOUS + AT_ONCE)
     ground.cancel("alice", job["alice"]["execution_id"])
     ground.sites["alice"].worker.until_ended(job["alice"]["execution_id"])
 

@@ -49,6 +49,8 @@ from sfworker.wire.gateway import (
 
 _log = logging.getLogger("sfworker.gateway")
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.02, 0.5
+SHORTEST_CALL = 1.0
+"""Seconds that a call gets where the time to meet the peer is nearly over."""
 LOCAL_PAUSE = 0.003
 """Seconds between the first looks for a socket that this party's process is about to open."""
 CARRY_SECONDS = 15.0
@@ -302,7 +304,8 @@ class Session:
         try:
             while True:
                 try:
-                    streams = await self._dialler.call(opened.addresses[peer.party], preface)
+                    with anyio.fail_after(max(began + bound - time.monotonic(), SHORTEST_CALL)):
+                        streams = await self._dialler.call(opened.addresses[peer.party], preface)
                     how = "met"
                     return streams
                 except NotTakenError as error:

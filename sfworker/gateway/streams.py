@@ -8,6 +8,7 @@ A half first takes messages, as the preface of a stream is one, and then may be 
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 from typing import cast
 
@@ -23,6 +24,9 @@ CLOSE_SECONDS = 1.0
 
 The reason for the end travels beside it, and would otherwise come after the crash that it causes.
 """
+
+KEEP_ALIVE = {socket.TCP_KEEPIDLE: 30, socket.TCP_KEEPINTVL: 10, socket.TCP_KEEPCNT: 6}
+"""Seconds of idleness before the kernel asks whether the peer is there, between questions, and how many it asks."""
 
 
 class Half(asyncio.Protocol):
@@ -159,6 +163,14 @@ class RemoteHalf(Half):
         if self.account is not None and not self.is_closed:
             self.account.sent += len(data)
         super()._write(data)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        # A link may be idle while its job computes, and walls forget idle connections without a word.
+        connection = transport.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in KEEP_ALIVE.items():
+            connection.setsockopt(socket.IPPROTO_TCP, option, value)
 
     def _end_of(self, other: Half) -> None:
         asyncio.get_running_loop().call_later(CLOSE_SECONDS, other.close)

@@ -11,11 +11,14 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
+import ssl
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,9 +27,12 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from sfworker.gateway.certificates import make_certificate
+from sfworker.gateway.certificates import make_authority, make_certificate
+from sfworker.gateway.dialling import split
+from sfworker.wire.frames import encode_frame
 from tests.gateway.lab import Lab, Wire, missing
 from tests.gateway.sites import Sites
+from tests.gateway.test_strangers import answer, certificate, preface
 from tests.running_worker import FINAL, PARTIES, kill, until
 
 SILENCE, RENDEZVOUS = 5.0, 12.0
@@ -34,6 +40,7 @@ AT_ONCE = 1.0
 """Seconds by which a fault that shows is known everywhere."""
 SILENT = SILENCE + 1.0
 DRAIN = 5.0
+HEALTH_PORT = 8080
 STRANGER = "mallory"
 ROWS = 1000
 
@@ -176,6 +183,7 @@ def ground(kind: str, directory: Path) -> Iterator[Ground]:
             "peer_silence_seconds": str(SILENCE),
             "rendezvous_seconds": str(RENDEZVOUS),
             "concurrency": "2",
+            "health": f"0.0.0.0:{HEALTH_PORT}",
         }
         sites = stack.enter_context(Sites(directory, parties, lab=lab, **settings))
         for stranger in {STRANGER, "carol"} - set(parties):
@@ -360,7 +368,7 @@ def interface_down(ground: Ground) -> None:
 
 @fault("the link is down for 3 s while PSI runs", slow=True)
 def link_down_shortly(ground: Ground) -> None:
-    rows = 300_000
+    rows = 100_000
     jobs = ground.begin(ground.psi(rows, protocol="PROTOCOL_ECDH"))
     since = time.monotonic()
     time.sleep(0.3)
@@ -425,7 +433,7 @@ def another_party_answers(ground: Ground) -> None:
 def is_absent(ground: Ground, job: dict[str, dict[str, Any]], why: str) -> None:
     ground.sites["alice"].worker.send(job["alice"])
     heard = ground.hear(job, time.monotonic(), statuses={"RETRY"})["alice"]
-    heard.require("PeerAbsentError", rf"party bob did not come within \d+ s: {why}", RENDEZVOUS + 0.5)
+    heard.require("PeerAbsentError", rf"party bob did not come within \d+ s: {why}", RENDEZVOUS + AT_ONCE)
     ground.cancel("alice", job["alice"]["execution_id"])
     ground.sites["alice"].worker.until_ended(job["alice"]["execution_id"])
 
@@ -470,7 +478,86 @@ def refused_at_both(ground: Ground, jobs: dict[str, dict[str, Any]], kind: str, 
     heard["bob"].require(kind)
 
 
-# --- what is none
+# --- strangers
+
+
+@fault("strangers come with certificates, names, versions and words that are no peer's while a job runs")
+def strangers(ground: Ground) -> None:
+    jobs = ground.begin(act("report", None, seconds=2.0))
+    since = time.monotonic()
+    execution_id = f":{jobs['alice']['execution_id']}"  # of no tenant
+    certificates = ground.sites.certificates
+    with tempfile.TemporaryDirectory() as made:
+        foreign = Path(made, "foreign")
+        foreign.mkdir()
+        make_authority(foreign, 5)
+        make_certificate(foreign, "bob", 5)
+        expired = certificate(ground.sites, Path(made), ["sfworker:party:bob"], (-5, -1))
+        for shown in (None, expired, foreign / "bob.pem", certificates / f"{STRANGER}.pem", certificates / "alice.pem"):
+            for channel in ("control", "fed", "spu-0"):
+                said = said_to(ground, shown, encode_frame(preface(execution_id=execution_id, channel=channel)))
+                assert said is None or said.verdict == "refused", (shown, said)
+    for words in (
+        preface(version=2),
+        preface(to="carol"),
+        preface(execution_id=execution_id, channel="fed"),  # without the nonce of its hello
+    ):
+        assert said_to(ground, certificates / "bob.pem", encode_frame(words)).verdict == "refused", words
+    for noise in (os.urandom(1000), b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\xff\xff" + os.urandom(500)):
+        with ground.lab[STRANGER].connect(port_of_alice(ground)) as connection, suppress(ConnectionError):
+            connection.sendall(noise)
+            connection.shutdown(socket.SHUT_WR)
+            while connection.recv(1000):
+                pass
+    for heard in ground.hear(jobs, since).values():
+        heard.require("SUCCESS", within=30.0)
+
+
+@fault("a flood of connections and handshakes that stop half-way fill alice's port while PSI runs", slow=True)
+def flood(ground: Ground) -> None:
+    since = time.monotonic()
+    alone = ground.require_joined(ground.send(ground.psi()), since)
+    over = threading.Event()
+    opened: list[socket.socket] = []
+
+    def rush() -> None:
+        while not over.is_set():
+            with suppress(OSError):
+                opened.append(ground.lab[STRANGER].connect(port_of_alice(ground), 1.0))
+                opened[-1].send(b"\x16\x03\x01\x02\x00\x01")  # the first bytes of a handshake, and then no more
+            over.wait(0.002)
+
+    rushing = threading.Thread(target=rush)
+    rushing.start()
+    try:
+        until(lambda: len(opened) > 100)
+        since = time.monotonic()
+        flooded = ground.require_joined(ground.send(ground.psi()), since)
+        assert flooded < alone + 3.0, (alone, flooded)
+    finally:
+        over.set()
+        rushing.join()
+        for connection in opened:
+            connection.close()
+
+
+def port_of_alice(ground: Ground) -> tuple[str, int]:
+    return split(ground.sites["alice"].settings["gateway_listen"])
+
+
+def said_to(ground: Ground, shown: Path | None, words: bytes) -> Any:
+    """What alice's gateway says to the stranger's host, which shows a certificate, or None where it hangs up."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.load_verify_locations(ground.sites.certificates / "authority.pem")
+    if shown is not None:
+        context.load_cert_chain(shown, shown.with_suffix(".key"))
+    try:
+        with context.wrap_socket(ground.lab[STRANGER].connect(port_of_alice(ground))) as connection:
+            connection.sendall(words)
+            return answer(connection)
+    except (ssl.SSLError, ConnectionError):
+        return None
 
 
 @fault("two jobs at once")

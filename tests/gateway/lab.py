@@ -34,6 +34,9 @@ _ETH_P_ALL = 0x0003
 """Also what goes out, and what a bridge takes before others see it."""
 _LISTENING = {"tcp": "0A", "tcp6": "0A", "udp": "07", "udp6": "07"}
 """States of sockets in /proc/net that wait for whoever comes."""
+_ARP, _IPV4, _IPV6 = 0x0806, 0x0800, 0x86DD
+_HOP_BY_HOP, _ICMPV6 = 0, 58
+_SYN = 0x02
 _T = TypeVar("_T")
 
 
@@ -134,6 +137,35 @@ class Namespace:
             _, dropped = struct.unpack("II", raw.getsockopt(263, 6, 8))  # SOL_PACKET, PACKET_STATISTICS
             raw.close()
         assert dropped == 0
+
+
+def streams(frames: list[bytes]) -> dict[tuple[str, int, str, int], bytes]:
+    """What each TCP connection carried in each direction, by sender and receiver.
+
+    Frames of other protocols than ARP and IPv6's search for neighbours fail the test.
+    """
+    pieces: dict[tuple[str, int, str, int], dict[int, bytes]] = {}
+    begins: dict[tuple[str, int, str, int], int] = {}
+    for frame in frames:
+        kind = int.from_bytes(frame[12:14], "big")
+        if kind == _ARP or (kind == _IPV6 and frame[20] in (_HOP_BY_HOP, _ICMPV6)):
+            continue
+        assert (kind, frame[23]) == (_IPV4, socket.IPPROTO_TCP), frame[:40]
+        packet = frame[14 : 14 + int.from_bytes(frame[16:18], "big")]
+        segment = packet[4 * (packet[0] & 15) :]
+        source, target, number = struct.unpack(">HHI", segment[:8])
+        way = (socket.inet_ntoa(packet[12:16]), source, socket.inet_ntoa(packet[16:20]), target)
+        if segment[13] & _SYN:
+            begins[way] = number + 1
+        elif body := segment[4 * (segment[12] >> 4) :]:
+            at = number - begins[way] & 0xFFFFFFFF
+            pieces.setdefault(way, {})[at] = max(pieces.get(way, {}).get(at, b""), body, key=len)
+    said = {way: bytearray() for way in pieces}
+    for way, found in pieces.items():
+        for at, body in sorted(found.items()):
+            assert at <= len(said[way])  # a gap
+            said[way] += body[len(said[way]) - at :]
+    return {way: bytes(each) for way, each in said.items()}
 
 
 class Wire:

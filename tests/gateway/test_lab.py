@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from tests.gateway.faults import FAULTS, Ground, ground
-from tests.gateway.lab import Lab, Namespace, missing
+from sfworker.gateway.dialling import split
+from tests.gateway.faults import FAULTS, HEALTH_PORT, STRANGER, Ground, ground
+from tests.gateway.lab import Lab, Namespace, missing, streams
 from tests.gateway.sites import Sites
-from tests.running_worker import PARTIES, RunningWorker
+from tests.gateway.test_links import require_tls
+from tests.running_worker import PARTIES, RunningWorker, envelope
 
+two = pytest.mark.parametrize("made", ["two"], indirect=True, scope="module")
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
 
 
@@ -38,6 +43,60 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def test_a_fault_is_known_by_name_and_cause(made: Ground, fault: str) -> None:
     FAULTS[fault].run(made)
     made.require_well()
+
+
+@two
+def test_only_the_gateway_and_the_health_port_listen(made: Ground) -> None:
+    """Also while two parties of one host compute, whose links have no port."""
+    host, site = made.lab["alice"], made.sites["alice"]
+    expected = {("tcp", split(site.settings["gateway_listen"])[1]), ("tcp", HEALTH_PORT)}
+    local = envelope({"task_type": "act", "action": "report", "seconds": 1.0})
+    site.worker.send(local)
+    jobs = made.begin({"task_type": "act", "action": "report", "seconds": 1.0})
+    site.worker.until_said(local["execution_id"], "devices_ready")
+    assert host.listening() == expected
+    since = time.monotonic()
+    assert {
+        ("tcp", port) for port in made.lab[STRANGER].make(partial(open_ports, made.lab.address("alice")))
+    } == expected
+    for each in made.hear(jobs, since).values():
+        each.require("SUCCESS", within=30.0)
+    assert site.worker.until_ended(local["execution_id"])["status"] == "SUCCESS"
+
+
+def open_ports(address: str) -> set[int]:
+    found = set()
+    for port in range(1, 1 << 16):
+        with socket.socket() as probe:
+            probe.settimeout(5.0)
+            if probe.connect_ex((address, port)) == 0:
+                found.add(port)
+    return found
+
+
+@two
+def test_nothing_but_tls_passes_between_hosts_and_idle_links_are_kept(made: Ground) -> None:
+    with made.lab.captured("alice") as frames:
+        jobs = made.begin({"task_type": "act", "action": "report", "seconds": 1.0})
+        connections = Path(f"/proc/{made.lab['alice'].pid}/net/tcp").read_text().splitlines()[1:]
+        timers = [line.split()[5][:2] for line in connections if line.split()[3] == "01"]
+        assert len(timers) >= 4
+        assert set(timers) <= {"01", "02", "04"}, connections  # sends, or asks from time to time
+        made.require_joined(made.send(made.psi()), time.monotonic())
+        for each in made.hear(jobs, time.monotonic()).values():
+            each.require("SUCCESS", within=30.0)
+    require_tls_between(made, frames, [jobs["alice"]["execution_id"], "intersection"])
+
+
+def require_tls_between(made: Ground, frames: list[bytes], plain: list[str]) -> None:
+    """Require that gateways were all that spoke to each other, and of what passed only that it was TLS can be seen."""
+    said = streams(frames)
+    assert len(said) >= 8  # control and data streams, both directions
+    ports = {made.lab.address(party): split(made.sites[party].settings["gateway_listen"])[1] for party in PARTIES}
+    for (source, source_port, target, target_port), each in said.items():
+        assert {source, target} == set(ports)
+        assert source_port == ports[source] or target_port == ports[target]
+        require_tls(each, ["sfworker:party", "alice", "input_paths", *plain])
 
 
 CONTAINER = ["/usr/bin/unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]

@@ -36,6 +36,17 @@ def psi(sites: Sites) -> dict[str, dict[str, Any]]:
     return sites.jobs(task)
 
 
+def require_tls(said: bytes, plain: list[str]) -> None:
+    """Require that all that passed are TLS records, whose contents show none of the `plain` words."""
+    at = 0
+    while at < len(said):
+        assert said[at] in RECORDS
+        assert said[at + 1] == 3
+        at += 5 + int.from_bytes(said[at + 3 : at + 5], "big")
+    for word in plain:
+        assert word.encode() not in said
+
+
 @pytest.mark.attack("gateway")
 def test_nothing_but_tls_passes(sites: Sites) -> None:
     jobs = psi(sites)
@@ -44,13 +55,7 @@ def test_nothing_but_tls_passes(sites: Sites) -> None:
     said = [bytes(each) for network in sites.networks.values() for each in network.said if each]
     assert len(said) >= 8  # control and data streams, both directions
     for each in said:
-        at = 0
-        while at < len(each):
-            assert each[at] in RECORDS
-            assert each[at + 1] == 3
-            at += 5 + int.from_bytes(each[at + 3 : at + 5], "big")
-        for plain in (SENTINEL, jobs["alice"]["execution_id"], "sfworker:party", "alice", "psi"):
-            assert plain.encode() not in each
+        require_tls(each, [SENTINEL, jobs["alice"]["execution_id"], "sfworker:party", "alice", "psi"])
 
 
 def test_cheetah_takes_few_connections(sites: Sites) -> None:

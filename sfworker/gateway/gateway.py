@@ -73,7 +73,7 @@ HOLD_SECONDS = 1.0
 """Time that a hello waits so. The peer says another one then."""
 PARTING_SECONDS = 1.0
 """Time that a peer gets to close a stream that was not taken."""
-MAX_STREAMS_OF_PEER = 1024
+MAX_STREAMS_OF_PEER = 2048
 """Streams that one peer has open here, in all its executions.
 
 Three for each of 256 executions at once are 768. One takes two descriptors and may hold some MB for a slow reader.

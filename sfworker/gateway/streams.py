@@ -17,7 +17,7 @@ from msgspec import Struct
 from sfworker.gateway.accounts import PeerAccount
 from sfworker.wire.frames import FrameError, FrameSplitter, encode_frame
 
-HELD_BYTES = 1 << 20
+HELD_BYTES = 1 << 18
 """Bytes that wait for a slow reader before no more are read for it."""
 CLOSE_SECONDS = 1.0
 """Time by which the end of a peer's stream reaches a party process later than it came.

@@ -12,16 +12,15 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from sfworker.wire.frames import LENGTH_BYTES, encode_frame, frame_length
-from sfworker.wire.gateway import Alive, Open, Opened, Terms, decode_from_gateway
 from tests.bench.measuring import PAUSE, REPETITIONS, Figures, Listener, worker
+from tests.gateway.attempts import Attempt, echoed, gateways_alone
 from tests.gateway.sites import Site, Sites
 from tests.network import Network
 from tests.running_worker import PARTIES, envelope
@@ -33,7 +32,7 @@ FAR = {"psi 100,000": REPETITIONS, "ss_lr": 2}
 """Jobs that are measured with delay, too, and how often: they take half a minute then."""
 SENT_BYTES = 1 << 30
 IDLE, BUSY = 1000, 100
-STREAMS_OF_ONE = 100
+STREAMS_OF_ONE = 50
 _CHUNK = bytes(1 << 20)
 Run = Callable[[], float]
 
@@ -95,26 +94,23 @@ def streams(figures: Figures, directory: Path) -> None:
     """Bytes, hellos and memory of two gateways, without workers."""
     bare_gateways = directory / "gateways"
     bare_gateways.mkdir()
-    sites = Sites(bare_gateways, PARTIES, max_strangers="2000", max_strangers_per_address="2000")
-    with ExitStack() as stack:
-        for site in sites.sites.values():
-            stack.callback(site.stop)
-            site.start_gateway()
+    with gateways_alone(bare_gateways, PARTIES) as sites:
         hellos = [hello(sites, number) for number in range(100)]
         p50, p99 = (1000 * float(np.quantile(hellos, share)) for share in (0.5, 0.99))
-        figures.add("both parties' Open to the first byte through", f"p50 {p50:.1f} ms, p99 {p99:.1f} ms")
+        figures.add("both parties' Open to the first byte back", f"p50 {p50:.1f} ms, p99 {p99:.1f} ms")
         rates, costs = zip(*(through(sites, number) for number in range(REPETITIONS)), strict=True)
-        figures.add("one stream through two gateways", f"{statistics.median(rates) / 1e6:.0f} MB/s")
+        figures.add(
+            "one stream through two gateways, sum of both directions", f"{statistics.median(rates) / 1e6:.0f} MB/s"
+        )
         figures.add("  processor time of both for 1 GB", f"{statistics.median(costs):.1f} s")
         before = [rss(site) for site in sites.sites.values()]
-        with many(sites, IDLE) as _:
+        with many(sites, IDLE, "idle"):
             idle = [rss(site) for site in sites.sites.values()]
-            with many(sites, BUSY, "busy") as ends, pumping(ends):
-                time.sleep(5)
+            with many(sites, BUSY, "busy") as busy_streams, filled(busy_streams):
                 busy = [rss(site) for site in sites.sites.values()]
         figures.add("a gateway's memory", f"{max(before) / 1e6:.0f} MB")
         figures.add(f"  with {IDLE:,} idle streams", f"{max(idle) / 1e6:.0f} MB")
-        figures.add(f"  with {BUSY} busy ones beside", f"{max(busy) / 1e6:.0f} MB")
+        figures.add(f"  with {BUSY} beside that are full, as nobody reads", f"{max(busy) / 1e6:.0f} MB")
 
 
 def task(name: str, data: Path) -> dict[str, Any]:
@@ -190,89 +186,34 @@ def until_success(heard: Listener, job: dict[str, Any]) -> float:
     return ended
 
 
-class Attempt:
-    """One party's part in an execution, as its worker and its party process have it with the gateway."""
-
-    def __init__(self, site: Site, execution_id: str, addresses: dict[str, str]) -> None:
-        self.rank = PARTIES.index(site.party)
-        self.directory = tempfile.mkdtemp(dir=site.data)
-        self.control = socket.socket(socket.AF_UNIX)
-        self.control.connect(f"{site.settings['gateway_dir']}/control.sock")
-        terms = Terms(parties=list(PARTIES), task_type="bench", parameters="", devices="")
-        opened = Open(execution_id=execution_id, directory=self.directory, terms=terms, addresses=addresses)
-        self.listener = socket.socket(socket.AF_UNIX)
-        self.listener.bind(f"{self.directory}/fed-{self.rank}.sock")
-        self.listener.listen(STREAMS_OF_ONE)
-        self.control.sendall(encode_frame(opened))
-
-    def wait(self) -> None:
-        """Wait until the sockets that stand in for the other party are there."""
-        length = frame_length(self.control.recv(LENGTH_BYTES, socket.MSG_WAITALL))
-        answer = decode_from_gateway(self.control.recv(length, socket.MSG_WAITALL))
-        if answer != Opened():
-            raise SystemExit(f"the gateway answered {answer}")
-
-    def call(self) -> socket.socket:
-        """Open a stream to the other party."""
-        stream = socket.socket(socket.AF_UNIX)
-        stream.connect(f"{self.directory}/fed-{1 - self.rank}.sock")
-        return stream
-
-    def close(self) -> None:
-        self.control.close()
-        self.listener.close()
-
-
 @contextmanager
 def execution(sites: Sites, execution_id: str) -> Iterator[tuple[Attempt, Attempt]]:
-    """Both parties' attempts, whose workers say each second that they are alive."""
-    with ExitStack() as stack:
-        both = []
-        for party in PARTIES:
-            other = next(each for each in PARTIES if each != party)
-            attempt = Attempt(sites[party], execution_id, {other: sites[other].settings["gateway_listen"]})
-            stack.callback(attempt.close)
-            both.append(attempt)
-        for attempt in both:
-            attempt.wait()
-        ended = threading.Event()
-
-        def say_alive() -> None:
-            while not ended.wait(1.0):
-                for attempt in both:
-                    attempt.control.sendall(encode_frame(Alive()))
-
-        alive = threading.Thread(target=say_alive)
-        alive.start()
-        stack.callback(alive.join)
-        stack.callback(ended.set)
-        yield both[0], both[1]
+    """Both parties' attempts."""
+    alice, bob = sites.sites.values()
+    with Attempt(alice, execution_id, PARTIES) as one, Attempt(bob, execution_id, PARTIES) as other:
+        yield one, other
 
 
 def hello(sites: Sites, number: int) -> float:
-    """Seconds from both parties' Open to the first byte that arrives at the other party."""
+    """Seconds from both parties' Open to the first byte that the other party has sent back."""
     began = time.perf_counter()
-    with execution(sites, f"hello-{number}") as (alice, bob), alice.call() as there:
-        there.sendall(b"1")
-        with bob.listener.accept()[0] as here:
-            here.recv(1)
-            return time.perf_counter() - began
+    with execution(sites, f"hello-{number}") as (alice, _), alice.stream(1) as stream:
+        echoed(stream, b"1")
+        return time.perf_counter() - began
 
 
 def through(sites: Sites, number: int) -> tuple[float, float]:
-    """Bytes per second of one stream, and seconds of processor time that both gateways take for 1 GB."""
-    with execution(sites, f"through-{number}") as (alice, bob), alice.call() as there:
-        there.sendall(b"1")
-        with bob.listener.accept()[0] as here:
-            here.recv(1)
-            used, began = cpu(sites), time.perf_counter()
-            sender = threading.Thread(target=send, args=(there, SENT_BYTES))
-            sender.start()
-            left, buffer = SENT_BYTES, bytearray(1 << 20)
-            while left:
-                left -= here.recv_into(buffer)
-            sender.join()
-            return SENT_BYTES / (time.perf_counter() - began), (cpu(sites) - used) / (SENT_BYTES / 1e9)
+    """Bytes per second to the other party and back, and seconds of processor time of both gateways for 1 GB."""
+    with execution(sites, f"through-{number}") as (alice, _), alice.stream(1) as stream:
+        echoed(stream, b"1")
+        used, began = cpu(sites), time.perf_counter()
+        sender = threading.Thread(target=send, args=(stream, SENT_BYTES))
+        sender.start()
+        left, buffer = SENT_BYTES, bytearray(1 << 20)
+        while left:
+            left -= stream.recv_into(buffer)
+        sender.join()
+        return 2 * SENT_BYTES / (time.perf_counter() - began), (cpu(sites) - used) / (2 * SENT_BYTES / 1e9)
 
 
 def send(stream: socket.socket, count: int) -> None:
@@ -281,50 +222,30 @@ def send(stream: socket.socket, count: int) -> None:
 
 
 @contextmanager
-def many(sites: Sites, count: int, kind: str = "idle") -> Iterator[list[tuple[socket.socket, socket.socket]]]:
-    """Streams through both gateways, over which one byte has gone, as their two ends."""
+def many(sites: Sites, count: int, kind: str) -> Iterator[list[tuple[Attempt, socket.socket]]]:
+    """Streams through both gateways, over which one byte has gone, and whose party it went to."""
     with ExitStack() as stack:
-        ends = []
+        opened = []
         for number in range(count // STREAMS_OF_ONE):
             alice, bob = stack.enter_context(execution(sites, f"{kind}-{number}"))
             for _ in range(STREAMS_OF_ONE):
-                there = stack.enter_context(alice.call())
-                there.sendall(b"1")
-                here = stack.enter_context(bob.listener.accept()[0])
-                here.recv(1)
-                ends.append((there, here))
-        yield ends
+                stream = stack.enter_context(alice.stream(1))
+                echoed(stream, b"1")
+                opened.append((bob, stream))
+        yield opened
 
 
 @contextmanager
-def pumping(ends: list[tuple[socket.socket, socket.socket]]) -> Iterator[None]:
-    """Keep all streams full, and their readers slow, for the block."""
-    ended = threading.Event()
-
-    def write() -> None:
-        for there, _ in ends:
-            there.setblocking(False)
-        while not ended.is_set():
-            for there, here in ends:
-                try:
-                    there.send(_CHUNK)
-                except BlockingIOError:
-                    here.recv(1 << 16, socket.MSG_DONTWAIT) if readable(here) else None
-
-    thread = threading.Thread(target=write)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
-
-
-def readable(stream: socket.socket) -> bool:
-    try:
-        return bool(stream.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
-    except BlockingIOError:
-        return False
+def filled(opened: list[tuple[Attempt, socket.socket]]) -> Iterator[None]:
+    """Fill streams whose other party does not read until no more can be written."""
+    for party, stream in opened:
+        party.reads.clear()
+        stream.settimeout(0.2)
+        with suppress(TimeoutError):
+            send(stream, SENT_BYTES)
+    yield
+    for party, _ in opened:
+        party.reads.set()
 
 
 def cpu(sites: Sites) -> float:

@@ -92,7 +92,7 @@ class PeerAbsentError(TaskExecutionError):
 
 
 class GatewayLostError(TaskExecutionError):
-    """The gateway by which this party reaches the others ended or was not there."""
+    """The gateway by which this party reaches the others ended, was not there or did not serve this worker."""
 
 
 class ResultSaveError(SecretFlowTaskError):

@@ -22,7 +22,7 @@ READ_ANEW = "certificates were read anew"
 @pytest.fixture
 def sites(tmp_path: Path) -> Iterator[Sites]:
     """Not started yet."""
-    with gateways_alone(tmp_path, PARTIES, started=[], rendezvous_seconds="3") as sites:
+    with gateways_alone(tmp_path, PARTIES, started=[], rendezvous_seconds="1") as sites:
         yield sites
 
 

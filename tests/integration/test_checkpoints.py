@@ -80,6 +80,7 @@ def test_nothing_is_kept_of_a_training_that_ends(worker: RunningWorker, data: Pa
     until(lambda: not list(data.glob(".*")))
 
 
+@pytest.mark.slow
 def test_parts_of_two_attempts_are_no_step(worker: RunningWorker, data: Path) -> None:
     """As where a party's disk was away during one attempt: both have a step of that number, of different trainings."""
     job, prediction = lr(data)

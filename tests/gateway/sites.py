@@ -77,11 +77,6 @@ class Site:
         log = self.data / "gateway.log"
         return log.read_text() if log.exists() else ""
 
-    def start(self, *, gateway: bool) -> None:
-        if gateway:
-            self.start_gateway()
-        self.worker.start()
-
     def stop(self) -> None:
         for worker in (self.worker, *self.others):
             if hasattr(worker, "process"):
@@ -126,7 +121,11 @@ class Sites:
 
     def __enter__(self) -> Sites:
         for site in self.sites.values():
-            site.start(gateway=self._gateways)
+            if self._gateways:
+                site.start_gateway()
+            site.worker.begin()
+        for site in self.sites.values():
+            site.worker.until_ready()
         return self
 
     def __exit__(

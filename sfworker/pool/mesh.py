@@ -270,7 +270,7 @@ class Mesh:
     def _hear_remote(self, heard: RemoteHeard | Lost) -> None:
         # What a peer says right behind its success counts, as where it gave up a host that was paused meanwhile.
         gave_up = isinstance(heard, RemoteHeard) and isinstance(heard.frame, PeerFailed) and not self._is_decided
-        if self._settled() and not gave_up:
+        if self._outcome.failure is not None or (self._settled() and not gave_up):
             return
         rank = self._names.index(heard.party)
         if isinstance(heard, Lost):

@@ -106,7 +106,12 @@ class RunningWorker:
 
     def start(self) -> None:
         """Start the process and wait until it takes jobs."""
-        ready = self.log().count("ready, ")
+        self.begin()
+        self.until_ready()
+
+    def begin(self) -> None:
+        """Start the process."""
+        self._starts = self.log().count("ready, ")
         with self._console.open("ab") as console:
             self.process = subprocess.Popen(
                 bound_to_this_process(self._command),
@@ -116,7 +121,10 @@ class RunningWorker:
                 stderr=console,
                 start_new_session=True,
             )
-        until(lambda: self.process.poll() is not None or self.log().count("ready, ") > ready, START_SECONDS)
+
+    def until_ready(self) -> None:
+        """Wait until it takes jobs."""
+        until(lambda: self.process.poll() is not None or self.log().count("ready, ") > self._starts, START_SECONDS)
         assert self.process.poll() is None, self._console.read_text()
 
     def stop(self) -> int:

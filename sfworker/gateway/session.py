@@ -256,6 +256,7 @@ class Session:
         self._start(self._hear_pongs(peer, reader))
         try:
             while True:
+                began = time.monotonic()
                 with anyio.move_on_after(PING_SECONDS):
                     message = await peer.outbox.get()
                     if isinstance(message, Ping):
@@ -267,10 +268,13 @@ class Session:
                         return
                 # Strangers that crowd this party's port, or a wall, may keep the peer from calling back.
                 within = self._dialler.silence_seconds if peer.nonce else self._dialler.rendezvous_seconds
-                if time.monotonic() - max(peer.heard_at, called) > within and not peer.said_goodbye:
+                now = time.monotonic()
+                if now - began > 2 * PING_SECONDS:
+                    peer.heard_at = now  # this process was paused, and what was said meanwhile is still to be read
+                if now - max(peer.heard_at, called) > within and not peer.said_goodbye:
                     peer.account.silences += bool(peer.nonce) and not peer.is_lost
                     why = "was silent for" if peer.nonce else "can be reached, but did not call back within"
-                    self._lose(peer, f"{why} {within:.0f} s")  # and it may still hear so, where its worker hangs
+                    self._lose(peer, f"{why} {within:.0f} s")  # and it is told so, as it may only have been paused
         except OSError as error:
             self._lose(peer, f"cannot be spoken to any more ({type(error).__name__})")
         finally:

@@ -95,11 +95,6 @@ class Site:
     def gateway_of_worker(self) -> int:
         return gateway_of(self.worker)
 
-    def start(self, *, gateway: bool) -> None:
-        if gateway:
-            self.start_gateway()
-        self.worker.start()
-
     def stop(self) -> None:
         for worker in (self.worker, *self.others):
             if hasattr(worker, "process"):
@@ -158,7 +153,11 @@ class Sites:
 
     def __enter__(self) -> Sites:
         for site in self.sites.values():
-            site.start(gateway=self._gateways)
+            if self._gateways:
+                site.start_gateway()
+            site.worker.begin()
+        for site in self.sites.values():
+            site.worker.until_ready()
         return self
 
     def __exit__(

@@ -113,6 +113,25 @@ def test_a_party_that_has_succeeded_is_needed_until_all_have(sites: Sites, what:
         assert (result["status"], result["task_metadata"]["attempt"]) == ("success", 2), result
 
 
+def test_a_gateway_that_was_paused_hears_what_was_said_meanwhile(sites: Sites) -> None:
+    """It does not take its own pause for the other's silence."""
+    bob = sites["bob"]
+    jobs = sites.jobs(act("succeed", "bob", seconds=1.5))
+    acted = bob.worker.log().count("acting: succeed")
+    begun(sites, jobs)
+    until(lambda: bob.worker.log().count("acting: succeed") > acted)
+    time.sleep(0.3)  # from the job's last line to the frame that says so
+    assert bob.gateway is not None
+    os.kill(bob.gateway.pid, signal.SIGSTOP)
+    try:
+        time.sleep(SILENCE + 0.8)
+    finally:
+        os.kill(bob.gateway.pid, signal.SIGCONT)
+    for party in PARTIES:
+        result = sites.result(party, jobs[party])
+        assert result["status"] == "success", result
+
+
 def test_a_retry_meets_a_retry(sites: Sites) -> None:
     jobs = sites.jobs(act("raise", None, attempts=1), options={"max_retries": 2, "retry_delay": 0.5})
     for result in sites.run(jobs).values():

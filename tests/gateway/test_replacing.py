@@ -66,7 +66,7 @@ def test_what_runs_goes_on_and_what_comes_goes_to_the_next(sites: Sites) -> None
     assert first.poll() is None
     assert alice.worker.said(running["alice"]["execution_id"], "result") == []
     require_first_attempts(sites, running)
-    first.wait(5)
+    first.wait(10)
     assert [each.name for each in (alice.data / "gateway").glob("*.sock")] == ["control.sock"]
 
 
@@ -79,7 +79,7 @@ def test_an_execution_that_waits_for_its_peer_meets_it_through_the_next(sites: S
     first = replace_gateway(sites["alice"])
     sites["bob"].worker.send(jobs["bob"])
     require_first_attempts(sites, jobs)
-    first.wait(5)
+    first.wait(10)
 
 
 @pytest.mark.parametrize("signals", [1, 2])
@@ -94,7 +94,7 @@ def test_what_does_not_end_in_time_is_given_back_and_uses_up_no_attempt(sites: S
         [retry] = [each for each in sites[party].worker.said(job["execution_id"]) if each["status"] == "RETRY"]
         assert retry["retry_count"] == 0, retry
     assert time.monotonic() - stopped > (DRAIN if signals == 1 else 0)
-    first.wait(5)
+    first.wait(10)
 
 
 def test_a_workers_own_gateway_gives_way_to_the_operators(sites: Sites) -> None:

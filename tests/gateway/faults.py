@@ -29,6 +29,7 @@ from rich.table import Table
 
 from sfworker.gateway.certificates import make_authority, make_certificate
 from sfworker.gateway.dialling import split
+from sfworker.gateway.session import SHORTEST_CALL
 from sfworker.wire.frames import encode_frame
 from tests.gateway.lab import Lab, Wire, missing
 from tests.gateway.sites import Sites
@@ -433,7 +434,8 @@ def another_party_answers(ground: Ground) -> None:
 def is_absent(ground: Ground, job: dict[str, dict[str, Any]], why: str) -> None:
     ground.sites["alice"].worker.send(job["alice"])
     heard = ground.hear(job, time.monotonic(), statuses={"RETRY"})["alice"]
-    heard.require("PeerAbsentError", rf"party bob did not come within \d+ s: {why}", RENDEZVOUS + AT_ONCE)
+    within = RENDEZVOUS + SHORTEST_CALL + AT_ONCE
+    heard.require("PeerAbsentError", rf"party bob did not come within \d+ s: {why}", within)
     ground.cancel("alice", job["alice"]["execution_id"])
     ground.sites["alice"].worker.until_ended(job["alice"]["execution_id"])
 

@@ -218,7 +218,7 @@ def wrong_input(ground: Ground) -> None:
     heard["alice"].require("PeerFailedError", says, heard["bob"].seconds + AT_ONCE)
 
 
-@fault("alice retries, bob does not")
+@fault("alice retries, bob does not", slow=True)
 def one_retries(ground: Ground) -> None:
     jobs = ground.sites.jobs(act("raise", "bob"), options={"max_retries": 2, "retry_delay": 0.5})
     jobs["bob"]["options"] = jobs["bob"]["options"] | {"max_retries": 0}
@@ -231,7 +231,7 @@ def one_retries(ground: Ground) -> None:
     heard["alice"].require("PeerFailedError", r"party bob has ended this execution \(TaskExecutionError: told", within)
 
 
-@fault("alice is cancelled")
+@fault("alice is cancelled", slow=True)
 def cancelled(ground: Ground) -> None:
     jobs = ground.begin(act("hang"))
     since = time.monotonic()

@@ -49,8 +49,8 @@ from sfworker.wire.gateway import (
 
 _log = logging.getLogger("sfworker.gateway")
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.02, 0.5
-SHORTEST_CALL = 1.0
-"""Seconds that a call gets where the time to meet the peer is nearly over."""
+SHORTEST_CALL = 2.0
+"""Seconds that a call gets where the time to meet the peer is nearly over: more than a hello is held there."""
 LOCAL_PAUSE = 0.003
 """Seconds between the first looks for a socket that this party's process is about to open."""
 CARRY_SECONDS = 15.0

@@ -144,7 +144,8 @@ def _execute(start: Start, send: Callable[[Struct], None]) -> Succeeded:
     made = None if result is None else msgspec.to_builtins(result)
     if made and start.elsewhere:
         for name in params.path_fields() & made.keys():  # the others' are nobody's business here
-            made[name] = made[name] and {party: path for party, path in made[name].items() if party == start.self_party}
+            if made[name] is not None:  # as that of rules which the job was not to keep
+                made[name] = {party: path for party, path in made[name].items() if party == start.self_party}
     encoded = None if made is None else msgspec.json.encode(made)
     if encoded is not None and len(encoded) > start.max_result_bytes:
         bound = f"{start.max_result_bytes} ({variable('max_result_bytes')})"

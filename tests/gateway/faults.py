@@ -29,6 +29,7 @@ from rich.table import Table
 
 from sfworker.gateway.certificates import make_authority, make_certificate
 from sfworker.gateway.dialling import split
+from sfworker.gateway.session import SHORTEST_CALL
 from sfworker.wire.frames import encode_frame
 from tests.gateway.lab import Lab, Wire, missing
 from tests.gateway.sites import Sites
@@ -217,7 +218,7 @@ def wrong_input(ground: Ground) -> None:
     heard["alice"].require("PeerFailedError", says, heard["bob"].seconds + AT_ONCE)
 
 
-@fault("alice retries, bob does not")
+@fault("alice retries, bob does not", slow=True)
 def one_retries(ground: Ground) -> None:
     jobs = ground.sites.jobs(act("raise", "bob"), options={"max_retries": 2, "retry_delay": 0.5})
     jobs["bob"]["options"] = jobs["bob"]["options"] | {"max_retries": 0}
@@ -230,7 +231,7 @@ def one_retries(ground: Ground) -> None:
     heard["alice"].require("PeerFailedError", r"party bob has ended this execution \(TaskExecutionError: told", within)
 
 
-@fault("alice is cancelled")
+@fault("alice is cancelled", slow=True)
 def cancelled(ground: Ground) -> None:
     jobs = ground.begin(act("hang"))
     since = time.monotonic()
@@ -433,7 +434,8 @@ def another_party_answers(ground: Ground) -> None:
 def is_absent(ground: Ground, job: dict[str, dict[str, Any]], why: str) -> None:
     ground.sites["alice"].worker.send(job["alice"])
     heard = ground.hear(job, time.monotonic(), statuses={"RETRY"})["alice"]
-    heard.require("PeerAbsentError", rf"party bob did not come within \d+ s: {why}", RENDEZVOUS + AT_ONCE)
+    within = RENDEZVOUS + SHORTEST_CALL + AT_ONCE
+    heard.require("PeerAbsentError", rf"party bob did not come within \d+ s: {why}", within)
     ground.cancel("alice", job["alice"]["execution_id"])
     ground.sites["alice"].worker.until_ended(job["alice"]["execution_id"])
 

@@ -44,6 +44,19 @@ def test_psi(sites: Sites) -> None:
         assert len(pd.read_csv(sites[party].data / "out.csv")) == 500
 
 
+def test_what_a_job_was_not_to_write_is_none_at_both(sites: Sites) -> None:
+    for party, columns in {"alice": {"x": [1.0, 3.0, None]}, "bob": {"z": [None, 4.0, 6.0]}}.items():
+        pd.DataFrame(columns).to_csv(sites[party].data / "in.csv", index=False)
+    task = {"task_type": "fillna", "strategy": "mean"}
+    task |= {"input_paths": dict.fromkeys(PARTIES, "in.csv"), "output_paths": dict.fromkeys(PARTIES, "out.csv")}
+    for party, result in sites.run(sites.jobs(task)).items():
+        assert result["status"] == "success", result
+        assert result["result"]["model_path"] is None
+        assert result["result"]["output_paths"] == {party: "out.csv"}
+    assert list(pd.read_csv(sites["alice"].data / "out.csv")["x"]) == [1.0, 3.0, 2.0]
+    assert list(pd.read_csv(sites["bob"].data / "out.csv")["z"]) == [5.0, 4.0, 6.0]
+
+
 def test_one_port_serves_one_job_after_the_other_and_two_at_once(sites: Sites) -> None:
     for action in ("raise_final", "exit", "succeed"):
         for result in sites.run(sites.jobs({"task_type": "act", "action": action})).values():

@@ -264,8 +264,6 @@ class Across:
     def check(self) -> None:
         """Look from outside at what is left, the workers stopped."""
         for side in self._sides:
-            _signal({worker.process.pid for worker in side.workers}, signal.SIGTERM)
-        for side in self._sides:
             for worker in side.workers:
                 worker.stop()
             _signal(side.gateways(), signal.SIGTERM)

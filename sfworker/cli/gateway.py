@@ -18,7 +18,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     from sfworker import __version__
     from sfworker.errors import SettingsError
-    from sfworker.gateway.gateway import Gateway, own_place
+    from sfworker.gateway.gateway import Gateway
+    from sfworker.gateway.place import own_place
     from sfworker.logs import configure
     from sfworker.settings import load, variable
     from sfworker.telemetry import export

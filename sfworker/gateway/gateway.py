@@ -8,19 +8,13 @@ told to stop -> let go of port and socket, for the next gateway, which passes on
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import logging
-import os
-import secrets
 import signal
 import socket
-import ssl
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -32,16 +26,16 @@ from sfworker.errors import SettingsError
 from sfworker.gateway.accounts import Accounts, Cause
 from sfworker.gateway.dialling import HANDSHAKE_SECONDS, Dialler, NotTakenError, pass_on, split
 from sfworker.gateway.identity import Identity
+from sfworker.gateway.inbound import NOT_BEGUN, Inbound, PassedOn, Stranger, Strangers, cause_of
+from sfworker.gateway.place import Place, unlink
 from sfworker.gateway.sayings import Sayings
 from sfworker.gateway.session import Session
-from sfworker.gateway.streams import Half, RemoteHalf
 from sfworker.settings import Settings, variable
 from sfworker.telemetry import Instrument
 from sfworker.wire.frames import LENGTH_BYTES, FrameError, encode_frame, frame_length
 from sfworker.wire.gateway import (
     CONTROL,
     MAX_MESSAGE_BYTES,
-    MAX_PREFACE_BYTES,
     PROBE,
     VERSION,
     Alive,
@@ -59,20 +53,13 @@ from sfworker.wire.gateway import (
     Standing,
     Tell,
     decode_from_worker,
-    decode_passed,
-    decode_preface,
 )
 
 _log = logging.getLogger("sfworker.gateway")
-PREFACE_SECONDS = 5.0
 MAX_HELD = 256
 """Hellos that wait for an execution that has not begun here, of all peers."""
 MAX_WHY = 1000
 """Characters of the sentence by which a late peer hears how an execution has ended."""
-HOLD_SECONDS = 1.0
-"""Time that a hello waits so. The peer says another one then."""
-PARTING_SECONDS = 1.0
-"""Time that a peer gets to close a stream that was not taken."""
 MAX_STREAMS_OF_PEER = 2048
 """Streams that one peer has open here, in all its executions.
 
@@ -88,84 +75,8 @@ WARN_DAYS = 30
 """Days before the end of the own certificate in which the log says so."""
 ALONE_SECONDS = 5.0
 """Time without a worker after which a gateway that a worker has started ends."""
-GIVE_WAY_SECONDS = 10.0
-"""Longest wait for such a gateway to let go of its place."""
 RELEASE_SECONDS = 2.0
 """Time that workers get to close the executions that a stopping gateway does not finish."""
-
-
-class Place:
-    """The private directory of the sockets, which one gateway has at a time."""
-
-    def __init__(self, directory: str, lock: int) -> None:
-        self._directory = directory
-        self._lock = lock
-        self.path = f"{directory}/{CONTROL}.sock"
-        """Where workers come."""
-        self.parting_path = f"{directory}/{secrets.token_hex(3)}.sock"  # as short as the other
-        """Where the next gateway passes on what comes for this one."""
-
-    def parting(self) -> list[str]:
-        """Return the sockets of gateways that were here before and finish their executions."""
-        return [str(path) for path in Path(self._directory).glob("??????.sock") if str(path) != self.parting_path]
-
-    def let_go(self) -> None:
-        """Leave it to the next gateway."""
-        if self._lock >= 0:
-            _unlink(self.path)
-            os.close(self._lock)
-            self._lock = -1
-
-
-@contextmanager
-def own_place(settings: Settings, *, while_needed: bool) -> Iterator[Place]:
-    """Make and lock the private directory of the sockets, for the block at most. Raises SettingsError.
-
-    A gateway that a worker has started gives way to one that nobody has, and is waited for.
-    """
-    directory = os.path.dirname(settings.gateway_socket())
-    try:
-        os.makedirs(directory, mode=0o700, exist_ok=True)
-        lock = os.open(f"{directory}/lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-    except OSError as error:
-        raise SettingsError(f"{variable('gateway_dir')}: cannot be used ({error.strerror})") from None
-    try:
-        found = os.stat(directory)
-        if found.st_uid != os.getuid() or found.st_mode & 0o077:
-            raise SettingsError(f"{variable('gateway_dir')}: has to be this user's own, with permissions 0700")
-        if not _locked(lock) and (while_needed or not _given_way(lock, settings.gateway_socket())):
-            raise SettingsError(f"{variable('gateway_dir')}: a gateway of this party runs there already")
-    except SettingsError:
-        os.close(lock)
-        raise
-    place = Place(directory, lock)
-    _unlink(place.path)  # left by a gateway that was killed
-    try:
-        yield place
-    finally:
-        place.let_go()
-        _unlink(place.parting_path)
-
-
-def _locked(lock: int) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
-
-
-def _given_way(lock: int, path: str) -> bool:
-    """Ask the gateway at `path` to give way, and wait until it has."""
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
-            asking.settimeout(GIVE_WAY_SECONDS)
-            asking.connect(path)
-            asking.sendall(encode_frame(GiveWay()))
-            asking.recv(1)  # ends when it has let go, or will not
-    except OSError:
-        pass  # it ended meanwhile
-    return _locked(lock)
 
 
 class Gateway:
@@ -182,7 +93,7 @@ class Gateway:
         self._strangers = Strangers(settings)
         self._said = Sayings()
         self._sessions: dict[str, Session] = {}
-        self._held: dict[str, dict[_Inbound, Preface]] = {}
+        self._held: dict[str, dict[Inbound, Preface]] = {}
         self._streams: Counter[str] = Counter()
         self._ends: OrderedDict[str, End] = OrderedDict()
         self._attached: dict[asyncio.StreamWriter, Callable[[Struct], None]] = {}
@@ -235,7 +146,7 @@ class Gateway:
         for execution_id in list(self._held):
             for inbound, preface in list(self._held[execution_id].items()):
                 self.let_go(preface, inbound)
-                inbound.answer(_NOT_BEGUN)
+                inbound.answer(NOT_BEGUN)
         if self._open:
             _log.info("takes no new execution, and finishes %d", len(self._open))
         with anyio.move_on_after(self._settings.drain_timeout):
@@ -251,8 +162,8 @@ class Gateway:
         await self._changed.wait()
         self._changed = anyio.Event()
 
-    def _from_next(self) -> _Passed:
-        return _Passed(self, self._identity, Stranger(lambda: None))
+    def _from_next(self) -> PassedOn:
+        return PassedOn(self, self._identity, Stranger(lambda: None))
 
     async def _hear_signals(self) -> None:
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
@@ -261,7 +172,7 @@ class Gateway:
                 self._leaving.set()
                 self._changed.set()
 
-    def take(self, party: str, preface: Preface, inbound: _Inbound, *, everywhere: bool = False) -> Answer | None:
+    def take(self, party: str, preface: Preface, inbound: Inbound, *, everywhere: bool = False) -> Answer | None:
         """Take a stream of a peer, hold it (None), or say why not.
 
         It is first offered to the gateways before this one, but where it has been offered `everywhere`.
@@ -274,7 +185,7 @@ class Gateway:
             return Answer(verdict="refused", why=objection)
         return Answer(verdict="known") if preface.channel == PROBE else self._take(party, preface, inbound, everywhere)
 
-    def _take(self, party: str, preface: Preface, inbound: _Inbound, everywhere: bool) -> Answer | None:
+    def _take(self, party: str, preface: Preface, inbound: Inbound, everywhere: bool) -> Answer | None:
         session = self._sessions.get(preface.execution_id)
         if session is not None and party in session.peers:
             return session.take(party, preface, inbound)
@@ -282,7 +193,7 @@ class Gateway:
         if end is not None and end.concerns(party, preface):
             return end.answer()
         if self._leaving.is_set():
-            return _NOT_BEGUN
+            return NOT_BEGUN
         if not everywhere and (parting := self._place.parting()):
             task = asyncio.create_task(self._pass_on(parting, Passed(party, preface), inbound))
             self._passing.add(task)
@@ -290,13 +201,13 @@ class Gateway:
             return None
         return self._hold(preface, inbound)
 
-    def _hold(self, preface: Preface, inbound: _Inbound) -> Answer | None:
+    def _hold(self, preface: Preface, inbound: Inbound) -> Answer | None:
         if preface.channel != CONTROL or sum(map(len, self._held.values())) >= MAX_HELD:
-            return _NOT_BEGUN
+            return NOT_BEGUN
         self._held.setdefault(preface.execution_id, {})[inbound] = preface
         return None
 
-    async def _pass_on(self, parting: list[str], passed: Passed, inbound: _Inbound) -> None:
+    async def _pass_on(self, parting: list[str], passed: Passed, inbound: Inbound) -> None:
         """Offer a stream to the gateways before this one, and take it here where it is for none of them."""
         answer: Answer | None = None
         for path in parting:
@@ -306,7 +217,7 @@ class Gateway:
                 if error.answer.verdict != "not_here":
                     answer = error.answer
             except ConnectionRefusedError:
-                _unlink(path)  # left by one that was killed
+                unlink(path)  # left by one that was killed
             except (OSError, EOFError):
                 pass  # it has just ended
             else:
@@ -334,14 +245,14 @@ class Gateway:
         if session is not None and party in session.peers and session.peers[party].nonce == preface.nonce:
             session.hear(party, body)
 
-    def lose(self, party: str, preface: Preface, inbound: _Inbound) -> None:
+    def lose(self, party: str, preface: Preface, inbound: Inbound) -> None:
         """Hear that a stream has ended."""
         self._streams[party] -= 1
         self.let_go(preface, inbound)
         if session := self._sessions.get(preface.execution_id):
             session.lose(party, preface, inbound)
 
-    def let_go(self, preface: Preface, inbound: _Inbound) -> None:
+    def let_go(self, preface: Preface, inbound: Inbound) -> None:
         """Hold a hello no more."""
         if held := self._held.get(preface.execution_id):
             held.pop(inbound, None)
@@ -378,13 +289,13 @@ class Gateway:
             tasks.start_soon(self._shake_hands, connection, stranger)
 
     async def _shake_hands(self, connection: socket.socket, stranger: Stranger) -> None:
-        inbound = _Inbound(self, self._identity, stranger)
+        inbound = Inbound(self, self._identity, stranger)
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: inbound, connection, ssl=self._identity.server, ssl_handshake_timeout=HANDSHAKE_SECONDS
             )
         except Exception as error:  # noqa: BLE001 - one connection must not end all others
-            self.refused(*_cause(error))
+            self.refused(*cause_of(error))
             stranger.leave()
             connection.close()
 
@@ -552,149 +463,10 @@ class End:
         return Answer(verdict="ended", why=f"has ended this execution ({self._ended.why[:MAX_WHY]})")
 
 
-class Stranger:
-    """A connection that has not said who it is."""
-
-    def __init__(self, leave: Callable[[], None]) -> None:
-        self._leave: Callable[[], None] | None = leave
-
-    def leave(self) -> None:
-        """Count it no more, as it is known now, or gone."""
-        if self._leave is not None:
-            self._leave()
-            self._leave = None
-
-
-class Strangers:
-    """Counts the connections that have not said who they are, in all and from each address."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._most = settings.max_strangers
-        self._most_of_one = settings.max_strangers_per_address
-        self._counts: Counter[str] = Counter()
-
-    def admit(self, address: str) -> Stranger | None:
-        """Count one more, or return None where there are too many."""
-        if self._counts.total() >= self._most or self._counts[address] >= self._most_of_one:
-            return None
-        self._counts[address] += 1
-        return Stranger(partial(self._leave, address))
-
-    def _leave(self, address: str) -> None:
-        self._counts[address] -= 1
-        if not self._counts[address]:
-            del self._counts[address]
-
-
-class _Inbound(RemoteHalf):
-    """A connection to the port, from its handshake to its end."""
-
-    def __init__(self, gateway: Gateway, identity: Identity, stranger: Stranger) -> None:
-        super().__init__(self._hear_preface, self._hear_end, MAX_PREFACE_BYTES)
-        self._gateway = gateway
-        self._identity = identity
-        self._stranger = stranger
-        self._preface: Preface | None = None
-        self._deadline: asyncio.TimerHandle | None = None
-        self.party = ""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        self._deadline = asyncio.get_running_loop().call_later(PREFACE_SECONDS, self._is_late)
-        try:
-            self.party = self._identity.party_of(transport.get_extra_info("ssl_object"))
-        except PermissionError as error:
-            self._gateway.refused("certificate", str(error))
-            # Its authority is the peers', so it may hear that much, once its preface has come.
-            self._on_message = lambda _: self.answer(Answer(verdict="not_here", why="does not take this certificate"))
-            return
-        self.account = self._gateway.accounts.of(self.party)
-        self.account.saw(transport.get_extra_info("ssl_object").getpeercert())
-
-    def answer(self, answer: Answer) -> None:
-        """Answer its preface, and close it where it was not taken."""
-        self._known()
-        self.send(answer)
-        if answer.verdict != "taken":
-            if answer.verdict == "refused":
-                why = f"a stream of {self.party}, as this party {answer.why}"
-                self._gateway.refused(
-                    "stream" if self.party in self._gateway.accounts.peers else "unknown_peer", why, self.party
-                )
-            self._on_message = None
-            self.close()
-            self._deadline = asyncio.get_running_loop().call_later(PARTING_SECONDS, self.abort)
-
-    def _hear_preface(self, body: bytes) -> None:
-        self._begin(decode_preface(body))
-
-    def _begin(self, preface: Preface) -> None:
-        self._known()
-        self._preface = preface
-        if preface.channel == CONTROL:
-            self._on_message = partial(self._gateway.hear, self.party, preface)
-        if (answer := self._gateway.take(self.party, preface, self)) is not None:
-            self.answer(answer)
-        else:
-            self._deadline = asyncio.get_running_loop().call_later(HOLD_SECONDS, self._was_in_vain)
-
-    def _hear_end(self) -> None:
-        self._known()
-        if self._preface is not None:
-            self._gateway.lose(self.party, self._preface, self)
-
-    def _hear_nonsense(self) -> None:
-        if self._preface is None:
-            self._gateway.refused("preface", f"{self.party or 'no party'}, which sent what is no preface", self.party)
-        self.abort()
-
-    def _is_late(self) -> None:
-        self._gateway.refused("preface", f"{self.party or 'no party'}, which sent no preface in time", self.party)
-        self.abort()
-
-    def _was_in_vain(self) -> None:
-        if self._preface is not None:
-            self._gateway.let_go(self._preface, self)
-        self.answer(_NOT_BEGUN)
-
-    def _known(self) -> None:
-        self._stranger.leave()
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-
-
-class _Passed(_Inbound):
-    """A peer's connection to the next gateway, from the time when this one has let go of its place."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        Half.connection_made(self, transport)
-
-    def _hear_preface(self, body: bytes) -> None:
-        passed = decode_passed(body)
-        self.party = passed.party
-        self._begin(passed.preface)
-
-
-def _cause(error: Exception) -> tuple[Cause, str]:
-    """Say why there was no handshake."""
-    if isinstance(error, ssl.SSLError):
-        reason = getattr(error, "reason", None) or type(error).__name__
-        return "certificate" if "CERTIFICATE" in reason else "handshake", f"no TLS of a party ({reason})"
-    if isinstance(error, OSError):
-        return "handshake", "no TLS at all"
-    return "handshake", f"a connection that could not be served ({type(error).__name__})"
-
-
 async def _read(reader: asyncio.StreamReader) -> Struct:
     length = frame_length(await reader.readexactly(LENGTH_BYTES))
     message: Struct = decode_from_worker(await reader.readexactly(length))
     return message
-
-
-def _unlink(path: str) -> None:
-    with suppress(FileNotFoundError):
-        os.unlink(path)
 
 
 def _listen(settings: Settings) -> socket.socket:
@@ -706,9 +478,6 @@ def _listen(settings: Settings) -> socket.socket:
         raise SettingsError(f"{variable('gateway_listen')}: cannot be listened on ({error.strerror})") from None
     listener.setblocking(False)
     return listener
-
-
-_NOT_BEGUN = Answer(verdict="not_here", why="has not begun this execution")
 
 
 def _tell(writer: asyncio.StreamWriter, message: Struct) -> None:

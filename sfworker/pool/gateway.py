@@ -11,7 +11,7 @@ import os
 import socket
 import struct
 import sys
-from collections import deque
+from collections import OrderedDict
 
 import anyio
 import msgspec
@@ -45,7 +45,7 @@ class OwnGateway:
         self._writer: asyncio.StreamWriter | None = None
         self._process: asyncio.subprocess.Process | None = None
         """The gateway that this worker has started last and was not connected to yet."""
-        self._ends: deque[Ended] = deque(maxlen=MAX_ENDS)
+        self._ends: OrderedDict[str, Ended] = OrderedDict()
         self._failures = 0
         self._not_before = 0.0
         self._told = ""
@@ -74,8 +74,14 @@ class OwnGateway:
 
     def note_end(self, ended: Ended) -> None:
         """Let peers that come for this execution later hear that it has ended, of the next gateway too."""
-        self._ends.append(ended)
+        self._ends[ended.execution_id] = ended
+        if len(self._ends) > MAX_ENDS:
+            self._ends.popitem(last=False)
         self._send(ended)
+
+    def note_begin(self, execution_id: str) -> None:
+        """Forget that an execution has ended, as it was let run again."""
+        self._ends.pop(execution_id, None)
 
     async def _stay(self) -> None:
         try:
@@ -99,7 +105,7 @@ class OwnGateway:
             self._process = None  # which may still finish its executions when the next one is needed
             self._refusal = ""
             self._writer = writer
-            for ended in self._ends:
+            for ended in self._ends.values():
                 self._send(ended)
             while True:
                 if isinstance(message := await _read(reader), Standing):

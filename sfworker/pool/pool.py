@@ -135,6 +135,7 @@ class Pool:
     def _remotes(self, job: Job, directory: str, tenant: str, replays: int, trace: ExecutionTrace) -> Remotes:
         traceparent = trace.traceparent if self._settings.link_traces else None
         described = opened(job, self._settings, directory, tenant, replays, traceparent)
+        self.gateway.note_begin(described.execution_id)
         return Remotes(self._settings.gateway_socket(), described, trace.link)
 
     def _new_directory(self) -> str:

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from msgspec import Struct
 
-from sfworker.gateway.gateway import MAX_HELD, MAX_STREAMS_OF_PEER, PREFACE_SECONDS
+from sfworker.gateway.gateway import MAX_HELD, MAX_STREAMS_OF_PEER
+from sfworker.gateway.inbound import PREFACE_SECONDS
 from sfworker.gateway.session import MAX_STREAMS, MAX_TOLD
 from sfworker.wire.frames import encode_frame
 from sfworker.wire.gateway import Goodbye, Heard, Lost, Opened, PeerFailed, PeerReached, Ping, Told

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 from pathlib import Path
@@ -13,7 +14,8 @@ from sfworker.errors import GatewayLostError
 from sfworker.pool.gateway import OwnGateway
 from sfworker.pool.remotes import Remotes
 from sfworker.settings import Settings
-from sfworker.wire.gateway import Open, Terms
+from sfworker.wire.frames import LENGTH_BYTES, encode_frame, frame_length
+from sfworker.wire.gateway import Attach, Ended, Open, Opened, Terms, decode_from_worker
 
 TERMS = Terms(parties=["alice", "bob"], task_type="psi", parameters="0" * 64, devices="0" * 64)
 
@@ -48,3 +50,32 @@ async def test_another_users_socket_is_told_nothing(tmp_path: Path, monkeypatch:
                 assert connection.recv(1) == b""
                 heard += 1
         assert heard >= 2
+
+
+async def test_a_new_gateway_hears_of_ends_but_not_of_executions_that_run_again(tmp_path: Path) -> None:
+    settings = Settings(party="alice", tls_certificate="c", gateway_dir=str(tmp_path))
+    gateway = OwnGateway(settings)
+    for execution_id in (":1", ":2", ":3"):
+        gateway.note_end(Ended(execution_id, "it failed", ["bob"], replayable=True))
+    gateway.note_begin(":2")
+    heard: list[object] = []
+    all_heard = anyio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while len(heard) < 3:
+            length = frame_length(await reader.readexactly(LENGTH_BYTES))
+            heard.append(decode_from_worker(await reader.readexactly(length)))
+            if len(heard) == 1:
+                writer.write(encode_frame(Opened()))
+        writer.close()
+        all_heard.set()
+
+    server = await asyncio.start_unix_server(serve, settings.gateway_socket())
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(gateway.run)
+            await all_heard.wait()
+            tasks.cancel_scope.cancel()
+    server.close()
+    assert isinstance(heard[0], Attach)
+    assert [ended.execution_id for ended in heard[1:] if isinstance(ended, Ended)] == [":1", ":3"]

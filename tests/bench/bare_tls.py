@@ -104,7 +104,7 @@ def ss_lr(spu: Any, inputs: dict[str, str], directory: str) -> None:
 
     x, y = table(inputs)
     model = SSRegression(spu)
-    model.fit(x, y, 5, 0.1, 1024, "t1", "logistic", "l2", 0.1)
+    model.fit(x, y, 3, 0.1, 1024, "t1", "logistic", "l2", 0.1)
     sfd.get(model.spu_w.meta)
 
 

@@ -119,7 +119,8 @@ def test_who_says_too_much_is_lost(sites: Sites, peer: Peer, messages: list[Stru
         connection, _ = peer.hello(execution_id=execution_id)
         try:
             connection.sendall(b"".join(map(encode_frame, messages)))
-            assert connection.recv(1) == b""
+            while connection.recv(1000):  # the answer to the first ping, until it is closed
+                pass
         except (ConnectionError, ssl.SSLError):
             pass
         for _ in range(heard):

@@ -115,7 +115,7 @@ def nothing_left(place: Place, running: RunningWorker) -> Iterator[None]:
     before = place.paths()
     yield
     running.until_clean()
-    assert place.paths() == before
+    until(lambda: place.paths() == before, 5)  # a cancelled job that waited is answered before its files are removed
 
 
 def job(task: dict[str, Any], **more: Any) -> dict[str, Any]:

@@ -16,14 +16,14 @@ from sfworker.gateway.identity import Identity
 from sfworker.pool.remotes import cleaned
 from sfworker.settings import Settings
 from sfworker.wire.events import timestamp
-from sfworker.wire.frames import LENGTH_BYTES, encode_frame, frame_length
+from sfworker.wire.frames import encode_frame, read_body
 from sfworker.wire.gateway import Ask, GatewayState, PeerState, decode_state
 
 SECONDS = 5.0
 
 
 class PeerOverview(Struct, frozen=True, kw_only=True):
-    """What the gateway has last seen of a peer. None is what it has not seen since it was started."""
+    """Holds what the gateway has last seen of a peer. What it has not seen since it was started is None."""
 
     party: str
     address: str
@@ -35,7 +35,7 @@ class PeerOverview(Struct, frozen=True, kw_only=True):
 
 
 class GatewayOverview(Struct, frozen=True, kw_only=True):
-    """How this host's gateway is, and its peers."""
+    """Holds the state of this host's gateway and of its peers."""
 
     party: str
     state: Literal["runs", "does not answer"]
@@ -86,8 +86,7 @@ async def _ask(path: str) -> GatewayState:
     reader, writer = await asyncio.open_unix_connection(path)
     try:
         writer.write(encode_frame(Ask()))
-        length = frame_length(await reader.readexactly(LENGTH_BYTES))
-        return decode_state(await reader.readexactly(length))
+        return decode_state(await read_body(reader))
     finally:
         writer.close()
 

@@ -13,7 +13,7 @@ from sfworker.gateway.accounts import Accounts
 from sfworker.gateway.identity import Identity
 from sfworker.gateway.streams import Half, RemoteHalf
 from sfworker.settings import Settings
-from sfworker.wire.frames import LENGTH_BYTES, FrameError, encode_frame, frame_length
+from sfworker.wire.frames import LENGTH_BYTES, FrameError, encode_frame, read_body
 from sfworker.wire.gateway import MAX_PREFACE_BYTES, Answer, Passed, Preface, decode_answer
 
 HANDSHAKE_SECONDS = 5.0
@@ -66,9 +66,8 @@ class Dialler:
 
     async def read(self, party: str, reader: asyncio.StreamReader) -> bytes:
         """Read a message's body from a control stream. Raises EOFError, OSError or FrameError where there is none."""
-        length = frame_length(await reader.readexactly(LENGTH_BYTES), MAX_PREFACE_BYTES)
-        body = await reader.readexactly(length)
-        self.accounts.of(party).received += LENGTH_BYTES + length
+        body = await read_body(reader, MAX_PREFACE_BYTES)
+        self.accounts.of(party).received += LENGTH_BYTES + len(body)
         return body
 
     async def open_stream(self, address: str, preface: Preface, halves: set[Any]) -> RemoteHalf:

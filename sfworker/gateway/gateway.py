@@ -32,7 +32,7 @@ from sfworker.gateway.sayings import Sayings
 from sfworker.gateway.session import Session
 from sfworker.settings import Settings, variable
 from sfworker.telemetry import Instrument
-from sfworker.wire.frames import LENGTH_BYTES, FrameError, encode_frame, frame_length
+from sfworker.wire.frames import FrameError, encode_frame, read_body
 from sfworker.wire.gateway import (
     CONTROL,
     MAX_MESSAGE_BYTES,
@@ -63,7 +63,7 @@ MAX_WHY = 1000
 MAX_STREAMS_OF_PEER = 2048
 """Streams that one peer has open here, in all its executions.
 
-Three for each of 256 executions at once are 768. One takes two descriptors and may hold some MB for a slow reader.
+Three for each of 256 executions at once are 768. One takes two descriptors, and about 1 MB where nobody reads it.
 """
 MAX_ENDED = 10_000
 """Executions of which it is known that they have ended."""
@@ -464,8 +464,7 @@ class End:
 
 
 async def _read(reader: asyncio.StreamReader) -> Struct:
-    length = frame_length(await reader.readexactly(LENGTH_BYTES))
-    message: Struct = decode_from_worker(await reader.readexactly(length))
+    message: Struct = decode_from_worker(await read_body(reader))
     return message
 
 

@@ -24,7 +24,7 @@ NOT_BEGUN = Answer(verdict="not_here", why="has not begun this execution")
 
 
 class Taker(Protocol):
-    """What a connection needs of its gateway."""
+    """Describes what a connection needs of its gateway."""
 
     accounts: Accounts
 

@@ -26,9 +26,9 @@ class Place:
         self._directory = directory
         self._lock = lock
         self.path = f"{directory}/{CONTROL}.sock"
-        """Where workers come."""
+        """The socket at which workers find their gateway."""
         self.parting_path = f"{directory}/{secrets.token_hex(3)}.sock"  # as short as the other
-        """Where the next gateway passes on what comes for this one."""
+        """The socket to which the next gateway passes on what comes for this one."""
 
     def parting(self) -> list[str]:
         """Return the sockets of gateways that were here before and finish their executions."""

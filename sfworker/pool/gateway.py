@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Struct
 
 from sfworker.settings import Settings, variable
-from sfworker.wire.frames import LENGTH_BYTES, FrameError, encode_frame, frame_length
+from sfworker.wire.frames import FrameError, encode_frame, read_body
 from sfworker.wire.gateway import MAX_MESSAGE_BYTES, Attach, Ended, Opened, Standing, decode_standing
 
 _log = logging.getLogger("sfworker.pool")
@@ -144,8 +144,7 @@ class OwnGateway:
 
 
 async def _read(reader: asyncio.StreamReader) -> Opened | Standing:
-    length = frame_length(await reader.readexactly(LENGTH_BYTES), MAX_MESSAGE_BYTES)
-    message: Opened | Standing = decode_standing(await reader.readexactly(length))
+    message: Opened | Standing = decode_standing(await read_body(reader, MAX_MESSAGE_BYTES))
     return message
 
 

@@ -15,6 +15,7 @@ encoded, so that the daemon holds no more of them than their bytes.
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import struct
 from collections.abc import Iterator
@@ -255,6 +256,11 @@ def receive_exactly(sock: socket.socket, size: int) -> bytearray | None:
             return None
         received += chunk
     return received
+
+
+async def read_body(reader: asyncio.StreamReader, longest: int = MAX_FRAME_BYTES) -> bytes:
+    """Read the body of the next frame. Raises EOFError, OSError, or FrameError for an impossible length."""
+    return await reader.readexactly(frame_length(await reader.readexactly(LENGTH_BYTES), longest))
 
 
 def receive_body(sock: socket.socket) -> bytes | None:

@@ -14,7 +14,7 @@ from sfworker.errors import GatewayLostError
 from sfworker.pool.gateway import OwnGateway
 from sfworker.pool.remotes import Remotes
 from sfworker.settings import Settings
-from sfworker.wire.frames import LENGTH_BYTES, encode_frame, frame_length
+from sfworker.wire.frames import encode_frame, read_body
 from sfworker.wire.gateway import Attach, Ended, Open, Opened, Terms, decode_from_worker
 
 TERMS = Terms(parties=["alice", "bob"], task_type="psi", parameters="0" * 64, devices="0" * 64)
@@ -63,8 +63,7 @@ async def test_a_new_gateway_hears_of_ends_but_not_of_executions_that_run_again(
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while len(heard) < 3:
-            length = frame_length(await reader.readexactly(LENGTH_BYTES))
-            heard.append(decode_from_worker(await reader.readexactly(length)))
+            heard.append(decode_from_worker(await read_body(reader)))
             if len(heard) == 1:
                 writer.write(encode_frame(Opened()))
         writer.close()

@@ -46,12 +46,17 @@ def on_ray(inputs: dict[str, str], directory: str) -> float:
 
 
 def on_mesh(inputs: dict[str, str], directory: str) -> float:
+    return seconds_of_parties(lambda party: _party(party, inputs, directory))
+
+
+def seconds_of_parties(work: Callable[[str], None]) -> float:
+    """Seconds until both parties, a forked process each, have done their work."""
     began = time.perf_counter()
     ends = {}
     for party in PARTIES:
         read, write = os.pipe()
         if (pid := os.fork()) == 0:
-            _party(party, inputs, directory)
+            work(party)
             os.write(write, b"1")
             signal.pause()  # the other party may still need what this one has sent
         os.close(write)

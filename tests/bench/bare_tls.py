@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 import tempfile
-import time
 import warnings
 from contextlib import ExitStack
 from datetime import datetime, timedelta, timezone
@@ -27,7 +25,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from tests.bench.bare_psi import PARTIES, RUNTIME, psi_arguments
+from tests.bench.bare_psi import PARTIES, RUNTIME, psi_arguments, seconds_of_parties
 from tests.network import HOST, Network, free_ports
 
 
@@ -131,31 +129,17 @@ def one(job: str, data: Path, certificates: Path, delay: float) -> float:
                 network.delay = delay
             calls = [network.port for network in networks]
         directory = stack.enter_context(tempfile.TemporaryDirectory())
-        began = time.perf_counter()
-        ends = {}
-        for party in PARTIES:
-            read, write = os.pipe()
-            if (pid := os.fork()) == 0:
-                inputs = {}
-                for name in PARTIES:
-                    inputs[name] = f"{directory}/{name}-{party}.csv"  # upstream leaves a file beside its input
-                    os.symlink(data / f"{name}.csv", inputs[name])
-                os.environ["TMPDIR"] = tempfile.tempdir = directory
-                os.chdir(directory)  # upstream writes its log there
-                JOBS[job](session(party, certificates, ports, calls), inputs, directory)
-                os.write(write, b"1")
-                signal.pause()  # the other party may still need what this one has sent
-            os.close(write)
-            ends[pid] = read
-        both = [os.read(end, 1) == b"1" for end in ends.values()]
-        seconds = time.perf_counter() - began
-        for pid, end in ends.items():
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-            os.close(end)
-    if not all(both):
-        raise SystemExit("a party failed")
-    return seconds
+
+        def work(party: str) -> None:
+            inputs = {}
+            for name in PARTIES:
+                inputs[name] = f"{directory}/{name}-{party}.csv"  # upstream leaves a file beside its input
+                os.symlink(data / f"{name}.csv", inputs[name])
+            os.environ["TMPDIR"] = tempfile.tempdir = directory
+            os.chdir(directory)  # upstream writes its log there
+            JOBS[job](session(party, certificates, ports, calls), inputs, directory)
+
+        return seconds_of_parties(work)
 
 
 def main(job: str, repetitions: int, directory: Path, delay: float) -> None:

@@ -9,14 +9,16 @@ from __future__ import annotations
 import asyncio
 from typing import Literal
 
+import msgspec
 from msgspec import Struct
 
 from sfworker.errors import SettingsError
 from sfworker.gateway.identity import Identity
+from sfworker.pool.gateway import NOT_OWN, is_own
 from sfworker.pool.remotes import cleaned
 from sfworker.settings import Settings
 from sfworker.wire.events import timestamp
-from sfworker.wire.frames import encode_frame, read_body
+from sfworker.wire.frames import FrameError, encode_frame, read_body
 from sfworker.wire.gateway import Ask, GatewayState, PeerState, decode_state
 
 SECONDS = 5.0
@@ -51,7 +53,7 @@ async def gateway_overview(settings: Settings) -> GatewayOverview:
     """Return how the gateway of `settings` is."""
     try:
         state = await asyncio.wait_for(_ask(settings.gateway_socket()), SECONDS)
-    except (OSError, EOFError, asyncio.TimeoutError):
+    except (OSError, EOFError, asyncio.TimeoutError, FrameError, msgspec.DecodeError):  # or it is no gateway
         ends, trouble = _own_certificate(settings)
         return GatewayOverview(
             party=settings.party,
@@ -85,6 +87,8 @@ def _own_certificate(settings: Settings) -> tuple[str | None, str]:
 async def _ask(path: str) -> GatewayState:
     reader, writer = await asyncio.open_unix_connection(path)
     try:
+        if not is_own(writer.get_extra_info("socket")):
+            raise PermissionError(NOT_OWN)
         writer.write(encode_frame(Ask()))
         return decode_state(await read_body(reader))
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from datetime import datetime, timedelta, timezone
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from sfworker.cli import peer_findings
+from sfworker.cli import gateway_state, peer_findings
 from sfworker.errors import SettingsError
 from sfworker.gateway import identity
 from sfworker.gateway.certificates import make_authority, make_certificate
@@ -103,3 +104,27 @@ def test_doctor_tells_how_long_a_certificate_is_good(
     found = peer_findings.certificate(settings(tmp_path, **changes))
     assert (found.level, said in found.message) == (level, True), found
     assert str(tmp_path) not in f"{found.message}{found.remedy}"
+
+
+@pytest.mark.parametrize("said", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\0\0\0\1\xc1", b"\0\0", b"", "another user's"])
+async def test_a_socket_of_something_else_is_no_gateway(
+    files: Path, said: bytes | str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What stands at the gateway's place need not be one, nor this user's."""
+    asked = settings(files, gateway_dir=str(files))
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if isinstance(said, bytes):
+            await reader.read(1)
+            writer.write(said)
+        else:
+            heard.append(await reader.read(1))
+        writer.close()
+
+    heard: list[bytes] = []
+    if isinstance(said, str):
+        monkeypatch.setattr(gateway_state, "is_own", lambda connection: False)
+    async with await asyncio.start_unix_server(answer, asked.gateway_socket()):
+        state = await gateway_state.gateway_overview(asked)
+    assert (state.state, state.party, state.trouble) == ("does not answer", "alice", "")
+    assert not any(heard)  # a stranger is not even asked

@@ -95,7 +95,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         package = (error.name or "").partition(".")[0]
         if package not in _EXTRAS:
             raise
-        return _explain(f"{package} is not installed here; `pip install 'sfworker[{_EXTRAS[package]}]'` brings it", 2)
+        remedy = f"`pip install 'sfworker[{_EXTRAS[package]}]'` brings it"
+        if package == "secretflow" and sys.version_info[:2] != (3, 10):
+            remedy = "it exists for Python 3.10 alone, so make an environment of that for the worker"
+        return _explain(f"{package} is not installed here; {remedy}", 2)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:

@@ -1,4 +1,4 @@
-"""Numbers on the command line, checked: what argparse calls a `type`."""
+"""Arguments of the command line, checked: what argparse calls a `type`."""
 
 from __future__ import annotations
 
@@ -36,3 +36,10 @@ def count(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a whole number above 0")
     return value
+
+
+def not_empty(text: str) -> str:
+    """Read an id or a name. Raises ArgumentTypeError where it is empty, as an unset variable of a shell is."""
+    if not text:
+        raise argparse.ArgumentTypeError("is empty")
+    return text

@@ -7,6 +7,7 @@ import asyncio
 import sys
 from typing import TYPE_CHECKING
 
+from sfworker.cli.arguments import not_empty
 from sfworker.cli.connection import add_group_argument, add_redis_arguments, connected_client, settings_from
 from sfworker.errors import SecretFlowTaskError
 
@@ -17,7 +18,7 @@ SUMMARY = "Cancel a job that is queued, runs or waits for its next attempt"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("execution_id", metavar="ID", help="the execution_id of the envelope")
+    parser.add_argument("execution_id", type=not_empty, metavar="ID", help="the execution_id of the envelope")
     add_group_argument(parser)
     add_redis_arguments(parser)
 

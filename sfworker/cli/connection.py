@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
+from sfworker.cli.arguments import not_empty
 from sfworker.errors import BrokerError, SettingsError
 from sfworker.settings import Settings, load, variable
 
@@ -25,7 +26,10 @@ def add_redis_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_group_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--group", default="secretflow", help="consumer group that the workers read with (default: %(default)s)"
+        "--group",
+        type=not_empty,
+        default="secretflow",
+        help="consumer group that the workers read with (default: %(default)s)",
     )
 
 

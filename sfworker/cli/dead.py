@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from sfworker.cli.arguments import count
+from sfworker.cli.arguments import count, not_empty
 from sfworker.cli.connection import (
     add_group_argument,
     add_redis_arguments,
@@ -41,16 +41,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     listing.set_defaults(act=_list)
 
     showing = actions.add_parser("show", help="show one, with each attempt and its envelope")
-    showing.add_argument("id", metavar="ID", help=_ID_HELP)
+    showing.add_argument("id", type=not_empty, metavar="ID", help=_ID_HELP)
     showing.set_defaults(act=_show)
 
     replaying = actions.add_parser("replay", help="run one again, as `sfworker replay --execution-id` does")
-    replaying.add_argument("id", metavar="ID", help=_ID_HELP)
+    replaying.add_argument("id", type=not_empty, metavar="ID", help=_ID_HELP)
     replaying.set_defaults(act=_replay)
 
     purging = actions.add_parser("purge", help="delete one or all, without asking")
     which = purging.add_mutually_exclusive_group(required=True)
-    which.add_argument("id", metavar="ID", nargs="?", help=_ID_HELP)
+    which.add_argument("id", type=not_empty, metavar="ID", nargs="?", help=_ID_HELP)
     which.add_argument("--all", action="store_true", help="all of them")
     add_many_arguments(purging)
     purging.set_defaults(act=_purge)

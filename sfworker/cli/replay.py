@@ -7,6 +7,7 @@ import asyncio
 import re
 from typing import TYPE_CHECKING
 
+from sfworker.cli.arguments import not_empty
 from sfworker.cli.connection import (
     add_group_argument,
     add_redis_arguments,
@@ -33,7 +34,9 @@ _REASONS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--execution-id", metavar="ID", help="this one; the entry's id of one that has none")
+    which.add_argument(
+        "--execution-id", type=not_empty, metavar="ID", help="this one; the entry's id of one that has none"
+    )
     which.add_argument("--all", action="store_true", help="all of them")
     which.add_argument("--error-type", metavar="TYPE", help="those that failed with this error, such as InputDataError")
     add_many_arguments(parser)

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sfworker.cli.arguments import count
+from sfworker.cli.arguments import count, not_empty
 
 if TYPE_CHECKING:
     from sfworker.settings import Settings
@@ -17,7 +17,9 @@ SUMMARY = "Take jobs from Redis and run them, until told to stop"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--group", default="secretflow", help="consumer group to read with (default: %(default)s)")
+    parser.add_argument(
+        "--group", type=not_empty, default="secretflow", help="consumer group to read with (default: %(default)s)"
+    )
     server = parser.add_mutually_exclusive_group()
     server.add_argument("--redis", metavar="URL", help="Redis to work from (default: REDIS_URL)")
     server.add_argument(

@@ -12,7 +12,7 @@ import msgspec
 
 from sfworker.cli.arguments import seconds
 from sfworker.cli.connection import add_group_argument, add_redis_arguments, connected_client, settings_from
-from sfworker.errors import EnvelopeError
+from sfworker.errors import EnvelopeError, SettingsError
 
 if TYPE_CHECKING:
     from sfworker.client import Client, Known, Submission
@@ -35,6 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    if arguments.timeout and not arguments.wait:
+        raise SettingsError("--timeout: is for --wait, without which nothing is waited for")
     envelope = read_envelope(arguments.file)
     if arguments.new_id:
         envelope["execution_id"] = _new_id(envelope.get("execution_id"))

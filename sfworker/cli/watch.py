@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from sfworker.cli.arguments import seconds
+from sfworker.cli.arguments import not_empty, seconds
 from sfworker.cli.connection import add_group_argument, add_redis_arguments, connected_client, settings_from
 from sfworker.errors import SecretFlowTaskError
 
@@ -26,7 +26,7 @@ LOOK_FOR_WORKERS_SECONDS = 10.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("execution_id", metavar="ID", help="the execution_id of the envelope")
+    parser.add_argument("execution_id", type=not_empty, metavar="ID", help="the execution_id of the envelope")
     parser.add_argument("--timeout", type=seconds, metavar="SECONDS", help="give up after this long")
     parser.add_argument("--json", action="store_true", help="print each event, then the result, as a line of JSON")
     add_group_argument(parser)

@@ -61,9 +61,16 @@ def test_wrong_usage_is_one_sentence_and_exit_code_2(sfworker: Command, words: t
         (("submit", "x", "--priority", "hgh"), "did you mean high?"),
         (("hug",), "only run, submit, watch, status"),
         (("--print-completion", "fish"), "only bash, zsh, tcsh"),
+        (("cancel", ""), "ID: is empty"),
+        (("watch", ""), "ID: is empty"),
+        (("dead", "purge", ""), "ID: is empty"),
+        (("replay", "--execution-id", ""), "--execution-id: is empty"),
+        (("status", "--group", ""), "--group: is empty"),
+        (("run", "--group", ""), "--group: is empty"),
+        (("submit", "x", "--timeout", "5"), "--timeout: is for --wait"),
     ],
 )
-def test_a_mistyped_word_is_answered_with_the_nearest(sfworker: Command, words: tuple[str, ...], said: str) -> None:
+def test_a_mistyped_word_is_answered_with_what_was_meant(sfworker: Command, words: tuple[str, ...], said: str) -> None:
     outcome = sfworker(*words)
     assert (outcome.code, outcome.err.count("\n")) == (2, 1)
     assert said in outcome.err

@@ -265,6 +265,13 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     link_traces: Annotated[
         bool, Meta(description="Peers' traces of an execution are linked: ids of spans are sent to them and taken.")
     ] = True
+    ray_addresses: Annotated[
+        list[Annotated[str, Meta(pattern=r"^\S+:\d{1,5}$")]],
+        Meta(
+            description="Ray clusters that jobs may name as `address`: `host:port`, with commas between them. Whoever "
+            "reaches such a cluster's ports can run any code on it."
+        ),
+    ] = []
     min_input_rows: Annotated[
         int, Meta(ge=0, description="Fewest rows of a party's file of which anything may be revealed; 0: any number.")
     ] = 2
@@ -428,6 +435,7 @@ _ALLOWED = {
     "peers": "pairs of party and address, bob=host:port, with commas between them",
     "peer_pins": "pairs of party and SHA-256 fingerprint, bob=<64 hex digits>, with commas between them",
     "gateway_listen": "an address, host:port",
+    "ray_addresses": "addresses, host:port, with commas between them",
     "jobs": "names of modules or paths of files, with commas between them",
     "job_environment": "names of environment variables, with commas between them",
     "umask": "three octal digits, such as 077",
@@ -436,6 +444,7 @@ _PARSERS: dict[str, Callable[[str, str], Any]] = {
     "peers": _by_party,
     "peer_pins": _by_party,
     "jobs": _names,
+    "ray_addresses": _names,
     "job_environment": _names,
     "tenants": _names,
     "log_level": _level,

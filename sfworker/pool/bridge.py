@@ -271,7 +271,7 @@ class Bridge:
             self._process = await anyio.open_process(
                 entry.command("sfworker.ray.bridge", str(theirs.fileno()), str(os.getpid())),
                 pass_fds=[theirs.fileno()],
-                env=job_environment(self._settings) | _ENVIRONMENT,
+                env=job_environment(self._settings) | _of_ray() | _ENVIRONMENT,
                 stdin=None,
                 stdout=log_write,
                 stderr=log_write,
@@ -353,6 +353,11 @@ class Bridge:
     def _say(self, message: Struct) -> None:
         if self._pipe is not None:
             self._pipe.say(message)
+
+
+def _of_ray() -> dict[str, str]:
+    """Return how the operator has set up Ray for this worker, its token for a cluster among it."""
+    return {name: value for name, value in os.environ.items() if name.startswith("RAY_")}
 
 
 def _settle(waiting: asyncio.Future[Any] | None, value: Any) -> None:

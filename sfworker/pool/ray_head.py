@@ -25,7 +25,7 @@ START_SECONDS = 60.0
 STOP_SECONDS = 5.0
 LONGEST = 43
 """Bytes that the path of a head's directory may have: Ray's sockets in it add 64, and a socket's may have 107."""
-LONGEST_PARENT = LONGEST - len(f"/{PREFIX}12345678/ray-0")
+LONGEST_PARENT = LONGEST - len(f"/{PREFIX}12345678/h0")
 
 
 class LocalHead:
@@ -115,7 +115,7 @@ class LocalHead:
 
     def _new_directory(self) -> str:
         """Return a name that is not in use: the head before may not be gone yet."""
-        while os.path.exists(directory := f"{self._run_dir}/ray-{next(self._numbers) % 10}"):
+        while os.path.exists(directory := f"{self._run_dir}/h{next(self._numbers) % 10}"):
             pass
         return directory
 

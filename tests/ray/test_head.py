@@ -141,7 +141,7 @@ def test_a_head_serves_on_loopback_those_with_its_token_and_is_gone_with_its_wor
 
 async def test_a_path_that_is_too_long_for_its_sockets_is_refused_with_the_remedy(tmp_path: Path) -> None:
     head = LocalHead(load(), str(tmp_path / ("d" * 40)), ["alice"], _PLAIN)
-    with pytest.raises(ClusterInitializationError, match="SFWORKER_RUN_DIR to a directory whose path has at most 15"):
+    with pytest.raises(ClusterInitializationError, match="SFWORKER_RUN_DIR to a directory whose path has at most 18"):
         await head.address()
 
 

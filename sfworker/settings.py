@@ -272,6 +272,15 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             "reaches such a cluster's ports can run any code on it."
         ),
     ] = []
+    ray_cpus: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=4096,
+            description="Ray's CPUs that each party process takes on its node of a cluster, beside one of the resource "
+            "of its party's name.",
+        ),
+    ] = 0.0
     min_input_rows: Annotated[
         int, Meta(ge=0, description="Fewest rows of a party's file of which anything may be revealed; 0: any number.")
     ] = 2

@@ -34,11 +34,13 @@ class Job:
     task_type: TaskType
     parties: list[str]
     mode: Mode
-    """A mesh joins the parties, in which gateways stand for those that are elsewhere, or nothing does."""
+    """A mesh joins the parties, in which gateways stand for those that are not here, or nothing does."""
     self_party: str | None
     """This worker's party where others are elsewhere."""
     peers: dict[str, str]
     """Addresses of the gateways of the parties that are elsewhere."""
+    cluster: str
+    """Address of the Ray cluster on whose nodes the parties are; empty: on this host, or elsewhere."""
     agreed: Any
     """Parameters that have to be the same at all parties."""
     resources: Resources
@@ -74,8 +76,9 @@ def accept(data: bytes, settings: Settings, now: float) -> Job:
         envelope=envelope,
         task_type=task_type,
         parties=parties,
-        mode=_mode(envelope, task_type, settings),
+        mode="mesh" if task_type.session else "none",
         self_party=settings.party if peers else None,
+        cluster=_cluster(envelope, task_type, settings),
         peers=peers,
         agreed=params.agreed() if peers else None,
         resources=granted(envelope.options, settings),
@@ -154,18 +157,23 @@ def _dealt(envelope: Envelope, task_type: TaskType, job_parties: list[str], sett
     return [f"{dealer} deals the correlated randomness of SEMI2K, with which it could work out what the others share"]
 
 
-def _mode(envelope: Envelope, task_type: TaskType, settings: Settings) -> Mode:
+def _cluster(envelope: Envelope, task_type: TaskType, settings: Settings) -> str:
     config = envelope.sf_init_config
-    if not task_type.session:
-        return "none"
-    if config.cluster_config is not None:
-        return "mesh"
-    if config.engine == "ray" or (config.address or settings.address) != "local":
-        # Ray leaves processes behind that nothing here could end, and takes 20 times as long.
+    if config.cluster_config is not None or not task_type.session:
+        return ""
+    address = config.address or settings.address
+    if config.engine == "ray" and address == "local":
         raise ParameterValidationError(
-            "sf_init_config: sessions on Ray are not offered; use address `local` without `engine`, or `cluster_config`"
+            "sf_init_config.engine: a Ray of this worker's own is not offered; leave it out, or name an address"
         )
-    return "mesh"
+    if address == "local":
+        return ""
+    if address not in settings.ray_addresses:
+        raise ParameterValidationError(
+            f"sf_init_config.address: is no Ray cluster that this worker may use ({variable('ray_addresses')}); use "
+            f"`local`, or cluster_config for parties on machines of their own"
+        )
+    return address
 
 
 def _check_spu(config: SpuConfig, parties: list[str], settings: Settings) -> None:

@@ -60,7 +60,7 @@ async def serve(settings: Settings, group: str) -> int:
         for sentence in unknown_variables():
             _log.warning(sentence)
         roots.prepare(settings)
-        async with open_broker(settings, group, worker_id) as broker, open_pool(settings, directory) as pool:
+        async with open_broker(settings, group, worker_id) as broker, open_pool(settings, directory, worker_id) as pool:
             worker = Worker(settings, worker_id, broker, pool, telemetry)
             async with health.serving(listener, worker.readiness):
                 await worker.run()

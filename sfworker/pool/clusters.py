@@ -1,0 +1,145 @@
+"""Runs executions whose parties are on the nodes of Ray clusters, each cluster by a bridge that is kept."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from itertools import count
+
+import anyio
+from anyio.abc import TaskGroup
+
+from sfworker.catalog.job import Job
+from sfworker.catalog.resources import Limit
+from sfworker.errors import ClusterInitializationError, Failure, ResultSaveError
+from sfworker.pool.bridge import Bridge, HostedProcess, UnplacedError
+from sfworker.pool.keepers import NodesKeeper, located
+from sfworker.pool.mesh import Limits, Listener, Mesh
+from sfworker.pool.outcome import Outcome
+from sfworker.pool.starts import shared_id, starts_elsewhere, terms
+from sfworker.settings import Settings
+from sfworker.wire.frames import Start
+from sfworker.wire.ray import Begin, Bound, Remove
+
+_log = logging.getLogger("sfworker.pool")
+REMOVE_SECONDS = 60.0
+"""Longest time in which what attempts have left on nodes is removed."""
+
+
+class Placement:
+    """A job's parties on their nodes, with what a template offers a mesh."""
+
+    def __init__(self, bridge: Bridge, run: int, gateways: dict[str, str]) -> None:
+        self.bridge = bridge
+        self.run = run
+        self.gateways = gateways
+        self.lost = bridge.lost
+        self.processes: list[HostedProcess] = []
+
+    def signal(self, process: HostedProcess, number: int, *, whole_group: bool) -> None:
+        process.signal(number, whole_group=whole_group)
+
+    def kill(self) -> None:
+        """Kill the hosts of those that have not ended when they were killed."""
+        for process in self.processes:
+            if not process.ended.is_set():
+                self.bridge.give_up(process.party)
+
+
+class Clusters:
+    """The bridges to all clusters that jobs have named."""
+
+    def __init__(self, settings: Settings, worker_id: str, directory: str, tasks: TaskGroup) -> None:
+        self._settings = settings
+        self._worker_id = worker_id
+        self._directory = directory
+        self._tasks = tasks
+        self._bridges: dict[str, Bridge] = {}
+        self._numbers = count(1)
+
+    @asynccontextmanager
+    async def execute(
+        self,
+        job: Job,
+        attempt: int,
+        listener: Listener,
+        tenant: str,
+        limits: Limits,
+        begun: Callable[[Mesh], None],
+        log_line: Callable[[str, bytes], None],
+    ) -> AsyncIterator[Outcome]:
+        """Run the job's computation and yield its outcome. After the block, all that it used is let go."""
+        try:
+            placement = await self._place(job.cluster, job.parties)
+        except UnplacedError as error:
+            yield Outcome(failure=error.failure, no_room=error.later)
+            return
+        placement.processes = [
+            placement.bridge.process(placement.run, party, partial(self._begin, job, tenant, placement, party))
+            for party in job.parties
+        ]
+        mesh = Mesh(placement, placement.processes, log_line)
+        for process in placement.processes:
+            process.break_off, process.suspect = mesh.break_off, mesh.suspect
+        try:
+            begun(mesh)
+            outcome = await mesh.run(starts_elsewhere(job, attempt, self._settings), limits, listener)
+            outcome.keeper = NodesKeeper(job.parties, placement.run, placement.bridge.ask)
+            yield outcome
+        finally:
+            self._tasks.start_soon(self._clean_up, mesh, placement)
+
+    async def remove(self, address: str, party: str, paths: list[str]) -> None:
+        """Remove what attempts have left on a party's node, as far as that can be reached."""
+        if address not in self._settings.ray_addresses:  # Redis says so, and others may write to it
+            return
+        try:
+            with anyio.fail_after(REMOVE_SECONDS):
+                placement = await self._place(address, [party], room=False)
+                await placement.bridge.ask(party, partial(Remove, paths=paths))
+                placement.bridge.leave(placement.run)
+        except (UnplacedError, ResultSaveError, TimeoutError) as error:
+            _log.warning("what attempts have staged at %s could not be removed (%s)", party, type(error).__name__)
+
+    async def _place(self, address: str, parties: list[str], *, room: bool = True) -> Placement:
+        """Place a job, at a new bridge where the one that there is ends meanwhile. Raises UnplacedError."""
+        for _ in range(2):
+            bridge = self._bridge(address)
+            await bridge.until_joined()
+            try:
+                return Placement(bridge, *await bridge.place(parties, room=room))
+            except OSError:  # TimeoutError included
+                continue
+        raise UnplacedError(Failure.of(ClusterInitializationError("the Ray cluster does not place the job's parties")))
+
+    def _bridge(self, address: str) -> Bridge:
+        bridge = self._bridges.get(address)
+        if bridge is None or bridge.lost.is_set():
+            directory = f"{self._directory}/ray-{next(self._numbers)}"
+            bridge = self._bridges[address] = Bridge(self._settings, address, self._worker_id, directory)
+            self._tasks.start_soon(bridge.run)
+        return bridge
+
+    def _begin(self, job: Job, tenant: str, placement: Placement, party: str, start: Start) -> Begin:
+        resources = job.resources
+        return Begin(
+            run=placement.run,
+            start=start,
+            session=shared_id(job.envelope.execution_id, tenant),
+            gateways={other: address for other, address in placement.gateways.items() if other != party},
+            terms=terms(job),
+            located=located(job.cluster, party),
+            threads=resources.threads.amount if resources.threads else 0,
+            memory=_bound(resources.memory),
+            scratch=_bound(resources.scratch),
+        )
+
+    async def _clean_up(self, mesh: Mesh, placement: Placement) -> None:
+        await mesh.dismiss()
+        placement.bridge.leave(placement.run)
+
+
+def _bound(limit: Limit | None) -> Bound | None:
+    return None if limit is None else Bound(limit.amount, limit.remedy)

@@ -78,7 +78,7 @@ def accept(data: bytes, settings: Settings, now: float) -> Job:
         parties=parties,
         mode="mesh" if task_type.session else "none",
         self_party=settings.party if peers else None,
-        cluster=_cluster(envelope, task_type, settings),
+        cluster=_cluster(envelope, task_type, parties, settings),
         peers=peers,
         agreed=params.agreed() if peers else None,
         resources=granted(envelope.options, settings),
@@ -157,17 +157,22 @@ def _dealt(envelope: Envelope, task_type: TaskType, job_parties: list[str], sett
     return [f"{dealer} deals the correlated randomness of SEMI2K, with which it could work out what the others share"]
 
 
-def _cluster(envelope: Envelope, task_type: TaskType, settings: Settings) -> str:
+def _cluster(envelope: Envelope, task_type: TaskType, parties: list[str], settings: Settings) -> str:
     config = envelope.sf_init_config
     if config.cluster_config is not None or not task_type.session:
         return ""
     address = config.address or settings.address
-    if config.engine == "ray" and address == "local":
-        raise ParameterValidationError(
-            "sf_init_config.engine: a Ray of this worker's own is not offered; leave it out, or name an address"
-        )
-    if address == "local":
+    if address == "local" and config.engine == "mesh":
         return ""
+    if address == "local" and address not in settings.ray_addresses:
+        raise ParameterValidationError(
+            f"sf_init_config.engine: this worker has no Ray of its own (`local` in {variable('ray_addresses')}); leave "
+            f"it out, or name an address"
+        )
+    if address == "local" and (unknown := set(parties) - set(settings.own_ray_parties())):
+        raise ParameterValidationError(
+            f"sf_init_config.parties: {min(unknown)} has no place on this worker's own Ray; add it to {variable('parties')}"
+        )
     if address not in settings.ray_addresses:
         raise ParameterValidationError(
             f"sf_init_config.address: is no Ray cluster that this worker may use ({variable('ray_addresses')}); use "

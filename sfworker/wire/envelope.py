@@ -95,7 +95,8 @@ class SfInitConfig(Struct, frozen=True, kw_only=True):
     ] = None
     cluster_config: ClusterConfig | None = None
     engine: Annotated[
-        Literal["mesh", "ray"], Meta(description="What joins the parties of `address: local`; `ray` is refused.")
+        Literal["mesh", "ray"],
+        Meta(description="What places the parties of `address: local`: `ray` on a Ray head of the worker's own."),
     ] = "mesh"
 
 

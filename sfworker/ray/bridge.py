@@ -160,6 +160,7 @@ class Bridge:
         self._runs[place.run] = place.parties
         try:
             offers = await self._offers()
+            _require_offered(place.parties, offers)
             self._require_known_peers(place)
             await asyncio.gather(*(self._keep(party, offers) for party in place.parties))
             hosts = {party: self._hosts[party] for party in place.parties}
@@ -206,12 +207,7 @@ class Bridge:
                 await self._make(party, offers)
 
     async def _make(self, party: str, offers: list[Offer]) -> None:
-        offering = [offer for offer in offers if offer.resources.get(party)]
-        if not offering:
-            raise CannotPlaceError(
-                f"no node of the Ray cluster offers party {party}; start one with a resource of this name"
-            )
-        offer = max(offering, key=lambda each: each.resources[party])
+        offer = max(offers, key=lambda each: each.resources.get(party, 0.0))
         remote_host: Any = ray.remote(Host)
         placed = remote_host.options(
             num_cpus=0,
@@ -300,6 +296,14 @@ class Bridge:
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("the bridge ends: %s", error, exc_info=not isinstance(error, ClusterGoneError))
             os._exit(1)
+
+
+def _require_offered(parties: list[str], offers: list[Offer]) -> None:
+    for party in parties:
+        if not any(offer.resources.get(party) for offer in offers):
+            raise CannotPlaceError(
+                f"no node of the Ray cluster offers party {party}; start one with a resource of this name"
+            )
 
 
 def _require_same_versions(party: str, ready: Ready) -> None:

@@ -10,12 +10,14 @@ its party processes and removes what these have staged.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from anyio.abc import TaskGroup
 
 from sfworker.errors import ClusterInitializationError, Failure, SecretFlowTaskError, SettingsError
 from sfworker.logs import configure
+from sfworker.pool import roots
 from sfworker.pool.outputs import remove_left_behind
 from sfworker.pool.pool import Pool, open_pool
 from sfworker.pool.run_dir import run_dir
@@ -31,6 +34,7 @@ from sfworker.ray.run import Run, not_started
 from sfworker.ray.versions import versions
 from sfworker.settings import Settings, load, variable
 from sfworker.wire.frames import FrameError, encode_frame, receive_body
+from sfworker.wire.gateway import GiveWay
 from sfworker.wire.pipe import Pipe
 from sfworker.wire.ray import (
     BEAT_SECONDS,
@@ -120,8 +124,8 @@ class Node:
             case Discard(number, run):
                 self._answer(number, self._runs[run][0].discard)
             case Remove(number, paths):
-                roots = self._settings.roots_of(self._settings.party)
-                self._answer(number, partial(remove_left_behind, paths, roots))
+                own = self._settings.roots_of(self._settings.party)
+                self._answer(number, partial(remove_left_behind, paths, own))
 
     def _begin(self, begin: Begin) -> None:
         try:
@@ -157,13 +161,13 @@ class Node:
         self._tasks.start_soon(answer)
 
 
-def environment(setup: Setup, directory: str, environ: Mapping[str, str]) -> dict[str, str]:
+def environment(setup: Setup, directory: str, *, is_own_gateway: bool) -> dict[str, str]:
     """Return the variables of the node's settings, which are its own but for what makes it this party's.
 
-    A node with a certificate of its own uses that, and the peers' addresses of its operator.
+    A node with a certificate of its own uses that, and the port of its operator's settings.
     """
     ours = {"party": setup.party, "jobs": ",".join(map(_found, setup.jobs))}
-    if not environ.get(variable("tls_certificate")):
+    if is_own_gateway:
         files = {"certificate": setup.certificate, "key": setup.key, "authority": setup.authority}
         for name, content in files.items():
             path = Path(directory, f"{name}.pem")
@@ -190,7 +194,7 @@ def _free_port(address: str) -> int:
         return int(taken.getsockname()[1])
 
 
-async def _serve(settings: Settings, directory: str, connection: socket.socket) -> None:
+async def _serve(settings: Settings, directory: str, connection: socket.socket, *, is_own_gateway: bool) -> None:
     pipe = await Pipe.over(connection)
     async with open_pool(settings, directory) as pool, anyio.create_task_group() as tasks:
         node = Node(settings, pool, pipe, tasks)
@@ -203,7 +207,18 @@ async def _serve(settings: Settings, directory: str, connection: socket.socket) 
             await node.serve()
         with anyio.CancelScope(shield=True):
             await node.end()
+            if is_own_gateway:
+                await _end_gateway(settings)
         tasks.cancel_scope.cancel()
+
+
+async def _end_gateway(settings: Settings) -> None:
+    """Let the gateway of this node alone go, which otherwise would wait some seconds for other workers."""
+    with suppress(OSError), anyio.move_on_after(END_SECONDS):
+        reader, writer = await asyncio.open_unix_connection(settings.gateway_socket())
+        writer.write(encode_frame(GiveWay()))
+        await reader.read()
+        writer.close()
 
 
 def main() -> None:
@@ -221,13 +236,17 @@ def main() -> None:
     setup: Setup = decode_for_node(body)
     try:
         settings = load()
+        if not os.environ.get(variable("data_roots")):
+            raise SettingsError(f"{variable('data_roots')}: a node needs it; name its party's directory")
         os.umask(int(settings.umask, 8))
         with run_dir(settings.run_dir) as directory:
             os.chdir(directory)
-            os.environ |= environment(setup, directory, os.environ)
+            is_own_gateway = not settings.tls_certificate
+            os.environ |= environment(setup, directory, is_own_gateway=is_own_gateway)
             settings = load()
             with configure(settings, f"{settings.hostname()}-node-{setup.party}"):
-                uvloop.run(_serve(settings, directory, connection))
+                roots.prepare(settings)
+                uvloop.run(_serve(settings, directory, connection, is_own_gateway=is_own_gateway))
     except SettingsError as error:
         told = f"the node of {setup.party} has a setting that is wrong: {error}"
         failure = Failure(told, ClusterInitializationError.__name__, retryable=False)

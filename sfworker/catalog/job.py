@@ -23,8 +23,6 @@ Mode = Literal["none", "mesh"]
 _INSECURE = {"REF2K"}  # it keeps no secrets at all
 _LINK_ALONE = {"psi", "unbalanced_psi", "unbalanced_psi_cache"}
 """Task types that use the SPU's link and none of its arithmetic."""
-OWN_CLUSTER = "local"
-"""Address of the Ray head that a worker keeps for itself."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 _ALWAYS_SET = "EXECUTION_ID"
 """Variable that is the execution's id in each party process, whatever the envelope says."""
@@ -45,7 +43,7 @@ class Job:
     peers: dict[str, str]
     """Addresses of the gateways of the parties that are elsewhere."""
     cluster: str
-    """Address of the Ray cluster on whose nodes the parties are, or OWN_CLUSTER; empty: none."""
+    """Address of the Ray cluster on whose nodes the parties are, `local` for this worker's own; empty: none."""
     environment: dict[str, str]
     """What the envelope adds to the environment of its processes on a cluster."""
     agreed: Any
@@ -74,7 +72,7 @@ def accept(data: bytes, settings: Settings, now: float) -> Job:
     parties = _parties(envelope, settings)
     peers = _peers(envelope, settings)
     task_type, params = validate(envelope.task_config, parties)
-    cluster = _cluster(envelope, task_type, settings)
+    cluster = _cluster(envelope, task_type, parties, settings)
     for device in sorted(task_type.devices):
         if getattr(envelope, f"{device}_config") is None:
             raise ParameterValidationError(f"{device}_config: required by task type {task_type.name}")
@@ -170,13 +168,23 @@ def _dealt(envelope: Envelope, task_type: TaskType, job_parties: list[str], sett
     return [f"{dealer} deals the correlated randomness of SEMI2K, with which it could work out what the others share"]
 
 
-def _cluster(envelope: Envelope, task_type: TaskType, settings: Settings) -> str:
+def _cluster(envelope: Envelope, task_type: TaskType, parties: list[str], settings: Settings) -> str:
     config = envelope.sf_init_config
     if config.cluster_config is not None or not task_type.session:
         return ""
     address = config.address or settings.address
-    if address == "local":
-        return OWN_CLUSTER if config.engine == "ray" else ""
+    if address == "local" and config.engine == "mesh":
+        return ""
+    if address == "local" and address not in settings.ray_addresses:
+        raise ParameterValidationError(
+            f"sf_init_config.engine: this worker has no Ray of its own (`local` in {variable('ray_addresses')}); leave "
+            f"it out, or name an address"
+        )
+    if address == "local" and (unknown := set(parties) - set(settings.own_ray_parties())):
+        raise ParameterValidationError(
+            f"sf_init_config.parties: {min(unknown)} has no place on this worker's own Ray; add it to "
+            f"{variable('parties')}"
+        )
     if address not in settings.ray_addresses:
         raise ParameterValidationError(
             f"sf_init_config.address: is no Ray cluster that this worker may use ({variable('ray_addresses')}); use "

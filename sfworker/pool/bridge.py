@@ -177,8 +177,10 @@ class HostedProcess:
 class Bridge:
     """One bridge process, from `start` to its end."""
 
-    def __init__(self, settings: Settings, address: str, worker_id: str, directory: str) -> None:
+    def __init__(self, settings: Settings, address: str, worker_id: str, directory: str, token: dict[str, str]) -> None:
+        """Take the variables by which Ray knows this worker, where they are not the operator's."""
         self._settings = settings
+        self._token = token
         self._address = address
         self._worker_id = worker_id
         self._directory = directory
@@ -271,7 +273,7 @@ class Bridge:
             self._process = await anyio.open_process(
                 entry.command("sfworker.ray.bridge", str(theirs.fileno()), str(os.getpid())),
                 pass_fds=[theirs.fileno()],
-                env=job_environment(self._settings) | _of_ray() | _ENVIRONMENT,
+                env=job_environment(self._settings) | _of_ray() | self._token | _ENVIRONMENT,
                 stdin=None,
                 stdout=log_write,
                 stderr=log_write,
@@ -286,7 +288,7 @@ class Bridge:
                 address=self._address,
                 worker_id=self._worker_id,
                 jobs=self._settings.jobs,
-                cpus=self._settings.ray_cpus,
+                cpus=0.0 if self._token else self._settings.ray_cpus,  # the worker's own head has none to share
                 directory=self._directory,
             )
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from itertools import count
 
@@ -18,6 +18,7 @@ from sfworker.pool.bridge import Bridge, HostedProcess, UnplacedError
 from sfworker.pool.keepers import NodesKeeper, located
 from sfworker.pool.mesh import Limits, Listener, Mesh
 from sfworker.pool.outcome import Outcome
+from sfworker.pool.ray_head import OWN, LocalHead
 from sfworker.pool.starts import shared_id, starts_elsewhere, terms
 from sfworker.settings import Settings
 from sfworker.wire.frames import Start
@@ -56,6 +57,7 @@ class Clusters:
         self._worker_id = worker_id
         self._directory = directory
         self._tasks = tasks
+        self._head = LocalHead(settings, directory)
         self._bridges: dict[str, Bridge] = {}
         self._numbers = count(1)
 
@@ -91,6 +93,16 @@ class Clusters:
         finally:
             self._tasks.start_soon(self._clean_up, mesh, placement)
 
+    async def run(self) -> None:
+        """Start the worker's own head, where that is not left to the first job."""
+        if self._settings.ray_at_start and OWN in self._settings.ray_addresses:
+            with suppress(UnplacedError):  # which the first job hears
+                await self._bridge(OWN)
+
+    async def stop(self) -> None:
+        """End the worker's own head."""
+        await self._head.stop()
+
     async def remove(self, address: str, party: str, paths: list[str]) -> None:
         """Remove what attempts have left on a party's node, as far as that can be reached."""
         if address not in self._settings.ray_addresses:  # Redis says so, and others may write to it
@@ -106,7 +118,7 @@ class Clusters:
     async def _place(self, address: str, parties: list[str], *, room: bool = True) -> Placement:
         """Place a job, at a new bridge where the one that there is ends meanwhile. Raises UnplacedError."""
         for _ in range(2):
-            bridge = self._bridge(address)
+            bridge = await self._bridge(address)
             await bridge.until_joined()
             try:
                 return Placement(bridge, *await bridge.place(parties, room=room))
@@ -114,11 +126,17 @@ class Clusters:
                 continue
         raise UnplacedError(Failure.of(ClusterInitializationError("the Ray cluster does not place the job's parties")))
 
-    def _bridge(self, address: str) -> Bridge:
-        bridge = self._bridges.get(address)
+    async def _bridge(self, name: str) -> Bridge:
+        address, token = name, {}
+        if name == OWN:
+            try:
+                address, token = await self._head.address(), self._head.token
+            except ClusterInitializationError as error:
+                raise UnplacedError(Failure.of(error)) from None
+        bridge = self._bridges.get(name)
         if bridge is None or bridge.lost.is_set():
             directory = f"{self._directory}/ray-{next(self._numbers)}"
-            bridge = self._bridges[address] = Bridge(self._settings, address, self._worker_id, directory)
+            bridge = self._bridges[name] = Bridge(self._settings, address, self._worker_id, directory, token)
             self._tasks.start_soon(bridge.run)
         return bridge
 

@@ -180,6 +180,7 @@ class Pool:
 
     async def stop(self) -> None:
         """End every process."""
+        await self.clusters.stop()
         await self.template.stop()
         self._discard_spares()
 
@@ -288,6 +289,7 @@ async def open_pool(settings: Settings, directory: str, worker_id: str = "") -> 
         pool = Pool(settings, directory, worker_id, tasks)
         tasks.start_soon(pool.run)
         tasks.start_soon(pool.gateway.run)
+        tasks.start_soon(pool.clusters.run)
         try:
             yield pool
         finally:

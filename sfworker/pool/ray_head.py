@@ -7,9 +7,10 @@ import logging
 import os
 import secrets
 from itertools import count
-from typing import cast
+from typing import Any, cast
 
 import anyio
+import msgspec
 from anyio.abc import ByteReceiveStream, Process
 from anyio.streams.buffered import BufferedByteReceiveStream
 
@@ -17,29 +18,34 @@ from sfworker.errors import ClusterInitializationError
 from sfworker.logs import party_line
 from sfworker.pool.channel import LineChannel
 from sfworker.pool.run_dir import PREFIX
+from sfworker.pool.template import job_environment
 from sfworker.settings import Settings, variable
 from sfworker.wire import entry
 
 _log = logging.getLogger("sfworker.pool")
 START_SECONDS = 60.0
 STOP_SECONDS = 5.0
+OWN = "local"
+"""Name of the worker's own head among addresses of clusters."""
 LONGEST = 43
 """Bytes that the path of a head's directory may have: Ray's sockets in it add 64, and a socket's may have 107."""
-LONGEST_PARENT = LONGEST - len(f"/{PREFIX}12345678/ray-0")
+LONGEST_PARENT = LONGEST - len(f"/{PREFIX}12345678/h0")
+_OF_THE_WORKER = ("redis_url", "prefix", "tenants", "log_file", "health", "party", "peers", "peer_pins", "jobs")
+_GROUPS_OF_THE_WORKER = ("ray_", "gateway_", "tls_")
+"""Settings that nodes on the own head do not get, and beginnings of others' names."""
 
 
 class LocalHead:
     """The head, from the first call of `address` to `stop`. One that died is replaced at the next call."""
 
-    def __init__(self, settings: Settings, run_dir: str, parties: list[str], environment: dict[str, str]) -> None:
-        """Take the parties that may be placed on it, and what it and its processes may know of the environment."""
+    def __init__(self, settings: Settings, run_dir: str) -> None:
         self._settings = settings
         self._run_dir = run_dir
-        self._parties = parties
+        self._parties = settings.own_ray_parties()
         # Ray's ports run whatever they are sent, and loopback is everybody's on this host.
         self.token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         """Variables by which a driver shows that it is this worker's."""
-        self._environment = environment | self.token
+        self._environment = job_environment(settings) | _of_nodes(settings) | self.token
         self._numbers = count()
         self._lock = anyio.Lock()
         self._process: Process | None = None
@@ -115,9 +121,27 @@ class LocalHead:
 
     def _new_directory(self) -> str:
         """Return a name that is not in use: the head before may not be gone yet."""
-        while os.path.exists(directory := f"{self._run_dir}/ray-{next(self._numbers) % 10}"):
+        while os.path.exists(directory := f"{self._run_dir}/h{next(self._numbers) % 10}"):
             pass
         return directory
+
+
+def _of_nodes(settings: Settings) -> dict[str, str]:
+    """Return the variables of the worker's settings that are those of nodes, too."""
+    values = {
+        name: value
+        for name, value in msgspec.to_builtins(settings).items()
+        if name not in _OF_THE_WORKER and not name.startswith(_GROUPS_OF_THE_WORKER)
+    }
+    values["data_roots"] = json.dumps({party: settings.roots_of(party) for party in settings.own_ray_parties()})
+    values["run_dir"] = os.path.abspath(settings.run_dir)
+    return {variable(name): _text(value) for name, value in values.items() if value not in ("", [], {})}
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return ",".join(value)
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _log_line(line: bytes) -> None:

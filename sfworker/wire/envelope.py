@@ -99,10 +99,7 @@ class SfInitConfig(Struct, frozen=True, kw_only=True):
     cluster_config: ClusterConfig | None = None
     engine: Annotated[
         Literal["mesh", "ray"],
-        Meta(
-            description="What places the parties of `address: local`; with `ray` a Ray head of the worker's own, which "
-            "gives the same results."
-        ),
+        Meta(description="What places the parties of `address: local`: `ray` on a Ray head of the worker's own."),
     ] = "mesh"
     runtime_env: Annotated[
         Configuration | None,

@@ -59,6 +59,7 @@ class Node:
 
     name: str
     resources: dict[str, float] = field(default_factory=dict)
+    cpus: int = 0
     environment: dict[str, str] = field(default_factory=dict)
     process: subprocess.Popen[str] | None = None
 
@@ -91,12 +92,22 @@ class Node:
 
 
 class Cluster:
-    """A head and nodes. Use as a context. `address` is the same after a restart."""
+    """A head and nodes. Use as a context. `address` is the same after a restart.
 
-    def __init__(self, *nodes: Node, lab: Lab | None = None, environment: Mapping[str, str] | None = None) -> None:
+    `python` is another environment's interpreter, whose Ray runs then.
+    """
+
+    def __init__(
+        self,
+        *nodes: Node,
+        lab: Lab | None = None,
+        environment: Mapping[str, str] | None = None,
+        python: str = sys.executable,
+    ) -> None:
         self.nodes = {node.name: node for node in (Node(HEAD), *nodes)}
         self.lab = lab
         self._environment = dict(environment or {})
+        self._python = python
 
     def __enter__(self) -> Cluster:
         self.directory = Path(tempfile.mkdtemp(prefix="k", dir="/tmp"))
@@ -167,7 +178,7 @@ class Cluster:
         return {"PATH": os.environ["PATH"], **self._environment, **({} if self.lab else ENVIRONMENT)}
 
     def _told(self) -> dict[str, dict[str, bool]]:
-        command = [*self._enter(HEAD), sys.executable, "-c", _ACTORS, self.address]
+        command = [*self._enter(HEAD), self._python, "-c", _ACTORS, self.address]
         done = subprocess.run(command, env=self.environment(), capture_output=True, text=True, check=True, timeout=60)
         told: dict[str, dict[str, bool]] = json.loads(done.stdout)
         return told
@@ -178,10 +189,10 @@ class Cluster:
     def _begin(self, node: Node) -> None:
         asked = {"directory": f"{self.directory}/{node.name}", "name": node.name, "ip": self.ip(node.name)}
         asked |= {"head": None if node.name == HEAD else self.address, "port": self._port}  # type: ignore[dict-item]
-        asked |= {"resources": node.resources}  # type: ignore[dict-item]
+        asked |= {"resources": node.resources, "cpus": node.cpus}  # type: ignore[dict-item]
         with open(self.directory / f"{node.name}.log", "ab") as log:
             node.process = subprocess.Popen(
-                [*self._enter(node.name), sys.executable, "-m", "tests.ray.node_process", json.dumps(asked)],
+                [*self._enter(node.name), self._python, "-m", "tests.ray.node_process", json.dumps(asked)],
                 env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **self._environment, **node.environment},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

@@ -30,7 +30,7 @@ def main() -> None:
         "node_name": asked["name"],
         "min_worker_port": 0,
         "max_worker_port": 0,
-        "num_cpus": 0,
+        "num_cpus": asked["cpus"],
         "resources": asked["resources"],
         "object_store_memory": STORE_BYTES,
         "temp_dir": asked["directory"],

@@ -41,7 +41,7 @@ from sfworker.pool.run_dir import run_dir
 from sfworker.settings import load
 async def main():
     with run_dir(sys.argv[1]) as directory:
-        head = LocalHead(load(), directory, ["alice", "bob"], {"PATH": os.environ["PATH"]})
+        head = LocalHead(load(), directory)
         print(await head.address(), head.pid, json.dumps(head.token, separators=(",", ":")), flush=True)
         await anyio.sleep_forever()
 anyio.run(main)
@@ -140,15 +140,15 @@ def test_a_head_serves_on_loopback_those_with_its_token_and_is_gone_with_its_wor
 
 
 async def test_a_path_that_is_too_long_for_its_sockets_is_refused_with_the_remedy(tmp_path: Path) -> None:
-    head = LocalHead(load(), str(tmp_path / ("d" * 40)), ["alice"], _PLAIN)
-    with pytest.raises(ClusterInitializationError, match="SFWORKER_RUN_DIR to a directory whose path has at most 15"):
+    head = LocalHead(load(_PLAIN), str(tmp_path / ("d" * 40)))
+    with pytest.raises(ClusterInitializationError, match="SFWORKER_RUN_DIR to a directory whose path has at most 18"):
         await head.address()
 
 
 @pytest.mark.slow
 async def test_a_head_that_died_is_replaced_and_one_that_is_stopped_leaves_nothing(parent: Path) -> None:
     with run_dir(str(parent)) as directory:
-        head = LocalHead(load(), directory, ["alice", "bob"], _PLAIN)
+        head = LocalHead(load(_PLAIN), directory)
         address = await head.address()
         assert await head.address() == address
         first = head.pid
@@ -170,7 +170,7 @@ async def test_a_head_that_died_is_replaced_and_one_that_is_stopped_leaves_nothi
 async def test_a_head_whose_watcher_dies_goes_with_it(parent: Path) -> None:
     """Otherwise nothing would end it with its worker."""
     with run_dir(str(parent)) as directory:
-        head = LocalHead(load(), directory, ["alice"], _PLAIN)
+        head = LocalHead(load(_PLAIN), directory)
         await head.address()
         [watcher] = (pid for pid in children(head.pid) if pid not in in_session(head.pid))
         os.kill(watcher, signal.SIGKILL)

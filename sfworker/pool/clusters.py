@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from contextvars import Context
 from functools import partial
 from itertools import count
 
@@ -137,7 +138,7 @@ class Clusters:
         if bridge is None or bridge.lost.is_set():
             directory = f"{self._directory}/ray-{next(self._numbers)}"
             bridge = self._bridges[name] = Bridge(self._settings, address, self._worker_id, directory, token)
-            self._tasks.start_soon(bridge.run)
+            Context().run(self._tasks.start_soon, bridge.run)  # its log is not this job's alone
         return bridge
 
     def _begin(self, job: Job, tenant: str, placement: Placement, party: str, start: Start) -> Begin:

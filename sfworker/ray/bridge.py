@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import sys
+import traceback
 from collections.abc import Coroutine
 from contextlib import suppress
 from pathlib import Path
@@ -31,6 +32,7 @@ from sfworker.gateway.dialling import split
 from sfworker.ray.host import Host
 from sfworker.ray.versions import versions
 from sfworker.wire.frames import FrameError, encode_body, encode_frame, receive_body
+from sfworker.wire.party_log import PartyRecord, encode_record
 from sfworker.wire.pipe import Pipe
 from sfworker.wire.ray import (
     BEAT_SECONDS,
@@ -66,7 +68,6 @@ _CERTIFICATE_DAYS = 3650
 _NO_MODULES = ["**/__pycache__", "**/node_modules"]
 _PR_SET_PDEATHSIG = 1
 _ALIVE = encode_body(Alive())
-_log = logging.getLogger("sfworker.bridge")
 
 
 class CannotPlaceError(Exception):
@@ -294,7 +295,10 @@ class Bridge:
     def _end(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            _log.error("the bridge ends: %s", error, exc_info=not isinstance(error, ClusterGoneError))
+            frames = "" if isinstance(error, ClusterGoneError) else "".join(traceback.format_tb(error.__traceback__))
+            told = str(error) if isinstance(error, ClusterGoneError) else type(error).__name__
+            record = PartyRecord(level="ERROR", logger="sfworker.bridge", message=told, exception=frames)
+            os.write(2, encode_record(record))
             os._exit(1)
 
 

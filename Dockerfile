@@ -5,14 +5,18 @@
 ARG BASE=python:3.10-slim-bookworm@sha256:68d914ec641a0b69267ce65184d000a2bc3a9ee2590ab702b82250ab2385735a
 
 FROM ${BASE} AS build
+# Not empty: with Ray, for workers whose parties are placed on a cluster, and for its nodes.
+ARG RAY=
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 RUN python -m venv --without-pip /opt/sfworker
 WORKDIR /src
 # First the packages alone, so that a change of our code does not install them anew.
 COPY requirements.lock ./
 RUN sed '/^# --- build/,$d' requirements.lock > runtime.lock \
-    && sed '1,/^# --- build/d;/^# --- development/,$d' requirements.lock > build.lock \
-    && pip --python /opt/sfworker/bin/python install --no-deps --require-hashes -r runtime.lock \
+    && sed '1,/^# --- build/d;/^# --- ray/,$d' requirements.lock > build.lock \
+    && sed '/^# --- development/,$d' requirements.lock > ray.lock \
+    && if [ -n "$RAY" ]; then chosen=ray.lock; else chosen=runtime.lock; fi \
+    && pip --python /opt/sfworker/bin/python install --no-deps --require-hashes -r $chosen \
     && pip install --no-deps --require-hashes -r build.lock
 COPY pyproject.toml README.md LICENSE CHANGELOG.md ./
 COPY sfworker ./sfworker

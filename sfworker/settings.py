@@ -265,6 +265,33 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     link_traces: Annotated[
         bool, Meta(description="Peers' traces of an execution are linked: ids of spans are sent to them and taken.")
     ] = True
+    ray_addresses: Annotated[
+        list[Annotated[str, Meta(pattern=r"^(local|\S+:\d{1,5})$")]],
+        Meta(
+            description="Ray clusters that jobs may name as `address`: `host:port`, with commas between them. Whoever "
+            "reaches such a cluster's ports can run any code on it. `local`: a head of the worker's own, for `engine: "
+            "ray`."
+        ),
+    ] = []
+    ray_at_start: Annotated[
+        bool, Meta(description="The worker's own Ray head starts with the worker, not with the first job that asks.")
+    ] = False
+    ray_cpus: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=4096,
+            description="Ray's CPUs that each party process takes on its node of a cluster, beside one of the resource "
+            "of its party's name.",
+        ),
+    ] = 0.0
+    ray_environment: Annotated[
+        list[str],
+        Meta(
+            description="Environment variables that envelopes may set for party processes on a Ray cluster: names with "
+            "commas between them."
+        ),
+    ] = []
     min_input_rows: Annotated[
         int, Meta(ge=0, description="Fewest rows of a party's file of which anything may be revealed; 0: any number.")
     ] = 2
@@ -298,6 +325,10 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """Those of every party."""
         parties = self.data_roots if isinstance(self.data_roots, dict) else [""]  # whoever asks gets the same
         return [root for party in parties for root in self.roots_of(party)]
+
+    def own_ray_parties(self) -> list[str]:
+        """Those that jobs may place on the worker's own Ray head: of envelopes that name none, or with data roots."""
+        return sorted({*self.party_list(), *(self.data_roots if isinstance(self.data_roots, dict) else ())})
 
     def gateway_socket(self) -> str:
         """The socket at which workers of this host find their party's gateway."""
@@ -428,6 +459,8 @@ _ALLOWED = {
     "peers": "pairs of party and address, bob=host:port, with commas between them",
     "peer_pins": "pairs of party and SHA-256 fingerprint, bob=<64 hex digits>, with commas between them",
     "gateway_listen": "an address, host:port",
+    "ray_addresses": "addresses, host:port or local, with commas between them",
+    "ray_environment": "names of environment variables, with commas between them",
     "jobs": "names of modules or paths of files, with commas between them",
     "job_environment": "names of environment variables, with commas between them",
     "umask": "three octal digits, such as 077",
@@ -436,6 +469,8 @@ _PARSERS: dict[str, Callable[[str, str], Any]] = {
     "peers": _by_party,
     "peer_pins": _by_party,
     "jobs": _names,
+    "ray_addresses": _names,
+    "ray_environment": _names,
     "job_environment": _names,
     "tenants": _names,
     "log_level": _level,

@@ -69,6 +69,11 @@ async def _findings(settings: Settings, *, quick: bool) -> AsyncIterator[Finding
 
         async for finding in peer_findings.own(settings):
             yield finding
+    if settings.ray_addresses:
+        from sfworker.cli import ray_findings
+
+        async for finding in ray_findings.clusters(settings):
+            yield finding
     if not quick:
         yield await asyncio.to_thread(host_findings.secretflow)
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sfworker.cli.findings import Finding, error, ok, warning
-from sfworker.daemon.roots import refusal
+from sfworker.pool.roots import refusal
 from sfworker.pool.run_dir import LONGEST_PARENT
 from sfworker.settings import Settings, unknown_variables, variable
 

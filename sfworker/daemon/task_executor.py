@@ -10,10 +10,10 @@ from __future__ import annotations
 import logging
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import anyio
 import msgspec
@@ -32,7 +32,7 @@ from sfworker.errors import (
     ResultSaveError,
     SecretFlowTaskError,
 )
-from sfworker.pool import outputs
+from sfworker.pool.keepers import HereKeeper, Keeper
 from sfworker.pool.mesh import Heard
 from sfworker.pool.outcome import Outcome, Stop
 from sfworker.pool.pool import Execution, Pool
@@ -51,6 +51,8 @@ PEER_PAUSE = 0.25
 """Share of the rendezvous by which the next one follows. Two parties that wait so are there together soon."""
 RETURN_SECONDS = 1.0
 """Time until the next attempt where a gateway or the peer's worker has left, whose place others take."""
+ROOM_SECONDS = 5.0
+"""Time until a job asks again for room on its cluster."""
 _NOT_STARTED = Started("lost", 0, 0, 0)
 
 
@@ -198,14 +200,14 @@ class _Run:
         if failure is None:
             await self._succeed(outcome)
             return
-        await _in_thread(outputs.discard, outcome.outputs, self._settings.all_roots())
+        await self._keeper(outcome).discard(outcome.outputs)
         if outcome.stopped is Stop.LEASE_LOST:
             await self._lease_lost("the computation was ended and nothing is published")
         elif outcome.stopped is Stop.DRAINED or outcome.never_ran:  # not the job's doing, so no attempt is used up
             await self._release("releases")
         elif outcome.stopped is Stop.CANCELLED:
             await self.cancel(outcome)
-        elif outcome.peer_absent and self._started.releases < self._settings.max_peer_waits:
+        elif outcome.no_room or (outcome.peer_absent and self._started.releases < self._settings.max_peer_waits):
             await self._wait_for_peers(failure, outcome)
         elif outcome.template_lost:
             # It may be the job that ends the template, so this counts towards `max_crashes`.
@@ -215,17 +217,17 @@ class _Run:
 
     async def _succeed(self, outcome: Outcome) -> None:
         if outcome.outputs:
-            roots = self._settings.all_roots()
+            keeper = self._keeper(outcome)
             try:
-                await anyio.to_thread.run_sync(outputs.flush, outcome.outputs, roots)
+                await keeper.flush(outcome.outputs)
                 # Another worker may have started this job while this one was cut off. Its outputs are not replaced, so
                 # the lease is looked at after the flush, which may take long.
                 renew = partial(self._broker.renew, [self._attempt])
                 if (await patiently("the check before outputs are renamed", renew)) == [Lease.LOST]:
-                    await _in_thread(outputs.discard, outcome.outputs, roots)
+                    await keeper.discard(outcome.outputs)
                     await self._lease_lost("its outputs are dropped and nothing is published")
                     return
-                await anyio.to_thread.run_sync(outputs.commit, outcome.outputs, roots, self._settings.log_file)
+                await keeper.commit(outcome.outputs)
             except ResultSaveError as error:
                 await self.bury(Failure.of(error), outcome)
                 return
@@ -263,6 +265,8 @@ class _Run:
     async def _wait_for_peers(self, failure: Failure, outcome: Outcome) -> None:
         """Let other jobs have the slot for a while. No attempt is used up."""
         delay = RETURN_SECONDS if outcome.peer_returns else self._settings.rendezvous_seconds * PEER_PAUSE
+        if outcome.no_room:
+            delay = ROOM_SECONDS
         used = self._started.used_up - 1
         retry = partial(
             self._notifier.retrying, self._attempt, self._started.attempt, failure, used, delay, counts=False
@@ -323,7 +327,10 @@ class _Run:
         )
 
     async def _remove_left_behind(self, written: list[str]) -> None:
-        await _in_thread(outputs.remove_left_behind, written, self._settings.all_roots())
+        await self._pool.remove_left_behind(written)
+
+    def _keeper(self, outcome: Outcome) -> Keeper:
+        return outcome.keeper or HereKeeper(self._settings)
 
     @property
     def _tenant(self) -> str:
@@ -366,9 +373,3 @@ class _Run:
         seconds |= {phase: measured[phase] for phase in timings.ended}
         self._telemetry.finished(self._job.task_type.name if self._job else "unknown", outcome_name, seconds)
         self._trace.end(outcome_name, error_type)
-
-
-async def _in_thread(remove: Callable[..., None], paths: Iterable[Any], *more: Any) -> None:
-    """Call `remove` in a thread, because a large directory takes long, and not at all where there are no paths."""
-    if paths := list(paths):
-        await anyio.to_thread.run_sync(remove, paths, *more)

@@ -24,7 +24,7 @@ from sfworker.broker.connection import shown
 from sfworker.broker.entry import Entry
 from sfworker.broker.patience import patiently, pause
 from sfworker.catalog import load_modules
-from sfworker.daemon import health, roots
+from sfworker.daemon import health
 from sfworker.daemon.cancelling import Cancelling
 from sfworker.daemon.leases import Leases
 from sfworker.daemon.priorities import RankOrder
@@ -32,6 +32,7 @@ from sfworker.daemon.running import Running
 from sfworker.daemon.task_executor import Services, TaskExecutor
 from sfworker.errors import SettingsError
 from sfworker.logs import configure, ids
+from sfworker.pool import roots
 from sfworker.pool.outcome import Stop
 from sfworker.pool.pool import Execution, Pool, open_pool
 from sfworker.pool.run_dir import LONGEST_PARENT, run_dir
@@ -60,7 +61,7 @@ async def serve(settings: Settings, group: str) -> int:
         for sentence in unknown_variables():
             _log.warning(sentence)
         roots.prepare(settings)
-        async with open_broker(settings, group, worker_id) as broker, open_pool(settings, directory) as pool:
+        async with open_broker(settings, group, worker_id) as broker, open_pool(settings, directory, worker_id) as pool:
             worker = Worker(settings, worker_id, broker, pool, telemetry)
             async with health.serving(listener, worker.readiness):
                 await worker.run()

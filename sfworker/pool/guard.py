@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Protocol
 
 import anyio
 
-from sfworker.catalog.resources import Resources
+from sfworker.catalog.resources import Limit
 from sfworker.errors import (
     Failure,
     MemoryLimitExceededError,
@@ -25,12 +26,20 @@ STALL_CHECKS = 10
 _IDLE_SHARE, _TICK = 0.01, 0.01
 
 
-async def guard(mesh: Mesh, resources: Resources, directory: str) -> None:
+class Guarded(Protocol):
+    """Describes what is guarded: processes, and how to end them."""
+
+    @property
+    def groups(self) -> list[int]: ...
+    def fail(self, failure: Failure) -> None: ...
+
+
+async def guard(mesh: Guarded, memory: Limit | None, scratch: Limit | None, directory: str) -> None:
     """Measure the execution in a thread until cancelled, and fail it where it uses more than it was granted."""
     while True:
         await anyio.sleep(CHECK_SECONDS)
         # A walk through a large scratch directory must not hold up the end of the execution.
-        error = await anyio.to_thread.run_sync(_breach, mesh.groups, resources, directory, abandon_on_cancel=True)
+        error = await anyio.to_thread.run_sync(_breach, mesh.groups, memory, scratch, directory, abandon_on_cancel=True)
         if error is not None:
             mesh.fail(Failure.of(error))
             return
@@ -56,8 +65,9 @@ async def watch(mesh: Mesh, stall_seconds: float) -> None:
             return
 
 
-def _breach(groups: Collection[int], resources: Resources, directory: str) -> SecretFlowTaskError | None:
-    memory, scratch = resources.memory, resources.scratch
+def _breach(
+    groups: Collection[int], memory: Limit | None, scratch: Limit | None, directory: str
+) -> SecretFlowTaskError | None:
     if memory and (used := memory_above(memory.amount, groups)):
         return MemoryLimitExceededError(
             f"the job used {used} bytes of memory, its limit is {memory.amount}; {memory.remedy}"

@@ -14,10 +14,11 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import Any, Protocol
 
 import anyio
 from msgspec import Raw, Struct
@@ -37,12 +38,8 @@ from sfworker.errors import (
     TaskExecutionError,
     TimeLimitExceededError,
 )
-from sfworker.pool.exits import sentence
 from sfworker.pool.outcome import Outcome, Stop
-from sfworker.pool.outputs import require_own
-from sfworker.pool.party_process import PartyProcess
 from sfworker.pool.remotes import MAX_TEXT, Remotes, cleaned
-from sfworker.pool.template import Template
 from sfworker.pool.usage import oom_kills
 from sfworker.wire.frames import (
     Failed,
@@ -76,7 +73,7 @@ ASK = signal.SIGUSR1
 Heard = StageReached | Progressed | Making | Staging | Keeping
 Listener = Callable[[Heard], None]
 _ECHOES = {PeerFailedError.__name__, PeerAbsentError.__name__}
-_OF_FULL_DISKS = {-signal.SIGABRT, -signal.SIGBUS}
+OF_FULL_DISKS = {-signal.SIGABRT, -signal.SIGBUS}
 """Ends that a C++ library comes to where it cannot write, or where memory that it maps has no room on its disk."""
 _PHASES = {"cluster_ready": "cluster", "devices_ready": "devices", "executed": "execution"}
 _ERRORS: dict[Stop, type[SecretFlowTaskError]] = {
@@ -98,13 +95,44 @@ class Limits(Struct, frozen=True, kw_only=True):
     """False where peers hear the type of a failure alone, without its sentence."""
 
 
+class Controlled(Protocol):
+    """Describes a party process, whether it is here (`PartyProcess`) or on a node of a cluster (`HostedProcess`)."""
+
+    pid: int | None
+    exit_status: int | None
+    ended: anyio.Event
+
+    def assign(
+        self,
+        on_body: Callable[[bytes], None],
+        on_end: Callable[[], None],
+        on_nonsense: Callable[[FrameError], None],
+        on_line: Callable[[bytes], None],
+        longest_frame: int,
+    ) -> None: ...
+    def require_own(self, frame: Making | Staging | Keeping, roots: Iterable[str]) -> None: ...
+    def how_it_ended(self, *, memory_ran_out: bool) -> str: ...
+    async def send(self, frame: Struct) -> None: ...
+    def dismiss(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class Controller(Protocol):
+    """Describes who has started the processes and can end them: a template, or nodes of a cluster."""
+
+    lost: anyio.Event
+
+    def signal(self, process: Any, number: int, *, whole_group: bool) -> None: ...
+    def kill(self) -> None: ...
+
+
 class Mesh:
     """Runs one execution, as in `outcome = await mesh.run(starts, limits, listener)`. `stop` may be called any time."""
 
     def __init__(
         self,
-        template: Template,
-        processes: list[PartyProcess],
+        template: Controller,
+        processes: Sequence[Controlled],
         log_line: Callable[[str, bytes], None],
         remotes: Remotes | None = None,
     ) -> None:
@@ -193,6 +221,18 @@ class Mesh:
             self._outcome.failure = Failure.of(_ERRORS[stopped]()) if stopped else failure
             self._changed.set()
 
+    def break_off(self, failure: Failure) -> None:
+        """End the execution with `failure` where it has not ended yet."""
+        if not self._settled():
+            self.fail(failure)
+
+    def suspect(self, failure: Failure) -> None:
+        """End the execution with `failure` soon, where no other cause is heard of until then."""
+        if not self._settled() and self._weak_cause is None:
+            self._weak_cause = failure
+            self._decide_within(ECHO_SECONDS)
+            self._changed.set()
+
     @property
     def groups(self) -> list[int]:
         """Process groups of the parties, which hold all processes that a party starts, too."""
@@ -240,7 +280,8 @@ class Mesh:
             raise FrameError("a frame after its outcome")
         if isinstance(frame, Making | Staging | Keeping):
             self._count_path(rank)
-            require_own(frame, chain.from_iterable(self._starts[rank].data_roots.values()))
+            roots = chain.from_iterable(self._starts[rank].data_roots.values())
+            self._processes[rank].require_own(frame, roots)
         match frame:
             case StageReached():
                 self._tell(PeerReached(frame.stage, frame.seconds))
@@ -361,9 +402,9 @@ class Mesh:
             self._changed.set()
             return
         self._leaving.pop(rank, None)
-        how = sentence(process.exit_status, memory_ran_out=oom_kills() > self._oom_kills)
+        how = process.how_it_ended(memory_ran_out=oom_kills() > self._oom_kills)
         lost = Failure.of(PartyProcessLostError(f"the process of {self._names[rank]} {how}"))
-        if process.exit_status in _OF_FULL_DISKS and (full := self._full_disk(rank)):
+        if process.exit_status in OF_FULL_DISKS and (full := self._full_disk(rank)):
             lost = Failure.of(full)
         self._outcome.template_lost = self._template.lost.is_set()
         if process.exit_status is None or process.exit_status < 0:

@@ -7,6 +7,7 @@ from enum import IntEnum, auto
 from msgspec import Raw, Struct, field
 
 from sfworker.errors import Failure
+from sfworker.pool.keepers import Keeper
 from sfworker.wire.frames import Staging
 
 
@@ -46,6 +47,8 @@ class Outcome(Struct, kw_only=True):
     """True where it ended because a party elsewhere was not there."""
     peer_returns: bool = False
     """True where it was there, and comes back as soon as its worker or gateway does."""
+    no_room: bool = False
+    """True where it has not begun, as its cluster has no room for it now."""
     timings: Timings = field(default_factory=Timings)
     devices: list[str] = field(default_factory=list)
     peak_rss: dict[str, int] = field(default_factory=dict)
@@ -54,3 +57,5 @@ class Outcome(Struct, kw_only=True):
     """Directories that were not there before, made for outputs."""
     kept: list[str] = field(default_factory=list)
     """Directories with checkpoints, which are of use to a next attempt only."""
+    keeper: Keeper | None = None
+    """Who keeps its outputs; None: this host."""

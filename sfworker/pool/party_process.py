@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import anyio
 from msgspec import Struct
 
 from sfworker.pool.channel import FrameChannel, LineChannel
-from sfworker.wire.frames import FrameError
+from sfworker.pool.exits import sentence
+from sfworker.pool.outputs import require_own
+from sfworker.wire.frames import FrameError, Keeping, Making, Staging
 
 
 class PartyProcess:
@@ -38,6 +40,10 @@ class PartyProcess:
         self.theirs.close()
         os.close(self.their_log)
 
+    def how_it_ended(self, *, memory_ran_out: bool) -> str:
+        """Describe its end in words behind its name."""
+        return sentence(self.exit_status, memory_ran_out=memory_ran_out)
+
     def has_ended(self, status: int | None) -> None:
         """Note the end of the process, as the template has reported it or because the template is gone."""
         self.exit_status = status
@@ -56,6 +62,10 @@ class PartyProcess:
         self._on_end = on_end
         self._frames = FrameChannel(self._ours, on_body, on_end, on_nonsense, longest_frame)
         self._lines = LineChannel(self._log, on_line)
+
+    def require_own(self, frame: Making | Staging | Keeping, roots: Iterable[str]) -> None:
+        """Raise FrameError where a frame names a path that no job makes beneath these roots."""
+        require_own(frame, roots)
 
     async def send(self, frame: Struct) -> None:
         """Send a frame. Raises OSError where the process is gone."""

@@ -13,7 +13,7 @@ import logging
 import os
 import shutil
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from itertools import count
 
@@ -24,8 +24,11 @@ from sfworker.catalog.job import Job
 from sfworker.disks import disk_full, says_full
 from sfworker.errors import Failure, TaskExecutionError
 from sfworker.logs import ids, party_line
+from sfworker.pool import outputs
+from sfworker.pool.clusters import Clusters
 from sfworker.pool.gateway import OwnGateway
 from sfworker.pool.guard import guard, watch
+from sfworker.pool.keepers import by_place
 from sfworker.pool.mesh import Limits, Listener, Mesh
 from sfworker.pool.outcome import Outcome, Stop
 from sfworker.pool.party_process import PartyProcess
@@ -52,10 +55,12 @@ class Execution:
     def __init__(self) -> None:
         self._mesh: Mesh | None = None
         self.stopped: Stop | None = None
+        self.stop_asked = anyio.Event()
 
     def stop(self, reason: Stop) -> None:
         """End the computation, or keep it from beginning."""
         self.stopped = max(self.stopped or reason, reason)
+        self.stop_asked.set()
         if self._mesh is not None:
             self._mesh.stop(reason)
 
@@ -68,22 +73,23 @@ class Execution:
 class Pool:
     """Runs computations. Made by `open_pool`."""
 
-    def __init__(self, settings: Settings, directory: str, tasks: TaskGroup) -> None:
+    def __init__(self, settings: Settings, directory: str, worker_id: str, tasks: TaskGroup) -> None:
         self._settings = settings
         self._directory = directory
         self._tasks = tasks
-        self._template = Template(settings, directory)
+        self.template = Template(settings, directory)
         self._spares: deque[PartyProcess] = deque()
         self._numbers = count(1)
-        self._processors = Processors()
+        self.processors = Processors()
         self._changed = anyio.Event()
         self.gateway = OwnGateway(settings)
+        self.clusters = Clusters(settings, worker_id, directory, tasks)
         self.trouble = ""
         """Sentence on the template's last failure, empty when it is ready again."""
 
     @property
     def is_ready(self) -> bool:
-        return self._template.ready.is_set() and not self._template.lost.is_set()
+        return self.template.ready.is_set() and not self.template.lost.is_set()
 
     async def until_ready(self) -> None:
         """Wait until executions can start."""
@@ -102,12 +108,23 @@ class Pool:
         trace: ExecutionTrace,
     ) -> AsyncIterator[Outcome]:
         """Run the job's computation and yield its outcome. After the block, all that it used is let go."""
-        directory = self._new_directory()
-        template = self._template
+        limits = Limits(
+            soft=job.resources.soft_seconds,
+            hard=job.resources.seconds,
+            grace=self._settings.cancel_grace_seconds,
+            tell_why=self._settings.tell_peers_why,
+        )
+        if job.cluster:
+            log_line = _line_logger(job)
+            async with self.clusters.execute(job, attempt, listener, tenant, limits, execution, log_line) as outcome:
+                yield outcome
+            return
+        directory = self.new_directory()
+        template = self.template
         frames: list[Start] = []
         try:
             os.mkdir(directory, 0o700)
-            frames = starts(job, attempt, self._settings, directory, self._processors)
+            frames = starts(job, attempt, self._settings, directory, self.processors)
             remotes = self._remotes(job, directory, tenant, replays, trace) if job.peers else None
             mesh = Mesh(template, self._acquire_all(len(frames)), _line_logger(job), remotes)
         except OSError as error:  # the disk is full, or the template has died since this job was taken
@@ -119,14 +136,8 @@ class Pool:
             yield Outcome(failure=failure, never_ran=template.lost.is_set())
             return
         try:
-            limits = Limits(
-                soft=job.resources.soft_seconds,
-                hard=job.resources.seconds,
-                grace=self._settings.cancel_grace_seconds,
-                tell_why=self._settings.tell_peers_why,
-            )
             execution.begun(mesh)
-            asyncio.get_running_loop().call_later(REFILL_DELAY, self._refill)
+            asyncio.get_running_loop().call_later(REFILL_DELAY, self.refill)
             yield await self._run_guarded(mesh, remotes, frames, limits, listener, job, directory)
         finally:
             self._release(frames)
@@ -138,11 +149,20 @@ class Pool:
         self.gateway.note_begin(described.execution_id)
         return Remotes(self._settings.gateway_socket(), described, trace.link)
 
-    def _new_directory(self) -> str:
+    def new_directory(self) -> str:
         """Return a name that no execution has, of those that are short enough for the paths of sockets."""
         while os.path.exists(directory := f"{self._directory}/{next(self._numbers) % EXECUTIONS}"):
             pass
         return directory
+
+    async def remove_left_behind(self, paths: Iterable[str]) -> None:
+        """Remove what attempts have left here and on nodes. The paths come from Redis, as `outputs` has it."""
+        for (address, party), found in by_place(paths).items():
+            if address:
+                await self.clusters.remove(address, party, found)
+            else:
+                roots = self._settings.all_roots()
+                await anyio.to_thread.run_sync(outputs.remove_left_behind, found, roots)
 
     async def run(self) -> None:
         """Keep a template process running until cancelled."""
@@ -158,29 +178,30 @@ class Pool:
             _log.error("%s; it is started again in %.1f s", self.trouble, pause)
             self._discard_spares()
             await anyio.sleep(pause)
-            self._template = Template(self._settings, self._directory)
+            self.template = Template(self._settings, self._directory)
 
     async def stop(self) -> None:
         """End every process."""
-        await self._template.stop()
+        await self.clusters.stop()
+        await self.template.stop()
         self._discard_spares()
 
     async def _serve(self) -> str:
         """Start the template, wait for its end, and return how it ended."""
         try:
-            await self._template.start()
+            await self.template.start()
         except (OSError, RuntimeError) as error:  # no process, memory or descriptor is left; RuntimeError: no thread
             return f"could not be started ({_reason(error)})"
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._prepare)
-            how = await self._template.wait()
+            how = await self.template.wait()
             tasks.cancel_scope.cancel()
         return how
 
     async def _prepare(self) -> None:
-        await self._template.ready.wait()
+        await self.template.ready.wait()
         self.trouble = ""
-        self._refill()
+        self.refill()
         self._changed.set()
         self._changed = anyio.Event()
 
@@ -189,20 +210,21 @@ class Pool:
         acquired: list[PartyProcess] = []
         try:
             while len(acquired) < count:
-                acquired.append(self._acquire())
+                acquired.append(self.acquire())
         except OSError:
             for process in acquired:
                 process.close()
             raise
         return acquired
 
-    def _acquire(self) -> PartyProcess:
+    def acquire(self) -> PartyProcess:
+        """Take a spare, or fork one. Raises OSError where the template is gone."""
         while self._spares:
             spare = self._spares.popleft()
             if not spare.ended.is_set():
                 return spare
             spare.close()
-        return self._template.fork()
+        return self.template.fork()
 
     async def _run_guarded(
         self,
@@ -218,7 +240,7 @@ class Pool:
             if remotes is not None:
                 tasks.start_soon(remotes.say_alive)
             if job.resources.memory or job.resources.scratch:
-                tasks.start_soon(guard, mesh, job.resources, directory)
+                tasks.start_soon(guard, mesh, job.resources.memory, job.resources.scratch, directory)
             if self._settings.stall_seconds and not job.peers:  # elsewhere it may wait for others' work
                 tasks.start_soon(watch, mesh, self._settings.stall_seconds)
             outcome = await mesh.run(frames, limits, listener)
@@ -227,13 +249,13 @@ class Pool:
 
     def _release(self, frames: list[Start]) -> None:
         for frame in frames:
-            self._processors.release(frame.processors)
+            self.processors.release(frame.processors)
 
-    def _refill(self) -> None:
+    def refill(self) -> None:
         """Ask the template for the missing spares, which it forks while the last ones compute."""
         try:
             while len(self._spares) < self._settings.spare_processes and self.is_ready:
-                self._spares.append(self._template.fork())
+                self._spares.append(self.template.fork())
         except OSError as error:  # spares are only for speed; a job that finds none asks for its own
             _log.warning("no spare process could be made (%s)", type(error).__name__)
 
@@ -242,7 +264,7 @@ class Pool:
             self._spares.popleft().close()
 
     async def _clean_up(self, mesh: Mesh, directory: str) -> None:
-        self._refill()
+        self.refill()
         await mesh.dismiss()
         await anyio.to_thread.run_sync(lambda: shutil.rmtree(directory, ignore_errors=True))
 
@@ -263,12 +285,13 @@ def _line_logger(job: Job) -> Callable[[str, bytes], None]:
 
 
 @asynccontextmanager
-async def open_pool(settings: Settings, directory: str) -> AsyncIterator[Pool]:
+async def open_pool(settings: Settings, directory: str, worker_id: str = "") -> AsyncIterator[Pool]:
     """Open a pool whose processes live in the block. The first is ready some seconds later."""
     async with anyio.create_task_group() as tasks:
-        pool = Pool(settings, directory, tasks)
+        pool = Pool(settings, directory, worker_id, tasks)
         tasks.start_soon(pool.run)
         tasks.start_soon(pool.gateway.run)
+        tasks.start_soon(pool.clusters.run)
         try:
             yield pool
         finally:

@@ -51,12 +51,7 @@ def opened(job: Job, settings: Settings, directory: str, tenant: str, replays: i
         directory=directory,
         replays=replays,
         settings=settings.of_gateway(),
-        terms=Terms(
-            parties=job.parties,
-            task_type=job.task_type.name,
-            parameters=_digest(job.agreed),
-            devices=_digest([_plain(envelope.spu_config), _plain(envelope.heu_config)]),
-        ),
+        terms=terms(job),
         addresses=job.peers,
         traceparent=traceparent,
     )
@@ -66,9 +61,39 @@ def _digest(agreed: Any) -> str:
     return hashlib.sha256(msgspec.json.encode(agreed, order="deterministic")).hexdigest()
 
 
+def starts_elsewhere(job: Job, attempt: int, settings: Settings) -> list[Start]:
+    """Return one frame per party, into which its node of the cluster puts its own paths and limits."""
+    return [_frame(job, attempt, settings, party, directory="", scratch="", roots={}) for party in job.parties]
+
+
+def terms(job: Job) -> Terms:
+    """Return what the parties' gateways compare."""
+    envelope = job.envelope
+    return Terms(
+        parties=job.parties,
+        task_type=job.task_type.name,
+        parameters=_digest(job.agreed),
+        devices=_digest([_plain(envelope.spu_config), _plain(envelope.heu_config)]),
+    )
+
+
 def _start(job: Job, attempt: int, settings: Settings, directory: str, rank: int, party: str | None) -> Start:
     scratch = f"{directory}/scratch-{rank}"
     os.mkdir(scratch, 0o700)
+    roots = {each: settings.roots_of(each) for each in ([party] if party else job.parties)}
+    return _frame(job, attempt, settings, party, directory=directory, scratch=scratch, roots=roots)
+
+
+def _frame(
+    job: Job,
+    attempt: int,
+    settings: Settings,
+    party: str | None,
+    *,
+    directory: str,
+    scratch: str,
+    roots: dict[str, list[str]],
+) -> Start:
     envelope = job.envelope
     return Start(
         execution_id=envelope.execution_id,
@@ -79,22 +104,28 @@ def _start(job: Job, attempt: int, settings: Settings, directory: str, rank: int
         parties=job.parties,
         mode=job.mode,
         elsewhere=bool(job.peers),
+        carried=bool(job.peers or job.cluster),
         spu_config=_spu_config(job),
         heu_config=_plain(envelope.heu_config),
         task_config=envelope.task_config,
+        environment=job.environment,
         mesh_dir=directory,
         scratch_dir=scratch,
-        data_roots={each: settings.roots_of(each) for each in ([party] if party else job.parties)},
-        floors=Floors(
-            input_rows=settings.min_input_rows,
-            intersection_rows=settings.min_intersection_rows,
-            reveal_empty_intersections=settings.reveal_empty_intersections,
-            group_rows=settings.min_group_rows,
-            bin_rows=settings.min_bin_rows,
-        ),
+        data_roots=roots,
+        floors=floors(settings),
         limits=Limits.of(settings),
         log_level=settings.party_log_level,
         max_result_bytes=settings.max_result_bytes,
+    )
+
+
+def floors(settings: Settings) -> Floors:
+    return Floors(
+        input_rows=settings.min_input_rows,
+        intersection_rows=settings.min_intersection_rows,
+        reveal_empty_intersections=settings.reveal_empty_intersections,
+        group_rows=settings.min_group_rows,
+        bin_rows=settings.min_bin_rows,
     )
 
 

@@ -77,7 +77,9 @@ class Template:
             self._process = await anyio.open_process(
                 entry.command("sfworker.party.template", *arguments),
                 pass_fds=[theirs.fileno()],
-                env=self._environment() | _LARGE_PAGES | {"TMPDIR": self._run_dir},  # what imports leave goes with it
+                env=job_environment(self._settings)
+                | _LARGE_PAGES
+                | {"TMPDIR": self._run_dir},  # what imports leave goes with it
                 stdin=None,
                 stdout=log_write,
                 stderr=log_write,
@@ -88,10 +90,6 @@ class Template:
     @property
     def pid(self) -> int | None:
         return self._process.pid if self._process else None
-
-    def _environment(self) -> dict[str, str]:
-        asked = self._settings.job_environment
-        return {name: each for name, each in os.environ.items() if name in asked or _PASSED_ON.fullmatch(name)}
 
     def fork(self) -> PartyProcess:
         """A new party process, on its way. Raises OSError where the template is gone."""
@@ -197,6 +195,12 @@ class Template:
             process.has_ended(None)
         self._forking.clear()
         self._running.clear()
+
+
+def job_environment(settings: Settings) -> dict[str, str]:
+    """Return what a job may know of the worker's environment."""
+    asked = settings.job_environment
+    return {name: each for name, each in os.environ.items() if name in asked or _PASSED_ON.fullmatch(name)}
 
 
 def _log_template_line(line: bytes) -> None:

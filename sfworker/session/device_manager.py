@@ -33,7 +33,7 @@ _LINK = {
     "brpc_channel_connection_type": "pooled",
 }
 # Gateways always listen, and each connection through them is a TLS handshake. A pool of CHEETAH's grows to hundreds.
-_LINK_ELSEWHERE = _LINK | {"brpc_channel_connection_type": "single"}
+_LINK_CARRIED = _LINK | {"brpc_channel_connection_type": "single"}
 _LOG_LEVELS = {"DEBUG": "DEBUG", "INFO": "INFO", "WARNING": "WARN", "ERROR": "ERROR", "CRITICAL": "ERROR"}
 
 
@@ -112,7 +112,7 @@ class DeviceManager:
             for rank, party in enumerate(start.parties)
             if party in named
         ]
-        link = (_LINK_ELSEWHERE if start.elsewhere else _LINK) | link
+        link = (_LINK_CARRIED if start.carried else _LINK) | link
         options = spu.logging.LogOptions()
         options.log_level = getattr(spu.logging.LogLevel, _LOG_LEVELS[start.log_level])
         return secretflow.SPU(cluster_def, link_desc=link or None, log_options=options)

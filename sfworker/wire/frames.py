@@ -60,10 +60,14 @@ class Start(Struct, frozen=True, tag=True, kw_only=True):
     parties: list[str]
     mode: Literal["none", "mesh"]
     elsewhere: bool = False
-    """True where the other parties are on machines of their own."""
+    """True where the other parties are on machines of their own, whose web sides hear of nothing here."""
+    carried: bool = False
+    """True where gateways carry the links to the other parties."""
     spu_config: dict[str, Any] | None
     heu_config: dict[str, Any] | None
     task_config: dict[str, Any]
+    environment: dict[str, str] = {}
+    """What the envelope adds to the process's environment."""
     mesh_dir: str
     """Private directory that holds the mesh's sockets."""
     scratch_dir: str
@@ -204,7 +208,11 @@ def encode_body(frame: Struct) -> bytes:
 
 def encode_frame(frame: Struct) -> bytes:
     """Return the frame with its length in front. Raises FrameError where it would be over MAX_FRAME_BYTES."""
-    body = _encoder.encode(frame)
+    return with_length(_encoder.encode(frame))
+
+
+def with_length(body: bytes) -> bytes:
+    """Return an encoded frame with its length in front. Raises FrameError where it is over MAX_FRAME_BYTES."""
     if len(body) > MAX_FRAME_BYTES:
         raise FrameError(f"a frame of {len(body)} bytes is over the limit of {MAX_FRAME_BYTES}")
     return _LENGTH.pack(len(body)) + body

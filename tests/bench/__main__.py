@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import random
 import statistics
 import subprocess
 import sys
@@ -25,8 +24,8 @@ from sfworker.cli.console import console, table
 from sfworker.cli.embedded_redis import EmbeddedRedis
 from tests.bench.gateway import gateway
 from tests.bench.history import history
-from tests.bench.measuring import PAUSE, REPETITIONS, Figures, Listener, worker
-from tests.bench.ray_environment import ray_python
+from tests.bench.measuring import PAUSE, REPETITIONS, Figures, Listener, bare, worker, write_ids
+from tests.bench.ray import ray
 from tests.bench.recovery import recovery
 from tests.running_worker import envelope, until
 
@@ -114,18 +113,6 @@ def psi(figures: Figures) -> None:
                 figures.add("  more than the bare script", f"{ours / mesh - 1:+.1%}", "<= 5 %", ours / mesh <= 1.05)
 
 
-def ray(figures: Figures) -> None:
-    """PSI of 100,000 rows a side, beside SecretFlow 1.13 on Ray in an environment that is made for it."""
-    with tempfile.TemporaryDirectory() as directory:
-        python = ray_python(Path(directory) / "ray")
-        inputs = write_ids(Path(directory), 100_000)
-        ours = statistics.median(psi_seconds(100_000, inputs))
-        on_ray = statistics.median(bare("ray", inputs, python))
-        figures.add("PSI 100,000 x 100,000, append to result", f"{ours:.2f} s")
-        figures.add("  the same on sf.init(address='local') with Ray", f"{on_ray:.2f} s")
-        figures.add("  times faster", f"{on_ray / ours:.0f}", ">= 20", on_ray / ours >= 20)
-
-
 def psi_seconds(rows: int, inputs: dict[str, str]) -> list[float]:
     seconds = []
     root = Path(inputs["alice"]).parent
@@ -149,26 +136,6 @@ def psi_seconds(rows: int, inputs: dict[str, str]) -> list[float]:
                 raise SystemExit(f"psi answered {result}")
             seconds.append(ended - began)
     return seconds[1:]
-
-
-def bare(how: str, inputs: dict[str, str], python: str) -> list[float]:
-    command = [python, "-m", "tests.bench.bare_psi", how, str(REPETITIONS), *inputs.values()]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if "SECONDS " not in done.stdout or done.returncode:
-        raise SystemExit(done.stderr)
-    return [float(seconds) for seconds in json.loads(done.stdout.rpartition("SECONDS ")[2])]
-
-
-def write_ids(directory: Path, rows: int) -> dict[str, str]:
-    """Two parties' files of unique ids, half of them common, in an order of their own."""
-    inputs = {}
-    for number, party in enumerate(("alice", "bob")):
-        ids = [f"{n:010d}" for n in range(number * rows // 2, number * rows // 2 + rows)]
-        random.Random(number).shuffle(ids)
-        path = directory / f"{party}-{rows}.csv"
-        path.write_text("id\n" + "\n".join(ids) + "\n")
-        inputs[party] = str(path)
-    return inputs
 
 
 def percentile(values: list[float], share: float) -> float:

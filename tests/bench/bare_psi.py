@@ -1,7 +1,7 @@
 """PSI without sfworker, to compare with; prints the seconds of each repetition as JSON.
 
-    python -m tests.bench.bare_psi ray  REPETITIONS ALICE.csv BOB.csv     sf.init(address="local"), psi, sf.shutdown
-    python -m tests.bench.bare_psi mesh REPETITIONS ALICE.csv BOB.csv     two forked processes over Unix sockets
+    python -m tests.bench.bare_psi HOST:PORT REPETITIONS ALICE.csv BOB.csv     sf.init(address=...), psi, sf.shutdown
+    python -m tests.bench.bare_psi mesh      REPETITIONS ALICE.csv BOB.csv     two forked processes over Unix sockets
 
 `mesh` is the shortest script that does what a mesh does: it forks, joins, intersects and reports, no more. Both
 count from the start of a session to the known result, SecretFlow being imported already.
@@ -17,6 +17,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 PARTIES = ("alice", "bob")
@@ -34,11 +35,11 @@ def psi_arguments(inputs: dict[str, str], directory: str) -> dict[str, Any]:
     }
 
 
-def on_ray(inputs: dict[str, str], directory: str) -> float:
+def on_ray(address: str, inputs: dict[str, str], directory: str) -> float:
     import secretflow as sf
 
     began = time.perf_counter()
-    sf.init(list(PARTIES), address="local", log_to_driver=False)
+    sf.init(list(PARTIES), address=address, log_to_driver=False)
     spu = sf.SPU(sf.utils.testing.cluster_def(list(PARTIES), RUNTIME))
     spu.psi(**psi_arguments(inputs, directory))
     sf.shutdown()
@@ -97,7 +98,7 @@ def main(how: str, repetitions: int, alice: str, bob: str) -> None:
     warnings.simplefilter("ignore")
     if how == "mesh":
         hide_ray()
-    run: Callable[[dict[str, str], str], float] = {"ray": on_ray, "mesh": on_mesh}[how]
+    run: Callable[[dict[str, str], str], float] = on_mesh if how == "mesh" else partial(on_ray, how)
     seconds = []
     for _ in range(repetitions):
         with tempfile.TemporaryDirectory() as directory:

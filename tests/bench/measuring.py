@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -56,3 +58,24 @@ def worker(**settings: str) -> Iterator[RunningWorker]:
         with RunningWorker(redis.url, Path(directory) / "worker", **values) as running:
             running.run(envelope({"task_type": "hello"}))
             yield running
+
+
+def bare(how: str, inputs: dict[str, str], python: str) -> list[float]:
+    """Seconds of each repetition of `bare_psi`."""
+    command = [python, "-m", "tests.bench.bare_psi", how, str(REPETITIONS), *inputs.values()]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if "SECONDS " not in done.stdout or done.returncode:
+        raise SystemExit(done.stderr)
+    return [float(seconds) for seconds in json.loads(done.stdout.rpartition("SECONDS ")[2])]
+
+
+def write_ids(directory: Path, rows: int) -> dict[str, str]:
+    """Two parties' files of unique ids, half of them common, in an order of their own."""
+    inputs = {}
+    for number, party in enumerate(("alice", "bob")):
+        ids = [f"{n:010d}" for n in range(number * rows // 2, number * rows // 2 + rows)]
+        random.Random(number).shuffle(ids)
+        path = directory / f"{party}-{rows}.csv"
+        path.write_text("id\n" + "\n".join(ids) + "\n")
+        inputs[party] = str(path)
+    return inputs

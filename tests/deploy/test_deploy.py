@@ -59,10 +59,11 @@ INSTRUCTIONS = {
 # --- the lock
 
 
-def lock_sections() -> tuple[str, str, str]:
-    """What the worker needs, what builds the package, and what development adds."""
-    runtime, build, development = re.split(r"^# --- .*$", (ROOT / "requirements.lock").read_text(), flags=re.MULTILINE)
-    return runtime, build, development
+def lock_sections() -> tuple[str, str, str, str]:
+    """What the worker needs, what builds the package, what Ray adds, and what development adds."""
+    text = (ROOT / "requirements.lock").read_text()
+    runtime, build, ray, development = re.split(r"^# --- .*$", text, flags=re.MULTILINE)
+    return runtime, build, ray, development
 
 
 def pins(text: str) -> dict[str, str]:
@@ -85,23 +86,27 @@ def test_the_lock_pins_everything_with_hashes_and_names_no_place() -> None:
 def test_the_lock_holds_what_pyproject_asks_for_and_no_deep_learning_stack() -> None:
     document = tomli.loads((ROOT / "pyproject.toml").read_text())
     project, groups = document["project"], document["dependency-groups"]
-    runtime, build, development = (pins(section).keys() for section in lock_sections())
+    runtime, build, ray, development = (pins(section).keys() for section in lock_sections())
     extras = project["optional-dependencies"]
     assert requirement_names(project["dependencies"] + extras["worker"]) <= runtime
     assert requirement_names(groups["build"]) <= runtime | build
-    assert requirement_names(groups["dev"] + extras["demo"]) <= runtime | build | development
+    assert requirement_names(extras["ray"]) <= ray
+    assert requirement_names(groups["dev"] + extras["demo"]) <= runtime | build | ray | development
     assert not (runtime | build | development) & LEFT_OUT
+    assert ray & LEFT_OUT == {"ray"}
     assert not runtime & build
-    assert not (runtime | build) & development
+    assert not (runtime | build) & ray
+    assert not (runtime | build | ray) & development
     assert "xgboost" in development  # 300 MB that only tests compare with
     overrides = (ROOT / ".ci" / "overrides").read_text()
     assert not set(re.findall(r"^([a-z-]+) ; sys_platform == 'never'", overrides, re.MULTILINE)) & (runtime | build)
 
 
 def test_what_the_worker_imports_is_in_the_run_time_part_of_the_lock() -> None:
-    """So that the image has it: whatever sfworker imports, wherever in a module, comes from there."""
+    """So that the image has it: whatever sfworker imports, wherever in a module, comes from there,
+    but for Ray, with which it is built on request; that is imported in sfworker/ray alone."""
     imported: set[str] = set()
-    for source in (ROOT / "sfworker").rglob("*.py"):
+    for source in set((ROOT / "sfworker").rglob("*.py")) - set((ROOT / "sfworker" / "ray").rglob("*.py")):
         for node in ast.walk(ast.parse(source.read_text())):
             if isinstance(node, ast.Import):
                 imported |= {alias.name.partition(".")[0] for alias in node.names}
@@ -138,7 +143,8 @@ def one(name: str) -> str:
 
 def test_the_dockerfile_holds_only_known_instructions_and_builds_in_stages() -> None:
     parsed = instructions()
-    [base] = [arguments for name, arguments in parsed if name == "ARG"]
+    base, ray = [arguments for name, arguments in parsed if name == "ARG"]
+    assert ray == "RAY="  # asked for, or not there
     assert re.fullmatch(r"BASE=python:3\.10-slim-bookworm@sha256:[0-9a-f]{64}", base)
     assert {name for name, _ in parsed} <= INSTRUCTIONS
     assert [arguments for name, arguments in parsed if name == "FROM"] == ["${BASE} AS build", "${BASE}"]
@@ -189,9 +195,11 @@ def test_the_image_installs_the_lock_as_it_is() -> None:
         arguments for name, arguments in instructions() if name == "RUN" and re.search(r"\bpip .*install", arguments)
     ]
     from_lock, package, removal = installs
-    assert "bin/python install --no-deps --require-hashes -r runtime.lock" in from_lock
+    assert "chosen=ray.lock; else chosen=runtime.lock" in from_lock
+    assert "bin/python install --no-deps --require-hashes -r $chosen" in from_lock
     assert "pip wheel --no-deps --no-build-isolation" in package
-    for name, section in zip(("runtime", "build"), lock_sections(), strict=False):
+    runtime, build, ray, _ = lock_sections()
+    for name, section in {"runtime": runtime, "build": build, "ray": runtime + build + ray}.items():
         [how] = re.findall(rf"(sed '[^']+') requirements\.lock > {name}\.lock", from_lock)
         chosen = subprocess.run(
             ["sh", "-c", f"{how} requirements.lock"], cwd=ROOT, capture_output=True, text=True, check=True

@@ -11,13 +11,15 @@ from tests.running_worker import PARTIES, RunningWorker, envelope
 
 
 @pytest.mark.parametrize("config", [{"engine": "ray"}, {"address": "10.0.0.1:6379"}])
-def test_sessions_on_ray_are_refused(worker: RunningWorker, config: dict[str, str]) -> None:
+def test_ray_is_refused_where_the_operator_names_none(
+    worker: RunningWorker, config: dict[str, str]
+) -> None:
     job = envelope({"task_type": "health_check"})
     job["sf_init_config"] = {"parties": PARTIES, **config}
     result = worker.run(job)
     assert result["error_type"] == "ParameterValidationError"
     assert "sf_init_config" in result["error"]
-    assert "cluster_config" in result["error"]
+    assert "SFWORKER_RAY_ADDRESSES" in result["error"]
 
 
 def test_party_processes_may_be_fresh_interpreters(tmp_path: Path) -> None:

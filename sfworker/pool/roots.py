@@ -1,4 +1,4 @@
-"""Checks and makes the data roots when a worker starts."""
+"""Checks and makes the data roots when a worker, or a node of its parties, starts."""
 
 from __future__ import annotations
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from sfworker.daemon.roots import prepare
 from sfworker.errors import SettingsError
+from sfworker.pool.roots import prepare
 from sfworker.settings import load
 
 

@@ -1,0 +1,199 @@
+"""Runs executions whose parties are on the nodes of Ray clusters, each cluster by a bridge that is kept."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from contextvars import Context
+from functools import partial
+from itertools import count
+from typing import Protocol
+
+import anyio
+from anyio.abc import TaskGroup
+
+from sfworker.catalog.job import Job
+from sfworker.catalog.resources import Limit
+from sfworker.errors import ClusterInitializationError, Failure, ResultSaveError, TaskExecutionError
+from sfworker.pool.bridge import Bridge, HostedProcess, UnplacedError
+from sfworker.pool.keepers import NodesKeeper, located
+from sfworker.pool.mesh import Limits, Listener, Mesh
+from sfworker.pool.outcome import Outcome, Stop
+from sfworker.pool.ray_head import OWN, LocalHead
+from sfworker.pool.starts import shared_id, starts_elsewhere, terms
+from sfworker.settings import Settings
+from sfworker.wire.frames import Start
+from sfworker.wire.ray import Begin, Bound, Remove
+
+_log = logging.getLogger("sfworker.pool")
+REMOVE_SECONDS = 60.0
+"""Longest time in which what attempts have left on nodes is removed."""
+
+
+class Placement:
+    """A job's parties on their nodes, with what a template offers a mesh."""
+
+    def __init__(self, bridge: Bridge, run: int, gateways: dict[str, str]) -> None:
+        self.bridge = bridge
+        self.run = run
+        self.gateways = gateways
+        self.lost = bridge.lost
+        self.processes: list[HostedProcess] = []
+
+    def signal(self, process: HostedProcess, number: int, *, whole_group: bool) -> None:
+        process.signal(number, whole_group=whole_group)
+
+    def kill(self) -> None:
+        """Kill the hosts of those that have not ended when they were killed."""
+        for process in self.processes:
+            if not process.ended.is_set():
+                self.bridge.give_up(process.party)
+
+
+class Handle(Protocol):
+    """Describes what is needed of an `Execution`."""
+
+    stopped: Stop | None
+    stop_asked: anyio.Event
+
+    def begun(self, mesh: Mesh) -> None: ...
+
+
+class Clusters:
+    """The bridges to all clusters that jobs have named."""
+
+    def __init__(self, settings: Settings, worker_id: str, directory: str, tasks: TaskGroup) -> None:
+        self._settings = settings
+        self._worker_id = worker_id
+        self._directory = directory
+        self._tasks = tasks
+        self._head = LocalHead(settings, directory)
+        self._bridges: dict[str, Bridge] = {}
+        self._numbers = count(1)
+
+    @asynccontextmanager
+    async def execute(
+        self,
+        job: Job,
+        attempt: int,
+        listener: Listener,
+        tenant: str,
+        limits: Limits,
+        execution: Handle,
+        log_line: Callable[[str, bytes], None],
+    ) -> AsyncIterator[Outcome]:
+        """Run the job's computation and yield its outcome. After the block, all that it used is let go."""
+        try:
+            placement = await self._place_unless(execution, job)
+        except UnplacedError as error:
+            yield Outcome(failure=error.failure, no_room=error.later)
+            return
+        if placement is None:
+            yield Outcome(failure=Failure.of(TaskExecutionError()), stopped=execution.stopped)
+            return
+        placement.processes = [
+            placement.bridge.process(placement.run, party, partial(self._begin, job, tenant, placement, party))
+            for party in job.parties
+        ]
+        mesh = Mesh(placement, placement.processes, log_line)
+        for process in placement.processes:
+            process.break_off, process.suspect = mesh.break_off, mesh.suspect
+        try:
+            execution.begun(mesh)
+            outcome = await mesh.run(starts_elsewhere(job, attempt, self._settings), limits, listener)
+            outcome.keeper = NodesKeeper(job.parties, placement.run, placement.bridge.ask)
+            yield outcome
+        finally:
+            self._tasks.start_soon(self._clean_up, mesh, placement)
+
+    async def run(self) -> None:
+        """Start the worker's own head, where that is not left to the first job."""
+        if self._settings.ray_at_start and OWN in self._settings.ray_addresses:
+            with suppress(UnplacedError):  # which the first job hears
+                await self._bridge(OWN)
+
+    async def stop(self) -> None:
+        """End the worker's own head."""
+        await self._head.stop()
+
+    async def remove(self, address: str, party: str, paths: list[str]) -> None:
+        """Remove what attempts have left on a party's node, as far as that can be reached."""
+        if address not in self._settings.ray_addresses:  # Redis says so, and others may write to it
+            return
+        try:
+            with anyio.fail_after(REMOVE_SECONDS):
+                placement = await self._place(address, [party], room=False)
+                try:
+                    await placement.bridge.ask(party, partial(Remove, paths=paths))
+                finally:
+                    placement.bridge.leave(placement.run)
+        except (UnplacedError, ResultSaveError, TimeoutError) as error:
+            _log.warning("what attempts have staged at %s could not be removed (%s)", party, type(error).__name__)
+
+    async def _place_unless(self, execution: Handle, job: Job) -> Placement | None:
+        """Place a job, or return None where it is stopped before. Raises UnplacedError."""
+        placed: list[Placement] = []
+        refused: list[UnplacedError] = []
+        async with anyio.create_task_group() as tasks:
+
+            async def place() -> None:
+                try:
+                    placed.append(await self._place(job.cluster, job.parties))
+                except UnplacedError as error:
+                    refused.append(error)
+                tasks.cancel_scope.cancel()
+
+            tasks.start_soon(place)
+            await execution.stop_asked.wait()
+            tasks.cancel_scope.cancel()
+        if refused:
+            raise refused[0]
+        return placed[0] if placed else None
+
+    async def _place(self, address: str, parties: list[str], *, room: bool = True) -> Placement:
+        """Place a job, at a new bridge where the one that there is ends meanwhile. Raises UnplacedError."""
+        for _ in range(2):
+            bridge = await self._bridge(address)
+            await bridge.until_joined()
+            try:
+                return Placement(bridge, *await bridge.place(parties, room=room))
+            except OSError:  # TimeoutError included
+                continue
+        raise UnplacedError(Failure.of(ClusterInitializationError("the Ray cluster does not place the job's parties")))
+
+    async def _bridge(self, name: str) -> Bridge:
+        address, token = name, {}
+        if name == OWN:
+            try:
+                address, token = await self._head.address(), self._head.token
+            except ClusterInitializationError as error:
+                raise UnplacedError(Failure.of(error)) from None
+        bridge = self._bridges.get(name)
+        if bridge is None or bridge.lost.is_set():
+            directory = f"{self._directory}/ray-{next(self._numbers)}"
+            bridge = self._bridges[name] = Bridge(self._settings, address, self._worker_id, directory, token)
+            Context().run(self._tasks.start_soon, bridge.run)  # its log is not this job's alone
+        return bridge
+
+    def _begin(self, job: Job, tenant: str, placement: Placement, party: str, start: Start) -> Begin:
+        resources = job.resources
+        return Begin(
+            run=placement.run,
+            start=start,
+            session=shared_id(job.envelope.execution_id, tenant),
+            gateways={other: address for other, address in placement.gateways.items() if other != party},
+            terms=terms(job),
+            located=located(job.cluster, party),
+            threads=resources.threads.amount if resources.threads else 0,
+            memory=_bound(resources.memory),
+            scratch=_bound(resources.scratch),
+        )
+
+    async def _clean_up(self, mesh: Mesh, placement: Placement) -> None:
+        await mesh.dismiss()
+        placement.bridge.leave(placement.run)
+
+
+def _bound(limit: Limit | None) -> Bound | None:
+    return None if limit is None else Bound(limit.amount, limit.remedy)

@@ -269,7 +269,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         list[Annotated[str, Meta(pattern=r"^(local|\S+:\d{1,5})$")]],
         Meta(
             description="Ray clusters that jobs may name as `address`: `host:port`, with commas between them. Whoever "
-            "reaches such a cluster's ports can run any code on it. `local`: a head of the worker's own, for `engine: ray`."
+            "reaches such a cluster's ports can run any code on it. `local`: the worker's own, for `engine: ray`."
         ),
     ] = []
     ray_at_start: Annotated[

@@ -171,7 +171,8 @@ def _cluster(envelope: Envelope, task_type: TaskType, parties: list[str], settin
         )
     if address == "local" and (unknown := set(parties) - set(settings.own_ray_parties())):
         raise ParameterValidationError(
-            f"sf_init_config.parties: {min(unknown)} has no place on this worker's own Ray; add it to {variable('parties')}"
+            f"sf_init_config.parties: {min(unknown)} has no place on this worker's own Ray; add it to "
+            f"{variable('parties')}"
         )
     if address not in settings.ray_addresses:
         raise ParameterValidationError(

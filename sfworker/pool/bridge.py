@@ -177,9 +177,7 @@ class HostedProcess:
 class Bridge:
     """One bridge process, from `start` to its end."""
 
-    def __init__(
-        self, settings: Settings, address: str, worker_id: str, directory: str, token: dict[str, str]
-    ) -> None:
+    def __init__(self, settings: Settings, address: str, worker_id: str, directory: str, token: dict[str, str]) -> None:
         """Take the variables by which Ray knows this worker, where they are not the operator's."""
         self._settings = settings
         self._token = token

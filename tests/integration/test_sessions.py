@@ -17,7 +17,7 @@ def test_sessions_on_ray_are_refused(worker: RunningWorker, config: dict[str, st
     result = worker.run(job)
     assert result["error_type"] == "ParameterValidationError"
     assert "sf_init_config" in result["error"]
-    assert "cluster_config" in result["error"]
+    assert "SFWORKER_RAY_ADDRESSES" in result["error"]
 
 
 def test_party_processes_may_be_fresh_interpreters(tmp_path: Path) -> None:

@@ -269,7 +269,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         list[Annotated[str, Meta(pattern=r"^(local|\S+:\d{1,5})$")]],
         Meta(
             description="Ray clusters that jobs may name as `address`: `host:port`, with commas between them. Whoever "
-            "reaches such a cluster's ports can run any code on it. `local`: the worker's own, for `engine: ray`."
+            "reaches such a cluster's ports can run any code on it. `local`: a head of the worker's own, for `engine: "
+            "ray`."
         ),
     ] = []
     ray_at_start: Annotated[
@@ -284,6 +285,13 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             "of its party's name.",
         ),
     ] = 0.0
+    ray_environment: Annotated[
+        list[str],
+        Meta(
+            description="Environment variables that envelopes may set for party processes on a Ray cluster: names with "
+            "commas between them."
+        ),
+    ] = []
     min_input_rows: Annotated[
         int, Meta(ge=0, description="Fewest rows of a party's file of which anything may be revealed; 0: any number.")
     ] = 2
@@ -452,6 +460,7 @@ _ALLOWED = {
     "peer_pins": "pairs of party and SHA-256 fingerprint, bob=<64 hex digits>, with commas between them",
     "gateway_listen": "an address, host:port",
     "ray_addresses": "addresses, host:port or local, with commas between them",
+    "ray_environment": "names of environment variables, with commas between them",
     "jobs": "names of modules or paths of files, with commas between them",
     "job_environment": "names of environment variables, with commas between them",
     "umask": "three octal digits, such as 077",
@@ -461,6 +470,7 @@ _PARSERS: dict[str, Callable[[str, str], Any]] = {
     "peer_pins": _by_party,
     "jobs": _names,
     "ray_addresses": _names,
+    "ray_environment": _names,
     "job_environment": _names,
     "tenants": _names,
     "log_level": _level,

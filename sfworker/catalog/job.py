@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,7 +13,6 @@ from sfworker.settings import Settings, variable
 from sfworker.wire.devices import DEFAULT_FIELD, FIELDS, PROTOCOLS
 from sfworker.wire.envelope import (
     Envelope,
-    Options,
     SpuConfig,
     decode_envelope,
     expired,
@@ -23,6 +23,9 @@ Mode = Literal["none", "mesh"]
 _INSECURE = {"REF2K"}  # it keeps no secrets at all
 _LINK_ALONE = {"psi", "unbalanced_psi", "unbalanced_psi_cache"}
 """Task types that use the SPU's link and none of its arithmetic."""
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+_ALWAYS_SET = "EXECUTION_ID"
+"""Variable that is the execution's id in each party process, whatever the envelope says."""
 _RUNTIME = "spu_config.cluster_def.runtime_config"
 
 
@@ -40,7 +43,9 @@ class Job:
     peers: dict[str, str]
     """Addresses of the gateways of the parties that are elsewhere."""
     cluster: str
-    """Address of the Ray cluster on whose nodes the parties are; empty: on this host, or elsewhere."""
+    """Address of the Ray cluster on whose nodes the parties are, `local` for this worker's own; empty: none."""
+    environment: dict[str, str]
+    """What the envelope adds to the environment of its processes on a cluster."""
     agreed: Any
     """Parameters that have to be the same at all parties."""
     resources: Resources
@@ -67,6 +72,7 @@ def accept(data: bytes, settings: Settings, now: float) -> Job:
     parties = _parties(envelope, settings)
     peers = _peers(envelope, settings)
     task_type, params = validate(envelope.task_config, parties)
+    cluster = _cluster(envelope, task_type, parties, settings)
     for device in sorted(task_type.devices):
         if getattr(envelope, f"{device}_config") is None:
             raise ParameterValidationError(f"{device}_config: required by task type {task_type.name}")
@@ -78,18 +84,23 @@ def accept(data: bytes, settings: Settings, now: float) -> Job:
         parties=parties,
         mode="mesh" if task_type.session else "none",
         self_party=settings.party if peers else None,
-        cluster=_cluster(envelope, task_type, parties, settings),
+        cluster=cluster,
+        environment=_environment(envelope, settings) if cluster else {},
         peers=peers,
         agreed=params.agreed() if peers else None,
         resources=granted(envelope.options, settings),
         disclosures=[*task_type.disclosures, *(_dealt(envelope, task_type, parties, settings) if peers else [])],
-        warnings=[*without_effect(data), *_unmet(envelope.options)],
+        warnings=[*without_effect(data), *_unmet(envelope, cluster)],
     )
 
 
-def _unmet(options: Options) -> list[str]:
-    asked = options.session == "reuse"
-    return ["options.session: has no effect in this worker, whose sessions are all fresh"] if asked else []
+def _unmet(envelope: Envelope, cluster: str) -> list[str]:
+    found = []
+    if envelope.sf_init_config.runtime_env is not None and not cluster:
+        found.append("sf_init_config.runtime_env: has no effect in this worker")
+    if envelope.options.session == "reuse":
+        found.append("options.session: has no effect in this worker, whose sessions are all fresh")
+    return found
 
 
 def _parties(envelope: Envelope, settings: Settings) -> list[str]:
@@ -180,6 +191,33 @@ def _cluster(envelope: Envelope, task_type: TaskType, parties: list[str], settin
             f"`local`, or cluster_config for parties on machines of their own"
         )
     return address
+
+
+def _environment(envelope: Envelope, settings: Settings) -> dict[str, str]:
+    """Return the variables that the envelope sets.
+
+    Raises ParameterValidationError for what the operator lets nobody set.
+    """
+    field = "sf_init_config.runtime_env"
+    given = envelope.sf_init_config.runtime_env or {}
+    for name in given:
+        if name != "env_vars":
+            raise ParameterValidationError(
+                f"{field}: only env_vars are taken; what else its parties need, the nodes' operator installs"
+            )
+    variables = given.get("env_vars") or {}
+    if not isinstance(variables, dict) or not all(isinstance(value, str) for value in variables.values()):
+        raise ParameterValidationError(f"{field}.env_vars: has to be an object of texts")
+    for name, value in variables.items():
+        if name != _ALWAYS_SET and name not in settings.ray_environment:
+            told = f".{name}" if _NAME.fullmatch(name) else ""
+            raise ParameterValidationError(
+                f"{field}.env_vars{told}: this worker's operator lets no envelope set it "
+                f"({variable('ray_environment')}); leave it out"
+            )
+        if "\0" in value:
+            raise ParameterValidationError(f"{field}.env_vars: holds a NUL character")
+    return {name: value for name, value in variables.items() if name != _ALWAYS_SET}
 
 
 def _check_spu(config: SpuConfig, parties: list[str], settings: Settings) -> None:

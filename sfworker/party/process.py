@@ -111,6 +111,7 @@ def _execute(start: Start, send: Callable[[Struct], None]) -> Succeeded:
     scratch = Path(start.scratch_dir)
     # Libraries leave files there (libpsi its trace files), which the daemon removes with the directory.
     os.environ["TMPDIR"] = tempfile.tempdir = str(scratch)
+    os.environ |= start.environment
     os.environ["EXECUTION_ID"] = start.execution_id
     os.chdir(scratch)
     limits.use(start.limits)

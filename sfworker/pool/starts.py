@@ -108,6 +108,7 @@ def _frame(
         spu_config=_spu_config(job),
         heu_config=_plain(envelope.heu_config),
         task_config=envelope.task_config,
+        environment=job.environment,
         mesh_dir=directory,
         scratch_dir=scratch,
         data_roots=roots,

@@ -236,7 +236,7 @@ def main() -> None:
     setup: Setup = decode_for_node(body)
     try:
         settings = load()
-        if not os.environ.get(variable("data_roots")):
+        if settings.data_roots == Settings().data_roots:  # a directory of Ray's
             raise SettingsError(f"{variable('data_roots')}: a node needs it; name its party's directory")
         os.umask(int(settings.umask, 8))
         with run_dir(settings.run_dir) as directory:

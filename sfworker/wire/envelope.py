@@ -91,13 +91,23 @@ class SfInitConfig(Struct, frozen=True, kw_only=True):
     ] = None
     address: Annotated[
         str | None,
-        Meta(description="`local`: every party on this host, the only one offered. Default: SECRETFLOW_ADDRESS."),
+        Meta(
+            description="`local`: every party on this host. Or `host:port`, a Ray cluster among those of the worker's "
+            "settings: each party on a node that offers it. Default: SECRETFLOW_ADDRESS."
+        ),
     ] = None
     cluster_config: ClusterConfig | None = None
     engine: Annotated[
         Literal["mesh", "ray"],
         Meta(description="What places the parties of `address: local`: `ray` on a Ray head of the worker's own."),
     ] = "mesh"
+    runtime_env: Annotated[
+        Configuration | None,
+        Meta(
+            description="On a Ray cluster `env_vars`, of the names that the operator allows, in the environment of the "
+            "party processes. Elsewhere without effect."
+        ),
+    ] = None
 
 
 class SpuNode(Struct, frozen=True, kw_only=True, omit_defaults=True):

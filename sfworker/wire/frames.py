@@ -66,6 +66,8 @@ class Start(Struct, frozen=True, tag=True, kw_only=True):
     spu_config: dict[str, Any] | None
     heu_config: dict[str, Any] | None
     task_config: dict[str, Any]
+    environment: dict[str, str] = {}
+    """What the envelope adds to the process's environment."""
     mesh_dir: str
     """Private directory that holds the mesh's sockets."""
     scratch_dir: str

@@ -13,6 +13,7 @@ from tests.ray.lab import Cluster
 from tests.running_worker import FLOORS, RunningWorker, until
 
 SPARES = 2
+TEMPLATE = b"sfworker.party.template"
 
 
 def settings_of_node(directory: Path, *parties: str) -> dict[str, str]:
@@ -51,8 +52,11 @@ class OnNodes:
 
     def parties(self, party: str) -> list[int]:
         """The party processes on a party's node, spares among them."""
-        [template] = _children(*self._nodes(party), program=b"sfworker.party.template")
-        return _children(template)
+        return _children(self.template(party))
+
+    def template(self, party: str) -> int:
+        [template] = _children(self.node_process(party), program=TEMPLATE)
+        return template
 
     def computing(self, party: str) -> int:
         """The party process that computes, which has its scratch directory as its working directory."""
@@ -80,20 +84,23 @@ class OnNodes:
         """Wait until nothing of an execution is left on any node: no process but spares, no file."""
         until(lambda: not self.left())
         for party in ("alice", "bob"):
-            if self._nodes(party):
-                until(lambda party=party: len(self.parties(party)) == SPARES)  # type: ignore[misc]
+            for node in self._nodes(party):
+                until(lambda node=node: len(_children(*_children(node, program=TEMPLATE))) == SPARES)  # type: ignore[misc]
 
-    def _nodes(self, party: str) -> list[int]:
-        """Processes of the worker's nodes that serve a party."""
+    def serving(self, program: bytes = b"sfworker") -> list[int]:
+        """Every process of sfworker on the nodes."""
         own = str(self.directory).encode()
         found = []
         for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
             with suppress(OSError):
-                if b"sfworker.ray.node" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                    environment = Path(f"/proc/{pid}/environ").read_bytes()
-                    if own in environment and _serves(pid, party):
-                        found.append(pid)
+                process = Path(f"/proc/{pid}")
+                if program in (process / "cmdline").read_bytes() and own in (process / "environ").read_bytes():
+                    found.append(pid)
         return found
+
+    def _nodes(self, party: str) -> list[int]:
+        """The processes that serve a party."""
+        return [pid for pid in self.serving(b"sfworker.ray.node") if _serves(pid, party)]
 
 
 def _serves(pid: int, party: str) -> bool:

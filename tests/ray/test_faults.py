@@ -1,4 +1,4 @@
-"""Whatever dies or hangs between a worker and its parties' nodes is heard of, and nothing of the job is left on these."""
+"""What dies or hangs between a worker and its parties' nodes is heard of, and nothing of the job is left on these."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from sfworker.cli.findings import Finding, error, ok, warning
 from sfworker.gateway.dialling import split
+from sfworker.pool.ray_head import LONGEST_PARENT, OWN
 from sfworker.settings import Settings, variable
 from sfworker.wire import entry
 
@@ -25,6 +26,9 @@ async def clusters(settings: Settings) -> AsyncIterator[Finding]:
     """Look at each cluster that jobs may name, at one after the other."""
     for address in settings.ray_addresses:
         check, began = f"ray {address}", time.monotonic()
+        if address == OWN:
+            yield _own(check, settings)
+            continue
         try:
             _, writer = await asyncio.wait_for(asyncio.open_connection(*split(address)), REACH_SECONDS)
         except (OSError, asyncio.TimeoutError) as failure:
@@ -36,10 +40,25 @@ async def clusters(settings: Settings) -> AsyncIterator[Finding]:
         writer.close()
         reached = time.monotonic() - began
         if importlib.util.find_spec("ray") is None:
-            yield error(check, "Ray is not installed here", "`pip install 'sfworker[worker,ray]'` brings it")
+            yield _not_installed(check)
             continue
         for finding in _judged(check, await _look(address), reached, settings):
             yield finding
+
+
+def _own(check: str, settings: Settings) -> Finding:
+    """Return whether the worker's own head can start."""
+    if importlib.util.find_spec("ray") is None:
+        return _not_installed(check)
+    if (length := len(os.fsencode(os.path.realpath(settings.run_dir)))) > LONGEST_PARENT:
+        name = variable("run_dir")
+        said = f"the path of {name} is {length} bytes long, too long for the sockets of the worker's own Ray head"
+        return error(check, said, f"set {name} to a directory with a path of at most {LONGEST_PARENT} bytes")
+    return ok(check, "the worker starts a head of its own")
+
+
+def _not_installed(check: str) -> Finding:
+    return error(check, "Ray is not installed here", "`pip install 'sfworker[worker,ray]'` brings it")
 
 
 async def _look(address: str) -> dict[str, Any]:

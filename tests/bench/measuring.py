@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import subprocess
 import tempfile
@@ -14,6 +15,7 @@ from typing import Any
 
 from sfworker.cli.console import console
 from sfworker.cli.embedded_redis import EmbeddedRedis
+from sfworker.ray.head import ENVIRONMENT
 from tests.running_worker import RunningWorker, envelope, until
 
 REPETITIONS = 5
@@ -63,7 +65,8 @@ def worker(**settings: str) -> Iterator[RunningWorker]:
 def bare(how: str, inputs: dict[str, str], python: str) -> list[float]:
     """Seconds of each repetition of `bare_psi`."""
     command = [python, "-m", "tests.bench.bare_psi", how, str(REPETITIONS), *inputs.values()]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    environment = os.environ | ENVIRONMENT
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if "SECONDS " not in done.stdout or done.returncode:
         raise SystemExit(done.stderr)
     return [float(seconds) for seconds in json.loads(done.stdout.rpartition("SECONDS ")[2])]

@@ -42,7 +42,7 @@ def of_node(data: Path) -> dict[str, str]:
 def one_job(figures: Figures, directory: Path) -> None:
     """PSI on kept hosts and in a local mesh in turns; then on Ray as SecretFlow 1.13 does it."""
     inputs = write_ids(directory, ROWS)
-    nodes = [Node(f"of-{party}", {party: SLOTS}, SLOTS, of_node(directory)) for party in PARTIES]
+    nodes = [Node(f"of-{party}", {party: SLOTS}, of_node(directory)) for party in PARTIES]
     with Cluster(*nodes) as cluster, worker(data_roots=str(directory), ray_addresses=cluster.address) as running:
         heard = Listener(running.redis)
 
@@ -61,7 +61,7 @@ def one_job(figures: Figures, directory: Path) -> None:
 
         median = in_turns({"mesh": on("local"), "hosts": on(cluster.address)}, REPETITIONS)
     python = ray_python(directory / "ray")
-    with Cluster(*(Node(f"of-{party}", {party: 16}, 16) for party in PARTIES), python=python) as theirs:
+    with Cluster(*(Node(f"of-{party}", {party: 16}, cpus=16) for party in PARTIES), python=python) as theirs:
         on_ray = statistics.median(bare(theirs.address, inputs, python))
     more, times = median["hosts"] - median["mesh"], on_ray / median["hosts"]
     figures.add(f"PSI {ROWS:,} x {ROWS:,}, local mesh", f"{median['mesh']:.2f} s")
@@ -86,8 +86,7 @@ def many_jobs(figures: Figures, directory: Path, count: int) -> None:
     """Jobs that sleep, of parties two on each node, which has room for SLOTS of them at a time."""
     pairs = [[f"a{number}", f"b{number}"] for number in range(count)]
     nodes = [
-        Node(f"node-{number}", dict.fromkeys(pair, SLOTS), 2 * SLOTS, of_node(directory))
-        for number, pair in enumerate(pairs)
+        Node(f"node-{number}", dict.fromkeys(pair, SLOTS), of_node(directory)) for number, pair in enumerate(pairs)
     ]
     settings = {"data_roots": str(directory), "concurrency": str(count * SLOTS)}
     with Cluster(*nodes) as cluster, worker(ray_addresses=cluster.address, **settings) as running:

@@ -59,8 +59,8 @@ class Node:
 
     name: str
     resources: dict[str, float] = field(default_factory=dict)
-    cpus: int = 0
     environment: dict[str, str] = field(default_factory=dict)
+    cpus: int = 0
     process: subprocess.Popen[str] | None = None
 
     @property
@@ -143,7 +143,8 @@ class Cluster:
         for node in begun:
             assert node.process is not None
             assert node.process.stdout is not None
-            assert node.process.stdout.readline().strip() == self.address, node.name
+            said = node.process.stdout.readline().strip()
+            assert said == self.address, (node.name, (self.directory / f"{node.name}.log").read_text()[-2000:])
 
     def stop(self) -> None:
         for node in self.nodes.values():

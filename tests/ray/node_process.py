@@ -21,9 +21,11 @@ def main() -> None:
     if asked["ip"] == "127.0.0.1":
         os.environ.update(ENVIRONMENT)
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    import ray
     from ray._private.node import Node
     from ray._private.parameter import RayParams
 
+    ray.__version__ = os.environ.get("LAB_RAY_VERSION", ray.__version__)  # which the head tells whoever joins
     is_head = asked["head"] is None
     parameters = {
         "node_ip_address": asked["ip"],

@@ -124,7 +124,7 @@ def _children(*parents: int, program: bytes = b"") -> list[int]:
 def on_nodes(
     cluster: Cluster, redis_url: str, directory: Path, nodes_directory: Path, **settings: Any
 ) -> Iterator[OnNodes]:
-    with RunningWorker(redis_url, directory, ray_addresses=cluster.address, **settings) as worker:
+    with RunningWorker(redis_url, directory, **{"ray_addresses": cluster.address, **settings}) as worker:
         try:
             yield OnNodes(worker, cluster, nodes_directory)
         except BaseException:

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from sfworker.cli.ray_findings import _judged
+from sfworker.cli.ray_findings import _judged, clusters
+from sfworker.pool.ray_head import LONGEST_PARENT
 from sfworker.settings import Settings
 from tests.cli.conftest import Command, sfworker  # noqa: F401 - a fixture
 from tests.ray.lab import HEAD, Cluster
@@ -27,7 +28,7 @@ def test_it_says_what_answers_what_is_installed_and_who_has_which_party(
         nobody.bind(("127.0.0.1", 0))
         dead = f"127.0.0.1:{nobody.getsockname()[1]}"
         monkeypatch.setenv("SFWORKER_RAY_ADDRESSES", f"{cluster.address},{dead}")
-        monkeypatch.setenv("SECRETFLOW_PARTIES", "alice,bob,carol")
+        monkeypatch.setenv("SECRETFLOW_PARTIES", "alice,bob,dave")
         outcome = sfworker("doctor", "--quick", "--json")
     found = [each for each in json.loads(outcome.out)["findings"] if each["check"].startswith("ray ")]
     assert outcome.code == 1
@@ -35,12 +36,12 @@ def test_it_says_what_answers_what_is_installed_and_who_has_which_party(
     said = {each["check"]: each for each in found}
     assert [each["level"] for each in found] == ["ok", "ok", "ok", "ok", "warning", "error"], found
     assert "and has 3 nodes, with " in found[0]["message"]
-    for node, party in ((HEAD, "no party"), ("one", "alice (8)"), ("two", "bob (8)")):
+    for node, party in ((HEAD, "no party"), ("one", "alice (8)"), ("two", "bob (8), carol (8)")):
         assert said[f"{own} node {node}"]["message"].startswith(f"{party}; "), found
         for name, each in OURS.items():
             assert f"{name} {each}" in said[f"{own} node {node}"]["message"]
-    assert (found[4]["check"], found[4]["message"]) == (own, "no node offers carol, one of SECRETFLOW_PARTIES")
-    assert f"ray start --address={cluster.address} --resources='{{\"carol\": 8}}'" in found[4]["remedy"]
+    assert (found[4]["check"], found[4]["message"]) == (own, "no node offers dave, one of SECRETFLOW_PARTIES")
+    assert f"ray start --address={cluster.address} --resources='{{\"dave\": 8}}'" in found[4]["remedy"]
     assert (found[5]["check"], found[5]["message"]) == (f"ray {dead}", "cannot be reached (ConnectionRefusedError)")
     assert cluster.actors() == []
 
@@ -64,3 +65,10 @@ def test_what_a_cluster_lacks_is_told_with_a_remedy(seen: Any, level: str, says:
     finding = list(_judged("ray 10.0.0.1:6379", seen, 0.01, Settings(parties="alice")))[-1]
     assert (finding.level, finding.message.startswith(says)) == (level, True), finding
     assert (finding.remedy is None) == (level == "ok")
+
+
+@pytest.mark.parametrize(("length", "level"), [(LONGEST_PARENT, "ok"), (LONGEST_PARENT + 1, "error")])
+async def test_a_path_that_is_too_long_for_the_workers_own_head_is_found(length: int, level: str) -> None:
+    settings = Settings(ray_addresses=["local"], run_dir="/" + "d" * (length - 1))
+    [finding] = [each async for each in clusters(settings)]
+    assert (finding.check, finding.level) == ("ray local", level)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,16 +12,19 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
 
+from sfworker.cli.embedded_redis import EmbeddedRedis
 from sfworker.errors import ClusterInitializationError
 from sfworker.pool.ray_head import LocalHead
 from sfworker.pool.run_dir import run_dir
 from sfworker.ray.head import ENVIRONMENT
 from sfworker.settings import load
-from tests.running_worker import until
+from tests.bench.gateway import SPU
+from tests.running_worker import PARTIES, RunningWorker, envelope, until
 
 _LISTENS = "0A"
 _PLAIN = {"PATH": os.environ["PATH"]}
@@ -87,6 +91,36 @@ def listening(pids: set[int]) -> set[str]:
     return found
 
 
+def with_environment(text: str) -> set[int]:
+    """Process ids of those that have this in their environment, but for this one."""
+    found = set()
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            environment = Path(f"/proc/{name}/environ").read_bytes()
+        except OSError:
+            continue
+        if text.encode() in environment and int(name) != os.getpid():
+            found.add(int(name))
+    return found
+
+
+def write_tables(data: Path) -> None:
+    for number, party in enumerate(PARTIES):
+        rows = [f"{n},{n * n}" for n in range(number * 50, number * 50 + 100)]
+        (data / f"{party}.csv").write_text("\n".join([f"id,{party}", *rows]) + "\n")
+
+
+def psi(**more: Any) -> dict[str, Any]:
+    task = {
+        "task_type": "psi",
+        "keys": {party: ["id"] for party in PARTIES},
+        "input_paths": {party: f"{party}.csv" for party in PARTIES},
+        "output_paths": {party: f"out-{party}.csv" for party in PARTIES},
+        "receiver": "alice",
+    }
+    return envelope(task, spu_config=SPU, **more)
+
+
 LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F"}
 
 
@@ -95,9 +129,10 @@ AT_ONCE = 2.0
 
 @pytest.fixture
 def parent() -> Iterator[Path]:
-    """A directory with a path short enough for Ray's sockets."""
+    """A directory with a path short enough for Ray's sockets, and for those beside it."""
     with tempfile.TemporaryDirectory(prefix="h", dir="/tmp") as directory:
         yield Path(directory)
+        shutil.rmtree(f"{directory}-run", ignore_errors=True)
 
 
 def driver(address: str, **environment: str) -> subprocess.Popen[str]:
@@ -176,3 +211,28 @@ async def test_a_head_whose_watcher_dies_goes_with_it(parent: Path) -> None:
         os.kill(watcher, signal.SIGKILL)
         await anyio.to_thread.run_sync(until, lambda: not in_session(head.pid))
         await head.stop()
+
+
+@pytest.mark.slow
+def test_jobs_run_on_the_workers_own_head_as_in_a_mesh_and_nothing_outlives_the_worker(
+    parent: Path, own_redis: EmbeddedRedis
+) -> None:
+    data, run = parent / "data", Path(f"{parent}-run")
+    settings = {"ray_addresses": "local", "data_roots": str(data), "ray_at_start": "true"}
+    data.mkdir()
+    write_tables(data)
+    with RunningWorker(own_redis.url, parent, **settings) as worker:
+        local = worker.run(psi())["result"]
+        in_mesh = {party: (data / f"out-{party}.csv").read_bytes() for party in PARTIES}
+        on_ray = {"parties": PARTIES, "address": "local", "engine": "ray"}
+        result = worker.run(psi(sf_init_config=on_ray), 90)
+        assert result["result"] == local
+        assert {party: (data / f"out-{party}.csv").read_bytes() for party in PARTIES} == in_mesh
+        elsewhere = on_ray | {"parties": ["alice", "dave"]}
+        refused = worker.run(envelope({"task_type": "health_check"}, sf_init_config=elsewhere))
+        assert refused["error_type"] == "ParameterValidationError"
+        assert "dave has no place on this worker's own Ray; add it to SECRETFLOW_PARTIES" in refused["error"]
+        assert len(with_environment(str(data))) > 10
+        worker.kill()
+        until(lambda: not with_environment(str(data)), 20.0)
+        until(lambda: not list(run.iterdir()))

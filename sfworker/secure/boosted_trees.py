@@ -18,10 +18,8 @@ from secretflow.ml.boost.ss_xgb_v import Xgb
 from secretflow.ml.boost.ss_xgb_v.checkpoint import SSXGBCheckpointData, build_ss_xgb_model
 from spu.experimental.make_cached_var_impl import make_cached_var
 
+from sfworker.secure.largest import largest
 from sfworker.secure.secret_matrices import product
-
-_CONTENDERS = 4
-"""Numbers that are compared with each other at once, as messages cost more than comparisons."""
 
 _opened: list[Any] = []
 """Keeps opened maps alive until exit: the SPU knows them by their addresses, which no other value may get."""
@@ -48,18 +46,17 @@ class Booster(Xgb):  # type: ignore[misc]
     def _train_tree(self) -> tuple[dict[Any, Any], Any]:
         spu = self.spu[0]
         maps = (self.bucket_map, self.sub_choices, self.col_choices[0])
-        once = {"opened_once": self._is_opened_once}
-        gradients, sums = spu(_roots, static_argnames="opened_once", **_returns(2))(self.ghs, *maps, **once)
+        static = {"reg_lambda": self.reg_lambda, "opened_once": self._is_opened_once}
+        gradients, sums, buckets, sides = spu(_roots, static_argnames=tuple(static), **_returns(4))(
+            self.ghs, *maps, **static
+        )
         self._lefts: list[list[Any]] = []
         while True:
-            buckets, sides = spu(_best_splits, static_argnames="reg_lambda", **_returns(2))(
-                sums, reg_lambda=self.reg_lambda
-            )
             self._lefts.append([self._left_rows(worker, buckets) for worker in self.workers])
             if len(self._lefts) == self.depth:
                 break
-            gradients, sums = spu(_children, static_argnames="opened_once", **_returns(2))(
-                gradients, sums, self._lefts[-1], *maps, **once
+            gradients, sums, buckets, sides = spu(_children, static_argnames=tuple(static), **_returns(4))(
+                gradients, sums, self._lefts[-1], *maps, **static
             )
         weight = spu(_leaf_weights, static_argnames="learning_rate")(sides, learning_rate=self.lr)
         sfd.get(weight.meta)  # waits, so that progress is true
@@ -93,11 +90,12 @@ def _dense(lefts: list[Any], rows: int) -> Any:
 
 
 def _roots(
-    pairs: list[Any], maps: list[Any], rows: list[Any], columns: Any, opened_once: bool
-) -> tuple[list[Any], Any]:
-    """Return gradients by fragment, and their sums by bucket."""
+    pairs: list[Any], maps: list[Any], rows: list[Any], columns: Any, *, reg_lambda: float, opened_once: bool
+) -> tuple[list[Any], Any, Any, Any]:
+    """Return gradients by fragment, their sums by bucket, and the best splits."""
     gradients = [jnp.concatenate(pair) for pair in pairs]
-    return gradients, _sums(gradients, maps, rows, columns, opened_once)
+    sums = _sums(gradients, maps, rows, columns, opened_once)
+    return gradients, sums, *_best_splits(sums, reg_lambda)
 
 
 def _children(
@@ -107,9 +105,11 @@ def _children(
     maps: list[Any],
     rows: list[Any],
     columns: Any,
+    *,
+    reg_lambda: float,
     opened_once: bool,
-) -> tuple[list[Any], Any]:
-    """Return gradients and sums of the nodes' children, of which `parts` say which rows are left ones."""
+) -> tuple[list[Any], Any, Any, Any]:
+    """Return the same of the nodes' children, of which `parts` say which rows are left ones."""
     is_left, start, left = sum(parts), 0, []
     for each, whole_map, drawn in zip(gradients, maps, rows, strict=True):
         of_fragment = is_left[:, start : start + whole_map.shape[0]]
@@ -117,7 +117,9 @@ def _children(
         chosen = of_fragment if drawn is None else of_fragment[:, drawn]
         left.append(each * jnp.concatenate([chosen, chosen]))
     left_sums = _sums(left, maps, rows, columns, opened_once)
-    return [_both(one, each) for one, each in zip(left, gradients, strict=True)], _both(left_sums, sums)
+    children = _both(left_sums, sums)
+    of_rows = [_both(one, each) for one, each in zip(left, gradients, strict=True)]
+    return of_rows, children, *_best_splits(children, reg_lambda)
 
 
 def _both(left: Any, whole: Any) -> Any:
@@ -142,36 +144,8 @@ def _best_splits(sums: Any, reg_lambda: float) -> tuple[Any, Any]:
     weights = first / (second + reg_lambda)  # 0 where a side has no rows, as their sums are exactly 0
     gains = jnp.sum(weights * first, axis=0)
     numbers = jnp.broadcast_to(jnp.arange(gains.shape[1], dtype=gains.dtype), gains.shape)
-    _, number, *sides = _largest(jnp.stack([gains, numbers, *weights]))
+    _, number, *sides = largest(jnp.stack([gains, numbers, *weights]))
     return number, jnp.stack(sides, axis=1).reshape(-1, 1)
-
-
-def _largest(carried: Any) -> Any:
-    """Return along the last axis what stands where the first of `carried` is largest, at the first such place."""
-    while (width := carried.shape[-1]) > 1:
-        several = min(_CONTENDERS, width)
-        # Repeats lose against the original before them.
-        padding = jnp.broadcast_to(carried[..., -1:], (*carried.shape[:-1], -width % several))
-        groups = jnp.concatenate([carried, padding], axis=-1).reshape(*carried.shape[:-1], -1, several)
-        carried = jnp.sum(jnp.where(_wins(groups[0]), groups, 0), axis=-1)
-    return carried[..., 0]
-
-
-def _wins(groups: Any) -> Any:
-    """Return which number of each group is its largest, by one comparison of all pairs."""
-    several = groups.shape[-1]
-    pairs = [(one, other) for one in range(several) for other in range(one + 1, several)]
-    ones, others = (jnp.stack([groups[..., pair[side]] for pair in pairs]) for side in (0, 1))
-    loses = ones < others
-    beats = {pair: ~loses[at] for at, pair in enumerate(pairs)}
-    beats |= {(other, one): loses[at] for at, (one, other) in enumerate(pairs)}
-    against = [
-        jnp.stack([beats[one, (one + step) % several] for one in range(several)], axis=-1) for step in range(1, several)
-    ]
-    wins = against[0]
-    for each in against[1:]:
-        wins &= each
-    return wins
 
 
 def _leaf_weights(sides: Any, learning_rate: float) -> Any:

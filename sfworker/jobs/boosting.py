@@ -17,7 +17,6 @@ import secretflow.distributed as sfd
 from secretflow.data import FedNdarray, PartitionWay
 from secretflow.ml.boost.sgb_v import Sgb
 from secretflow.ml.boost.sgb_v.checkpoint import SGBCheckpointData, SGBSnapshot, build_sgb_model
-from secretflow.ml.boost.ss_xgb_v import Xgb
 from secretflow.ml.boost.ss_xgb_v.checkpoint import SSXGBCheckpointData, build_ss_xgb_model
 from secretflow.ml.boost.ss_xgb_v.core.xgb_tree import XgbTree
 
@@ -36,6 +35,7 @@ from sfworker.models.checkpoints import Checkpoints
 from sfworker.models.predictions import Inputs, predict
 from sfworker.party.context import JobContext
 from sfworker.party.task_dispatcher import TaskDispatcher
+from sfworker.secure.boosted_trees import Booster
 from sfworker.secure.fresh_orders import use_fresh_orders
 from sfworker.secure.sigmoid import sigmoid
 from sfworker.session import codec
@@ -60,9 +60,9 @@ def ss_xgb(context: JobContext[SsXgbParams]) -> BoostingResult | None:
     checkpoints = Checkpoints(context, params.model_path)
     found = checkpoints.latest()
     resumed = None if found is None else SSXGBCheckpointData(found[2], found[1])
-    booster = _Xgb(context.spu, resumed)
+    booster = Booster(context.spu, resumed)
 
-    def after_tree(trained: Xgb, tree: int, _: Any) -> None:
+    def after_tree(trained: Booster, tree: int, _: Any) -> None:
         if tree + 1 < params.num_boost_round:  # after the last tree, the model itself is saved
             checkpoints.keep(tree, _xgb_state(trained.model), _xgb_objects(trained.model))
         _report(context, tree)
@@ -164,21 +164,6 @@ class _Prepared:
         # All bits, because bins are cut at the party, and neighbours far from 0 may differ in the last bits alone.
         self.x = aligned.columns(context, matrices, self.shape, np.float64)
         self.y = aligned.column(context, params.label.party, label)
-
-
-class _Xgb(Xgb):  # type: ignore[misc]
-    """SecretFlow's Xgb, which forgets what a checkpoint's trees predict and would train the rest from nothing."""
-
-    def __init__(self, spu: Any, resumed: SSXGBCheckpointData | None) -> None:
-        super().__init__(spu)
-        self._resumed = resumed
-
-    def _global_setup(self) -> None:
-        super()._global_setup()
-        if self._resumed is not None:
-            model = build_ss_xgb_model(self._resumed, self.spu[0])
-            for tree, weight in zip(model.trees, model.weights, strict=True):
-                self._update_pred(tree, weight)
 
 
 def _label(objective: Literal["logistic", "linear", "tweedie"], values: Matrix) -> tuple[Matrix, Matrix, int]:

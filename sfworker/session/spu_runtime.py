@@ -391,10 +391,11 @@ def _program(function: Any) -> Any:
     return function.__code__, tuple(static), tuple((type(value), repr(value)) for value in values)
 
 
-def use_short_link_retries() -> None:
-    """Make the SPU link retry every few milliseconds. Call once per process.
+def use_swift_links(acknowledged: bool) -> None:
+    """Make the SPU link retry every few milliseconds, and send half the messages where they need not be acknowledged.
 
-    By default it waits 1 s, then 3 s, for a peer whose socket is not there yet, and no `link_desc` key changes that.
+    By default it waits 1 s, then 3 s, for a peer whose socket is not there yet, and answers every message that was read
+    by another one. No `link_desc` key changes either. Call once per process.
     """
     stock_fill = spu_module._fill_link_desc_attrs
 
@@ -403,5 +404,6 @@ def use_short_link_retries() -> None:
         retry = desc.retry_opts
         retry.retry_interval_ms, retry.retry_interval_incr_ms = 1, 1
         retry.max_retry, retry.max_retry_interval_ms = 600, 100
+        desc.disable_msg_seq_id = not acknowledged
 
     spu_module._fill_link_desc_attrs = fill

@@ -77,10 +77,10 @@ def _party(party: str, inputs: dict[str, str], directory: str) -> None:
     import secretflow as sf
 
     from sfworker.session.fed_proxy import use_unix_sockets
-    from sfworker.session.spu_runtime import use_short_link_retries
+    from sfworker.session.spu_runtime import use_swift_links
 
     use_unix_sockets()
-    use_short_link_retries()
+    use_swift_links(acknowledged=True)
     fed = {name: {"address": f"unix:{directory}/{name}.sock"} for name in PARTIES}
     sf.init(
         cluster_config={"parties": fed, "self_party": party}, ray_mode=False, job_name="bare", logging_level="error"

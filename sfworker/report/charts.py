@@ -29,6 +29,7 @@ from sfworker.catalog.statistics import (
     PearsonCorrelationResult,
     PopulationStabilityResult,
     PValueResult,
+    StabilityBin,
     TableStatisticsResult,
     VifResult,
 )
@@ -39,6 +40,8 @@ from sfworker.report.tables import Table, cell
 from sfworker.wire.events import PerformanceMetrics
 
 MOST_DISTRIBUTIONS = 6
+LARGEST = 1e100
+"""From here on, differences of figures may be more than any number."""
 _R = TypeVar("_R")
 
 
@@ -54,12 +57,19 @@ class Chart:
 
 def charts(task_type: str | None, answer: Any) -> list[Chart]:
     """Return the charts of what a task type has answered; none where it has none, or another version's shape."""
-    if task_type not in _CHARTS:
+    if task_type not in _CHARTS or _largest(answer) > LARGEST:
         return []
     try:
         return _CHARTS[task_type](answer)
     except msgspec.ValidationError:
         return []
+
+
+def _largest(answer: Any) -> float:
+    """Return how far from 0 figures are, at most."""
+    if isinstance(answer, (dict, list)):
+        return max(map(_largest, answer.values() if isinstance(answer, dict) else answer), default=0.0)
+    return abs(answer) if isinstance(answer, (int, float)) else 0.0
 
 
 def performance(metrics: PerformanceMetrics) -> list[Chart]:
@@ -254,7 +264,10 @@ def _regression(result: RegressionEvalResult) -> list[Chart]:
                 Table(["left", "right", "rows"], [[each.left, each.right, each.rows] for each in buckets]),
             )
         )
-    if quantiles := sorted((float(share), value) for share, value in result.residual_quantiles.items()):
+    quantiles = [
+        (share, value) for name, value in result.residual_quantiles.items() if (share := _figure(name)) is not None
+    ]
+    if quantiles := sorted(quantiles):
         found.append(
             Chart(
                 "Quantiles of residues",
@@ -368,9 +381,7 @@ def _stability(result: PopulationStabilityResult) -> list[Chart]:
     found = _by_column("Population stability", sentence, psi, (0.1, 0.25), name="psi")
     every = [(party, column, each) for party, columns in result.stability.items() for column, each in columns.items()]
     for party, column, each in sorted(every, key=lambda one: -one[2].psi)[:MOST_DISTRIBUTIONS]:
-        bins = [
-            "missing" if one.missing else f"{_end(one.left, 'from')} - {_end(one.right, 'up')}" for one in each.bins
-        ]
+        bins = [_range(one) for one in each.bins]
         base, test = [one.base_ratio for one in each.bins], [one.test_ratio for one in each.bins]
         found.append(
             Chart(
@@ -388,8 +399,12 @@ def _stability(result: PopulationStabilityResult) -> list[Chart]:
     return found
 
 
-def _end(value: float | None, which: str) -> str:
-    return cell(value) if value is not None else which
+def _range(one: StabilityBin) -> str:
+    if one.missing:
+        return "missing"
+    if one.left is None:
+        return "all" if one.right is None else f"up to {cell(one.right)}"
+    return f"above {cell(one.left)}" if one.right is None else f"{cell(one.left)} - {cell(one.right)}"
 
 
 def _correlation(result: PearsonCorrelationResult) -> list[Chart]:
@@ -402,7 +417,7 @@ def _column(reference: ColumnRef) -> str:
 
 def _square(title: str, names: Sequence[str], matrix: Sequence[Sequence[Number]]) -> list[Chart]:
     """Return a heat map, with each pair of columns in its table, the strongest first."""
-    if not names:
+    if not names or any(len(row) != len(names) for row in (matrix, *matrix)):
         return []
     pairs: list[list[Any]] = [
         [names[row], names[column], matrix[row][column]] for row in range(len(names)) for column in range(row)
@@ -491,23 +506,21 @@ def _join(result: JoinResult) -> list[Chart]:
     ]
 
 
-def _kept(result: ConditionFilterResult) -> list[Chart]:
-    return _parts("Rows", {"kept": result.rows, "left out": result.input_rows - result.rows})
+def _chosen(result: ConditionFilterResult) -> list[Chart]:
+    return _rows({"in each input": result.input_rows, "in each output": result.rows})
 
 
 def _split(result: TrainTestSplitResult) -> list[Chart]:
-    return _parts("Rows", {"train": result.train_rows, "test": result.test_rows})
+    return _rows({"to train with": result.train_rows, "to test with": result.test_rows})
 
 
-def _parts(title: str, parts: dict[str, int]) -> list[Chart]:
-    whole = sum(parts.values())
-    said = ", ".join(f"{name} {count} ({as_percent(count / (whole or 1))})" for name, count in parts.items())
+def _rows(counts: dict[str, int]) -> list[Chart]:
     return [
         Chart(
-            title,
-            f"Of {whole} rows: {said}.",
-            drawing.bars(list(parts), {title: [float(each) for each in parts.values()]}, "rows"),
-            Table(["rows", "count"], [[*each] for each in parts.items()]),
+            "Rows",
+            f"Rows {' and '.join(f'{name}: {count}' for name, count in counts.items())}.",
+            drawing.bars(list(counts), {"rows": [float(each) for each in counts.values()]}, "rows"),
+            Table(["rows", "count"], [[*each] for each in counts.items()]),
         )
     ]
 
@@ -548,8 +561,8 @@ def _component(result: ComponentResult) -> list[Chart]:
 
 def _component_table(table: ReportTable) -> list[Chart]:
     """Return a heat map of a square of correlations, or bars of named figures such as weights and importances."""
-    names = [column for column in table.columns if column in table.index]
-    if len(names) > 1 and len(names) == len(table.index) == len(set(table.index)):
+    names = set(table.index)
+    if 1 < len(table.index) == len(names) == len(table.rows) and names <= set(table.columns):
         at = [table.columns.index(name) for name in table.index]
         square = [[_figure(row[number]) for number in at] for row in table.rows]
         known = [value for row in square for value in row if value is not None]
@@ -583,7 +596,7 @@ def _figure(value: Any) -> float | None:
         figure = float(value)
     except (TypeError, ValueError):
         return None
-    return figure if abs(figure) < float("inf") else None
+    return figure if abs(figure) <= LARGEST else None
 
 
 def _of(kind: type[_R], draw: Callable[[_R], list[Chart]]) -> Callable[[Any], list[Chart]]:
@@ -603,8 +616,8 @@ _CHARTS: dict[str, Callable[[Any], list[Chart]]] = {
     "groupby_statistics": _of(GroupbyStatisticsResult, _groups),
     "psi": _of(JoinResult, _join),
     "unbalanced_psi": _of(JoinResult, _join),
-    "condition_filter": _of(ConditionFilterResult, _kept),
-    "sample": _of(ConditionFilterResult, _kept),
+    "condition_filter": _of(ConditionFilterResult, _chosen),
+    "sample": _of(ConditionFilterResult, _chosen),
     "train_test_split": _of(TrainTestSplitResult, _split),
     **dict.fromkeys(("ss_lr", "ss_glm", "ss_xgb", "sgb"), _of(TrainResult, _training)),
     "health_check": _of(HealthCheckResult, _health),

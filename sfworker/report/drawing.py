@@ -32,16 +32,19 @@ _ROW = 0.27
 _CHARACTER = 0.077
 """Inches that half a Chinese character takes, at most."""
 _LONGEST_LABEL = 30
+_PIXELS = 1.45
+"""Of a point, where there is room."""
 _ANNOTATED = 12
 """Columns of a heat map, at most, whose cells have room for figures."""
 _MOST_NAMED = 60
 
-INK, MUTED, RULE = "#0000f1", "#0000f2", "#0000f3"
+INK, MUTED, RULE, PAPER = "#0000f1", "#0000f2", "#0000f3", "#0000f4"
 SERIES = ("#0000a1", "#0000a2", "#0000a3", "#0000a4", "#0000a5")
 _VARIABLES = {
     INK: "--ink",
     MUTED: "--muted",
     RULE: "--rule",
+    PAPER: "--paper",
     **{each: f"--series-{n}" for n, each in enumerate(SERIES, 1)},
 }
 _STYLE = {
@@ -154,6 +157,7 @@ def bars(
                 va="center",
                 fontsize=8,
                 annotation_clip=False,
+                bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 0.6},
             )
         axes.set_yticks(range(len(labels)), [_short(label) for label in labels])
         axes.set_ylim(len(labels) - 0.4, -0.6)
@@ -317,10 +321,15 @@ def _for_a_page(svg: str) -> str:
 
 
 def _tag_for_a_page(found: re.Match[str]) -> str:
-    tag = re.sub(r"^<g id=\"[^\"]*\"", "<g", found[0])  # each figure numbers its groups from 1
+    tag = re.sub(r'^<svg(.*?) width="([\d.]+)pt" height="[\d.]+pt"', _sized, found[0])
+    tag = re.sub(r"^<g id=\"[^\"]*\"", "<g", tag)  # each figure numbers its groups from 1
     for colour, variable in _VARIABLES.items():
         tag = tag.replace(colour, f"var({variable})")
     return re.sub(r"(font: [^;\"]*?px) [^;\"]*", r"\1 var(--font)", tag)
+
+
+def _sized(found: re.Match[str]) -> str:
+    return f'<svg{found[1]} style="max-width: {float(found[2]) * _PIXELS:.0f}px"'
 
 
 def _axes(figure: Figure, *, left: float, bottom: float, top: float, right: float = 0.3) -> Axes:

@@ -6,6 +6,7 @@ Every text of a result is somebody's else: the template escapes them all, but th
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ def page(result: JobResult, envelope: dict[str, Any] | None = None, *, paths: bo
     )
 
 
+@cache
 def _template() -> Template:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),

@@ -187,7 +187,9 @@ def columns(
             step = math.ceil(len(ranges) / 25)
             ticks = range(0, len(ranges), step)
             texts = [f"{cell(ranges[n][0])} - {cell(ranges[n][1])}" for n in ticks]
-            axes.set_xticks([n + 0.45 for n in ticks], texts, rotation=35, ha="right", fontsize=7.5)
+            axes.set_xticks(
+                [n + 0.45 for n in ticks], texts, rotation=35, rotation_mode="anchor", ha="right", fontsize=7.5
+            )
         axes.grid(visible=False, axis="x")
         axes.set_xlabel(across)
         axes.set_ylabel(up)
@@ -198,7 +200,8 @@ def columns(
 def heat(labels: Sequence[str], matrix: Sequence[Sequence[Number]]) -> str:
     """Draw a square of figures from -1 to 1; those that are missing are grey."""
     named = len(labels) <= _MOST_NAMED
-    room = _room(labels) if named else 0.4
+    size = 8 if len(labels) <= 30 else 5.5
+    room = _room(labels) * size / 9 if named else 0.4
     side = min(WIDTH - room - 0.9, max(1.2, 0.5 * len(labels)))
     with _chart(side + room + 0.2, room + side + 0.9) as (figure, finish):
         width, height = figure.get_size_inches()
@@ -209,10 +212,9 @@ def heat(labels: Sequence[str], matrix: Sequence[Sequence[Number]]) -> str:
         bar = figure.colorbar(image, cax=figure.add_axes(place))
         bar.set_ticks([-1, -0.5, 0, 0.5, 1])
         bar.outline.set_visible(False)  # type: ignore[operator]
-        size = 8 if len(labels) <= 30 else 5.5
         ticks = range(len(labels)) if named else []
         texts = [_short(label) for label in labels] if named else []
-        axes.set_xticks(ticks, texts, rotation=90, fontsize=size)
+        axes.set_xticks(ticks, texts, rotation=90, rotation_mode="anchor", ha="right", va="center", fontsize=size)
         axes.set_yticks(ticks, texts, fontsize=size)
         axes.tick_params(length=0)
         axes.grid(visible=False)
@@ -281,15 +283,15 @@ def overlap(sets: Sequence[str], common: str) -> str:
     with _chart(2.6 if len(sets) == 2 else 3.4) as (figure, finish):
         axes = figure.add_axes((0, 0, 1, 1))
         centres = [(-0.75, 0.0), (0.75, 0.0)] if len(sets) == 2 else [(-0.62, 0.42), (0.62, 0.42), (0.0, -0.62)]
-        names = [(-2.1, 0.0), (2.1, 0.0)] if len(sets) == 2 else [(-1.75, 1.2), (1.75, 1.2), (1.3, -1.4)]
+        names = [(-0.1, -1.4), (0.1, -1.4)] if len(sets) == 2 else [(-1.4, 1.4), (1.4, 1.4), (1.0, -1.5)]
         for number, (centre, place, name) in enumerate(zip(centres, names, sets, strict=True)):
             axes.add_patch(Circle(centre, 1.15, facecolor=SERIES[number], alpha=0.3, edgecolor=INK, linewidth=1))
             side = "right" if place[0] < 0 else "left"
-            axes.text(*place, _short(name), ha=side, va="center", fontsize=11)
+            axes.text(*place, _short(name), ha=side, va="center", fontsize=9.5)
         axes.text(0, 0.06, common, ha="center", va="center", fontsize=15, fontweight="bold")
         axes.set_aspect("equal")
         axes.set_xlim(-4.3, 4.3)
-        axes.set_ylim(-1.3 if len(sets) == 2 else -1.95, 1.3 if len(sets) == 2 else 1.75)
+        axes.set_ylim(-1.65 if len(sets) == 2 else -1.95, 1.3 if len(sets) == 2 else 1.75)
         axes.axis("off")
         return finish()
 
@@ -358,6 +360,10 @@ def _short(text: str) -> str:
     text = shown(text)
     if _wide(text) <= _LONGEST_LABEL:
         return text
-    while _wide(text) > _LONGEST_LABEL - 1:
-        text = text[:-1]
-    return f"{text}…"
+    # Names of columns often differ in their ends alone.
+    start, end = text, text
+    while _wide(start) > _LONGEST_LABEL * 0.6:
+        start = start[:-1]
+    while _wide(start) + _wide(end) > _LONGEST_LABEL - 1:
+        end = end[1:]
+    return f"{start}…{end}"

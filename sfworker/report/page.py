@@ -15,7 +15,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from sfworker import __version__, errors
-from sfworker.report.charts import Chart, charts, performance
+from sfworker.report.chart import Chart
+from sfworker.report.charts import charts, performance
 from sfworker.report.hiding import job, without_paths
 from sfworker.report.tables import Value, cell, pieces, shown
 from sfworker.wire.events import JobResult

@@ -184,7 +184,7 @@ def columns(
             )  # fmt: skip
             bases = [base + height for base, height in zip(bases, heights, strict=True)]
         if even:
-            step = math.ceil(len(ranges) / 25)
+            step = math.ceil(len(ranges) / 16)
             ticks = range(0, len(ranges), step)
             texts = [f"{cell(ranges[n][0])} - {cell(ranges[n][1])}" for n in ticks]
             axes.set_xticks(

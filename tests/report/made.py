@@ -38,5 +38,3 @@ def _made(kind: inspect.Type, text: str, length: int, number: int) -> Any:  # no
         case inspect.StrType() | inspect.AnyType():
             return text
     raise AssertionError(kind)
-
-

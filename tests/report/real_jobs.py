@@ -83,3 +83,10 @@ def jobs(data: Path) -> dict[str, dict[str, Any]]:
         },
     }
     return {name: envelope({"task_type": name, **task}, spu_config=SPU) for name, task in tasks.items()}
+
+
+def failing_job(data: Path) -> dict[str, Any]:
+    """A job that names a column which nobody has."""
+    both = {party: str(data / f"{party}.csv") for party in PARTIES}
+    features = {"alice": ["age"], "bob": ["salary"]}
+    return envelope({"task_type": "vif", "input_paths": both, "features": features}, spu_config=SPU)

@@ -14,7 +14,7 @@ from sfworker.wire.events import JobResult
 from tests.report.made import made
 from tests.report.reading import Page
 
-EVIL = "</td></svg><script>alert(\"1\")</script>&amp;'$x_1$-->名\x07"
+EVIL = '</td></svg><script>alert("1")</script>&amp;\'$x_1$-->名\x07'
 TASK_TYPES = {each.name: each for each in installed_task_types([])}
 
 

@@ -87,13 +87,14 @@ def pieces(answer: Any) -> Iterator[Value | Grid]:
 def tables(result: dict[str, Any]) -> dict[str, Table]:
     """Return the tables of a result as the worker publishes it, by the names of their fields.
 
-    Tables inside the rows of another are one, whose rows begin with the names or the number of the other's. What is no
-    table is together in `summary`.
+    Tables inside the rows of another are one, whose rows begin with the names or the number of the other's; where their
+    columns differ, each is one, and these are in its name. What is no table is together in `summary`.
     """
     parties = set((result.get("performance_metrics") or {}).get("peak_rss_bytes") or {})
     values: list[list[Any]] = []
     grids: dict[str, list[Grid]] = defaultdict(list)
-    for piece in pieces(result.get("result")):
+    answer = result.get("result")
+    for piece in pieces({} if answer is None else answer):
         if isinstance(piece, Grid):
             grids[".".join(piece.place.fields)].append(piece)
         elif piece.value is not msgspec.UNSET:
@@ -103,7 +104,9 @@ def tables(result: dict[str, Any]) -> dict[str, Table]:
         if len({(each.names, *each.columns) for each in alike}) == 1:
             found[name] = _table(alike, parties)
         else:
-            found |= {".".join((name, *each.place.rows)): _table([each], parties) for each in alike}
+            for each in alike:
+                alone = replace(each, place=Place(each.place.fields))
+                found[".".join((name, *each.place.rows))] = _table([alone], parties)
     if values:
         summary = _SUMMARY if _SUMMARY not in found else f"{_SUMMARY}_"
         found[summary] = Table(["name", "value"], values)

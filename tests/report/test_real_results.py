@@ -128,7 +128,7 @@ def test_results_of_real_jobs(
             assert header == list(plain.columns)
             assert len(rows) == len(plain)
     assert str(data) in report(sent["ss_lr"], "--paths")
-    inflation = pd.read_csv(tmp_path / sent["vif"] / "vif.csv")
+    inflation = pd.read_csv(tmp_path / sent["vif"] / "vif.csv", float_precision="round_trip")
     assert inflation["vif"].tolist() == results["vif"].frame("vif")["vif"].tolist()
     assert str(tmp_path / sent["vif"] / "vif.csv") in capsys.readouterr().out
 

@@ -16,8 +16,8 @@ from typing import Any, NoReturn, Protocol
 
 _SHELLS = ("bash", "zsh", "tcsh")
 _SUBCOMMANDS = (
-    *("run", "submit", "watch", "report", "status", "cancel", "dead", "replay"),
-    *("tasks", "schema", "doctor", "gateway", "certs", "demo"),
+    *("run", "submit", "watch", "status", "cancel", "dead", "replay"),
+    *("report", "tasks", "schema", "doctor", "gateway", "certs", "demo"),
 )
 
 

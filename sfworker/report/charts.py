@@ -12,7 +12,7 @@ import msgspec
 
 from sfworker.catalog.basic import HealthCheckResult
 from sfworker.catalog.binning import BinningResult
-from sfworker.catalog.component import ComponentResult, ReportTable
+from sfworker.catalog.component import ComponentResult
 from sfworker.catalog.evaluation import (
     BiclassificationEvalResult,
     PredictionBiasEvalResult,
@@ -29,9 +29,8 @@ from sfworker.catalog.statistics import (
     VifResult,
 )
 from sfworker.catalog.training import TrainResult
-from sfworker.report import columns, drawing, evaluations
-from sfworker.report.chart import LARGEST, Chart, figure
-from sfworker.report.drawing import MOST_BARS
+from sfworker.report import columns, components, drawing, evaluations
+from sfworker.report.chart import LARGEST, Chart
 from sfworker.report.tables import Table
 from sfworker.wire.events import PerformanceMetrics
 
@@ -161,42 +160,6 @@ def _health(result: HealthCheckResult) -> list[Chart]:
     ]
 
 
-# --- reports of SecretFlow's components
-
-
-def _component(result: ComponentResult) -> list[Chart]:
-    return [chart for report in result.reports for table in report.tables for chart in _component_table(table)]
-
-
-def _component_table(table: ReportTable) -> list[Chart]:
-    """Return a heat map of a square of correlations, or bars of named figures such as weights and importances."""
-    names = set(table.index)
-    if 1 < len(table.index) == len(names) == len(table.rows) and names <= set(table.columns):
-        at = [table.columns.index(name) for name in table.index]
-        square = [[figure(row[number]) for number in at] for row in table.rows]
-        known = [value for row in square for value in row if value is not None]
-        if known and all(-1.001 <= value <= 1.001 for value in known):
-            return columns.square(table.name, table.index, square)
-    if table.columns == ["name", "value"]:
-        figures = [(str(name), each) for name, value in table.rows if (each := figure(value)) is not None]
-        if len(figures) > 1:
-            ordered = sorted(figures, key=lambda each: -abs(each[1]))
-            most = f" The {MOST_BARS} that are farthest from 0 are drawn." if len(ordered) > MOST_BARS else ""
-            return [
-                Chart(
-                    table.name,
-                    f"Figures of the component's report, the one farthest from 0 first.{most}",
-                    drawing.bars(
-                        [name for name, _ in ordered[:MOST_BARS]],
-                        {"value": [value for _, value in ordered[:MOST_BARS]]},
-                        "value",
-                    ),
-                    Table(["name", "value"], [[*each] for each in ordered]),
-                )
-            ]
-    return []
-
-
 def _of(kind: type[_R], draw: Callable[[_R], list[Chart]]) -> Callable[[Any], list[Chart]]:
     return lambda answer: draw(msgspec.convert(answer, kind))
 
@@ -219,5 +182,5 @@ _CHARTS: dict[str, Callable[[Any], list[Chart]]] = {
     "train_test_split": _of(TrainTestSplitResult, _split),
     **dict.fromkeys(("ss_lr", "ss_glm", "ss_xgb", "sgb"), _of(TrainResult, _training)),
     "health_check": _of(HealthCheckResult, _health),
-    "component": _of(ComponentResult, _component),
+    "component": _of(ComponentResult, components.component),
 }

@@ -129,7 +129,9 @@ def bars(
     """
     each_bar = _ROW * (len(parts) * 0.75 if beside else 1)
     with _chart(1.0 + each_bar * max(len(labels), 2)) as (figure, finish):
-        axes = _axes(figure, left=_room(labels), bottom=0.6, top=0.35, right=0.75)
+        if ends is None and len(parts) == 1:
+            ends = [cell(value) for value in next(iter(parts.values()))]
+        axes = _axes(figure, left=_room(labels), bottom=0.6, top=0.35, right=_room(ends or ()))
         starts = [0.0] * len(labels)
         thick = 0.72 / (len(parts) if beside else 1)
         for number, (name, values) in enumerate(parts.items()):
@@ -146,8 +148,6 @@ def bars(
             axes.axvline(guide, color=MUTED, linewidth=1, linestyle="--")
         span = (high - low) or 1.0
         axes.set_xlim(low - (0.12 * span if low < 0 else 0), high + 0.03 * span)
-        if ends is None and len(parts) == 1:
-            ends = [cell(value) for value in next(iter(parts.values()))]
         for row, end in enumerate(ends or ()):
             axes.annotate(
                 _short(end),

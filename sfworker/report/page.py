@@ -23,6 +23,8 @@ from sfworker.wire.events import JobResult
 
 MOST_ROWS = 200
 MOST_COLUMNS = 60
+LONGEST_TEXT = 200
+"""Characters in a cell, as some components describe themselves there."""
 
 
 def page(result: JobResult, envelope: dict[str, Any] | None = None, *, paths: bool = False) -> str:
@@ -127,9 +129,14 @@ def _table(columns: Sequence[str], rows: Sequence[tuple[Sequence[str], Sequence[
         "columns": [
             {"name": shown(name), "figures": of_figures} for name, of_figures in zip(columns, figures, strict=False)
         ],
-        "rows": [{"names": [*map(shown, names)], "cells": [*map(cell, cells)]} for names, cells in rows],
+        "rows": [{"names": [*map(shown, names)], "cells": [*map(_short, cells)]} for names, cells in rows],
         "more": " and ".join(f"{number} more {what}" for what, number in left_out.items() if number > 0),
     }
+
+
+def _short(value: Any) -> str:
+    text = cell(value)
+    return text if len(text) <= LONGEST_TEXT else f"{text[: LONGEST_TEXT - 1]}…"
 
 
 def _as_json(value: Any) -> str:

@@ -89,7 +89,7 @@ def test_the_lock_holds_what_pyproject_asks_for_and_no_deep_learning_stack() -> 
     extras = project["optional-dependencies"]
     assert requirement_names(project["dependencies"] + extras["worker"]) <= runtime
     assert requirement_names(groups["build"]) <= runtime | build
-    assert requirement_names(groups["dev"] + extras["demo"]) <= runtime | build | development
+    assert requirement_names(groups["dev"] + extras["demo"] + extras["report"]) <= runtime | build | development
     assert not (runtime | build | development) & LEFT_OUT
     assert not runtime & build
     assert not (runtime | build) & development

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from sfworker.report.hiding import HIDDEN, job, without_paths
 
 
@@ -22,6 +24,7 @@ def test_fields_that_name_paths_are_hidden_in_results_and_nothing_else() -> None
     }
 
 
+@pytest.mark.attack("page of a result")
 def test_of_a_job_only_what_it_computed_with_is_shown() -> None:
     envelope = {
         "execution_id": "e-1",

@@ -88,6 +88,7 @@ def test_a_frame_has_the_values_as_they_are() -> None:
         Result(status="failure", result=None).frame("bins")
 
 
+@pytest.mark.attack("page of a result")
 def test_files_hold_the_same_and_no_formula(tmp_path: Path) -> None:
     made = {
         "groups": Table(["city", "+sum"], [["=1+1", -1.5], ["名\n字", None], ["@x", True], ["plain, text", 0.1 + 0.2]]),

@@ -109,7 +109,7 @@ def _checked(result: object) -> JobResult:
         return msgspec.convert(result, JobResult)
     except msgspec.ValidationError:
         raise SettingsError(
-            "--file: holds no result of sfworker; give what sf:result:ID holds, or `sfworker schema result` describes"
+            "report: this is no result of sfworker; give what sf:result:ID holds, as `sfworker schema result` describes"
         ) from None
 
 

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from redis import Redis
 
+from sfworker.cli.embedded_redis import EmbeddedRedis
 from tests.cli.conftest import Command
 
+USERS = Path(__file__).parents[2] / "deploy" / "users.acl"
 RESULT: dict[str, Any] = {
     "status": "success",
     "result": {"message": "Hello!"},
@@ -38,6 +40,19 @@ def test_a_result_in_redis(sfworker: Command, redis: Any, tmp_path: Path) -> Non
     assert (directory / "summary.csv").read_text() == "name,value\nmessage,Hello!\n"
 
 
+def test_the_web_sides_user_may_draw(
+    sfworker: Command, redis: Any, redis_server: EmbeddedRedis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    redis.set("sf:result:e-1", json.dumps(RESULT))
+    [line] = [line for line in USERS.read_text().splitlines() if line.startswith("user web ")]
+    rules = [rule for rule in line.split()[2:] if not rule.startswith("#")]
+    redis.execute_command("ACL", "SETUSER", "web", "reset", *rules, ">word")
+    monkeypatch.setenv("REDIS_URL", f"unix://web:word@{redis_server.socket_path}")
+    outcome = sfworker("report", "e-1", "-o", str(tmp_path / "report.html"))
+    redis.execute_command("ACL", "DELUSER", "web")
+    assert (outcome.code, outcome.err) == (0, "")
+
+
 def test_tables_alone_need_nothing_that_draws(
     sfworker: Command, redis: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -58,8 +73,8 @@ def test_tables_alone_need_nothing_that_draws(
         (["e-1", "--file", "x", "-o", "x"], "either the ID of an execution or --file"),
         (["e-1"], "needs -o FILE for a page, --csv DIRECTORY for tables"),
         (["--file", "{missing}", "-o", "x"], "--file: cannot be read"),
-        (["--file", "{broken}", "-o", "x"], "--file: holds no result"),
-        (["--file", "{envelope}", "-o", "x"], "--file: holds no result"),
+        (["--file", "{broken}", "-o", "x"], "this is no result of sfworker"),
+        (["--file", "{envelope}", "-o", "x"], "this is no result of sfworker"),
         (["--file", "{result}", "--envelope", "{envelope}", "-o", "x"], "--envelope: is another execution's"),
         (["--file", "{result}", "--envelope", "{broken}", "-o", "x"], "holds no JSON object"),
         (["--file", "{result}", "-o", "{missing}/x"], "cannot be written (No such file or directory)"),

@@ -12,14 +12,14 @@ def test_fields_that_name_paths_are_hidden_in_results_and_nothing_else() -> None
         "output_paths": {"alice": "a.csv", "bob": "b"},
         "model_path": None,
         "component": "data_prep/psi:1.0.0",
-        "outputs": [{"name": "x", "data_refs": [{"uri": "chain/x", "party": "alice"}]}],
+        "outputs": [{"name": "chain/x", "type": "x", "data_refs": [{"uri": "chain/x", "party": "alice"}]}],
         "groups": [{"keys": ["/a/b", "2024/01"], "count": 3}],
     }
     assert without_paths(answer) == {
         "output_paths": {"alice": HIDDEN, "bob": HIDDEN},
         "model_path": None,
         "component": "data_prep/psi:1.0.0",
-        "outputs": [{"name": "x", "data_refs": [{"uri": HIDDEN, "party": "alice"}]}],
+        "outputs": [{"name": HIDDEN, "type": "x", "data_refs": [{"uri": HIDDEN, "party": "alice"}]}],
         "groups": [{"keys": ["/a/b", "2024/01"], "count": 3}],
     }
 
@@ -36,6 +36,7 @@ def test_of_a_job_only_what_it_computed_with_is_shown() -> None:
             "table": "/data/x",
             "other": "x.Parquet",
             "keys": {"alice": ["a/b"]},
+            "node_eval_param": {"attrPaths": ["input/input_ds/keys"], "outputUris": ["a"], "checkpoint_uri": "b"},
         },
         "secret": "x",
     }
@@ -48,6 +49,11 @@ def test_of_a_job_only_what_it_computed_with_is_shown() -> None:
             "table": HIDDEN,
             "other": HIDDEN,
             "keys": {"alice": ["a/b"]},
+            "node_eval_param": {
+                "attrPaths": ["input/input_ds/keys"],
+                "outputUris": [HIDDEN],
+                "checkpoint_uri": HIDDEN,
+            },
         },
         "runtime_config": {"field": "FM64"},
     }

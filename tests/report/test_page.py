@@ -46,7 +46,9 @@ def test_no_text_of_an_answer_becomes_part_of_the_page(task_type: TaskType) -> N
 def test_no_text_around_an_answer_becomes_part_of_the_page(status: str) -> None:
     result = msgspec.convert({**made(JobResult, EVIL), "status": status, "result": EVIL}, JobResult)
     envelope = {"sf_init_config": {"parties": [EVIL]}, "task_config": {EVIL: EVIL}, "options": {EVIL: EVIL}}
-    told = Page(page(result, envelope))
+    source = page(result, envelope)
+    assert "default-src 'none'; style-src 'unsafe-inline'; img-src data:" in source
+    told = Page(source)
     # Each time, the error, result or warnings among them, the parties twice in a chart and its table.
     assert told.text.count('alert("1")') > 20
     assert "\x07" not in told.text

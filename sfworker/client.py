@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import anyio
 import msgspec
@@ -30,9 +30,13 @@ from sfworker.broker.overview import is_served
 from sfworker.broker.patience import pause
 from sfworker.errors import EnvelopeError
 from sfworker.publish.status_notifier import StatusNotifier
+from sfworker.report.tables import tables
 from sfworker.settings import Settings
 from sfworker.wire.envelope import decode_ids
 from sfworker.wire.events import FINAL_STATUSES
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 POLL_SECONDS = 2.0
 BLOCK_MILLISECONDS = 2000
@@ -51,6 +55,23 @@ class Submission:
     execution_id: str
     entry_id: str
     results_after: str = _FROM_THE_START
+
+
+class Result(dict[str, Any]):
+    """A result as the worker publishes it, whose tables can be had as data frames."""
+
+    def tables(self) -> list[str]:
+        """Return the names of its tables: those of the result's fields, and `summary` of what is no table."""
+        return list(tables(self))
+
+    def frame(self, name: str) -> DataFrame:
+        """Return one of its tables, with pandas. Raises ValueError where there is none of this name."""
+        import pandas
+
+        found = tables(self)
+        if name not in found:
+            raise ValueError(f"no table {name!r}; there is {', '.join(found) or 'none'}")
+        return pandas.DataFrame(found[name].rows, columns=found[name].columns)
 
 
 State = Literal["unseen", "sent", "queued", "running", "waiting", "answered"]
@@ -130,10 +151,10 @@ class Client:
         entry_id = await self._redis.xadd(stream, fields)
         return Submission(execution_id, entry_id.decode(), after)
 
-    async def result(self, execution_id: str) -> dict[str, Any] | None:
+    async def result(self, execution_id: str) -> Result | None:
         """Return the final result, or None where there is none yet, or no more (it is kept for a day)."""
         data = await self._redis.get(self.keys.result(execution_id))
-        return None if data is None else msgspec.json.decode(data, type=dict[str, Any])
+        return None if data is None else Result(msgspec.json.decode(data, type=dict[str, Any]))
 
     async def find(self, execution_id: str, newest: int | None = None) -> Known | None:
         """Tell what is known of an execution; None where nothing is.
@@ -166,7 +187,7 @@ class Client:
         except exceptions.NoPermissionError:
             return None
 
-    async def wait(self, execution_id: str, timeout: float | None = None) -> dict[str, Any]:
+    async def wait(self, execution_id: str, timeout: float | None = None) -> Result:
         """Wait for the final result. Raises TimeoutError after `timeout` seconds; the job itself goes on."""
         with anyio.fail_after(timeout):
             return await _patiently(lambda: self._wait(execution_id))
@@ -235,7 +256,7 @@ class Client:
             job = await find_dead_job(self._redis, self.keys, group, execution_id)
             return await StatusNotifier(broker, worker_id="").replayed(job.attempt) if job else "not dead"
 
-    async def _wait(self, execution_id: str) -> dict[str, Any]:
+    async def _wait(self, execution_id: str) -> Result:
         async with self._redis.pubsub() as pubsub:
             await pubsub.subscribe(self.keys.statuses(execution_id))
             while True:
@@ -325,9 +346,9 @@ class SyncClient:
         submission: Submission = self._portal.call(self._client.submit, envelope, priority)
         return submission
 
-    def result(self, execution_id: str) -> dict[str, Any] | None:
+    def result(self, execution_id: str) -> Result | None:
         """As `Client.result`."""
-        result: dict[str, Any] | None = self._portal.call(self._client.result, execution_id)
+        result: Result | None = self._portal.call(self._client.result, execution_id)
         return result
 
     def find(self, execution_id: str, newest: int | None = None) -> Known | None:
@@ -338,7 +359,7 @@ class SyncClient:
         """As `Client.served`."""
         return self._portal.call(self._client.served, group)
 
-    def wait(self, execution_id: str, timeout: float | None = None) -> dict[str, Any]:
+    def wait(self, execution_id: str, timeout: float | None = None) -> Result:
         """As `Client.wait`."""
         return self._portal.call(self._client.wait, execution_id, timeout)
 

@@ -16,7 +16,19 @@ import sfworker
 
 PACKAGE = Path(sfworker.__file__).parent
 SHARED = ["errors", "settings", "disks", "beneath", "limits", "wire", "catalog"]
-DAEMON_SIDE = ["cli", "daemon", "gateway", "pool", "publish", "broker", "client", "logs", "telemetry", *SHARED]
+DAEMON_SIDE = [
+    "cli",
+    "daemon",
+    "gateway",
+    "pool",
+    "publish",
+    "report",
+    "broker",
+    "client",
+    "logs",
+    "telemetry",
+    *SHARED,
+]
 PARTY_SIDE = ["party", "session", "tables", "models", "secure", "components", "jobs", *SHARED]
 ON_RAY = ["ray"]
 SECRETFLOW = {"secretflow", "spu", "heu", "jax", "jaxlib", "ray", "fed"}

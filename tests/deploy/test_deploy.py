@@ -91,7 +91,7 @@ def test_the_lock_holds_what_pyproject_asks_for_and_no_deep_learning_stack() -> 
     assert requirement_names(project["dependencies"] + extras["worker"]) <= runtime
     assert requirement_names(groups["build"]) <= runtime | build
     assert requirement_names(extras["ray"]) <= ray
-    assert requirement_names(groups["dev"] + extras["demo"]) <= runtime | build | ray | development
+    assert requirement_names(groups["dev"] + extras["demo"] + extras["report"]) <= runtime | build | ray | development
     assert not (runtime | build | development) & LEFT_OUT
     assert ray & LEFT_OUT == {"ray"}
     assert not runtime & build
@@ -116,7 +116,8 @@ def test_what_the_worker_imports_is_in_the_run_time_part_of_the_lock() -> None:
     for name in pins(lock_sections()[0]):
         with contextlib.suppress(PackageNotFoundError):  # a pin for another processor
             provided |= {path.parts[0].partition(".")[0] for path in files(name) or []}
-    missing = imported - sys.stdlib_module_names - {"sfworker"} - provided
+    drawing = {"jinja2", "markupsafe", "matplotlib"}  # of the extra report, which the image does without
+    missing = imported - sys.stdlib_module_names - {"sfworker"} - provided - drawing
     assert missing == set()
 
 

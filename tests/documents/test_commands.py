@@ -88,6 +88,7 @@ def test_wire(reader: Reader, node: Node) -> None:
     for block in shown(WIRE, "sh"):
         follow(reader, block)
     assert json.loads(reader.run("redis-cli --raw GET sf:result:e-1"))["status"] == "success"
+    assert {each.name for each in reader.directory.glob("tables/*")} == {"summary.csv"}
     assert reader.run("redis-cli EXISTS sf:cancel:e-4") == "1\n"
     for number, script in enumerate(shown(WIRE, "js")):
         file = node.packages / f"{number}.mjs"

@@ -29,7 +29,7 @@ from sfworker.broker.pipe import Pipe
 from sfworker.broker.readers import SlowReader, slow_reader
 from sfworker.broker.scripts import Scripts
 from sfworker.settings import Settings
-from sfworker.wire.envelope import decode_ids
+from sfworker.wire.envelope import decode_ids, decode_task_type
 
 _log = logging.getLogger("sfworker.broker")
 BLOCK_SECONDS = 1.0
@@ -74,6 +74,11 @@ class Attempt:
     def known_as(self) -> str:
         """Id of the execution, or of its entry where the envelope holds none."""
         return self.execution_id or self.entry.entry_id
+
+    @property
+    def task_type(self) -> str:
+        """Type of the task, as the envelope names it; empty where it names none."""
+        return decode_task_type(self.entry.envelope or b"")
 
     @property
     def record_name(self) -> str:
@@ -263,11 +268,16 @@ class Broker:
 
     # --- state changes
 
-    async def start(self, attempt: Attempt, event_around_attempt: tuple[bytes, bytes]) -> Started:
-        keys = (*self._keys(attempt), self._cancel(attempt), self._answers(attempt.entry.stream))
-        head, tail = event_around_attempt
+    async def start(
+        self, attempt: Attempt, event_around_attempt: tuple[bytes, bytes], *, silently: bool = False
+    ) -> Started:
+        """Begin the attempt, and publish that unless `silently`."""
+        area = self.area(attempt.entry.stream)
+        of_earlier = (area.envelope(attempt.known_as), area.result(attempt.known_as))
+        keys = (*self._keys(attempt), self._cancel(attempt), self._answers(attempt.entry.stream), *of_earlier)
+        more = (*event_around_attempt, self._settings.max_crashes, int(not silently))
         verdict, number, crashes, releases, written, replays = await self._scripts.call(
-            "start", keys, *self._arguments(attempt), head, tail, self._settings.max_crashes
+            "start", keys, *self._arguments(attempt), *more
         )
         return Started(verdict.decode(), number, crashes, releases, _paths(written), replays)
 
@@ -281,7 +291,8 @@ class Broker:
     async def finish(self, attempt: Attempt, status: str, event: bytes, result: bytes) -> bool:
         keys = self._keys_of_answer(attempt)
         kept = (self._settings.result_ttl, self._settings.retention)
-        return bool(await self._scripts.call("finish", keys, *self._arguments(attempt), status, event, result, *kept))
+        more = (event, result, *kept, attempt.task_type, self._settings.ended_maxlen)
+        return bool(await self._scripts.call("finish", keys, *self._arguments(attempt), status, *more))
 
     async def bury(self, attempt: Attempt, event: bytes, result: bytes) -> bool:
         keys = self._keys_of_answer(attempt)
@@ -289,6 +300,8 @@ class Broker:
             DEAD_CONSUMER,
             self._settings.retention + OUTLAST_SECONDS,
             self._settings.max_envelope_bytes + BESIDE_BYTES,
+            attempt.task_type,
+            self._settings.ended_maxlen,
         )
         more = (event, result, self._settings.result_ttl, *kept)
         return bool(await self._scripts.call("bury", keys, *self._arguments(attempt), *more))
@@ -299,8 +312,9 @@ class Broker:
         None where another worker has answered, or it was sent again.
         """
         stream = attempt.entry.stream
-        keys = (*self._keys(attempt), self.area(stream).result(attempt.known_as), self._answers(stream))
-        more = (event, result, self._settings.result_ttl, self._settings.retention)
+        area = self.area(stream)
+        keys = (*self._keys(attempt), area.result(attempt.known_as), self._answers(stream), area.ended)
+        more = (event, result, self._settings.result_ttl, self._settings.retention, self._settings.ended_maxlen)
         written = await self._scripts.call("lost", keys, *self._arguments(attempt), *more)
         return None if written is None else _paths(written)
 
@@ -385,7 +399,8 @@ class Broker:
     async def cancel_queued(self, attempt: Attempt, event: bytes, result: bytes) -> bool:
         """End an execution that nobody has begun. Returns False where somebody has begun it meanwhile."""
         keys = (*self._keys_of_answer(attempt), self._due_times(attempt.entry.stream))
-        more = (event, result, self._settings.result_ttl, self._settings.retention, RETRY_CONSUMER)
+        kept = (self._settings.result_ttl, self._settings.retention, attempt.task_type, self._settings.ended_maxlen)
+        more = (event, result, *kept, RETRY_CONSUMER)
         return bool(await self._scripts.call("cancel_queued", keys, *self._arguments(attempt), *more))
 
     # --- the dead
@@ -394,7 +409,8 @@ class Broker:
         """Let a buried execution start anew, on any worker."""
         stream = attempt.entry.stream
         of_execution = (self._cancel(attempt), self.area(stream).result(attempt.known_as))
-        keys = (*self._keys(attempt), self._due_times(stream), *of_execution, self._answers(stream))
+        listed = self.area(stream).ended
+        keys = (*self._keys(attempt), self._due_times(stream), *of_execution, self._answers(stream), listed)
         more = (event, DEAD_CONSUMER, RETRY_CONSUMER)
         replay: Replay = (await self._scripts.call("replay", keys, *self._arguments(attempt), *more)).decode()
         return replay
@@ -513,8 +529,9 @@ class Broker:
 
     def _keys_of_answer(self, attempt: Attempt) -> tuple[str, ...]:
         stream = attempt.entry.stream
-        of_execution = (self.area(stream).result(attempt.known_as), self._cancel(attempt))
-        return (*self._keys(attempt), *of_execution, self._answers(stream))
+        area, known_as = self.area(stream), attempt.known_as
+        of_execution = (area.result(known_as), self._cancel(attempt))
+        return (*self._keys(attempt), *of_execution, self._answers(stream), area.ended, area.envelope(known_as))
 
     @property
     def _lengths_of_results(self) -> str:

@@ -10,7 +10,7 @@ import logging
 import secrets
 import sys
 from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from itertools import cycle
@@ -25,6 +25,7 @@ from sfworker.broker.connection import COMMAND_SECONDS, connect
 from sfworker.broker.entry import Entry, entry_from_fields, entry_from_parcel
 from sfworker.broker.keys import DEAD_CONSUMER, PRIORITIES, RETRY_CONSUMER, Keys
 from sfworker.broker.misplaced import places
+from sfworker.broker.overview import last_delivered
 from sfworker.broker.pipe import Pipe
 from sfworker.broker.readers import SlowReader, slow_reader
 from sfworker.broker.scripts import Scripts
@@ -384,17 +385,10 @@ class Broker:
     async def _new_by_page(self, streams: Sequence[str]) -> AsyncIterator[list[Entry]]:
         """Iterate over the entries that nobody has taken."""
         for stream in streams:
-            after = await self._last_delivered(stream)
+            after = await last_delivered(self._redis, stream, self._group)
             while found := await self._redis.xrange(stream, f"({after}", "+", PAGE):
                 yield [entry_from_fields(stream, entry_id.decode(), fields) for entry_id, fields in found]
                 after = found[-1][0].decode()
-
-    async def _last_delivered(self, stream: str) -> str:
-        with suppress(ResponseError):  # no such key
-            for group in await self._redis.xinfo_groups(stream):
-                if group["name"].decode() == self._group:
-                    return str(group["last-delivered-id"].decode())
-        return "0-0"
 
     async def cancel_queued(self, attempt: Attempt, event: bytes, result: bytes) -> bool:
         """End an execution that nobody has begun. Returns False where somebody has begun it meanwhile."""

@@ -16,7 +16,7 @@ from typing import Any, NoReturn, Protocol
 
 _SHELLS = ("bash", "zsh", "tcsh")
 _SUBCOMMANDS = (
-    *("run", "submit", "watch", "status", "cancel", "dead", "replay"),
+    *("run", "submit", "watch", "status", "list", "cancel", "dead", "replay"),
     *("tasks", "schema", "doctor", "gateway", "certs", "demo"),
 )
 

@@ -7,12 +7,14 @@ entries: queued ones in the streams, begun ones by the ids that are kept until t
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Iterable
-from typing import Annotated, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import msgspec
 from msgspec import Meta, Struct
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
+from sfworker.broker.dead import PastAttempt, history
 from sfworker.broker.entry import Entry, entry_from_fields
 from sfworker.broker.keys import Keys
 from sfworker.broker.overview import last_delivered
@@ -228,3 +230,98 @@ def _of_facts(member: bytes, ended: int) -> Listed | None:
 
 def _ms(entry_id: str) -> int:
     return int(entry_id.partition("-")[0])
+
+
+class Found(Struct, frozen=True, kw_only=True):
+    """All that Redis holds of one execution."""
+
+    state: State
+    group: str | None
+    """None where it has not begun."""
+    envelope: bytes | None
+    """None where it is kept no longer."""
+    entry_id: str | None
+    worker: str
+    """The worker of the last attempt of one that is not answered, or failed for good."""
+    history: list[PastAttempt]
+    """The last hundred ended attempts of one that is not answered, or failed for good, oldest first."""
+    events: list[dict[str, Any]]
+    """What was said of it, as far as the results stream still holds that."""
+    result: dict[str, Any] | None
+
+
+async def find(redis: Redis, keys: Keys, group: str, execution_id: str) -> Found | None:
+    """Return what is known of an execution, or None."""
+    record = await _record(redis, keys.execution(execution_id))
+    answer = await redis.get(keys.result(execution_id))
+    stream, _, entry_id = record.get("answered", f"{record.get('stream', '')} {record.get('entry', '')}").rpartition(
+        " "
+    )
+    if entry_id:
+        entry: Entry | None = await _entry(redis, stream, entry_id)
+    else:
+        entry = await _not_begun(redis, keys, group, execution_id)
+    if not record and answer is None and entry is None:
+        return None
+    since = entry.entry_id if entry else "-"
+    return Found(
+        state=_state(record, answer),
+        group=record.get("group"),
+        envelope=(entry and entry.envelope) or await redis.get(keys.envelope(execution_id)),
+        entry_id=entry.entry_id if entry else None,
+        worker=record.get("worker", ""),
+        history=history(record),
+        events=await _said(redis, keys, execution_id, since),
+        result=None if answer is None else msgspec.json.decode(answer, type=dict[str, Any]),
+    )
+
+
+async def _record(redis: Redis, key: str) -> dict[str, str]:
+    try:
+        record = await cast(Awaitable["dict[bytes, bytes]"], redis.hgetall(key))
+    except ResponseError as error:
+        if not str(error).startswith("WRONGTYPE"):
+            raise
+        return {}
+    return {name.decode(): value.decode() for name, value in record.items()}
+
+
+async def _entry(redis: Redis, stream: str, entry_id: str) -> Entry:
+    found = await redis.xrange(stream, entry_id, entry_id)
+    return entry_from_fields(stream, entry_id, found[0][1] if found else None)
+
+
+async def _not_begun(redis: Redis, keys: Keys, group: str, execution_id: str) -> Entry | None:
+    wanted = Wanted(states=frozenset({"queued"}), text=execution_id)
+    async for one in executions(redis, keys, group, wanted):
+        if one.execution_id == execution_id:
+            return await _entry(redis, one.stream, one.entry_id)
+    return None
+
+
+async def _said(redis: Redis, keys: Keys, execution_id: str, since: str) -> list[dict[str, Any]]:
+    """Return the status events of an execution from the results stream, oldest first."""
+    found: list[dict[str, Any]] = []
+    while page := await redis.xrange(keys.results, since, "+", count=PAGE):
+        found += [
+            msgspec.json.decode(fields[b"payload"], type=dict[str, Any])
+            for _, fields in page
+            if fields.get(b"kind") == b"status" and fields.get(b"execution_id") == execution_id.encode()
+        ]
+        since = f"({page[-1][0].decode()}"
+    return found
+
+
+def _state(record: dict[str, str], answer: bytes | None) -> State:
+    state = record.get("state", "")
+    if state in ("running", "retry"):
+        return "running" if state == "running" else "waiting"
+    if state == "dead":
+        return "failure"
+    if state == "done":
+        return _ENDS.get(record.get("status", ""), "failure")
+    return "queued" if answer is None else msgspec.json.decode(answer, type=_Answer).status
+
+
+class _Answer(Struct, frozen=True):
+    status: Literal["success", "failure", "cancelled"]

@@ -161,7 +161,7 @@ async def test_one_that_ended_leaves_a_small_record(redis: Any, new_broker: Open
     assert await broker.finish(attempt, "SUCCESS", b"{}", b"{}")
     record = broker.keys.execution(attempt.known_as)
     assert set(await redis.hgetall(record)) == {b"group", b"run", b"state", b"status", b"answered"}
-    print(await redis.memory_usage(record))
+
     assert await redis.memory_usage(record) <= 250
 
 

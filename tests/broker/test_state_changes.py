@@ -129,10 +129,10 @@ async def test_the_same_execution_sent_twice_is_run_once(redis: Any, new_broker:
     heard = await said(redis)
     assert [(kind, status) for kind, status, _ in heard] == [
         ("status", "RUNNING"),
-        ("status", "RUNNING"),
+        ("notice", "RUNNING"),
         ("result", "SUCCESS"),
         ("status", "SUCCESS"),
-        ("status", "SUCCESS"),
+        ("notice", "SUCCESS"),
     ]
     repeated = [json.loads(heard[place][2]) for place in (1, 4)]
     assert {event["stage"] for event in repeated} == {"task_repeated"}
@@ -177,7 +177,7 @@ async def test_whoever_sends_an_execution_again_hears_what_became_of_it(
     assert (await broker.start(again, EVENT)).verdict == "lost"  # where the reply was lost, it is not said twice
     [(kind, status, event)] = (await said(redis))[before:]
     statuses = {"running": "RUNNING", "waiting": "RETRY", "dead": "FAILURE", "cancelled in the queue": "CANCELLED"}
-    assert (kind, status, json.loads(event)["status"]) == ("status", *[statuses.get(state, "SUCCESS")] * 2)
+    assert (kind, status, json.loads(event)["status"]) == ("notice", *[statuses.get(state, "SUCCESS")] * 2)
     expected = "its first job is not answered yet" if state in {"running", "waiting"} else "it was answered before"
     expected += ", and what was sent now differs from that" * (sent == "another" and state != "expired")
     expected += ", and its result has expired" * (state == "expired")

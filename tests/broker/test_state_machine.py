@@ -243,12 +243,13 @@ class Machine(RuleBasedStateMachine):
         announced = ""  # a result, whose final event comes next
         for fields in said:
             name, status = fields["execution_id"], fields["status"]
+            assert ("task_repeated" in fields["payload"]) == (fields["kind"] == "notice")
             if fields["kind"] == "result":
                 assert not ended[name]
                 assert announced == ""
                 announced = f"{name} {status}"
                 continue
-            if "task_repeated" in fields["payload"]:  # heard again, and no other answer than before
+            if fields["kind"] == "notice":  # heard again, and no other answer than before
                 assert announced == ""
                 assert (status if status in FINAL else "") == answers.get(name, "")
                 continue

@@ -2,69 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 from typing import Any
 
 import pytest
-from redis import Redis
 
-from sfworker.broker.broker import Attempt, Broker, open_broker
-from sfworker.settings import Settings
 from tests.cli.conftest import Command
-
-EVENT = (b'{"attempt":', b"}")
-
-
-@pytest.fixture
-def redis(redis_url: str) -> Any:
-    with Redis.from_url(redis_url) as redis:
-        yield redis
-
-
-def send(redis: Any, execution_id: str, task_type: str = "psi", stream: str = "sf:jobs", **more: Any) -> str:
-    task = {"task_type": task_type}
-    envelope = {"execution_id": execution_id, "task_id": "T-1", "subtask_id": "s", "task_config": task, **more}
-    entry_id: bytes = redis.xadd(stream, {"envelope": json.dumps(envelope)})
-    return entry_id.decode()
-
-
-async def take(broker: Broker, *, start: bool = True) -> Attempt:
-    [entry] = await broker.take([2])
-    attempt = Attempt.of(entry)
-    if start:
-        await broker.start(attempt, EVENT)
-    return attempt
-
-
-@pytest.fixture
-def jobs(redis: Any, redis_url: str) -> list[str]:
-    """One execution in each state, oldest first, on three streams."""
-
-    async def work() -> None:
-        async with open_broker(Settings(redis_url=redis_url), "secretflow", "w-1") as broker:
-            await broker.ensure_groups()
-            send(redis, "succeeded", "ss_lr")
-            await broker.finish(await take(broker), "SUCCESS", b"{}", b"{}")
-            send(redis, "failed")
-            failure = b'{"error_type":"InputDataError","error":"x"}'
-            await broker.bury(await take(broker), failure, b"{}")
-            send(redis, "cancelled")
-            await broker.finish(await take(broker), "CANCELLED", b"{}", b"{}")
-            send(redis, "waits")
-            await broker.retry(await take(broker), b"{}", 3600)
-            send(redis, "runs", "ss_xgb")
-            await take(broker)
-            send(redis, "was given back")
-            given_back = (await take(broker, start=False)).entry
-            await broker.give_back(given_back.stream, given_back.entry_id)
-            send(redis, "is high", stream="sf:jobs:high")
-            send(redis, "is low", stream="sf:jobs:low")
-            redis.xadd("sf:jobs", {"envelope": "no JSON"})
-
-    asyncio.run(work())
-    return ["succeeded", "failed", "cancelled", "waits", "runs", "was given back", "is high", "is low"]
 
 
 def listed(sfworker: Command, *words: str) -> list[dict[str, Any]]:

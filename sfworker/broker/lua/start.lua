@@ -8,7 +8,7 @@
 --     run        go on
 --     cancelled  the attempt is begun, but only to finish as cancelled
 --     poison     the attempt is begun, but only to be buried: its workers died too often
---     duplicate  the same execution was sent twice; the entry is settled, the first one's answer stands, as an event says
+--     duplicate  the same execution was sent twice; the entry is settled, the first one's answer stands, as a notice says
 --     lost       another worker owns the entry, or the attempt has ended already
 local stream, record, group, entry, run = KEYS[1], KEYS[2], ARGV[1], ARGV[3], ARGV[4]
 local statuses = {running = 'RUNNING', retry = 'RETRY', dead = 'FAILURE'}
@@ -25,7 +25,7 @@ local function same(a, b)
   return true
 end
 
--- Says that the execution was sent before, with the status that it has.
+-- Says that the execution was sent before, with the status that it has. Not as a status event: each has one final one.
 local function tell_repeated(state, status, of_stream, of_entry)
   local event = cjson.decode(ARGV[12] .. '0' .. ARGV[13])
   local said, first = 'it was answered before', redis.call('GET', KEYS[6])
@@ -39,7 +39,7 @@ local function tell_repeated(state, status, of_stream, of_entry)
   if state == 'done' and redis.call('EXISTS', KEYS[7]) == 0 then said = said .. ', and its result has expired' end
   event.status, event.stage = status or statuses[state], 'task_repeated'
   event.message = 'this execution_id was sent again: ' .. said .. '; only a new execution_id is run'
-  tell(event.status, cjson.encode(event))
+  say('notice', event.status, cjson.encode(event))
 end
 
 if owner(stream, group, entry) ~= ARGV[2] then return {'lost', 0, 0, 0, '[]', 0} end

@@ -150,6 +150,10 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         int, Meta(ge=1, description="Seconds that a result is kept at `sf:result:<execution_id>`.")
     ] = 86_400
     retention: Annotated[int, Meta(ge=60, description="Seconds that records of executions are kept.")] = 7 * 86_400
+    ended_maxlen: Annotated[
+        int,
+        Meta(ge=0, le=100_000_000, description="Number of ended executions that `sfworker list` knows at most."),
+    ] = 100_000
     results_maxlen: Annotated[
         int, Meta(ge=100, description="Approximate number of entries that `sf:results` keeps.")
     ] = 100_000

@@ -10,7 +10,7 @@ import logging
 import secrets
 import sys
 from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from itertools import cycle
@@ -25,11 +25,12 @@ from sfworker.broker.connection import COMMAND_SECONDS, connect
 from sfworker.broker.entry import Entry, entry_from_fields, entry_from_parcel
 from sfworker.broker.keys import DEAD_CONSUMER, PRIORITIES, RETRY_CONSUMER, Keys
 from sfworker.broker.misplaced import places
+from sfworker.broker.overview import last_delivered
 from sfworker.broker.pipe import Pipe
 from sfworker.broker.readers import SlowReader, slow_reader
 from sfworker.broker.scripts import Scripts
 from sfworker.settings import Settings
-from sfworker.wire.envelope import decode_ids
+from sfworker.wire.envelope import decode_ids, decode_task_type
 
 _log = logging.getLogger("sfworker.broker")
 BLOCK_SECONDS = 1.0
@@ -74,6 +75,11 @@ class Attempt:
     def known_as(self) -> str:
         """Id of the execution, or of its entry where the envelope holds none."""
         return self.execution_id or self.entry.entry_id
+
+    @property
+    def task_type(self) -> str:
+        """Type of the task, as the envelope names it; empty where it names none."""
+        return decode_task_type(self.entry.envelope or b"")
 
     @property
     def record_name(self) -> str:
@@ -263,11 +269,16 @@ class Broker:
 
     # --- state changes
 
-    async def start(self, attempt: Attempt, event_around_attempt: tuple[bytes, bytes]) -> Started:
-        keys = (*self._keys(attempt), self._cancel(attempt), self._answers(attempt.entry.stream))
-        head, tail = event_around_attempt
+    async def start(
+        self, attempt: Attempt, event_around_attempt: tuple[bytes, bytes], *, silently: bool = False
+    ) -> Started:
+        """Begin the attempt, and publish that unless `silently`."""
+        area = self.area(attempt.entry.stream)
+        of_earlier = (area.envelope(attempt.known_as), area.result(attempt.known_as))
+        keys = (*self._keys(attempt), self._cancel(attempt), self._answers(attempt.entry.stream), *of_earlier)
+        more = (*event_around_attempt, self._settings.max_crashes, int(not silently))
         verdict, number, crashes, releases, written, replays = await self._scripts.call(
-            "start", keys, *self._arguments(attempt), head, tail, self._settings.max_crashes
+            "start", keys, *self._arguments(attempt), *more
         )
         return Started(verdict.decode(), number, crashes, releases, _paths(written), replays)
 
@@ -281,7 +292,8 @@ class Broker:
     async def finish(self, attempt: Attempt, status: str, event: bytes, result: bytes) -> bool:
         keys = self._keys_of_answer(attempt)
         kept = (self._settings.result_ttl, self._settings.retention)
-        return bool(await self._scripts.call("finish", keys, *self._arguments(attempt), status, event, result, *kept))
+        more = (event, result, *kept, attempt.task_type, self._settings.ended_maxlen)
+        return bool(await self._scripts.call("finish", keys, *self._arguments(attempt), status, *more))
 
     async def bury(self, attempt: Attempt, event: bytes, result: bytes) -> bool:
         keys = self._keys_of_answer(attempt)
@@ -289,6 +301,8 @@ class Broker:
             DEAD_CONSUMER,
             self._settings.retention + OUTLAST_SECONDS,
             self._settings.max_envelope_bytes + BESIDE_BYTES,
+            attempt.task_type,
+            self._settings.ended_maxlen,
         )
         more = (event, result, self._settings.result_ttl, *kept)
         return bool(await self._scripts.call("bury", keys, *self._arguments(attempt), *more))
@@ -299,8 +313,9 @@ class Broker:
         None where another worker has answered, or it was sent again.
         """
         stream = attempt.entry.stream
-        keys = (*self._keys(attempt), self.area(stream).result(attempt.known_as), self._answers(stream))
-        more = (event, result, self._settings.result_ttl, self._settings.retention)
+        area = self.area(stream)
+        keys = (*self._keys(attempt), area.result(attempt.known_as), self._answers(stream), area.ended)
+        more = (event, result, self._settings.result_ttl, self._settings.retention, self._settings.ended_maxlen)
         written = await self._scripts.call("lost", keys, *self._arguments(attempt), *more)
         return None if written is None else _paths(written)
 
@@ -370,22 +385,16 @@ class Broker:
     async def _new_by_page(self, streams: Sequence[str]) -> AsyncIterator[list[Entry]]:
         """Iterate over the entries that nobody has taken."""
         for stream in streams:
-            after = await self._last_delivered(stream)
+            after = await last_delivered(self._redis, stream, self._group)
             while found := await self._redis.xrange(stream, f"({after}", "+", PAGE):
                 yield [entry_from_fields(stream, entry_id.decode(), fields) for entry_id, fields in found]
                 after = found[-1][0].decode()
 
-    async def _last_delivered(self, stream: str) -> str:
-        with suppress(ResponseError):  # no such key
-            for group in await self._redis.xinfo_groups(stream):
-                if group["name"].decode() == self._group:
-                    return str(group["last-delivered-id"].decode())
-        return "0-0"
-
     async def cancel_queued(self, attempt: Attempt, event: bytes, result: bytes) -> bool:
         """End an execution that nobody has begun. Returns False where somebody has begun it meanwhile."""
         keys = (*self._keys_of_answer(attempt), self._due_times(attempt.entry.stream))
-        more = (event, result, self._settings.result_ttl, self._settings.retention, RETRY_CONSUMER)
+        kept = (self._settings.result_ttl, self._settings.retention, attempt.task_type, self._settings.ended_maxlen)
+        more = (event, result, *kept, RETRY_CONSUMER)
         return bool(await self._scripts.call("cancel_queued", keys, *self._arguments(attempt), *more))
 
     # --- the dead
@@ -394,7 +403,8 @@ class Broker:
         """Let a buried execution start anew, on any worker."""
         stream = attempt.entry.stream
         of_execution = (self._cancel(attempt), self.area(stream).result(attempt.known_as))
-        keys = (*self._keys(attempt), self._due_times(stream), *of_execution, self._answers(stream))
+        listed = self.area(stream).ended
+        keys = (*self._keys(attempt), self._due_times(stream), *of_execution, self._answers(stream), listed)
         more = (event, DEAD_CONSUMER, RETRY_CONSUMER)
         replay: Replay = (await self._scripts.call("replay", keys, *self._arguments(attempt), *more)).decode()
         return replay
@@ -513,8 +523,9 @@ class Broker:
 
     def _keys_of_answer(self, attempt: Attempt) -> tuple[str, ...]:
         stream = attempt.entry.stream
-        of_execution = (self.area(stream).result(attempt.known_as), self._cancel(attempt))
-        return (*self._keys(attempt), *of_execution, self._answers(stream))
+        area, known_as = self.area(stream), attempt.known_as
+        of_execution = (area.result(known_as), self._cancel(attempt))
+        return (*self._keys(attempt), *of_execution, self._answers(stream), area.ended, area.envelope(known_as))
 
     @property
     def _lengths_of_results(self) -> str:

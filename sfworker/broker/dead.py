@@ -117,8 +117,13 @@ def _about(attempt: Attempt, group: str, record: dict[bytes, bytes]) -> dict[str
     return known if place == (group, attempt.entry.stream, attempt.entry.entry_id) else {}
 
 
-def _dead_job(attempt: Attempt, buried_at: float, record: dict[str, str]) -> DeadJob:
+def history(record: dict[str, str]) -> list[PastAttempt]:
+    """Return the ended attempts that a record holds, oldest first."""
     past = {int(name[5:]): value for name, value in record.items() if name.startswith("past:")}
+    return [msgspec.json.decode(past[number], type=PastAttempt) for number in sorted(past)]
+
+
+def _dead_job(attempt: Attempt, buried_at: float, record: dict[str, str]) -> DeadJob:
     return DeadJob(
         attempt=attempt,
         buried_at=int(record["buried"]) / 1000 if "buried" in record else buried_at,
@@ -126,5 +131,5 @@ def _dead_job(attempt: Attempt, buried_at: float, record: dict[str, str]) -> Dea
         replays=int(record.get("replays", 0)),
         error_type=record.get("error_type") or None,
         error=record.get("error") or None,
-        history=[msgspec.json.decode(past[number], type=PastAttempt) for number in sorted(past)],
+        history=history(record),
     )

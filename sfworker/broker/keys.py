@@ -12,6 +12,8 @@ workers, who serve all tenants, are under the prefix `sf` alone.
 | sf:cancel:<execution_id> | string | the web side wants it cancelled |
 | sf:control | channel | an execution id to look at at once (see sf:cancel) |
 | sf:exec:<execution_id> | hash | its record: place, state, counters, history; of one that ended: state, group, run |
+| sf:envelope:<execution_id> | string | the envelope of one that was answered, expires with its result |
+| sf:ended | sorted set | the executions that ended, by time in ms: facts as a JSON array (`broker/finding.py`) |
 | sf:retries:<priority>:<group> | sorted set | ids of the stream's entries that `@retry` owns, by due time in ms |
 | sf:answers:<group> | hash | whom to answer for each entry that has begun: ids of its execution, by `stream entry` |
 | sf:worker:<worker_id> | string | a live worker's heartbeat, expires |
@@ -82,6 +84,13 @@ class Keys:
 
     def execution(self, execution_id: str) -> str:
         return f"{self.prefix}:exec:{execution_id}"
+
+    def envelope(self, execution_id: str) -> str:
+        return f"{self.prefix}:envelope:{execution_id}"
+
+    @property
+    def ended(self) -> str:
+        return f"{self.prefix}:ended"
 
     def retries(self, stream: str, group: str) -> str:
         """Return the name of a job stream's due times."""

@@ -39,6 +39,7 @@ def places(areas: Sequence[Keys], group: str) -> list[Place]:
         found += [Place(stream, "stream") for stream in (*keys.job_streams(), keys.results)]
         found += [Place(keys.retries(stream, group), "zset", is_book=True) for stream in keys.job_streams()]
         found.append(Place(keys.answers(group), "hash", is_book=True))
+        found.append(Place(keys.ended, "zset", is_book=True))
     return found
 
 

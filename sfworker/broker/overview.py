@@ -6,6 +6,7 @@ Only reads. They are taken one after the other, so a job that moves meanwhile ma
 from __future__ import annotations
 
 from collections.abc import Awaitable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any, cast
 
 import msgspec
@@ -89,6 +90,15 @@ async def consumers(redis: Redis, keys: Keys) -> dict[str, set[str]]:
 async def is_served(redis: Redis, keys: Keys, group: str) -> bool:
     """Return whether a live worker serves the consumer group `group`."""
     return bool(await _heartbeats(redis, keys, group))
+
+
+async def last_delivered(redis: Redis, stream: str, group: str) -> str:
+    """Return the id of the last entry of a job stream that the group has taken; those after it are queued."""
+    with suppress(ResponseError):  # no such key
+        for info in await redis.xinfo_groups(stream):
+            if _text(info["name"]) == group:
+                return _text(info["last-delivered-id"])
+    return "0-0"
 
 
 async def _stream(redis: Redis, stream: str, priority: str, group: str) -> StreamOverview:

@@ -16,7 +16,7 @@ from typing import Any, NoReturn, Protocol
 
 _SHELLS = ("bash", "zsh", "tcsh")
 _SUBCOMMANDS = (
-    *("run", "submit", "watch", "status", "cancel", "dead", "replay"),
+    *("run", "submit", "watch", "status", "list", "show", "cancel", "dead", "replay"),
     *("report", "tasks", "schema", "doctor", "gateway", "certs", "demo"),
 )
 
@@ -140,7 +140,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.set_defaults(run=None)
     subparsers = parser.add_subparsers(metavar="COMMAND")
     for name in _SUBCOMMANDS:
-        module: _Subcommand = import_module(f"sfworker.cli.{name}")  # type: ignore[assignment, unused-ignore]
+        file = "listing" if name == "list" else name  # a module of that name would hide Python's `list` here
+        module: _Subcommand = import_module(f"sfworker.cli.{file}")  # type: ignore[assignment, unused-ignore]
         subparser = subparsers.add_parser(name, help=module.SUMMARY, description=f"{module.SUMMARY}.")
         module.add_arguments(subparser)
         subparser.set_defaults(run=module.run)

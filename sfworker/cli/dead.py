@@ -137,8 +137,8 @@ async def _show(arguments: argparse.Namespace, settings: Settings) -> int:
     if job is None:
         raise SecretFlowTaskError(await why_not_dead(settings, arguments.group, arguments.id))
     about = _summary(job)
-    history = [_past(past) for past in job.history]
-    envelope = _decoded(job.attempt.entry.envelope)
+    history = [past_attempt(past) for past in job.history]
+    envelope = decoded(job.attempt.entry.envelope)
     if arguments.json:
         print_json({**about, "history": history, "envelope": envelope})
         return 0
@@ -148,14 +148,19 @@ async def _show(arguments: argparse.Namespace, settings: Settings) -> int:
         facts.add_row(name, _cell(name, value))
     facts.show_header = False
     out.print(facts)
+    print_attempts(out, history)
+    print("envelope:")
+    print_json(envelope)
+    return 0
+
+
+def print_attempts(out: Console, history: list[dict[str, Any]]) -> None:
+    """Print how attempts have ended, as `past_attempt` gives them."""
     for past in history:
         replays = f" after {_times(past['replays'], 'replay')}" if past["replays"] else ""
         print(f"attempt {past['attempt']}{replays}: {past['outcome'].replace('_', ' ')}, on {past['worker_id']},")
         print(f"  from {_cell('_at', past['started_at'])} to {_cell('_at', past['ended_at'])}")
         _print_error(out, past)
-    print("envelope:")
-    print_json(envelope)
-    return 0
 
 
 async def _replay(arguments: argparse.Namespace, settings: Settings) -> int:
@@ -188,7 +193,7 @@ def _summary(job: DeadJob) -> dict[str, Any]:
     from sfworker.wire.events import timestamp
 
     attempt = job.attempt
-    envelope = _decoded(attempt.entry.envelope)
+    envelope = decoded(attempt.entry.envelope)
     task = envelope.get("task_config") if isinstance(envelope, dict) else None
     task_type = task.get("task_type") if isinstance(task, dict) else None
     return {
@@ -206,7 +211,8 @@ def _summary(job: DeadJob) -> dict[str, Any]:
     }
 
 
-def _past(past: PastAttempt) -> dict[str, Any]:
+def past_attempt(past: PastAttempt) -> dict[str, Any]:
+    """Return an ended attempt for programs."""
     from sfworker.wire.events import timestamp
 
     return {
@@ -221,7 +227,7 @@ def _past(past: PastAttempt) -> dict[str, Any]:
     }
 
 
-def _decoded(envelope: bytes | None) -> Any:
+def decoded(envelope: bytes | None) -> Any:
     """Return the envelope decoded, as text if it is no JSON, None if it was deleted."""
     if envelope is None:
         return None

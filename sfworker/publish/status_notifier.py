@@ -32,11 +32,10 @@ class StatusNotifier:
 
     async def started(self, attempt: Attempt, *, silently: bool = False) -> Started:
         """Begin the attempt, with a RUNNING event unless `silently`."""
-        around = (b"", b"")
-        if not silently:
-            head, found, tail = _encode(self._event(attempt, 0, "RUNNING", "task_started")).partition(_ATTEMPT)
-            around = (head + found[:-1], tail)  # without the 0, in whose place the script puts the number
-        return await patiently("the start of a job", partial(self._broker.start, attempt, around))
+        head, found, tail = _encode(self._event(attempt, 0, "RUNNING", "task_started")).partition(_ATTEMPT)
+        around = (head + found[:-1], tail)  # without the 0, in whose place the script puts the number
+        start = partial(self._broker.start, attempt, around, silently=silently)
+        return await patiently("the start of a job", start)
 
     async def progressed(
         self, attempt: Attempt, number: int, stage: Stage, progress: float | None = None, message: str | None = None

@@ -171,6 +171,14 @@ class _OfPeers(Struct):
     sf_init_config: _ClusterConfig
 
 
+class _Task(Struct):
+    task_type: Annotated[str, Meta(pattern=r"\A[A-Za-z0-9_.:-]{1,100}\Z")]
+
+
+class _OfTask(Struct):
+    task_config: _Task
+
+
 _T = TypeVar("_T")
 _OFFENDING = re.compile(r"^(Invalid (?:enum )?value).*", re.S)
 _OUTSIDE = re.compile(r"^Object (missing required|contains unknown) field `(.*)`$", re.S)
@@ -219,6 +227,14 @@ def decode_ids(data: bytes) -> EnvelopeIds:
         return msgspec.json.decode(data, type=EnvelopeIds)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return EnvelopeIds()
+
+
+def decode_task_type(data: bytes) -> str:
+    """Return the task type that an envelope names, empty where it names none as a task type is named."""
+    try:
+        return msgspec.json.decode(data, type=_OfTask).task_config.task_type
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ""
 
 
 def parties_elsewhere(data: bytes) -> list[str]:

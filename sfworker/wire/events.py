@@ -17,6 +17,7 @@ Stage = Literal[
     "task_succeeded",
     "task_retrying",
     "task_replayed",
+    "task_repeated",
     "task_failed_final",
     "task_cancelled",
 ]

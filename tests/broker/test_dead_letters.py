@@ -63,7 +63,11 @@ async def said(redis: Any) -> list[tuple[bytes, bytes]]:
 
 async def snapshot(redis: Any) -> dict[bytes, Any]:
     """All there is but times to live."""
-    return {key: await redis.dump(key) for key in await redis.keys("*")} | {b"": await owners(redis)}
+    found: dict[bytes, Any] = {b"": await owners(redis)}
+    for key in await redis.keys("*"):
+        is_hash = await redis.type(key) == b"hash"  # of which a dump has no order
+        found[key] = await (redis.hgetall(key) if is_hash else redis.dump(key))
+    return found
 
 
 # --- history

@@ -17,6 +17,8 @@ JOBS = 2000
 AT_ONCE = 100
 EVENT = (b'{"attempt":', b',"status":"RUNNING"}')
 ANSWER = b'{"status":"success"}'
+LARGEST_FACTS = 400
+"""Bytes that an ended execution may take in the index."""
 LARGEST_STREAM = 100_000
 """Bytes; a stream that kept its 2,000 entries would have more."""
 
@@ -54,8 +56,8 @@ async def work(broker: Broker) -> int:
 
 
 async def test_streams_and_keys_stay_bounded_with_several_groups(redis: Any, new_broker: OpenBroker) -> None:
-    first = await new_broker("a", results_maxlen=100)
-    second = await new_broker("b", group="other", results_maxlen=100)
+    first = await new_broker("a", results_maxlen=100, ended_maxlen=200)
+    second = await new_broker("b", group="other", results_maxlen=100, ended_maxlen=200)
     streams = first.keys.job_streams()
     async with redis.pipeline(transaction=False) as pipeline:
         for number in range(JOBS):
@@ -81,8 +83,10 @@ async def test_streams_and_keys_stay_bounded_with_several_groups(redis: Any, new
         for key in keys:
             pipeline.ttl(key)
         lasting = {key for key, ttl in zip(keys, await pipeline.execute(), strict=True) if ttl < 0}
-    assert lasting == {name.encode() for name in (*streams, "sf:results", *workers)}
-    assert len(keys) == 2 * JOBS + len(lasting)  # a result and a record of each, until they expire
+    assert lasting == {name.encode() for name in (*streams, "sf:results", "sf:ended", *workers)}
+    assert len(keys) == 3 * JOBS + len(lasting)  # a result, a record and the envelope of each, until they expire
+    assert await redis.zcard("sf:ended") == 200
+    assert await redis.memory_usage("sf:ended") < 200 * LARGEST_FACTS
 
 
 async def test_what_a_consumer_group_has_yet_to_read_is_kept(redis: Any, new_broker: OpenBroker) -> None:
@@ -136,12 +140,14 @@ async def test_what_is_too_large_to_be_accepted_is_answered_and_not_kept(
     await redis.xadd("sf:jobs", {field: "x" * 30_000})
     [entry] = await broker.take([1])
     attempt = Attempt.of(entry)
-    assert (await broker.start(attempt, (b"", b""))).verdict == "run"
+    assert (await broker.start(attempt, EVENT)).verdict == "run"
     for _ in range(2):  # the first reply may be lost
         assert await broker.bury(attempt, b"{}", b"{}")
     assert await redis.xlen("sf:jobs") == 0
     assert (await redis.xpending("sf:jobs", "secretflow"))["pending"] == 0
-    assert [fields[b"kind"] for _, fields in await redis.xrange("sf:results")] == [b"result", b"status"]
+    said = [fields[b"kind"] for _, fields in await redis.xrange("sf:results")]
+    assert said == [b"status", b"result", b"status"]
+    assert not await redis.exists("sf:envelope:e-1")
 
 
 async def test_one_that_ended_leaves_a_small_record(redis: Any, new_broker: OpenBroker) -> None:
@@ -154,8 +160,8 @@ async def test_one_that_ended_leaves_a_small_record(redis: Any, new_broker: Open
         assert await broker.wrote(attempt, f"/data/alice/{number}/.0123456789abcdef-{number}.partial")
     assert await broker.finish(attempt, "SUCCESS", b"{}", b"{}")
     record = broker.keys.execution(attempt.known_as)
-    assert set(await redis.hgetall(record)) == {b"group", b"run", b"state"}
-    print(await redis.memory_usage(record))
+    assert set(await redis.hgetall(record)) == {b"group", b"run", b"state", b"status", b"answered"}
+
     assert await redis.memory_usage(record) <= 250
 
 

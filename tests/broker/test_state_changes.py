@@ -126,8 +126,64 @@ async def test_the_same_execution_sent_twice_is_run_once(redis: Any, new_broker:
     assert await broker.finish(attempt, "SUCCESS", b"{}", b"{}")  # the first one is not disturbed
     await append(redis)
     assert (await broker.start(attempt_at(await take_one(broker), "run-3"), EVENT)).verdict == "duplicate"
-    assert len(await said(redis)) == 3
+    heard = await said(redis)
+    assert [(kind, status) for kind, status, _ in heard] == [
+        ("status", "RUNNING"),
+        ("notice", "RUNNING"),
+        ("result", "SUCCESS"),
+        ("status", "SUCCESS"),
+        ("notice", "SUCCESS"),
+    ]
+    repeated = [json.loads(heard[place][2]) for place in (1, 4)]
+    assert {event["stage"] for event in repeated} == {"task_repeated"}
+    assert [event["message"].partition(": ")[2] for event in repeated] == [
+        "its first job is not answered yet; only a new execution_id is run",
+        "it was answered before; only a new execution_id is run",
+    ]
     assert await redis.xlen("sf:jobs") == 0
+
+
+@pytest.mark.parametrize("state", ["running", "waiting", "dead", "answered", "expired", "cancelled in the queue"])
+@pytest.mark.parametrize("sent", ["the same", "in another order", "another"])
+async def test_whoever_sends_an_execution_again_hears_what_became_of_it(
+    redis: Any, new_broker: OpenBroker, state: str, sent: str
+) -> None:
+    broker = await new_broker("a")
+    envelope = {"execution_id": "e-1", "task_config": {"task_type": "hello", "of": [1, None, {}], "deep": {"a": "b"}}}
+    await redis.xadd("sf:jobs", {"envelope": json.dumps(envelope)})
+    if state == "cancelled in the queue":
+        await redis.set("sf:cancel:e-1", "1")
+        [entry] = [entry async for entry in broker.queued()]
+        assert await broker.cancel_queued(Attempt.of(entry), b"{}", b"{}")
+    else:
+        attempt = Attempt.of(await take_one(broker))
+        await broker.start(attempt, EVENT)
+        if state == "waiting":
+            await broker.retry(attempt, b"{}", 60)
+        elif state == "dead":
+            await broker.bury(attempt, b"{}", b"{}")
+        elif state != "running":
+            await broker.finish(attempt, "SUCCESS", b"{}", b"{}")
+    if state == "expired":
+        await redis.delete("sf:result:e-1", "sf:envelope:e-1")
+    if sent == "in another order":
+        envelope = dict(reversed(envelope.items()))
+    elif sent == "another":
+        envelope["task_config"]["deep"]["a"] = "c"  # type: ignore[index]
+    await redis.xadd("sf:jobs", {"envelope": json.dumps(envelope)})
+    before = len(await said(redis))
+    again = Attempt.of(await take_one(broker))
+    assert (await broker.start(again, EVENT, silently=True)).verdict == "duplicate"
+    assert (await broker.start(again, EVENT)).verdict == "lost"  # where the reply was lost, it is not said twice
+    [(kind, status, event)] = (await said(redis))[before:]
+    statuses = {"running": "RUNNING", "waiting": "RETRY", "dead": "FAILURE", "cancelled in the queue": "CANCELLED"}
+    assert (kind, status, json.loads(event)["status"]) == ("notice", *[statuses.get(state, "SUCCESS")] * 2)
+    expected = "its first job is not answered yet" if state in {"running", "waiting"} else "it was answered before"
+    expected += ", and what was sent now differs from that" * (sent == "another" and state != "expired")
+    expected += ", and its result has expired" * (state == "expired")
+    assert (
+        json.loads(event)["message"] == f"this execution_id was sent again: {expected}; only a new execution_id is run"
+    )
 
 
 async def test_a_retry_waits_with_the_pending_entry_and_comes_back_when_due(redis: Any, new_broker: OpenBroker) -> None:

@@ -68,6 +68,8 @@ class Execution:
     state: Literal["new", "running", "retry", "dead", "done"] = "new"
     entry: str = ""
     run: str = ""
+    status: str = ""
+    """How it was answered, in state `done`."""
     attempt: int = 0
     crashes: int = 0
     releases: int = 0
@@ -195,12 +197,13 @@ class Machine(RuleBasedStateMachine):
         pipeline.xpending_range(STREAM, GROUP, "-", "+", 1000)
         pipeline.zrange(RETRIES, 0, -1)
         pipeline.xrange("sf:results")
+        pipeline.zrange("sf:ended", 0, -1)
         for name in self.executions:
             pipeline.hgetall(Keys().execution(name))
             pipeline.ttl(Keys().execution(name))
             pipeline.exists(Keys().cancel(name))
             pipeline.exists(Keys().result(name))
-        entries, pending, waiting, said, *rest = self.run(pipeline.execute())
+        entries, pending, waiting, said, listed, *rest = self.run(pipeline.execute())
         self._every_entry_has_one_owner({entry_id for entry_id, _ in entries}, pending, waiting)
         for number, execution in enumerate(self.executions.values()):
             record, ttl, cancel, result = rest[4 * number : 4 * number + 4]
@@ -209,6 +212,8 @@ class Machine(RuleBasedStateMachine):
             assert cancel == execution.to_be_cancelled
             assert result == (execution.state in {"done", "dead"})
         self._each_life_has_one_answer_and_that_is_the_last_word([fields for _, fields in said])
+        ended = {name for name, execution in self.executions.items() if execution.state in {"done", "dead"}}
+        assert sorted(json.loads(facts)[0] for facts in listed) == sorted(ended)
 
     def _every_entry_has_one_owner(self, there: set[str], pending: list[dict[str, Any]], waiting: list[str]) -> None:
         found = {entry["message_id"]: entry["consumer"] for entry in pending}
@@ -222,7 +227,8 @@ class Machine(RuleBasedStateMachine):
             assert record == {}
             return
         if execution.state == "done":
-            assert record == {"group": GROUP, "run": execution.run, "state": "done"}
+            answered = {"status": execution.status, "answered": f"{STREAM} {execution.entry}"}
+            assert record == {"group": GROUP, "run": execution.run, "state": "done", **answered}
             return
         counters = tuple(int(record[counter]) for counter in ("attempt", "crashes", "releases"))
         assert counters == (execution.attempt, execution.crashes, execution.releases)
@@ -232,15 +238,22 @@ class Machine(RuleBasedStateMachine):
 
     def _each_life_has_one_answer_and_that_is_the_last_word(self, said: list[dict[str, str]]) -> None:
         ended = dict.fromkeys(self.executions, False)
+        answers: dict[str, str] = {}
         lives = dict.fromkeys(self.executions, 1)
         announced = ""  # a result, whose final event comes next
         for fields in said:
             name, status = fields["execution_id"], fields["status"]
+            assert ("task_repeated" in fields["payload"]) == (fields["kind"] == "notice")
             if fields["kind"] == "result":
                 assert not ended[name]
                 assert announced == ""
                 announced = f"{name} {status}"
                 continue
+            if fields["kind"] == "notice":  # heard again, and no other answer than before
+                assert announced == ""
+                assert (status if status in FINAL else "") == answers.get(name, "")
+                continue
+            answers[name] = status if status in FINAL else ""
             if "task_replayed" in fields["payload"]:
                 assert ended[name]
                 ended[name] = False
@@ -294,6 +307,7 @@ class Machine(RuleBasedStateMachine):
                 assert self.run(broker.cancel_queued(attempt, event(), b"{}")) == first
                 if first:
                     execution.state, execution.entry, execution.run = "done", entry_id, attempt.run
+                    execution.status = "CANCELLED"
                     execution.to_be_cancelled = False
                     self._own(entry_id, "gone")
 
@@ -366,6 +380,7 @@ class Machine(RuleBasedStateMachine):
         landed = self.run(self.brokers[worker].finish(attempt, status, event(), b"{}"))
         if self._runs(worker, attempt):
             execution.state, execution.to_be_cancelled = "done", False
+            execution.status = status
             self._own(attempt.entry.entry_id, "gone")
         assert landed == ((execution.run, execution.state) == (attempt.run, "done"))
 

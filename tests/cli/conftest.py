@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
+from redis import Redis
 
 from sfworker.cli import main
 from sfworker.settings import Settings, variable
+from tests.cli.states import JOBS, one_in_each_state
 
 
 @dataclass(frozen=True)
@@ -39,3 +43,16 @@ def sfworker(redis_url: str, capsys: pytest.CaptureFixture[str], monkeypatch: py
         return Outcome(code, said.out, said.err)
 
     return command
+
+
+@pytest.fixture
+def redis(redis_url: str) -> Iterator[Any]:
+    with Redis.from_url(redis_url) as redis:
+        yield redis
+
+
+@pytest.fixture
+def jobs(redis: Any, redis_url: str) -> list[str]:
+    """The ids of one execution in each state, oldest first."""
+    asyncio.run(one_in_each_state(redis, redis_url))
+    return JOBS

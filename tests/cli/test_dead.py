@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from redis import Redis
 
 from sfworker.broker.broker import Attempt, open_broker
 from sfworker.cli import console
@@ -18,12 +17,6 @@ from tests.cli.conftest import Command
 
 EVENT = (b'{"attempt":', b"}")
 Bury = Callable[..., list[str]]
-
-
-@pytest.fixture
-def redis(redis_url: str) -> Iterator[Any]:
-    with Redis.from_url(redis_url) as redis:
-        yield redis
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,6 @@ from redis import Redis
 from sfworker.cli import host_findings, redis_findings
 from sfworker.cli.embedded_redis import EmbeddedRedis
 from tests.cli.conftest import Command
-
-
-@pytest.fixture
-def redis(redis_url: str) -> Iterator[Any]:
-    with Redis.from_url(redis_url) as redis:
-        yield redis
 
 
 def examine(sfworker: Command, *words: str) -> tuple[int, dict[str, dict[str, Any]]]:

@@ -3,19 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
-import pytest
-from redis import Redis
-
 from tests.cli.conftest import Command
-
-
-@pytest.fixture
-def redis(redis_url: str) -> Iterator[Any]:
-    with Redis.from_url(redis_url) as redis:
-        yield redis
 
 
 def fill(redis: Any) -> None:

@@ -37,12 +37,6 @@ def _utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
-def redis(redis_url: str) -> Iterator[Any]:
-    with Redis.from_url(redis_url) as redis:
-        yield redis
-
-
-@pytest.fixture
 def file(tmp_path: Path) -> str:
     path = tmp_path / "job.json"
     path.write_text(json.dumps(ENVELOPE))

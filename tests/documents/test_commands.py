@@ -128,16 +128,18 @@ def test_jobs(reader: Reader) -> None:
 
 
 def test_deploy(reader: Reader) -> None:
-    """Doctor and a worker; what to do with a job that failed for good."""
+    """Doctor and a worker; what there is to know, and to do, about a job that failed for good."""
     reader.environment |= {"SFWORKER_JOBS": "tests.acting_job", "PYTHONPATH": str(ROOT)}
     reader.start_worker(WORKER)
     job = {"task_id": "t", "subtask_id": "s", "execution_id": "bad-1", "sf_init_config": {}}
     job |= {"task_config": {"task_type": "act", "action": "raise"}, "options": {"max_retries": 0}}
-    start, dead = shown(DEPLOY, "sh")
+    start, known, dead = shown(DEPLOY, "sh")
     (reader.directory / "bad.json").write_text(json.dumps(job))
     told = follow(reader, start)
     assert "ERROR" not in told[0]
     reader.run("sfworker submit bad.json")
+    until(lambda: "bad-1" in reader.run("sfworker dead list --json"), 30)
+    assert all("bad-1" in reader.run(command) for command in commands(known.text))
     for command in commands(dead.text):
         until(lambda: "bad-1" in reader.run("sfworker dead list --json"), 30)
         reader.run(command)

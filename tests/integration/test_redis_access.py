@@ -169,6 +169,8 @@ def test_what_people_do_works_as_the_workers_user(
     assert main(["status"]) == 0
     assert main(["dead", "list"]) == 0
     assert main(["dead", "show", execution_id]) == 0
+    assert main(["list"]) == 0
+    assert main(["show", execution_id]) == 0
     assert main(["replay", "--execution-id", execution_id]) == 0
     until(lambda: len(worker.said(execution_id, "result")) == 2)
     assert main(["dead", "purge", execution_id]) == 0
@@ -192,7 +194,13 @@ def test_the_worker_has_no_rights_that_nobody_uses(
         assert worker.until_ended(retried)["status"] == "SUCCESS"
         buried = worker.send(act("raise_final"))
         worker.until_ended(buried)
-        for words in (["dead", "list"], ["dead", "show", buried], ["replay", "--execution-id", buried]):
+        for words in (
+            ["dead", "list"],
+            ["dead", "show", buried],
+            ["list"],
+            ["show", buried],
+            ["replay", "--execution-id", buried],
+        ):
             assert main(words) == 0
         until(lambda: len(worker.said(buried, "result")) == 2)
         assert main(["dead", "purge", buried]) == 0

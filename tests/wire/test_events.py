@@ -115,6 +115,7 @@ class TestStatusEvent:
             "task_succeeded",
             "task_retrying",
             "task_replayed",
+            "task_repeated",
             "task_failed_final",
             "task_cancelled",
         )

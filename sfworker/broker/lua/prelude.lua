@@ -84,10 +84,12 @@ local function note(record, outcome, event)
   redis.call('HDEL', record, 'past:' .. number - 100, 'started')
 end
 
--- Leaves of the record only what tells that the execution was answered, and by which run in which group.
-local function close(record, group, run, seconds_kept)
+-- Leaves of the record only what tells that the execution was answered, how, for which entry, and by which run in which
+-- group.
+local function close(record, group, run, seconds_kept, status)
   redis.call('DEL', record)
-  redis.call('HSET', record, 'group', group, 'run', run, 'state', 'done')
+  redis.call('HSET', record, 'group', group, 'run', run, 'state', 'done', 'status', status,
+    'answered', KEYS[1] .. ' ' .. ARGV[3])
   redis.call('EXPIRE', record, seconds_kept)
 end
 
@@ -196,11 +198,35 @@ local function tell(status, event)
   redis.call('PUBLISH', ARGV[11], event)
 end
 
+-- Enters the execution in `index`, which lists those that ended, newest last, as far as `kept` of them. Called before its
+-- record is closed. With pcall, as its place in a list must not cost an execution its answer.
+local function enlist(index, status, event, task_type, kept, seconds_kept)
+  local record, now = redis.call('HMGET', KEYS[2], 'attempt', 'started'), now_ms()
+  local facts = cjson.encode({ARGV[7], status, task_type, event.error_type or '', ARGV[2], tonumber(record[1]) or 0,
+    tonumber(record[2]) or 0, KEYS[1], ARGV[3], ARGV[8], ARGV[9]})
+  redis.pcall('ZADD', index, now, facts)
+  redis.pcall('ZREMRANGEBYRANK', index, 0, -1 - tonumber(kept))
+  redis.pcall('ZREMRANGEBYSCORE', index, '-inf', now - 1000 * seconds_kept)
+  return facts
+end
+
 -- Publishes the final answer: the result at its key (KEYS 4) and on the results stream, and the status event.
 local function answer(status, event, result, seconds_kept)
   redis.call('SET', KEYS[4], result, 'EX', seconds_kept)
   say('result', status, result)
   tell(status, event)
+end
+
+-- Returns the envelope of an entry, or nil where it has none or is gone.
+local function content(stream, entry)
+  local found = redis.call('XRANGE', stream, entry, entry)[1]
+  return found and named(found[2]).envelope
+end
+
+-- Keeps the envelope of an entry that is about to be deleted, for those who look at the execution later.
+local function keep_envelope(key, seconds_kept)
+  local envelope = content(KEYS[1], ARGV[3])
+  if envelope then redis.call('SET', key, envelope, 'EX', seconds_kept) end
 end
 
 -- Acknowledges the entry, and deletes it unless another group on the stream has yet to acknowledge it.

@@ -1,21 +1,53 @@
 -- Begins an attempt, counts it and publishes that, unless it must not run. Notes how one left unfinished has ended.
 --   KEYS 1-3 as in the prelude   4 cancel mark (sf:cancel:<id>)   5 ids to answer (sf:answers:<group>)
---   ARGV 1-11 as in the prelude   12, 13 RUNNING event before and after the attempt's number (empty to say nothing)
---        14 crashes at which a job is poison
+--        6 envelope of one that was answered (sf:envelope:<id>)   7 its result (sf:result:<id>)
+--   ARGV 1-11 as in the prelude   12, 13 RUNNING event before and after the attempt's number
+--        14 crashes at which a job is poison   15 1 where a start is told, else 0
 --   Reply {verdict, attempt, crashes, releases, written, replays}, where `written` is the paths that earlier attempts
 --   staged, as JSON, and the verdict is one of
 --     run        go on
 --     cancelled  the attempt is begun, but only to finish as cancelled
 --     poison     the attempt is begun, but only to be buried: its workers died too often
---     duplicate  the same execution was sent twice; the entry is settled, the first one's answer stands
+--     duplicate  the same execution was sent twice; the entry is settled, the first one's answer stands, as a notice says
 --     lost       another worker owns the entry, or the attempt has ended already
 local stream, record, group, entry, run = KEYS[1], KEYS[2], ARGV[1], ARGV[3], ARGV[4]
+local statuses = {running = 'RUNNING', retry = 'RETRY', dead = 'FAILURE'}
+
+-- Returns whether two decoded texts of JSON mean the same.
+local function same(a, b)
+  if type(a) ~= 'table' or type(b) ~= 'table' then return a == b end
+  for name, value in pairs(a) do
+    if not same(value, b[name]) then return false end
+  end
+  for name in pairs(b) do
+    if a[name] == nil then return false end
+  end
+  return true
+end
+
+-- Says that the execution was sent before, with the status that it has. Not as a status event: each has one final one.
+local function tell_repeated(state, status, of_stream, of_entry)
+  local event = cjson.decode(ARGV[12] .. '0' .. ARGV[13])
+  local said, first = 'it was answered before', redis.call('GET', KEYS[6])
+  if state ~= 'done' then
+    said = state == 'dead' and said or 'its first job is not answered yet'
+    first = content(of_stream, of_entry)
+  end
+  local here, sent = pcall(cjson.decode, content(stream, entry))
+  local there, earlier = pcall(cjson.decode, first)
+  if here and there and not same(sent, earlier) then said = said .. ', and what was sent now differs from that' end
+  if state == 'done' and redis.call('EXISTS', KEYS[7]) == 0 then said = said .. ', and its result has expired' end
+  event.status, event.stage = status or statuses[state], 'task_repeated'
+  event.message = 'this execution_id was sent again: ' .. said .. '; only a new execution_id is run'
+  say('notice', event.status, cjson.encode(event))
+end
+
 if owner(stream, group, entry) ~= ARGV[2] then return {'lost', 0, 0, 0, '[]', 0} end
 look(KEYS[3], nil, KEYS[5])
 replaced(record)
 
 local known = redis.call('HMGET', record, 'run', 'state', 'attempt', 'crashes', 'releases', 'group', 'stream', 'entry',
-  'disowned', 'written', 'replays')
+  'disowned', 'written', 'replays', 'status', 'answered')
 local state, attempt, crashes = known[2], tonumber(known[3]) or 0, tonumber(known[4]) or 0
 local releases, limit, written = tonumber(known[5]) or 0, tonumber(ARGV[14]), known[10] or '[]'
 local replays = tonumber(known[11]) or 0
@@ -24,6 +56,10 @@ if repeated and state ~= 'running' then return {'lost', 0, 0, 0, '[]', 0} end --
 
 if not repeated then
   if stands_elsewhere(state, known[6], known[7], known[8], group, stream, entry) then
+    local place = stream .. ' ' .. entry -- another group's turn with it is no repetition
+    if known[13] ~= place and not (known[7] == stream and known[8] == entry) then
+      tell_repeated(state, known[12], known[7], known[8])
+    end
     settle(stream, group, entry)
     return {'duplicate', 0, 0, 0, '[]', 0}
   end
@@ -45,5 +81,5 @@ if not repeated then
 end
 if redis.call('EXISTS', KEYS[4]) == 1 then return {'cancelled', attempt, crashes, releases, written, replays} end
 if crashes >= limit then return {'poison', attempt, crashes, releases, written, replays} end
-if ARGV[12] ~= '' and not repeated then tell('RUNNING', ARGV[12] .. attempt .. ARGV[13]) end
+if ARGV[15] == '1' and not repeated then tell('RUNNING', ARGV[12] .. attempt .. ARGV[13]) end
 return {'run', attempt, crashes, releases, written, replays}

@@ -1,0 +1,327 @@
+"""Lists executions in any state, newest first, and finds one with all that Redis holds of it. Only reads.
+
+Those that ended are in an index that the scripts keep (`enlist` in `lua/prelude.lua`), the others are found by their
+entries: queued ones in the streams, begun ones by the ids that are kept until they are answered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Iterable
+from typing import Annotated, Any, Literal, cast
+
+import msgspec
+from msgspec import Meta, Struct
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from sfworker.broker.dead import PastAttempt, history
+from sfworker.broker.entry import Entry, entry_from_fields
+from sfworker.broker.keys import Keys
+from sfworker.broker.overview import last_delivered
+from sfworker.wire.envelope import decode_ids, decode_task_type
+
+PAGE = 500
+State = Literal["queued", "running", "waiting", "success", "failure", "cancelled"]
+STATES: tuple[State, ...] = ("queued", "running", "waiting", "success", "failure", "cancelled")
+_ENDS: dict[str, State] = {"SUCCESS": "success", "FAILURE": "failure", "CANCELLED": "cancelled"}
+
+
+class Listed(Struct, frozen=True, kw_only=True):
+    """An execution in a list. Times are in ms by Redis' clock, 0 where there is none."""
+
+    execution_id: str
+    """The entry's id, where the envelope holds none."""
+    state: State
+    task_type: str = ""
+    error_type: str = ""
+    worker: str = ""
+    """The worker that runs it, or that has answered it."""
+    attempts: int = 0
+    appended: int
+    started: int = 0
+    """Begin of the last attempt."""
+    ended: int = 0
+    stream: str
+    entry_id: str
+    task_id: str = ""
+    subtask_id: str = ""
+
+    @property
+    def at(self) -> int:
+        """Time of its last step, by which lists are ordered."""
+        return self.ended or self.started or self.appended
+
+
+class Wanted(Struct, frozen=True, kw_only=True):
+    """What a list is to hold; an empty field stands for anything."""
+
+    states: frozenset[State] = frozenset(STATES)
+    task_type: str = ""
+    error_type: str = ""
+    worker: str = ""
+    text: str = ""
+    """Part of an id, in upper or lower case."""
+    since: int = 0
+    until: int | None = None
+    """Time in ms of the youngest one."""
+
+    def has(self, one: Listed) -> bool:
+        """Return whether the list is to hold `one`."""
+        ids = "\n".join((one.execution_id, one.task_id, one.subtask_id)).casefold()
+        return (
+            one.state in self.states
+            and self.task_type in ("", one.task_type)
+            and self.error_type in ("", one.error_type)
+            and self.worker in ("", one.worker)
+            and self.text.casefold() in ids
+            and self.since <= one.at
+            and (self.until is None or one.at <= self.until)
+        )
+
+
+class _Facts(Struct, frozen=True, array_like=True):
+    """A member of the index, as `enlist` in `lua/prelude.lua` makes it."""
+
+    execution_id: str
+    status: str
+    task_type: str
+    error_type: str
+    worker: str
+    attempts: Annotated[int, Meta(ge=0)]
+    started: float
+    stream: str
+    entry_id: str
+    task_id: str
+    subtask_id: str
+
+
+async def executions(redis: Redis, keys: Keys, group: str, wanted: Wanted) -> AsyncIterator[Listed]:
+    """Yield the executions that are `wanted`, newest first."""
+    live = [one for one in await _begun(redis, keys, group) if wanted.has(one)] if wanted.states & _LIVE else []
+    sources = [_sorted(live)]
+    if "queued" in wanted.states:
+        sources += [_queued(redis, stream, group, wanted) for stream in keys.job_streams()]
+    if wanted.states - _LIVE:
+        sources.append(_ended(redis, keys, wanted))
+    heads = [(head, source) for source in sources if (head := await anext(source, None)) is not None]
+    while heads:
+        newest = max(range(len(heads)), key=lambda place: heads[place][0].at)
+        one, source = heads[newest]
+        yield one
+        following = await anext(source, None)
+        if following is None:
+            del heads[newest]
+        else:
+            heads[newest] = (following, source)
+
+
+_OF_RECORD = ["state", "worker", "attempt", "started", "entry"]
+_NO_RECORD: list[bytes | None] = [None] * len(_OF_RECORD)
+_LIVE: frozenset[State] = frozenset({"queued", "running", "waiting"})
+
+
+async def _sorted(found: Iterable[Listed]) -> AsyncIterator[Listed]:
+    for one in sorted(found, key=lambda each: each.at, reverse=True):
+        yield one
+
+
+async def _begun(redis: Redis, keys: Keys, group: str) -> list[Listed]:
+    """Return the executions that have begun or were given back, and have no answer yet."""
+    known = await cast(Awaitable["dict[bytes, bytes]"], redis.hgetall(keys.answers(group)))
+    ids = {
+        (stream, entry_id): msgspec.json.decode(value, type=tuple[str, str, str])
+        for place, value in known.items()
+        for stream, entry_id in [place.decode().rsplit(" ", 1)]
+    }
+    places = list(ids)
+    for stream in keys.job_streams():
+        due = [entry_id.decode() for entry_id in await redis.zrangebyscore(keys.retries(stream, group), "-inf", "+inf")]
+        places += [(stream, entry_id) for entry_id in due if (stream, entry_id) not in ids]
+    found: list[Listed] = []
+    for start in range(0, len(places), PAGE):
+        page = places[start : start + PAGE]
+        async with redis.pipeline(transaction=False) as pipeline:
+            for stream, entry_id in page:
+                pipeline.xrange(stream, entry_id, entry_id)
+                execution_id = ids[stream, entry_id][0] if (stream, entry_id) in ids else ""
+                pipeline.hmget(keys.execution(execution_id), _OF_RECORD)
+            replies = await pipeline.execute(raise_on_error=False)  # what somebody put in a record's place is none
+        for (stream, entry_id), entries, record in zip(page, replies[::2], replies[1::2], strict=True):
+            entry = entry_from_fields(stream, entry_id, entries[0][1] if entries else None)
+            found.append(_live(entry, ids.get((stream, entry_id)), record if isinstance(record, list) else _NO_RECORD))
+    return found
+
+
+def _live(entry: Entry, ids: tuple[str, str, str] | None, record: list[bytes | None]) -> Listed:
+    """Put an unanswered execution in a list; without `ids` it has not begun."""
+    state, worker, attempt, started, of_entry = record
+    known = decode_ids(entry.envelope or b"")
+    told = (known.execution_id, known.task_id, known.subtask_id) if known.usable() else (entry.entry_id, "", "")
+    execution_id, task_id, subtask_id = (each if isinstance(each, str) else "" for each in ids or told)
+    queued = Listed(
+        execution_id=execution_id,
+        state="queued",
+        task_type=decode_task_type(entry.envelope or b""),
+        appended=_ms(entry.entry_id),
+        stream=entry.stream,
+        entry_id=entry.entry_id,
+        task_id=task_id,
+        subtask_id=subtask_id,
+    )
+    if ids is None or of_entry != entry.entry_id.encode():
+        return queued
+    return msgspec.structs.replace(
+        queued,
+        state="running" if state == b"running" else "waiting",
+        worker=(worker or b"").decode(),
+        attempts=int(attempt or 0),
+        started=int(started or 0),
+    )
+
+
+async def _queued(redis: Redis, stream: str, group: str, wanted: Wanted) -> AsyncIterator[Listed]:
+    after, before = await last_delivered(redis, stream, group), "+" if wanted.until is None else str(wanted.until)
+    while page := await redis.xrevrange(stream, before, f"({after}", count=PAGE):
+        for entry_id, fields in page:
+            one = _live(entry_from_fields(stream, entry_id.decode(), fields), None, _NO_RECORD)
+            if one.at < wanted.since:
+                return
+            if wanted.has(one):
+                yield one
+        before = f"({page[-1][0].decode()}"
+
+
+async def _ended(redis: Redis, keys: Keys, wanted: Wanted) -> AsyncIterator[Listed]:
+    latest: float | str = "+inf" if wanted.until is None else wanted.until
+    passed = 0  # of those with that time
+    while page := await redis.zrevrangebyscore(
+        keys.ended, latest, wanted.since, start=passed, num=PAGE, withscores=True
+    ):
+        for member, time in page:
+            one = _of_facts(member, int(time))
+            if one is not None and wanted.has(one):
+                yield one
+        last = page[-1][1]
+        passed = sum(1 for _, time in page if time == last) + (passed if last == latest else 0)
+        latest = last
+
+
+def _of_facts(member: bytes, ended: int) -> Listed | None:
+    try:
+        facts = msgspec.json.decode(member, type=_Facts)
+    except msgspec.DecodeError:  # somebody else's
+        return None
+    return Listed(
+        execution_id=facts.execution_id,
+        state=_ENDS.get(facts.status, "failure"),
+        task_type=facts.task_type,
+        error_type=facts.error_type,
+        worker=facts.worker,
+        attempts=facts.attempts,
+        appended=_ms(facts.entry_id),
+        started=int(facts.started),
+        ended=ended,
+        stream=facts.stream,
+        entry_id=facts.entry_id,
+        task_id=facts.task_id,
+        subtask_id=facts.subtask_id,
+    )
+
+
+def _ms(entry_id: str) -> int:
+    return int(entry_id.partition("-")[0])
+
+
+class Found(Struct, frozen=True, kw_only=True):
+    """All that Redis holds of one execution."""
+
+    state: State
+    group: str | None
+    """None where it has not begun."""
+    envelope: bytes | None
+    """None where it is kept no longer."""
+    entry_id: str | None
+    worker: str
+    """The worker of the last attempt of one that is not answered, or failed for good."""
+    history: list[PastAttempt]
+    """The last hundred ended attempts of one that is not answered, or failed for good, oldest first."""
+    events: list[dict[str, Any]]
+    """What was said of it, as far as the results stream still holds that."""
+    result: dict[str, Any] | None
+
+
+async def find(redis: Redis, keys: Keys, group: str, execution_id: str) -> Found | None:
+    """Return what is known of an execution, or None."""
+    record = await _record(redis, keys.execution(execution_id))
+    answer = await redis.get(keys.result(execution_id))
+    stream, _, entry_id = record.get("answered", f"{record.get('stream', '')} {record.get('entry', '')}").rpartition(
+        " "
+    )
+    if entry_id:
+        entry: Entry | None = await _entry(redis, stream, entry_id)
+    else:
+        entry = await _not_begun(redis, keys, group, execution_id)
+    if not record and answer is None and entry is None:
+        return None
+    since = entry.entry_id if entry else "-"
+    return Found(
+        state=_state(record, answer),
+        group=record.get("group"),
+        envelope=(entry and entry.envelope) or await redis.get(keys.envelope(execution_id)),
+        entry_id=entry.entry_id if entry else None,
+        worker=record.get("worker", ""),
+        history=history(record),
+        events=await _said(redis, keys, execution_id, since),
+        result=None if answer is None else msgspec.json.decode(answer, type=dict[str, Any]),
+    )
+
+
+async def _record(redis: Redis, key: str) -> dict[str, str]:
+    try:
+        record = await cast(Awaitable["dict[bytes, bytes]"], redis.hgetall(key))
+    except ResponseError as error:
+        if not str(error).startswith("WRONGTYPE"):
+            raise
+        return {}
+    return {name.decode(): value.decode() for name, value in record.items()}
+
+
+async def _entry(redis: Redis, stream: str, entry_id: str) -> Entry:
+    found = await redis.xrange(stream, entry_id, entry_id)
+    return entry_from_fields(stream, entry_id, found[0][1] if found else None)
+
+
+async def _not_begun(redis: Redis, keys: Keys, group: str, execution_id: str) -> Entry | None:
+    wanted = Wanted(states=frozenset({"queued"}), text=execution_id)
+    async for one in executions(redis, keys, group, wanted):
+        if one.execution_id == execution_id:
+            return await _entry(redis, one.stream, one.entry_id)
+    return None
+
+
+async def _said(redis: Redis, keys: Keys, execution_id: str, since: str) -> list[dict[str, Any]]:
+    """Return the status events of an execution from the results stream, oldest first."""
+    found: list[dict[str, Any]] = []
+    while page := await redis.xrange(keys.results, since, "+", count=PAGE):
+        found += [
+            msgspec.json.decode(fields[b"payload"], type=dict[str, Any])
+            for _, fields in page
+            if fields.get(b"kind") == b"status" and fields.get(b"execution_id") == execution_id.encode()
+        ]
+        since = f"({page[-1][0].decode()}"
+    return found
+
+
+def _state(record: dict[str, str], answer: bytes | None) -> State:
+    state = record.get("state", "")
+    if state in ("running", "retry"):
+        return "running" if state == "running" else "waiting"
+    if state == "dead":
+        return "failure"
+    if state == "done":
+        return _ENDS.get(record.get("status", ""), "failure")
+    return "queued" if answer is None else msgspec.json.decode(answer, type=_Answer).status
+
+
+class _Answer(Struct, frozen=True):
+    status: Literal["success", "failure", "cancelled"]

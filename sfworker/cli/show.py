@@ -1,0 +1,158 @@
+"""`sfworker show`: all that is known of one execution, whatever its state."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import re
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from sfworker.cli.arguments import not_empty
+from sfworker.cli.connection import add_group_argument, add_redis_arguments, connected_redis, settings_from
+from sfworker.errors import SecretFlowTaskError
+
+if TYPE_CHECKING:
+    from sfworker.broker.finding import Found
+    from sfworker.settings import Settings
+
+SUMMARY = "Show all that is known of a job: envelope, attempts, stages, result"
+_HIDDEN = "(hidden; --paths shows it)"
+_OF_PATHS = re.compile(r"path|file|dir|uri", re.I)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("execution_id", type=not_empty, metavar="ID", help="the execution_id of the envelope")
+    parser.add_argument("--paths", action="store_true", help="show the paths of data in the envelope, too")
+    parser.add_argument(
+        "--bundle", metavar="FILE", help="write all of it to a zip file, to be sent to somebody who helps"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
+    add_group_argument(parser)
+    add_redis_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    about = asyncio.run(_about(arguments, settings_from(arguments)))
+    if arguments.bundle:
+        _write_bundle(arguments.bundle, about)
+        print(f"{arguments.bundle} is written; it holds no data beyond the job's result, read it before you send it")
+    elif arguments.json:
+        from sfworker.cli.console import print_json
+
+        print_json(about)
+    else:
+        _print(about)
+    return 0
+
+
+async def _about(arguments: argparse.Namespace, settings: Settings) -> dict[str, Any]:
+    from sfworker.broker.finding import find
+    from sfworker.broker.keys import Keys
+    from sfworker.cli.known import unknown
+
+    async with connected_redis(settings) as redis:
+        found = await find(redis, Keys(settings.prefix), arguments.group, arguments.execution_id)
+    if found is None:
+        raise SecretFlowTaskError(unknown(arguments.execution_id))
+    return _facts(arguments.execution_id, found, paths=arguments.paths)
+
+
+def _facts(execution_id: str, found: Found, *, paths: bool) -> dict[str, Any]:
+    """Return what is known as JSON is made of it."""
+    from sfworker.cli.dead import decoded, past_attempt
+
+    envelope = decoded(found.envelope)
+    return {
+        "execution_id": execution_id,
+        "state": found.state,
+        "group": found.group,
+        "entry_id": found.entry_id,
+        "worker": found.worker or None,
+        "envelope": envelope if paths else without_paths(envelope),
+        "attempts": [past_attempt(past) for past in found.history],
+        "events": found.events,
+        "result": found.result,
+    }
+
+
+def without_paths(value: Any, name: str = "") -> Any:
+    """Return decoded JSON with a few words in the place of each text that is, or may be, where data are."""
+    if isinstance(value, dict):
+        inherited = name if _OF_PATHS.search(name) else ""
+        return {key: without_paths(each, inherited or key) for key, each in value.items()}
+    if isinstance(value, list):
+        return [without_paths(each, name) for each in value]
+    hidden = isinstance(value, str) and (_OF_PATHS.search(name) or "/" in value)
+    return _HIDDEN if hidden else value
+
+
+def _write_bundle(file: str, about: dict[str, Any]) -> None:
+    """Write the parts of it as files of a zip archive. Raises SecretFlowTaskError where that cannot be."""
+    import os
+    from zipfile import ZIP_DEFLATED, ZipFile
+
+    from sfworker import __version__
+
+    about = {"sfworker": __version__, **about}
+    parts = {name: about.pop(name) for name in ("envelope", "events", "result")}
+    try:
+        with (
+            open(file, "xb", opener=lambda path, flags: os.open(path, flags, 0o600)) as target,
+            ZipFile(target, "w", ZIP_DEFLATED) as archive,
+        ):
+            for name, part in {"execution": about, **parts}.items():
+                archive.writestr(f"{name}.json", msgspec.json.format(msgspec.json.encode(part), indent=2))
+    except OSError as error:
+        raise SecretFlowTaskError(f"{file}: cannot be written ({error.strerror})") from None
+
+
+def _print(about: dict[str, Any]) -> None:
+    from sfworker.cli.console import console, print_json
+    from sfworker.cli.dead import print_attempts
+    from sfworker.cli.results import print_result
+
+    out = console()
+    worker = f", on {about['worker']}" if about["worker"] and about["state"] == "running" else ""
+    print(f"{about['execution_id']}: {about['state']}{worker}")
+    print_attempts(out, about["attempts"])
+    _print_events(about["events"])
+    if about["result"] is not None:
+        print_result(about["result"])
+    elif about["state"] in ("success", "failure", "cancelled"):
+        print("The result is kept no longer.")
+    if about["envelope"] is None:
+        print("The envelope is kept no longer.")
+        return
+    print("envelope:")
+    print_json(about["envelope"])
+
+
+def _print_events(events: list[dict[str, Any]]) -> None:
+    """Print the stages with their lengths; of the progress within one stage, the last that was said."""
+    from sfworker.cli.console import console, table
+    from sfworker.cli.progress import sentence
+
+    stages = table("time", "attempt >", "stage", "after >", "")
+    before: datetime | None = None
+    for event, following in zip(events, [*events, {}][1:], strict=True):
+        same = ("stage", "attempt")
+        if event.get("stage") == "progress" and all(event.get(each) == following.get(each) for each in same):
+            continue
+        at = _time(event.get("timestamp"))
+        after = f"{(at - before).total_seconds():.2f} s" if at and before else ""
+        before = at or before
+        done = f"{event['progress']:.0%} " if isinstance(event.get("progress"), float) else ""
+        shown = (str(event.get("timestamp", ""))[:19], str(event.get("attempt") or ""), str(event.get("stage", "")))
+        stages.add_row(*shown, after, done + sentence(event))
+    if events:
+        console().print(stages)
+
+
+def _time(text: object) -> datetime | None:
+    try:
+        return datetime.fromisoformat(str(text))
+    except ValueError:
+        return None

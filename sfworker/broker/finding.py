@@ -245,8 +245,6 @@ class Found(Struct, frozen=True, kw_only=True):
     """The worker of the last attempt of one that is not answered, or failed for good."""
     history: list[PastAttempt]
     """The last hundred ended attempts of one that is not answered, or failed for good, oldest first."""
-    events: list[dict[str, Any]]
-    """What was said of it, as far as the results stream still holds that."""
     result: dict[str, Any] | None
 
 
@@ -263,7 +261,6 @@ async def find(redis: Redis, keys: Keys, group: str, execution_id: str) -> Found
         entry = await _not_begun(redis, keys, group, execution_id)
     if not record and answer is None and entry is None:
         return None
-    since = entry.entry_id if entry else "-"
     return Found(
         state=_state(record, answer),
         group=record.get("group"),
@@ -271,7 +268,6 @@ async def find(redis: Redis, keys: Keys, group: str, execution_id: str) -> Found
         entry_id=entry.entry_id if entry else None,
         worker=record.get("worker", ""),
         history=history(record),
-        events=await _said(redis, keys, execution_id, since),
         result=None if answer is None else msgspec.json.decode(answer, type=dict[str, Any]),
     )
 
@@ -299,8 +295,9 @@ async def _not_begun(redis: Redis, keys: Keys, group: str, execution_id: str) ->
     return None
 
 
-async def _said(redis: Redis, keys: Keys, execution_id: str, since: str) -> list[dict[str, Any]]:
-    """Return the status events of an execution from the results stream, oldest first."""
+async def said(redis: Redis, keys: Keys, execution_id: str, entry_id: str | None) -> list[dict[str, Any]]:
+    """Return the status events of an execution since its entry, oldest first, as far as the results stream has them."""
+    since = entry_id or "-"
     found: list[dict[str, Any]] = []
     while page := await redis.xrange(keys.results, since, "+", count=PAGE):
         found += [

@@ -37,9 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", type=Path, metavar="FILE", help="the page to write, one file that needs no other"
     )
     parser.add_argument("--csv", type=Path, metavar="DIRECTORY", help="where to write each table as a CSV file")
-    parser.add_argument(
-        "--envelope", metavar="FILE", help="the job that made it; default: the one in Redis, where it failed for good"
-    )
+    parser.add_argument("--envelope", metavar="FILE", help="the job that made it; default: the one in Redis")
     parser.add_argument("--paths", action="store_true", help="show the paths of files, too")
     add_group_argument(parser)
     add_redis_arguments(parser)
@@ -114,7 +112,7 @@ def _checked(result: object) -> JobResult:
 
 
 async def _fetch(arguments: argparse.Namespace, settings: Settings) -> tuple[dict[str, Any], object]:
-    """Return a result and, where it failed for good, the envelope, which is kept as long as that can be replayed."""
+    """Return a result and, where it is kept, the envelope."""
     from sfworker.cli.known import command_line, sentence, unknown
 
     execution_id = arguments.execution_id
@@ -133,15 +131,15 @@ async def _fetch(arguments: argparse.Namespace, settings: Settings) -> tuple[dic
 
 
 async def _envelope(execution_id: str, group: str, settings: Settings) -> object:
-    """Return the envelope of a job that failed for good; None of any other, or where it may not be read."""
+    """Return the envelope of a job; None where it is kept no longer, or may not be read."""
     from redis.exceptions import NoPermissionError
 
-    from sfworker.broker.dead import find_dead_job
+    from sfworker.broker.finding import find
     from sfworker.broker.keys import Keys
 
     async with connected_redis(settings) as redis:
         try:
-            job = await find_dead_job(redis, Keys(settings.prefix), group, execution_id)
+            found = await find(redis, Keys(settings.prefix), group, execution_id)
         except NoPermissionError:
             return None
-    return None if job is None or job.attempt.entry.envelope is None else _decoded(job.attempt.entry.envelope)
+    return None if found is None or found.envelope is None else _decoded(found.envelope)

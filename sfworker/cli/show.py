@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import re
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
     from sfworker.settings import Settings
 
 SUMMARY = "Show all that is known of a job: envelope, attempts, stages, result"
-_HIDDEN = "(hidden; --paths shows it)"
-_OF_PATHS = re.compile(r"path|file|dir|uri", re.I)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,20 +46,23 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 async def _about(arguments: argparse.Namespace, settings: Settings) -> dict[str, Any]:
-    from sfworker.broker.finding import find
+    from sfworker.broker.finding import find, said
     from sfworker.broker.keys import Keys
     from sfworker.cli.known import unknown
 
     async with connected_redis(settings) as redis:
-        found = await find(redis, Keys(settings.prefix), arguments.group, arguments.execution_id)
-    if found is None:
-        raise SecretFlowTaskError(unknown(arguments.execution_id))
-    return _facts(arguments.execution_id, found, paths=arguments.paths)
+        keys = Keys(settings.prefix)
+        found = await find(redis, keys, arguments.group, arguments.execution_id)
+        if found is None:
+            raise SecretFlowTaskError(unknown(arguments.execution_id))
+        events = await said(redis, keys, arguments.execution_id, found.entry_id)
+    return _facts(arguments.execution_id, found, events, paths=arguments.paths)
 
 
-def _facts(execution_id: str, found: Found, *, paths: bool) -> dict[str, Any]:
+def _facts(execution_id: str, found: Found, events: list[dict[str, Any]], *, paths: bool) -> dict[str, Any]:
     """Return what is known as JSON is made of it."""
     from sfworker.cli.dead import decoded, past_attempt
+    from sfworker.report.hiding import without_what_looks_like_paths
 
     envelope = decoded(found.envelope)
     return {
@@ -71,22 +71,11 @@ def _facts(execution_id: str, found: Found, *, paths: bool) -> dict[str, Any]:
         "group": found.group,
         "entry_id": found.entry_id,
         "worker": found.worker or None,
-        "envelope": envelope if paths else without_paths(envelope),
+        "envelope": envelope if paths else without_what_looks_like_paths(envelope),
         "attempts": [past_attempt(past) for past in found.history],
-        "events": found.events,
+        "events": events,
         "result": found.result,
     }
-
-
-def without_paths(value: Any, name: str = "") -> Any:
-    """Return decoded JSON with a few words in the place of each text that is, or may be, where data are."""
-    if isinstance(value, dict):
-        inherited = name if _OF_PATHS.search(name) else ""
-        return {key: without_paths(each, inherited or key) for key, each in value.items()}
-    if isinstance(value, list):
-        return [without_paths(each, name) for each in value]
-    hidden = isinstance(value, str) and (_OF_PATHS.search(name) or "/" in value)
-    return _HIDDEN if hidden else value
 
 
 def _write_bundle(file: str, about: dict[str, Any]) -> None:

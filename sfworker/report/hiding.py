@@ -1,4 +1,4 @@
-"""Takes out of results and jobs what a page that is passed on need not say: where files lie, and addresses."""
+"""Takes out of results and jobs what somebody to whom they are shown need not know: where files lie, and addresses."""
 
 from __future__ import annotations
 
@@ -34,7 +34,12 @@ def job(envelope: dict[str, Any], *, paths: bool) -> dict[str, Any]:
         "options": envelope.get("options"),
     }
     kept = {name: value for name, value in found.items() if value}
-    return kept if paths else dict(_replaced(kept, of_path=False, hides=lambda text: bool(_LOOKS.fullmatch(text))))
+    return kept if paths else dict(without_what_looks_like_paths(kept))
+
+
+def without_what_looks_like_paths(envelope: Any) -> Any:
+    """Return an envelope, or a part of one, with each path replaced, as names of fields tell or what it looks like."""
+    return _replaced(envelope, of_path=False, hides=lambda text: bool(_LOOKS.fullmatch(text)))
 
 
 def _inside(value: Any, *names: str) -> Any:

@@ -93,9 +93,7 @@ def stability(result: PopulationStabilityResult) -> list[Chart]:
             Chart(
                 f"Distribution of {party}.{column}",
                 f"Share of the rows by bin, before and now; PSI {cell(each.psi)}.",
-                drawing.bars(
-                    bins[:MOST_BARS], {"base": base[:MOST_BARS], "test": test[:MOST_BARS]}, "share of rows", beside=True
-                ),
+                drawing.bars(bins[:MOST_BARS], {"base": base[:MOST_BARS], "test": test[:MOST_BARS]}, "share of rows"),
                 Table(
                     ["bin", "base", "test", "psi"],
                     [[b, one.base_ratio, one.test_ratio, one.psi] for b, one in zip(bins, each.bins, strict=True)],

@@ -119,39 +119,30 @@ def bars(
     across: str,
     *,
     guides: Sequence[float] = (),
-    beside: bool = False,
     ends: Sequence[str] | None = None,
 ) -> str:
-    """Draw a lying bar for each label, of one part or of several behind or `beside` each other.
+    """Draw a lying bar for each label, or several beside each other.
 
     `guides` are values that are commonly compared with; `ends` is what stands at the end of each bar, by default its
-    value.
+    value where it is one for each label.
     """
-    each_bar = _ROW * (len(parts) * 0.75 if beside else 1)
-    with _chart(1.0 + each_bar * max(len(labels), 2)) as (figure, finish):
-        if ends is None and len(parts) == 1:
-            ends = [cell(value) for value in next(iter(parts.values()))]
+    if ends is None and len(parts) == 1:
+        ends = [cell(value) for values in parts.values() for value in values]
+    with _chart(1.0 + _ROW * (0.25 + 0.75 * len(parts)) * max(len(labels), 2)) as (figure, finish):
         axes = _axes(figure, left=_room(labels), bottom=0.6, top=0.35, right=_room(ends or ()))
-        starts = [0.0] * len(labels)
-        thick = 0.72 / (len(parts) if beside else 1)
+        thick = 0.72 / len(parts)
         for number, (name, values) in enumerate(parts.items()):
-            offset = (number - (len(parts) - 1) / 2) * thick if beside else 0.0
-            at = [row + offset for row in range(len(labels))]
-            widths = [value or 0.0 for value in values]
-            axes.barh(at, widths, thick, left=None if beside else starts, color=SERIES[number], label=_short(name))
-            starts = [
-                max(start, width) if beside else start + width for start, width in zip(starts, widths, strict=True)
-            ]
-        # Room for the figures at the ends, which stand inside the axes.
-        low, high = min((0.0, *(v for values in parts.values() for v in values if v))), max((*starts, *guides, 0.0))
+            at = [row + (number - (len(parts) - 1) / 2) * thick for row in range(len(labels))]
+            axes.barh(at, [value or 0.0 for value in values], thick, color=SERIES[number], label=_short(name))
         for guide in guides:
             axes.axvline(guide, color=MUTED, linewidth=1, linestyle="--")
-        span = (high - low) or 1.0
-        axes.set_xlim(low - (0.12 * span if low < 0 else 0), high + 0.03 * span)
+        drawn = [0.0, *guides, *(value or 0.0 for values in parts.values() for value in values)]
+        span = (max(drawn) - min(drawn)) or 1.0
+        axes.set_xlim(min(drawn) - (0.12 * span if min(drawn) < 0 else 0), max(drawn) + 0.03 * span)
         for row, end in enumerate(ends or ()):
             axes.annotate(
                 _short(end),
-                (max(starts[row], 0.0), row),
+                (max(0.0, *(values[row] or 0.0 for values in parts.values())), row),
                 (4, 0),
                 textcoords="offset points",
                 va="center",
@@ -164,7 +155,7 @@ def bars(
         axes.grid(visible=False, axis="y")
         axes.tick_params(axis="y", length=0)
         axes.set_xlabel(across)
-        _legend(axes, len(parts) if len(parts) > 1 else 0)
+        _legend(axes, len(parts))
         return finish()
 
 
@@ -179,9 +170,16 @@ def columns(
         bases = [0.0] * len(ranges)
         for number, (name, heights) in enumerate(parts.items()):
             axes.bar(
-                lefts, heights, widths, bases, align="edge", color=SERIES[number], label=_short(name),
-                edgecolor=RULE, linewidth=0.5,
-            )  # fmt: skip
+                lefts,
+                heights,
+                widths,
+                bases,
+                align="edge",
+                color=SERIES[number],
+                label=_short(name),
+                edgecolor=RULE,
+                linewidth=0.5,
+            )
             bases = [base + height for base, height in zip(bases, heights, strict=True)]
         if even:
             step = math.ceil(len(ranges) / 16)
@@ -193,7 +191,7 @@ def columns(
         axes.grid(visible=False, axis="x")
         axes.set_xlabel(across)
         axes.set_ylabel(up)
-        _legend(axes, len(parts) if len(parts) > 1 else 0)
+        _legend(axes, len(parts))
         return finish()
 
 
@@ -241,9 +239,14 @@ def boxes(labels: Sequence[str], figures: Sequence[tuple[float, float, float, fl
             axes.plot([q2, q2], [row - 0.3, row + 0.3], color=INK, linewidth=2, label="median" if not row else None)
             if mean is not None:
                 axes.plot(
-                    [(mean - low) / span], [row], color=SERIES[1], marker="D", markersize=5, linestyle="none",
+                    [(mean - low) / span],
+                    [row],
+                    color=SERIES[1],
+                    marker="D",
+                    markersize=5,
+                    linestyle="none",
                     label="mean" if not row else None,
-                )  # fmt: skip
+                )
         axes.set_yticks(range(len(labels)), [_short(label) for label in labels])
         axes.set_ylim(len(labels) - 0.4, -0.6)
         axes.set_xlim(-0.02, 1.02)

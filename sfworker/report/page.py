@@ -31,6 +31,7 @@ def page(result: JobResult, envelope: dict[str, Any] | None = None, *, paths: bo
     """Return the page as HTML. Of a job only what it computed with is shown; `paths` shows paths of files, too."""
     about = result.task_metadata
     answer = result.result if paths else without_paths(result.result)
+    drawn = charts(about.task_type, answer)
     warnings = list(result.warnings or ())
     if isinstance(answer, dict) and isinstance(answer.get("warnings"), list):
         answer = dict(answer)
@@ -42,7 +43,7 @@ def page(result: JobResult, envelope: dict[str, Any] | None = None, *, paths: bo
         seconds=f"{seconds:.2f} s" if seconds else "",
         error=_error(result) if result.status != "success" else None,
         warnings=[shown(each) for each in warnings],
-        charts=[_chart(each) for each in charts(about.task_type, result.result)],
+        charts=[_chart(each) for each in drawn],
         parts=list(_parts(answer)) if answer is not None else [],
         disclosures=[shown(each) for each in result.disclosures or ()],
         run=[_fact(name, value) for name, value in msgspec.to_builtins(about).items() if value not in (None, [], "")],

@@ -63,14 +63,21 @@ def shared_worker(own_redis: EmbeddedRedis, tmp_path_factory: pytest.TempPathFac
         yield worker
 
 
-@pytest.fixture
-def worker(shared_worker: RunningWorker) -> Iterator[RunningWorker]:
-    """The shared worker; after each test it serves the next job, and nothing of the test is left over."""
+@pytest.fixture(scope="module")
+def outlasting_worker(shared_worker: RunningWorker) -> Iterator[RunningWorker]:
+    """The shared worker; after the tests of a file it serves the next job, and nothing of them is left over."""
     daemon = shared_worker.process.pid
     yield shared_worker
     assert shared_worker.process.pid == daemon
     assert shared_worker.run(envelope({"task_type": "hello"}))["status"] == "success"
     shared_worker.until_clean()
+
+
+@pytest.fixture
+def worker(outlasting_worker: RunningWorker) -> RunningWorker:
+    """The shared worker, which no test ends."""
+    assert outlasting_worker.process.poll() is None
+    return outlasting_worker
 
 
 @pytest.fixture

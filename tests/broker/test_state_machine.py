@@ -491,7 +491,7 @@ class Machine(RuleBasedStateMachine):
 def test_any_order_of_steps_keeps_every_promise(redis_url: str) -> None:
     server = Server(redis_url)
     examples = settings(
-        max_examples=80,
+        max_examples=40,
         stateful_step_count=40,
         deadline=None,
         derandomize=True,

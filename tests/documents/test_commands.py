@@ -159,6 +159,9 @@ def test_checks(document: Path) -> None:
         else:
             words = command.partition(".venv/bin/pytest ")
             assert words[1], command
+            if words[2].startswith("-m "):  # all tests would be collected, only to count some
+                assert f'"{words[2][3:]}: ' in (ROOT / "pyproject.toml").read_text()
+                continue
             collect = [sys.executable, "-m", "pytest", "--collect-only", "-q", *shlex.split(words[2])]
             subprocess.run(collect, cwd=ROOT, capture_output=True, check=True)
 

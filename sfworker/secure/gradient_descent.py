@@ -26,6 +26,7 @@ from secretflow.utils.sigmoid import SigType, sigmoid
 from sfworker.errors import ParameterValidationError
 from sfworker.secure.irls import cross_products
 from sfworker.secure.largest import largest
+from sfworker.secure.opened_once import kept, opened_once
 
 STEPS = 500
 """Steps after which a training has settled where nothing is hard, with the default learning rate."""
@@ -115,7 +116,7 @@ class Regression(SSRegression):  # type: ignore[misc]
     def _share(self, rows: slice) -> tuple[Any, Any]:
         x = [part.to(self.spu) for part in self.x[rows].partitions.values()]
         [y] = [part.to(self.spu) for part in self.y[rows].partitions.values()]
-        return self.spu(_with_intercept)(x), y
+        return kept(self.spu(_with_intercept)(x)), y
 
 
 class Glm(SSGLM):  # type: ignore[misc]
@@ -150,8 +151,10 @@ class Glm(SSGLM):  # type: ignore[misc]
         sums: Any = None
         for step in range(self.infeed_total_batch):
             starts = [each if each is None else self._next_infeed_batch(each, step) for each in start]
+            x, *others = self._build_batch_cache(step)
             parts = self.spu(cross_products, static_argnames=("link", "distribution", "power"), **_TWO)(
-                *self._build_batch_cache(step),
+                kept(x),
+                *others,
                 weights,
                 *starts,
                 link=self.link.link_type(),
@@ -198,7 +201,7 @@ def _descended(
     fraction_bits: int,
 ) -> Any:
     """Return the weights after a step for each batch, as SecretFlow makes them in nearly twice the messages."""
-    factor = learning_rate / batch_size
+    x, factor = opened_once(x), learning_rate / batch_size
     decay = np.full((x.shape[1], 1), l2_norm * factor)
     decay[-1] = 0.0  # the intercept
     for start in range(0, x.shape[0], batch_size):

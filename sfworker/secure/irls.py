@@ -13,6 +13,7 @@ from secretflow.ml.linear.ss_glm.core import Linker, get_link
 from secretflow.ml.linear.ss_glm.core.distribution import DistributionType, get_dist
 from secretflow.ml.linear.ss_glm.core.link import LinkLog, LinkLogit, LinkType
 
+from sfworker.secure.opened_once import opened_once
 from sfworker.secure.secret_matrices import product
 from sfworker.secure.sigmoid import exponential, sigmoid
 
@@ -51,6 +52,7 @@ def cross_products(
     power: float | None,
 ) -> tuple[Any, Any]:
     """Return the weighted products of the features with each other, and with the working responses."""
+    x = opened_once(x)
     if model is None:
         weights = start_weights.reshape(-1, 1)
         weighted = weights * start_responses.reshape(-1, 1)

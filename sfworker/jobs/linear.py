@@ -19,8 +19,6 @@ from scipy.special import expit
 from secretflow.data import FedNdarray, PartitionWay
 from secretflow.ml.linear import SSGLM, LinearModel, RegType, SSRegression
 from secretflow.ml.linear.ss_glm import model as glm_model
-from secretflow.ml.linear.ss_glm.core import get_link
-from secretflow.ml.linear.ss_glm.core.link import LinkLog, LinkLogit
 from secretflow.utils.sigmoid import SigType
 
 from sfworker.catalog import ColumnRef
@@ -41,7 +39,7 @@ from sfworker.models.predictions import Inputs, predict, require_offset, require
 from sfworker.party.context import JobContext
 from sfworker.party.task_dispatcher import TaskDispatcher
 from sfworker.secure.gradient_descent import Glm, Regression, Schedule, settled
-from sfworker.secure.sigmoid import exponential, sigmoid
+from sfworker.secure.irls import link_of
 from sfworker.session.arithmetic import arithmetic_of, largest_product, require_fraction_bits, require_whole_bits
 from sfworker.tables import aligned, labels
 from sfworker.tables.files import Matrix
@@ -243,7 +241,7 @@ def ss_glm_predict(context: JobContext[SsGlmPredictParams]) -> PredictResult | N
         # The SPU computes the linear predictor alone, and the receiver the mean from it, exactly. A model of an earlier
         # version has a shared scale, which would be told by both, so its means are computed on the SPU.
         link = inputs.options["link"]
-        model.spu_w, model.link, model.y_scale = weights, _link(link if scale else "Identity"), 1.0
+        model.spu_w, model.link, model.y_scale = weights, link_of(link if scale else "Identity"), 1.0
         predicted = model.predict(inputs.columns, o=inputs.offset, infeed_batch_size_limit=PREDICTED_CELLS)
         if scale:
             scaled = context.spu(jnp.multiply)(predicted, *scale).to(receiver)
@@ -254,35 +252,16 @@ def ss_glm_predict(context: JobContext[SsGlmPredictParams]) -> PredictResult | N
     return predict(context, "ss_glm", apply, offset)
 
 
-class _Logit(LinkLogit):  # type: ignore[misc]
-    """SecretFlow's logit link with the true sigmoid in place of an approximation."""
-
-    def response(self, eta: Any) -> Any:
-        return sigmoid(eta)
-
-
-class _Log(LinkLog):  # type: ignore[misc]
-    """SecretFlow's log link with a more exact exponential."""
-
-    def response(self, eta: Any) -> Any:
-        return exponential(eta)
-
-
 class _Glm(Glm):
     """SecretFlow's GLM with our link, and with an early end that works."""
 
     def _pre_check(self, *arguments: Any) -> None:
         super()._pre_check(*arguments)
-        self.link: Any = _link(self.link.link_type().value)
+        self.link: Any = link_of(self.link.link_type())
 
     def _check_early_stop(self, *args: Any) -> bool:
         self.best_spu_w = self.spu_w  # upstream would end with the best weights of a metric that we do not use
         return self.old_w is not None and super()._check_early_stop(*args)
-
-
-def _link(name: str) -> Any:
-    ours = {"Logit": _Logit, "Log": _Log}
-    return ours[name]() if name in ours else get_link(name)
 
 
 def _inverse(matrix: Any, l2_lambda: float | None) -> Any:
@@ -478,7 +457,7 @@ def _require_means_near_the_label(
     power = {"Gamma": 2.0, "Tweedie": params.tweedie_power}.get(params.distribution, 0.0)
     least = (SPARE_BITS - bits) / power if power > 1 else -math.inf
     model = SSGLM(context.spu)
-    model.spu_w, model.link, model.y_scale = weights, _link("Identity"), 1.0
+    model.spu_w, model.link, model.y_scale = weights, link_of("Identity"), 1.0
     predictors = model.predict(x, o=offset, infeed_batch_size_limit=PREDICTED_CELLS)
     outside = context.spu(_any_outside, static_argnames=("least", "most"))
     if context.reveal(outside(predictors, least=least * math.log(2), most=math.log(GREATEST_MEAN))):

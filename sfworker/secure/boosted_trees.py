@@ -16,13 +16,10 @@ import secretflow.distributed as sfd
 from secretflow.device import SPUCompilerNumReturnsPolicy
 from secretflow.ml.boost.ss_xgb_v import Xgb
 from secretflow.ml.boost.ss_xgb_v.checkpoint import SSXGBCheckpointData, build_ss_xgb_model
-from spu.experimental.make_cached_var_impl import make_cached_var
 
 from sfworker.secure.largest import largest
+from sfworker.secure.opened_once import kept, opened_once
 from sfworker.secure.secret_matrices import product
-
-_opened: list[Any] = []
-"""Keeps opened maps alive until exit: the SPU knows them by their addresses, which no other value may get."""
 
 
 class Booster(Xgb):  # type: ignore[misc]
@@ -37,7 +34,7 @@ class Booster(Xgb):  # type: ignore[misc]
         # What is opened takes as much memory as the map, so this is for the size of one fragment.
         self._is_opened_once = self.fragment_count == 1 and self.subsample == 1 and self.colsample == 1
         if self._is_opened_once:
-            _opened.extend(self.bucket_map)
+            kept(self.bucket_map[0])
         if self._resumed is not None:
             model = build_ss_xgb_model(self._resumed, self.spu[0])
             for tree, weight in zip(model.trees, model.weights, strict=True):
@@ -46,7 +43,7 @@ class Booster(Xgb):  # type: ignore[misc]
     def _train_tree(self) -> tuple[dict[Any, Any], Any]:
         spu = self.spu[0]
         maps = (self.bucket_map, self.sub_choices, self.col_choices[0])
-        static = {"reg_lambda": self.reg_lambda, "opened_once": self._is_opened_once}
+        static = {"reg_lambda": self.reg_lambda, "is_opened_once": self._is_opened_once}
         gradients, sums, buckets, sides = spu(_roots, static_argnames=tuple(static), **_returns(4))(
             self.ghs, *maps, **static
         )
@@ -90,11 +87,11 @@ def _dense(lefts: list[Any], rows: int) -> Any:
 
 
 def _roots(
-    pairs: list[Any], maps: list[Any], rows: list[Any], columns: Any, *, reg_lambda: float, opened_once: bool
+    pairs: list[Any], maps: list[Any], rows: list[Any], columns: Any, *, reg_lambda: float, is_opened_once: bool
 ) -> tuple[list[Any], Any, Any, Any]:
     """Return gradients by fragment, their sums by bucket, and the best splits."""
     gradients = [jnp.concatenate(pair) for pair in pairs]
-    sums = _sums(gradients, maps, rows, columns, opened_once)
+    sums = _sums(gradients, maps, rows, columns, is_opened_once)
     return gradients, sums, *_best_splits(sums, reg_lambda)
 
 
@@ -107,7 +104,7 @@ def _children(
     columns: Any,
     *,
     reg_lambda: float,
-    opened_once: bool,
+    is_opened_once: bool,
 ) -> tuple[list[Any], Any, Any, Any]:
     """Return the same of the nodes' children, of which `parts` say which rows are left ones."""
     is_left, start, left = sum(parts), 0, []
@@ -116,7 +113,7 @@ def _children(
         start += whole_map.shape[0]
         chosen = of_fragment if drawn is None else of_fragment[:, drawn]
         left.append(each * jnp.concatenate([chosen, chosen]))
-    left_sums = _sums(left, maps, rows, columns, opened_once)
+    left_sums = _sums(left, maps, rows, columns, is_opened_once)
     children = _both(left_sums, sums)
     of_rows = [_both(one, each) for one, each in zip(left, gradients, strict=True)]
     return of_rows, children, *_best_splits(children, reg_lambda)
@@ -127,10 +124,10 @@ def _both(left: Any, whole: Any) -> Any:
     return jnp.stack([left, whole - left], axis=1).reshape(-1, whole.shape[-1])
 
 
-def _sums(gradients: list[Any], maps: list[Any], rows: list[Any], columns: Any, opened_once: bool) -> Any:
+def _sums(gradients: list[Any], maps: list[Any], rows: list[Any], columns: Any, is_opened_once: bool) -> Any:
     total: Any = 0
     for each, whole_map, drawn in zip(gradients, maps, rows, strict=True):
-        buckets = make_cached_var(whole_map) if opened_once else whole_map
+        buckets = opened_once(whole_map) if is_opened_once else whole_map
         buckets = buckets if columns is None else buckets[:, columns]
         total += product(each.T, buckets if drawn is None else buckets[drawn])
     return total

@@ -12,16 +12,21 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+import secretflow.distributed as sfd
 from secretflow.data import FedNdarray
 from secretflow.device import SPUCompilerNumReturnsPolicy, SPUObject
 from secretflow.device.driver import reveal
 from secretflow.ml.linear import SSGLM, SSRegression
 from secretflow.ml.linear.linear_model import RegType
+from secretflow.ml.linear.ss_glm import model as glm_model
+from secretflow.ml.linear.ss_glm.core.distribution import DistributionType
 from secretflow.ml.linear.ss_sgd.model import Penalty
 from secretflow.utils.sigmoid import SigType, sigmoid
 
 from sfworker.errors import ParameterValidationError
+from sfworker.secure.irls import cross_products
 from sfworker.secure.largest import largest
+from sfworker.secure.opened_once import kept, opened_once
 
 STEPS = 500
 """Steps after which a training has settled where nothing is hard, with the default learning rate."""
@@ -111,11 +116,11 @@ class Regression(SSRegression):  # type: ignore[misc]
     def _share(self, rows: slice) -> tuple[Any, Any]:
         x = [part.to(self.spu) for part in self.x[rows].partitions.values()]
         [y] = [part.to(self.spu) for part in self.y[rows].partitions.values()]
-        return self.spu(_with_intercept)(x), y
+        return kept(self.spu(_with_intercept)(x)), y
 
 
 class Glm(SSGLM):  # type: ignore[misc]
-    """SecretFlow's generalised linear model, whose SGD goes over all rows."""
+    """SecretFlow's generalised linear model, whose SGD goes over all rows and whose IRLS has no needless division."""
 
     def _pre_check(self, *arguments: Any) -> None:
         super()._pre_check(*arguments)
@@ -135,12 +140,49 @@ class Glm(SSGLM):  # type: ignore[misc]
         on_device = self.spu if isinstance(values, SPUObject) else values.device
         return on_device(lambda each: each[rows])(values)
 
+    def _epoch(self, weights: Any, epoch: int) -> Any:
+        if epoch >= self.irls_epochs:
+            return super()._epoch(weights, epoch)
+        start = (None, None)
+        if epoch == 0:
+            offset = self.offset.partitions.get(self.y_device) if self.offset else None
+            labels = self.y.partitions[self.y_device]
+            start = self.y_device(glm_model._irls_first_epoch)(labels, offset, self.link, self.dist)
+        sums: Any = None
+        for step in range(self.infeed_total_batch):
+            starts = [each if each is None else self._next_infeed_batch(each, step) for each in start]
+            x, *others = self._build_batch_cache(step)
+            parts = self.spu(cross_products, static_argnames=("link", "distribution", "power"), **_TWO)(
+                kept(x),
+                *others,
+                weights,
+                *starts,
+                link=self.link.link_type(),
+                distribution=self.dist.dist_type(),
+                power=_POWERS.get(self.dist.dist_type(), getattr(self.dist, "_power", None)),
+            )
+            sums = parts if sums is None else self.spu(_added, **_TWO)(*sums, *parts)
+            sfd.get(sums[0].meta)  # waits, or all rows would be on their way at once
+        features, responses = sums
+        inverse = self.y_device(glm_model.J_inv)(features.to(self.y_device), self.l2_lambda)
+        return self.spu(glm_model._irls_update_w_from_accumulated_partials, static_argnames="l2_lambda")(
+            inverse.to(self.spu), responses, weights, l2_lambda=self.l2_lambda
+        )
+
     def _sgd_step(self, weights: Any, x: Any, *others: Any) -> Any:
         [run] = [
             run for run, shared in zip(self._runs, self.batch_cache["train"].values(), strict=False) if shared[0] is x
         ]
         self.sgd_batch_size = run.batch_size
         return super()._sgd_step(weights, x, *others)
+
+
+_POWERS = {DistributionType.Poisson: 1.0, DistributionType.Gamma: 2.0}
+"""Powers of the mean that variances are. Tweedie's is a parameter."""
+
+
+def _added(features: Any, responses: Any, more_features: Any, more_responses: Any) -> Any:
+    return features + more_features, responses + more_responses
 
 
 def _with_intercept(parts: list[Any]) -> Any:
@@ -159,7 +201,7 @@ def _descended(
     fraction_bits: int,
 ) -> Any:
     """Return the weights after a step for each batch, as SecretFlow makes them in nearly twice the messages."""
-    factor = learning_rate / batch_size
+    x, factor = opened_once(x), learning_rate / batch_size
     decay = np.full((x.shape[1], 1), l2_norm * factor)
     decay[-1] = 0.0  # the intercept
     for start in range(0, x.shape[0], batch_size):

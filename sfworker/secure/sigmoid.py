@@ -15,8 +15,18 @@ HALVINGS = 10
 
 def sigmoid(scores: Any) -> Any:
     """Return 1 / (1 + exp(-scores)), as exact as the SPU's exponential is."""
-    upper = 1 / (1 + jnp.exp(-jnp.abs(scores)))  # the exponential of a large number would overflow
-    return jnp.where(scores > 0, upper, 1 - upper)
+    is_negative = scores < 0
+    # The exponential of a large number would overflow.
+    upper = _reciprocal(1 + jnp.exp(jnp.where(is_negative, scores, -scores)))
+    return jnp.where(is_negative, 1 - upper, upper)
+
+
+def _reciprocal(numbers: Any) -> Any:
+    """Return 1 / numbers from 1 to 2, right to nine digits, in a third of the messages of the SPU's own for all."""
+    found = 24 / 17 - 8 / 17 * numbers  # right to a 17th, which each step squares
+    for _ in range(3):
+        found = found * (2 - numbers * found)
+    return found
 
 
 def exponential(exponents: Any) -> Any:

@@ -373,7 +373,7 @@ def _fail(waiting: asyncio.Future[Any] | None, error: Exception) -> None:
 
 
 def _log_line(line: bytes) -> None:
-    party_line(line, party="bridge", verbatim=True)
+    party_line(line, party="bridge")  # what Ray prints there, the logs of its nodes among it, is withheld
 
 
 def _nobody_listens(*heard: object) -> None:

@@ -5,19 +5,21 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from contextvars import Context
 from functools import partial
 from itertools import count
+from typing import Protocol
 
 import anyio
 from anyio.abc import TaskGroup
 
 from sfworker.catalog.job import Job
 from sfworker.catalog.resources import Limit
-from sfworker.errors import ClusterInitializationError, Failure, ResultSaveError
+from sfworker.errors import ClusterInitializationError, Failure, ResultSaveError, TaskExecutionError
 from sfworker.pool.bridge import Bridge, HostedProcess, UnplacedError
 from sfworker.pool.keepers import NodesKeeper, located
 from sfworker.pool.mesh import Limits, Listener, Mesh
-from sfworker.pool.outcome import Outcome
+from sfworker.pool.outcome import Outcome, Stop
 from sfworker.pool.ray_head import OWN, LocalHead
 from sfworker.pool.starts import shared_id, starts_elsewhere, terms
 from sfworker.settings import Settings
@@ -49,6 +51,15 @@ class Placement:
                 self.bridge.give_up(process.party)
 
 
+class Handle(Protocol):
+    """Describes what is needed of an `Execution`."""
+
+    stopped: Stop | None
+    stop_asked: anyio.Event
+
+    def begun(self, mesh: Mesh) -> None: ...
+
+
 class Clusters:
     """The bridges to all clusters that jobs have named."""
 
@@ -69,14 +80,17 @@ class Clusters:
         listener: Listener,
         tenant: str,
         limits: Limits,
-        begun: Callable[[Mesh], None],
+        execution: Handle,
         log_line: Callable[[str, bytes], None],
     ) -> AsyncIterator[Outcome]:
         """Run the job's computation and yield its outcome. After the block, all that it used is let go."""
         try:
-            placement = await self._place(job.cluster, job.parties)
+            placement = await self._place_unless(execution, job)
         except UnplacedError as error:
             yield Outcome(failure=error.failure, no_room=error.later)
+            return
+        if placement is None:
+            yield Outcome(failure=Failure.of(TaskExecutionError()), stopped=execution.stopped)
             return
         placement.processes = [
             placement.bridge.process(placement.run, party, partial(self._begin, job, tenant, placement, party))
@@ -86,7 +100,7 @@ class Clusters:
         for process in placement.processes:
             process.break_off, process.suspect = mesh.break_off, mesh.suspect
         try:
-            begun(mesh)
+            execution.begun(mesh)
             outcome = await mesh.run(starts_elsewhere(job, attempt, self._settings), limits, listener)
             outcome.keeper = NodesKeeper(job.parties, placement.run, placement.bridge.ask)
             yield outcome
@@ -110,10 +124,32 @@ class Clusters:
         try:
             with anyio.fail_after(REMOVE_SECONDS):
                 placement = await self._place(address, [party], room=False)
-                await placement.bridge.ask(party, partial(Remove, paths=paths))
-                placement.bridge.leave(placement.run)
+                try:
+                    await placement.bridge.ask(party, partial(Remove, paths=paths))
+                finally:
+                    placement.bridge.leave(placement.run)
         except (UnplacedError, ResultSaveError, TimeoutError) as error:
             _log.warning("what attempts have staged at %s could not be removed (%s)", party, type(error).__name__)
+
+    async def _place_unless(self, execution: Handle, job: Job) -> Placement | None:
+        """Place a job, or return None where it is stopped before. Raises UnplacedError."""
+        placed: list[Placement] = []
+        refused: list[UnplacedError] = []
+        async with anyio.create_task_group() as tasks:
+
+            async def place() -> None:
+                try:
+                    placed.append(await self._place(job.cluster, job.parties))
+                except UnplacedError as error:
+                    refused.append(error)
+                tasks.cancel_scope.cancel()
+
+            tasks.start_soon(place)
+            await execution.stop_asked.wait()
+            tasks.cancel_scope.cancel()
+        if refused:
+            raise refused[0]
+        return placed[0] if placed else None
 
     async def _place(self, address: str, parties: list[str], *, room: bool = True) -> Placement:
         """Place a job, at a new bridge where the one that there is ends meanwhile. Raises UnplacedError."""
@@ -137,7 +173,7 @@ class Clusters:
         if bridge is None or bridge.lost.is_set():
             directory = f"{self._directory}/ray-{next(self._numbers)}"
             bridge = self._bridges[name] = Bridge(self._settings, address, self._worker_id, directory, token)
-            self._tasks.start_soon(bridge.run)
+            Context().run(self._tasks.start_soon, bridge.run)  # its log is not this job's alone
         return bridge
 
     def _begin(self, job: Job, tenant: str, placement: Placement, party: str, start: Start) -> Begin:

@@ -55,10 +55,12 @@ class Execution:
     def __init__(self) -> None:
         self._mesh: Mesh | None = None
         self.stopped: Stop | None = None
+        self.stop_asked = anyio.Event()
 
     def stop(self, reason: Stop) -> None:
         """End the computation, or keep it from beginning."""
         self.stopped = max(self.stopped or reason, reason)
+        self.stop_asked.set()
         if self._mesh is not None:
             self._mesh.stop(reason)
 
@@ -113,8 +115,8 @@ class Pool:
             tell_why=self._settings.tell_peers_why,
         )
         if job.cluster:
-            log_line, begun = _line_logger(job), execution.begun
-            async with self.clusters.execute(job, attempt, listener, tenant, limits, begun, log_line) as outcome:
+            log_line = _line_logger(job)
+            async with self.clusters.execute(job, attempt, listener, tenant, limits, execution, log_line) as outcome:
                 yield outcome
             return
         directory = self.new_directory()

@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import sys
+import traceback
 from collections.abc import Coroutine
 from contextlib import suppress
 from pathlib import Path
@@ -31,6 +32,7 @@ from sfworker.gateway.dialling import split
 from sfworker.ray.host import Host
 from sfworker.ray.versions import versions
 from sfworker.wire.frames import FrameError, encode_body, encode_frame, receive_body
+from sfworker.wire.party_log import PartyRecord, encode_record
 from sfworker.wire.pipe import Pipe
 from sfworker.wire.ray import (
     BEAT_SECONDS,
@@ -66,7 +68,6 @@ _CERTIFICATE_DAYS = 3650
 _NO_MODULES = ["**/__pycache__", "**/node_modules"]
 _PR_SET_PDEATHSIG = 1
 _ALIVE = encode_body(Alive())
-_log = logging.getLogger("sfworker.bridge")
 
 
 class CannotPlaceError(Exception):
@@ -159,10 +160,11 @@ class Bridge:
     async def _place(self, place: Place) -> None:
         self._runs[place.run] = place.parties
         try:
-            offers = await self._offers()
-            _require_offered(place.parties, offers)
-            self._require_known_peers(place)
-            await asyncio.gather(*(self._keep(party, offers) for party in place.parties))
+            if not self._serves(place.parties):
+                offers = await self._offers()
+                _require_offered(place.parties, offers)
+                self._let_go_of_strangers(place)
+                await asyncio.gather(*(self._keep(party, offers) for party in place.parties))
             hosts = {party: self._hosts[party] for party in place.parties}
             if place.room:
                 await self._reserve(place.run, hosts)
@@ -190,8 +192,15 @@ class Bridge:
             raise ClusterGoneError("the Ray node of this host has ended")
         return [Offer(node["NodeID"], node["NodeManagerAddress"], node["Resources"]) for node in nodes]
 
-    def _require_known_peers(self, place: Place) -> None:
-        """Let hosts go that know nothing of a party which has joined the cluster since, unless they are busy."""
+    def _serves(self, parties: list[str]) -> bool:
+        """Return whether all parties have hosts that know each other."""
+        return all(party in self._hosts and self._hosts[party].parties >= set(parties) for party in parties)
+
+    def _let_go_of_strangers(self, place: Place) -> None:
+        """Let hosts go that know nothing of a party which has joined the cluster since.
+
+        Raises CannotPlaceError where they are busy.
+        """
         hosts = {party: self._hosts[party] for party in place.parties if party in self._hosts}
         stale = [party for party, host in hosts.items() if not host.parties >= set(place.parties)]
         others = [parties for run, parties in self._runs.items() if run != place.run]
@@ -250,17 +259,16 @@ class Bridge:
     async def _reserve(self, run: int, hosts: dict[str, Kept]) -> None:
         """Take the job's room at its nodes, which everybody sees as taken until it is left. Raises CannotPlaceError."""
         cpus = {"CPU": self._join.cpus} if self._join.cpus else {}
-        group = placement_group(
-            [{party: 1.0, f"node:{host.offer.address}": _SMALLEST, **cpus} for party, host in hosts.items()]
-        )
-        self._room[run] = group
-        if not await asyncio.get_running_loop().run_in_executor(None, group.wait, ROOM_SECONDS):
+        bundles = [{party: 1.0, f"node:{host.offer.address}": _SMALLEST, **cpus} for party, host in hosts.items()]
+        loop = asyncio.get_running_loop()  # which nothing that asks the cluster may hold up
+        self._room[run] = group = await loop.run_in_executor(None, placement_group, bundles)
+        if not await loop.run_in_executor(None, group.wait, ROOM_SECONDS):
             raise CannotPlaceError("the nodes of its parties have no room for another job now", later=True)
 
     def _leave(self, run: int) -> None:
         self._runs.pop(run, None)
         if group := self._room.pop(run, None):
-            remove_placement_group(group)
+            asyncio.get_running_loop().run_in_executor(None, remove_placement_group, group)
 
     async def _hear(self, party: str, host: Kept) -> None:
         """Carry what the party's node says until its host is gone."""
@@ -294,7 +302,10 @@ class Bridge:
     def _end(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            _log.error("the bridge ends: %s", error, exc_info=not isinstance(error, ClusterGoneError))
+            frames = "" if isinstance(error, ClusterGoneError) else "".join(traceback.format_tb(error.__traceback__))
+            told = str(error) if isinstance(error, ClusterGoneError) else type(error).__name__
+            record = PartyRecord(level="ERROR", logger="sfworker.bridge", message=told, exception=frames)
+            os.write(2, encode_record(record))
             os._exit(1)
 
 

@@ -117,12 +117,14 @@ class Node:
                 self._runs[number][0].signal(signal_number, whole_group=whole_group)
             case Dismiss(number) if number in self._runs:
                 self._tasks.start_soon(self._dismiss, number)
-            case Flush(number, run):
+            case Flush(number, run) if run in self._runs:
                 self._answer(number, self._runs[run][0].flush)
-            case Commit(number, run):
+            case Commit(number, run) if run in self._runs:
                 self._answer(number, self._runs[run][0].commit)
-            case Discard(number, run):
+            case Discard(number, run) if run in self._runs:
                 self._answer(number, self._runs[run][0].discard)
+            case Flush(number) | Commit(number) | Discard(number):  # nothing was started here
+                self._pipe.say(Done(number))
             case Remove(number, paths):
                 own = self._settings.roots_of(self._settings.party)
                 self._answer(number, partial(remove_left_behind, paths, own))
@@ -131,7 +133,8 @@ class Node:
         try:
             run = Run(begin, self._settings, self._pool, self._pipe)
         except OSError as error:
-            self._pipe.say(not_started(begin.run, error))
+            for message in not_started(begin.run, error):
+                self._pipe.say(message)
             return
         scope = anyio.CancelScope()
         self._runs[begin.run] = run, scope

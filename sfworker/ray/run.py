@@ -9,6 +9,7 @@ from signal import SIGKILL
 
 import anyio
 import msgspec
+from msgspec import Struct
 
 from sfworker.catalog.resources import Limit
 from sfworker.disks import disk_full, says_full, where_full
@@ -217,11 +218,12 @@ class Run:
         shutil.rmtree(self._directory, ignore_errors=True)
 
 
-def not_started(run: int, error: OSError) -> Broken:
+def not_started(run: int, error: OSError) -> list[Struct]:
     """Return what the daemon hears of an execution for which nothing could be started."""
     reason = os.strerror(error.errno) if error.errno else type(error).__name__
     full = disk_full("the run directory") if says_full(error) else None
-    return Broken(run, Failure.of(full or TaskExecutionError(f"a node could not start its process ({reason})")))
+    told = f"a node could not start its process ({reason})"
+    return [Broken(run, Failure.of(full or TaskExecutionError(told))), Exited(run, None, "could not be started")]
 
 
 def _stricter(one: Floors, other: Floors) -> Floors:

@@ -23,7 +23,9 @@ def cluster(nodes_directory: Path) -> Iterator[Cluster]:
     """A head and two nodes, `one` with alice and `two` with bob and carol, and room for eight party processes each."""
     one = settings_of_node(nodes_directory, "alice")
     two = settings_of_node(nodes_directory, "bob", "carol")
-    with Cluster(Node("one", {"alice": 8}, one), Node("two", {"bob": 8, "carol": 8}, two)) as made:
+    with Cluster(
+        Node("one", {"alice": 8}, environment=one), Node("two", {"bob": 8, "carol": 8}, environment=two)
+    ) as made:
         yield made
 
 

@@ -1,4 +1,4 @@
-"""What dies or hangs between a worker and its parties' nodes is heard of, and nothing of the job is left on these."""
+"""Whatever dies or hangs between a worker and its parties' nodes is heard of, and leaves nothing on these."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnNodes]:
     directory = tmp_path_factory.mktemp("f")
     one, two = settings_of_node(directory, "alice"), settings_of_node(directory, "bob")
     with (
-        Cluster(Node("one", {"alice": 2}, one), Node("two", {"bob": 2}, two)) as cluster,
+        Cluster(Node("one", {"alice": 2}, environment=one), Node("two", {"bob": 2}, environment=two)) as cluster,
         EmbeddedRedis() as redis,
         on_nodes(cluster, redis.url, tmp_path_factory.mktemp("w"), directory, concurrency="2") as made,
     ):

@@ -326,9 +326,9 @@ class Bridge:
             process.hear(message)
 
     def _lose_host(self, party: str, why: str) -> None:
-        _log.warning("the process of %s on the Ray cluster %s", party, why)
         for process in list(self._processes.values()):
-            if process.party == party:
+            if process.party == party and not process.ended.is_set():
+                _log.warning("the process of %s on the Ray cluster %s", party, why)
                 process.lose(why)
         for asked, answer in list(self._asked.values()):
             if asked == party:

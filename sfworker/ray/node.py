@@ -24,7 +24,7 @@ from pathlib import Path
 import anyio
 from anyio.abc import TaskGroup
 
-from sfworker.errors import ClusterInitializationError, Failure, SecretFlowTaskError, SettingsError
+from sfworker.errors import ClusterInitializationError, Failure, ResultSaveError, SecretFlowTaskError, SettingsError
 from sfworker.logs import configure
 from sfworker.pool import roots
 from sfworker.pool.outputs import remove_left_behind
@@ -123,8 +123,11 @@ class Node:
                 self._answer(number, self._runs[run][0].commit)
             case Discard(number, run) if run in self._runs:
                 self._answer(number, self._runs[run][0].discard)
-            case Flush(number) | Commit(number) | Discard(number):  # nothing was started here
+            case Discard(number):  # they went with the host before this one
                 self._pipe.say(Done(number))
+            case Flush(number) | Commit(number):
+                gone = ResultSaveError(f"the outputs of {self._settings.party} were lost with its host")
+                self._pipe.say(Done(number, Failure.of(gone)))
             case Remove(number, paths):
                 own = self._settings.roots_of(self._settings.party)
                 self._answer(number, partial(remove_left_behind, paths, own))

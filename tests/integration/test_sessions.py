@@ -11,9 +11,7 @@ from tests.running_worker import PARTIES, RunningWorker, envelope
 
 
 @pytest.mark.parametrize("config", [{"engine": "ray"}, {"address": "10.0.0.1:6379"}])
-def test_ray_is_refused_where_the_operator_names_none(
-    worker: RunningWorker, config: dict[str, str]
-) -> None:
+def test_ray_is_refused_where_the_operator_names_none(worker: RunningWorker, config: dict[str, str]) -> None:
     job = envelope({"task_type": "health_check"})
     job["sf_init_config"] = {"parties": PARTIES, **config}
     result = worker.run(job)

@@ -42,7 +42,6 @@ from sfworker.wire.ray import (
     Alive,
     Begin,
     Commit,
-    Discard,
     Dismiss,
     Done,
     Flush,
@@ -121,10 +120,6 @@ class Node:
                 self._answer(number, self._runs[run][0].flush)
             case Commit(number, run) if run in self._runs:
                 self._answer(number, self._runs[run][0].commit)
-            case Discard(number, run) if run in self._runs:
-                self._answer(number, self._runs[run][0].discard)
-            case Discard(number):  # they went with the host before this one
-                self._pipe.say(Done(number))
             case Flush(number) | Commit(number):
                 gone = ResultSaveError(f"the outputs of {self._settings.party} were lost with its host")
                 self._pipe.say(Done(number, Failure.of(gone)))
@@ -230,6 +225,7 @@ async def _end_gateway(settings: Settings) -> None:
 def main() -> None:
     """Entry of the node's process, which the host starts with the number of a descriptor."""
     connection = socket.socket(fileno=int(sys.argv[1]))
+    connection.set_inheritable(False)  # or whoever is started here would hide this process's end from the host
     if os.fork():
         os._exit(0)
     os.setsid()

@@ -20,7 +20,7 @@ import msgspec
 from anyio.abc import Process
 from msgspec import Struct
 
-from sfworker.errors import ClusterInitializationError, Failure, ResultSaveError
+from sfworker.errors import ClusterInitializationError, Failure, PartyProcessLostError, ResultSaveError
 from sfworker.logs import party_line
 from sfworker.pool.channel import LineChannel
 from sfworker.pool.template import job_environment
@@ -161,8 +161,8 @@ class HostedProcess:
             case Broken(_, failure):
                 self.break_off(failure)
             case LinkLost(_, party, why):
-                told = f"the node of {self.party} lost that of {party}, which {why}"
-                self.suspect(Failure.of(ClusterInitializationError(told)))
+                told = f"the process of {party} was lost, as its gateway {why}"
+                self.suspect(Failure.of(PartyProcessLostError(told)))
 
     def _end(self, status: int | None, how: str) -> None:
         if not self.ended.is_set():

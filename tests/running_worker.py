@@ -201,7 +201,7 @@ class RunningWorker:
 
     def executions_on_disk(self) -> list[Path]:
         """Directories of executions under the run directory."""
-        return [path for path in self.run_dir.glob("sfworker-run-*/*") if path.is_dir()]
+        return [path for path in self.run_dir.glob("sfworker-run-*/[0-9]*") if path.is_dir()]
 
     def until_clean(self, spares: int = 2) -> None:
         """Wait until nothing of an execution is left: no process but the template and its spares, no directory."""

@@ -327,7 +327,8 @@ class _Run:
         )
 
     async def _remove_left_behind(self, written: list[str]) -> None:
-        await self._pool.remove_left_behind(written)
+        if written:
+            await self._pool.remove_left_behind(written)
 
     def _keeper(self, outcome: Outcome) -> Keeper:
         return outcome.keeper or HereKeeper(self._settings)

@@ -20,7 +20,7 @@ import msgspec
 from anyio.abc import Process
 from msgspec import Struct
 
-from sfworker.errors import ClusterInitializationError, Failure, ResultSaveError
+from sfworker.errors import ClusterInitializationError, Failure, PartyProcessLostError, ResultSaveError
 from sfworker.logs import party_line
 from sfworker.pool.channel import LineChannel
 from sfworker.pool.template import job_environment
@@ -161,8 +161,8 @@ class HostedProcess:
             case Broken(_, failure):
                 self.break_off(failure)
             case LinkLost(_, party, why):
-                told = f"the node of {self.party} lost that of {party}, which {why}"
-                self.suspect(Failure.of(ClusterInitializationError(told)))
+                told = f"the process of {party} was lost, as its gateway {why}"
+                self.suspect(Failure.of(PartyProcessLostError(told)))
 
     def _end(self, status: int | None, how: str) -> None:
         if not self.ended.is_set():
@@ -326,9 +326,9 @@ class Bridge:
             process.hear(message)
 
     def _lose_host(self, party: str, why: str) -> None:
-        _log.warning("the process of %s on the Ray cluster %s", party, why)
         for process in list(self._processes.values()):
-            if process.party == party:
+            if process.party == party and not process.ended.is_set():
+                _log.warning("the process of %s on the Ray cluster %s", party, why)
                 process.lose(why)
         for asked, answer in list(self._asked.values()):
             if asked == party:

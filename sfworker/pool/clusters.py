@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from contextvars import Context
 from functools import partial
@@ -17,7 +17,7 @@ from sfworker.catalog.job import Job
 from sfworker.catalog.resources import Limit
 from sfworker.errors import ClusterInitializationError, Failure, ResultSaveError, TaskExecutionError
 from sfworker.pool.bridge import Bridge, HostedProcess, UnplacedError
-from sfworker.pool.keepers import NodesKeeper, located
+from sfworker.pool.keepers import NodesKeeper, by_place, located
 from sfworker.pool.mesh import Limits, Listener, Mesh
 from sfworker.pool.outcome import Outcome, Stop
 from sfworker.pool.ray_head import OWN, LocalHead
@@ -102,7 +102,7 @@ class Clusters:
         try:
             execution.begun(mesh)
             outcome = await mesh.run(starts_elsewhere(job, attempt, self._settings), limits, listener)
-            outcome.keeper = NodesKeeper(job.parties, placement.run, placement.bridge.ask)
+            outcome.keeper = NodesKeeper(job.parties, placement.run, placement.bridge.ask, self._remove_soon)
             yield outcome
         finally:
             self._tasks.start_soon(self._clean_up, mesh, placement)
@@ -116,6 +116,11 @@ class Clusters:
     async def stop(self) -> None:
         """End the worker's own head."""
         await self._head.stop()
+
+    def _remove_soon(self, paths: Iterable[str]) -> None:
+        """Remove staged outputs. A host that is gone has to be replaced first, for which the answer does not wait."""
+        for (address, party), found in by_place(paths).items():
+            self._tasks.start_soon(self.remove, address, party, found)
 
     async def remove(self, address: str, party: str, paths: list[str]) -> None:
         """Remove what attempts have left on a party's node, as far as that can be reached."""

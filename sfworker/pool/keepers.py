@@ -13,8 +13,9 @@ from sfworker.errors import ResultSaveError
 from sfworker.pool import outputs
 from sfworker.settings import Settings
 from sfworker.wire.frames import Staging
-from sfworker.wire.ray import Commit, Discard, Flush
+from sfworker.wire.ray import Commit, Flush
 
+Remover = Callable[[Iterable[str]], None]
 Ask = Callable[[str, Callable[[int], Struct]], Any]
 
 
@@ -56,10 +57,11 @@ class NodesKeeper:
     error says at whom the outputs are in place.
     """
 
-    def __init__(self, parties: list[str], run: int, ask: Ask) -> None:
+    def __init__(self, parties: list[str], run: int, ask: Ask, remove: Remover) -> None:
         self._parties = parties
         self._run = run
         self._ask = ask
+        self._remove = remove
 
     async def flush(self, staged: list[Staging]) -> None:
         failed = await self._all(Flush)
@@ -74,8 +76,7 @@ class NodesKeeper:
             raise ResultSaveError(f"{error} ({party}); the outputs of {placed} are in their places")
 
     async def discard(self, staged: list[Staging]) -> None:
-        if staged:
-            await self._all(Discard)  # what a lost node has left, it removes itself
+        self._remove([output.staged for output in staged])
 
     async def _all(self, kind: Callable[..., Struct]) -> dict[str, ResultSaveError]:
         """Ask all parties' nodes at once, and return the errors of those that could not do it."""

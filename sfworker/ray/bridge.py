@@ -139,6 +139,8 @@ class Bridge:
             match decode_for_bridge(await self._pipe.hear()):
                 case Carried(party, body) if party in self._hosts:
                     self._hosts[party].say(body)
+                case Carried(party):  # an answer may be waited for
+                    self._pipe.say(HostLost(party, "was lost with its host"))
                 case Place() as place:
                     self._start(self._place(place))
                 case Leave(run):

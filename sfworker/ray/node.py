@@ -24,7 +24,7 @@ from pathlib import Path
 import anyio
 from anyio.abc import TaskGroup
 
-from sfworker.errors import ClusterInitializationError, Failure, SecretFlowTaskError, SettingsError
+from sfworker.errors import ClusterInitializationError, Failure, ResultSaveError, SecretFlowTaskError, SettingsError
 from sfworker.logs import configure
 from sfworker.pool import roots
 from sfworker.pool.outputs import remove_left_behind
@@ -42,7 +42,6 @@ from sfworker.wire.ray import (
     Alive,
     Begin,
     Commit,
-    Discard,
     Dismiss,
     Done,
     Flush,
@@ -121,10 +120,9 @@ class Node:
                 self._answer(number, self._runs[run][0].flush)
             case Commit(number, run) if run in self._runs:
                 self._answer(number, self._runs[run][0].commit)
-            case Discard(number, run) if run in self._runs:
-                self._answer(number, self._runs[run][0].discard)
-            case Flush(number) | Commit(number) | Discard(number):  # nothing was started here
-                self._pipe.say(Done(number))
+            case Flush(number) | Commit(number):
+                gone = ResultSaveError(f"the outputs of {self._settings.party} were lost with its host")
+                self._pipe.say(Done(number, Failure.of(gone)))
             case Remove(number, paths):
                 own = self._settings.roots_of(self._settings.party)
                 self._answer(number, partial(remove_left_behind, paths, own))
@@ -227,6 +225,7 @@ async def _end_gateway(settings: Settings) -> None:
 def main() -> None:
     """Entry of the node's process, which the host starts with the number of a descriptor."""
     connection = socket.socket(fileno=int(sys.argv[1]))
+    connection.set_inheritable(False)  # or whoever is started here would hide this process's end from the host
     if os.fork():
         os._exit(0)
     os.setsid()

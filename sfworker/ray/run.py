@@ -131,11 +131,6 @@ class Run:
         staged, self._staged = self._staged, []
         outputs.commit(staged, self._roots, self._settings.log_file)
 
-    def discard(self) -> None:
-        """Remove them."""
-        staged, self._staged = self._staged, []
-        outputs.discard(staged, self._roots)
-
     def _own(self, start: Start) -> Start:
         """Return the Start frame with what is this node's own."""
         settings = self._settings

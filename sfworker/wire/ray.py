@@ -187,13 +187,6 @@ class Commit(Struct, frozen=True, tag="commit"):
     run: int
 
 
-class Discard(Struct, frozen=True, tag="discard"):
-    """Asks to remove them."""
-
-    number: int
-    run: int
-
-
 class Remove(Struct, frozen=True, tag="remove"):
     """Asks to remove staged outputs, checkpoints and empty directories which attempts have left."""
 
@@ -258,7 +251,7 @@ class Done(Struct, frozen=True, tag="done"):
     failure: Failure | None = None
 
 
-ToNode = Setup | Alive | Begin | SignalRun | Dismiss | Flush | Commit | Discard | Remove
+ToNode = Setup | Alive | Begin | SignalRun | Dismiss | Flush | Commit | Remove
 FromNode = Ready | Unready | Alive | Said | Nonsense | Printed | Closed | Exited | LinkLost | Broken | Done
 decode_for_bridge: Any = msgspec.msgpack.Decoder(Join | Alive | Carried | Place | Leave | GiveUp).decode
 decode_from_bridge: Any = msgspec.msgpack.Decoder(

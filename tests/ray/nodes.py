@@ -83,9 +83,12 @@ class OnNodes:
     def until_clean(self) -> None:
         """Wait until nothing of an execution is left on any node: no process but spares, no file."""
         until(lambda: not self.left())
-        for party in ("alice", "bob"):
-            for node in self._nodes(party):
-                until(lambda node=node: len(_children(*_children(node, program=TEMPLATE))) == SPARES)  # type: ignore[misc]
+        until(lambda: all(len(forked) == SPARES for forked in self._forked()))
+
+    def _forked(self) -> list[list[int]]:
+        """What each node's template has forked. A node that is about to end is asked anew until it has."""
+        nodes = [node for party in ("alice", "bob") for node in self._nodes(party)]
+        return [_children(*_children(node, program=TEMPLATE)) for node in nodes]
 
     def serving(self, program: bytes = b"sfworker") -> list[int]:
         """Every process of sfworker on the nodes."""

@@ -16,6 +16,7 @@ from tests.ray.lab import Cluster, Node, in_session
 from tests.ray.nodes import OnNodes, on_nodes, settings_of_node
 from tests.running_worker import RunningWorker, envelope, until
 
+pytestmark = pytest.mark.slow
 OUTPUTS = {"alice": "a", "bob": "b"}
 
 

@@ -39,6 +39,8 @@ class Job:
     """This worker's party where others are elsewhere."""
     peers: dict[str, str]
     """Addresses of the gateways of the parties that are elsewhere."""
+    keeps_session: bool
+    """True where its session may be another job's afterwards, or was one's before."""
     agreed: Any
     """Parameters that have to be the same at all parties."""
     resources: Resources
@@ -70,23 +72,35 @@ def accept(data: bytes, settings: Settings, now: float) -> Job:
             raise ParameterValidationError(f"{device}_config: required by task type {task_type.name}")
     if envelope.spu_config is not None:
         _check_spu(envelope.spu_config, parties, settings)
+    mode = _mode(envelope, task_type, settings)
+    unmet = _unmet(envelope.options, mode, settings, peers)
     return Job(
         envelope=envelope,
         task_type=task_type,
         parties=parties,
-        mode=_mode(envelope, task_type, settings),
+        mode=mode,
         self_party=settings.party if peers else None,
         peers=peers,
+        keeps_session=envelope.options.session == "reuse" and not unmet,
         agreed=params.agreed() if peers else None,
         resources=granted(envelope.options, settings),
         disclosures=[*task_type.disclosures, *(_dealt(envelope, task_type, parties, settings) if peers else [])],
-        warnings=[*without_effect(data), *_unmet(envelope.options)],
+        warnings=[*without_effect(data), *unmet],
     )
 
 
-def _unmet(options: Options) -> list[str]:
-    asked = options.session == "reuse"
-    return ["options.session: has no effect in this worker, whose sessions are all fresh"] if asked else []
+def _unmet(options: Options, mode: Mode, settings: Settings, peers: dict[str, str]) -> list[str]:
+    if options.session != "reuse":
+        return []
+    if not settings.session_jobs:
+        why = f"in this worker, whose sessions are all fresh ({variable('session_jobs')})"
+    elif mode == "none":
+        why = "for a task type that joins no session"
+    elif peers:
+        why = "where parties are elsewhere"
+    else:
+        return []
+    return [f"options.session: has no effect {why}"]
 
 
 def _parties(envelope: Envelope, settings: Settings) -> list[str]:

@@ -15,6 +15,7 @@ import math
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -51,6 +52,8 @@ from sfworker.wire.frames import (
     Making,
     PartyFrame,
     Progressed,
+    Renew,
+    Renewed,
     StageReached,
     Staging,
     Start,
@@ -70,6 +73,7 @@ LEAVE_SECONDS = 5.0
 DISMISSAL_SECONDS = 10.0
 KILL_SECONDS = 5.0
 """Longest wait for killed processes to end. Beyond it, the template hangs, or the kernel."""
+RENEW_SECONDS = 10.0
 MOST_PATHS = 1000
 """Outputs, directories and checkpoints of one process."""
 ASK = signal.SIGUSR1
@@ -109,7 +113,7 @@ class Mesh:
         remotes: Remotes | None = None,
     ) -> None:
         self._template = template
-        self._processes = processes
+        self.processes = processes
         self._remotes = remotes
         self._log_line = log_line
         self._outcome = Outcome()
@@ -130,6 +134,8 @@ class Mesh:
         self._names: list[str] = []
         self._oom_kills = 0
         self._changed = anyio.Event()
+        self._remains: dict[int, list[str]] = {}
+        """By rank, what processes could not remove of the execution."""
 
     async def run(self, starts: list[Start], limits: Limits, listener: Listener) -> Outcome:
         """Start every party and wait for the outcome, after which no party computes any more.
@@ -147,7 +153,7 @@ class Mesh:
             except GatewayLostError as error:
                 self._outcome.peer_absent = True
                 self.fail(Failure.of(error))
-        for rank, process in enumerate(self._processes):
+        for rank, process in enumerate(self.processes):
             process.assign(
                 partial(self._hear, rank),
                 partial(self._hear_end, rank),
@@ -155,7 +161,7 @@ class Mesh:
                 partial(self._log_line, self._names[rank]),
                 longest_party_frame(starts[rank].max_result_bytes),
             )
-        for process, start in zip(self._processes, starts, strict=True):
+        for process, start in zip(self.processes, starts, strict=True):
             try:
                 await process.send(start)
             except OSError:
@@ -196,17 +202,44 @@ class Mesh:
     @property
     def groups(self) -> list[int]:
         """Process groups of the parties, which hold all processes that a party starts, too."""
-        return [process.pid for process in self._processes if process.pid is not None]
+        return [process.pid for process in self.processes if process.pid is not None]
+
+    async def renew(self) -> list[str]:
+        """Let the processes forget the execution, and name what remains of it, which is nothing where all are as new.
+
+        Only after a success.
+        """
+        for process in self.processes:
+            with suppress(OSError):  # its end is looked at below
+                await process.send(Renew())
+        with anyio.move_on_after(RENEW_SECONDS):
+            while len(self._remains) < len(self.processes) and not self.has_ended:
+                await self._changed.wait()
+                self._changed = anyio.Event()
+        if self.has_ended or len(self._remains) < len(self.processes):
+            return ["a process that does not answer"]
+        return sorted(set(chain.from_iterable(self._remains.values())))
+
+    @property
+    def has_ended(self) -> bool:
+        """True where a process has ended."""
+        return any(process.ended.is_set() for process in self.processes)
+
+    async def until_one_ended(self) -> None:
+        """Wait for the end of a process, after the outcome."""
+        while not self.has_ended:
+            await self._changed.wait()
+            self._changed = anyio.Event()
 
     async def dismiss(self) -> None:
         """Let the processes go, wait for their end, and kill those that do not end."""
-        for process in self._processes:
+        for process in self.processes:
             process.dismiss()
         with anyio.move_on_after(DISMISSAL_SECONDS):
-            for process in self._processes:
+            for process in self.processes:
                 await process.ended.wait()
         await self._kill()
-        for process in self._processes:
+        for process in self.processes:
             process.close()
         if self._remotes is not None:
             self._remotes.close()
@@ -236,6 +269,10 @@ class Mesh:
 
     def _hear(self, rank: int, body: bytes) -> None:
         frame: PartyFrame = decode_party_frame(body)
+        if isinstance(frame, Renewed) and self._is_decided:
+            self._remains[rank] = frame.remains
+            self._changed.set()
+            return
         if rank not in self._missing:
             raise FrameError("a frame after its outcome")
         if isinstance(frame, Making | Staging | Keeping):
@@ -265,6 +302,8 @@ class Mesh:
                 self._failed.add(rank)
                 self._note_end(rank, frame.peak_rss_bytes)
                 self._hear_failure(frame)
+            case Renewed():
+                raise FrameError("an answer to no question")
         self._changed.set()
 
     def _hear_remote(self, heard: RemoteHeard | Lost) -> None:
@@ -348,9 +387,10 @@ class Mesh:
 
         The others may still need one that has succeeded.
         """
+        self._changed.set()
         if rank in self._failed or self._settled():
             return
-        process = self._processes[rank]
+        process = self.processes[rank]
         if not process.ended.is_set():
             if rank not in self._missing:
                 return
@@ -386,14 +426,14 @@ class Mesh:
         self.fail(Failure.of(TaskExecutionError()))
 
     def _ask(self) -> None:
-        for process in self._processes:
+        for process in self.processes:
             self._template.signal(process, ASK, whole_group=False)
 
     async def _kill(self) -> None:
-        for process in self._processes:
+        for process in self.processes:
             self._template.signal(process, signal.SIGKILL, whole_group=True)
         with anyio.move_on_after(KILL_SECONDS):
-            for process in self._processes:
+            for process in self.processes:
                 await process.ended.wait()
             return
         self._template.kill()

@@ -2,8 +2,9 @@
 
     acquire spares --> Mesh.run --> outcome --> (the daemon publishes) --> dismiss, remove scratch, fork new spares
 
-A spare is a process that has been forked and waits for its Start frame; it serves one execution like any other. The
-template is replaced, with growing pauses, when it dies.
+A spare is a process that has been forked and waits for its Start frame; it serves one execution like any other, or
+several where jobs ask for that and `sessions` keeps theirs. The template is replaced, with growing pauses, when it
+dies.
 """
 
 from __future__ import annotations
@@ -32,8 +33,10 @@ from sfworker.pool.party_process import PartyProcess
 from sfworker.pool.processors import Processors
 from sfworker.pool.remotes import Remotes
 from sfworker.pool.run_dir import EXECUTIONS
-from sfworker.pool.starts import opened, starts
+from sfworker.pool.sessions import Session, Sessions
+from sfworker.pool.starts import opened, session_key, starts
 from sfworker.pool.template import Template
+from sfworker.pool.usage import memory_above
 from sfworker.settings import Settings
 from sfworker.telemetry import ExecutionTrace
 from sfworker.wire.frames import Start
@@ -76,6 +79,7 @@ class Pool:
         self._spares: deque[PartyProcess] = deque()
         self._numbers = count(1)
         self._processors = Processors()
+        self._sessions = Sessions(settings)
         self._changed = anyio.Event()
         self.gateway = OwnGateway(settings)
         self.trouble = ""
@@ -105,14 +109,24 @@ class Pool:
         directory = self._new_directory()
         template = self._template
         frames: list[Start] = []
+        session: Session | None = None
+        self._sessions.began()
         try:
             os.mkdir(directory, 0o700)
             frames = starts(job, attempt, self._settings, directory, self._processors)
+            if job.keeps_session:
+                session = await self._session(session_key(job, tenant, frames))
+                frames = session.starts(frames)
             remotes = self._remotes(job, directory, tenant, replays, trace) if job.peers else None
-            mesh = Mesh(template, self._acquire_all(len(frames)), _line_logger(job), remotes)
+            processes = session.processes if session else []
+            if not processes:
+                self._sessions.make_room()
+                processes += self._acquire_all(len(frames))
+            mesh = Mesh(template, processes, _line_logger(job), remotes)
         except OSError as error:  # the disk is full, or the template has died since this job was taken
             self._release(frames)
-            shutil.rmtree(directory, ignore_errors=True)
+            self._sessions.ended()
+            await anyio.to_thread.run_sync(_remove, directory, session)
             sentence = f"the worker could not start a process for this job ({_reason(error)})"
             full = says_full(error)
             failure = Failure.of(disk_full("the run directory") if full else TaskExecutionError(sentence))
@@ -125,12 +139,34 @@ class Pool:
                 grace=self._settings.cancel_grace_seconds,
                 tell_why=self._settings.tell_peers_why,
             )
+            is_kept = False
             execution.begun(mesh)
             asyncio.get_running_loop().call_later(REFILL_DELAY, self._refill)
-            yield await self._run_guarded(mesh, remotes, frames, limits, listener, job, directory)
+            outcome = await self._run_guarded(mesh, remotes, frames, limits, listener, job, directory)
+            outcome.number = frames[0].number
+            yield outcome
+            is_kept = session is not None and outcome.is_answered and execution.stopped is None
         finally:
             self._release(frames)
-            self._tasks.start_soon(self._clean_up, mesh, directory)
+            self._sessions.ended()
+            if session is not None and is_kept and self._sessions.offer(session):
+                self._tasks.start_soon(self._keep, mesh, directory, session, self._memory_of_kept(job))
+            else:
+                self._tasks.start_soon(self._clean_up, mesh, directory, session)
+
+    async def _session(self, key: bytes) -> Session:
+        """Return a kept session, or one that is yet to get processes."""
+        if (session := await self._sessions.take(key)) is not None:
+            return session
+        directory = self._new_directory()
+        os.mkdir(directory, 0o700)
+        return Session(key, directory)
+
+    def _memory_of_kept(self, job: Job) -> int:
+        """Return the bytes that a kept session may use, of which most of a job's own limit has to be left."""
+        limit = job.resources.memory
+        most = self._settings.session_memory_bytes
+        return most if limit is None else min(most, limit.amount // 4)
 
     def _remotes(self, job: Job, directory: str, tenant: str, replays: int, trace: ExecutionTrace) -> Remotes:
         traceparent = trace.traceparent if self._settings.link_traces else None
@@ -159,6 +195,10 @@ class Pool:
             self._discard_spares()
             await anyio.sleep(pause)
             self._template = Template(self._settings, self._directory)
+
+    def keep_no_more(self) -> None:
+        """End the sessions that wait for a job."""
+        self._sessions.close()
 
     async def stop(self) -> None:
         """End every process."""
@@ -241,10 +281,34 @@ class Pool:
         while self._spares:
             self._spares.popleft().close()
 
-    async def _clean_up(self, mesh: Mesh, directory: str) -> None:
+    async def _keep(self, mesh: Mesh, directory: str, session: Session, most_memory: int) -> None:
+        """Let a session wait for its next execution, and end it where none comes or it is not fit for one."""
+        self._refill()
+        remains = await mesh.renew()
+        await anyio.to_thread.run_sync(_remove, directory)
+        used = None if remains else await anyio.to_thread.run_sync(memory_above, most_memory, mesh.groups)
+        if used is not None:
+            remains = [f"{used} bytes of memory"]
+        session.is_fit = not remains
+        session.renewed.set()
+        if remains:
+            _log.info("a session is not kept, because of what its job has left: %s", ", ".join(remains))
+        else:
+            await session.idle(mesh, self._settings.session_idle_seconds)
+        if remains or not session.is_taken:
+            self._sessions.remove(session)
+            await self._clean_up(mesh, directory, session)
+
+    async def _clean_up(self, mesh: Mesh, directory: str, session: Session | None) -> None:
         self._refill()
         await mesh.dismiss()
-        await anyio.to_thread.run_sync(lambda: shutil.rmtree(directory, ignore_errors=True))
+        await anyio.to_thread.run_sync(_remove, directory, session)
+
+
+def _remove(directory: str, session: Session | None = None) -> None:
+    shutil.rmtree(directory, ignore_errors=True)
+    if session is not None:
+        shutil.rmtree(session.directory, ignore_errors=True)
 
 
 def _reason(error: Exception) -> str:

@@ -62,9 +62,8 @@ def _of_python() -> Iterator[Callable[[], object]]:
     yield partial(socket.setdefaulttimeout, socket.getdefaulttimeout())
     yield partial(_filter_warnings, [*warnings.filters])
     yield partial(logging.disable, logging.root.manager.disable)
-    loggers = [each for each in logging.root.manager.loggerDict.values() if isinstance(each, logging.Logger)]
-    for logger in (logging.root, *loggers):
-        yield partial(_replace_logger, logger, dict(vars(logger)), [*logger.handlers], [*logger.filters])
+    loggers = {each: (dict(vars(each)), [*each.handlers], [*each.filters]) for each in _loggers()}
+    yield partial(_restore_loggers, loggers)
     yield logging.root.manager._clear_cache  # type: ignore[attr-defined]
 
 
@@ -102,8 +101,18 @@ def _limit(name: int, limits: tuple[int, int]) -> None:
         resource.setrlimit(name, limits)
 
 
-def _replace_logger(logger: logging.Logger, values: dict[str, Any], handlers: list[Any], filters: list[Any]) -> None:
-    vars(logger).update(values | {"handlers": [*handlers], "filters": [*filters]})
+def _loggers() -> list[logging.Logger]:
+    found = logging.root.manager.loggerDict.values()
+    return [logging.root, *(each for each in found if isinstance(each, logging.Logger))]
+
+
+def _restore_loggers(loggers: dict[logging.Logger, tuple[dict[str, Any], list[Any], list[Any]]]) -> None:
+    for logger in _loggers():
+        if logger in loggers:
+            values, handlers, filters = loggers[logger]
+            vars(logger).update(values | {"handlers": [*handlers], "filters": [*filters]})
+        else:  # it is new, and becomes as it was made
+            vars(logger).update(level=logging.NOTSET, handlers=[], filters=[], propagate=True, disabled=False)
 
 
 def _filter_warnings(filters: list[Any]) -> None:

@@ -121,7 +121,9 @@ def _mark(kind: str) -> None:
         case "socket":
             _held_in_json(socket.socket(socket.AF_UNIX))
         case "pipe":
-            _held_in_json(os.pipe())
+            ends = os.pipe()
+            os.write(ends[1], b"left")
+            _held_in_json(ends)
         case "mapping":
             with open("shared", "w+b") as file:
                 file.truncate(4096)

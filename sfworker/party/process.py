@@ -112,6 +112,7 @@ class _Session:
     def __init__(self) -> None:
         self.held: list[BaseException] = []
         """Kept alive until exit, as the devices are: destroying an SPU blocks on peers that may be waiting for us."""
+        self.roots: dict[str, DataRoots] = {}
         self._manager: DeviceManager | None = None
         self._start: Start | None = None
         self._before: Before | None = None
@@ -160,6 +161,8 @@ class _Session:
         try:
             remains = renewing.settle()
             renewing.forget_variables(manager.spus, start.self_party)
+            for roots in self.roots.values():
+                roots.close()
             remains += [*before.restore(renewing.own_threads()), *renewing.device_objects_left()]
         except Exception as error:  # noqa: BLE001 - a job may have broken anything, and then the process ends
             remains = [f"{type(error).__name__} at {party_logging.place(error.__traceback__)}"[:100]]
@@ -188,6 +191,10 @@ def _execute(start: Start, send: Callable[[Struct], None], session: _Session) ->
     manager: DeviceManager | None = None
     if start.mode != "none":
         devices, manager = session.join(send)
+    session.roots = {
+        party: DataRoots(roots, scratch, lambda path: send(Making(str(path))))
+        for party, roots in start.data_roots.items()
+    }
     began = time.monotonic()
     context: JobContext[Any] = JobContext(
         params=params,
@@ -197,10 +204,7 @@ def _execute(start: Start, send: Callable[[Struct], None], session: _Session) ->
         execution_id=start.execution_id,
         attempt=start.attempt,
         scratch=scratch,
-        roots={
-            party: DataRoots(roots, scratch, lambda path: send(Making(str(path))))
-            for party, roots in start.data_roots.items()
-        },
+        roots=session.roots,
         send=send,
         device_manager=manager,
         elsewhere=start.elsewhere,

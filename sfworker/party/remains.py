@@ -34,6 +34,7 @@ _HARMLESS = ("/dev/null", "/dev/urandom", "/dev/random", "/proc/", "/sys/", "ano
 _CONTAINERS = (list, tuple, set, frozenset, dict, deque, bytearray)
 _PLAIN = (str, bytes, int, float, complex, bool, type(None))
 _OF_CLASSES = ("__dict__", "__weakref__", "__doc__", "__module__", "__abstractmethods__", "_abc_impl")
+_OF_PYTHON = ("__builtins__", "__warningregistry__")
 _DEEPEST = 4
 _LARGEST = 10_000
 """Elements of a container that are looked at."""
@@ -134,8 +135,9 @@ class Before:
         return id(value), inside
 
     def _inside(self, mapping: dict[Any, Any], referred: dict[int, Any], depth: int = _DEEPEST) -> Any:
-        pairs = [pair for pair in [*mapping.items()][:_LARGEST] if pair[0] != "__builtins__"]
-        return len(mapping), [[self._print(each, referred, depth) for each in pair] for pair in pairs]
+        pairs = [pair for pair in mapping.items() if pair[0] not in _OF_PYTHON]
+        pairs, count = pairs[:_LARGEST], len(pairs)
+        return count, [[self._print(each, referred, depth) for each in pair] for pair in pairs]
 
 
 def _is_own(name: str, module: Any) -> bool:

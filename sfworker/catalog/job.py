@@ -73,7 +73,7 @@ def accept(data: bytes, settings: Settings, now: float) -> Job:
     if envelope.spu_config is not None:
         _check_spu(envelope.spu_config, parties, settings)
     mode = _mode(envelope, task_type, settings)
-    unmet = _unmet(envelope.options, mode, settings, peers)
+    unmet = _unmet(envelope.options, mode, settings)
     return Job(
         envelope=envelope,
         task_type=task_type,
@@ -89,15 +89,13 @@ def accept(data: bytes, settings: Settings, now: float) -> Job:
     )
 
 
-def _unmet(options: Options, mode: Mode, settings: Settings, peers: dict[str, str]) -> list[str]:
+def _unmet(options: Options, mode: Mode, settings: Settings) -> list[str]:
     if options.session != "reuse":
         return []
     if not settings.session_jobs:
         why = f"in this worker, whose sessions are all fresh ({variable('session_jobs')})"
     elif mode == "none":
         why = "for a task type that joins no session"
-    elif peers:
-        why = "where parties are elsewhere"
     else:
         return []
     return [f"options.session: has no effect {why}"]

@@ -59,10 +59,13 @@ from sfworker.wire.frames import (
     encode_frame,
     receive_body,
 )
+from sfworker.wire.gateway import SPU_LINKS
 
 if TYPE_CHECKING:
     from sfworker.session.device_manager import DeviceManager
 
+MOST_SPUS = SPU_LINKS - 3
+"""SPUs of a session that may serve another execution, which may need a few of its own."""
 STOP_SIGNAL = signal.SIGUSR1
 """Signal by which the daemon asks the job to stop. It raises on the main thread, so that the job can clean up."""
 
@@ -166,6 +169,8 @@ class _Session:
             remains += [*before.restore(renewing.own_threads()), *renewing.device_objects_left()]
         except Exception as error:  # noqa: BLE001 - a job may have broken anything, and then the process ends
             remains = [f"{type(error).__name__} at {party_logging.place(error.__traceback__)}"[:100]]
+        if len(manager.spus) > MOST_SPUS:
+            remains.append("devices")
         return remains[:MOST_REMAINS]
 
 

@@ -61,8 +61,8 @@ from sfworker.wire.frames import (
     decode_party_frame,
     longest_party_frame,
 )
+from sfworker.wire.gateway import Agreed, Lost, PeerFailed, PeerFrame, PeerReached, PeerSucceeded
 from sfworker.wire.gateway import Heard as RemoteHeard
-from sfworker.wire.gateway import Lost, PeerFailed, PeerFrame, PeerReached, PeerSucceeded
 
 ECHO_SECONDS = 1.0
 """Longest wait after an echo for the cause behind it, which another party may be about to report."""
@@ -111,10 +111,14 @@ class Mesh:
         processes: list[PartyProcess],
         log_line: Callable[[str, bytes], None],
         remotes: Remotes | None = None,
+        otherwise: Callable[[], tuple[list[PartyProcess], list[Start]]] | None = None,
     ) -> None:
+        """`otherwise` gives other processes and frames, where peers do not use the kept links of `processes`."""
         self._template = template
         self.processes = processes
         self._remotes = remotes
+        self._otherwise = otherwise
+        self._agreed: bool | None = None
         self._log_line = log_line
         self._outcome = Outcome()
         self._missing: set[int] = set(range(len(processes) + (len(remotes.names) if remotes else 0)))
@@ -153,21 +157,25 @@ class Mesh:
             except GatewayLostError as error:
                 self._outcome.peer_absent = True
                 self.fail(Failure.of(error))
+        if self._remotes is not None and self._remotes.has_choice:
+            await self._until(lambda: self._agreed is not None, began)
+        if self._agreed is False:
+            self._take_others()
         for rank, process in enumerate(self.processes):
             process.assign(
                 partial(self._hear, rank),
                 partial(self._hear_end, rank),
                 partial(self._hear_nonsense, rank),
                 partial(self._log_line, self._names[rank]),
-                longest_party_frame(starts[rank].max_result_bytes),
+                longest_party_frame(self._starts[rank].max_result_bytes),
             )
-        for process, start in zip(self.processes, starts, strict=True):
+        for process, start in zip(self.processes, [] if self._settled() else self._starts, strict=False):
             try:
                 await process.send(start)
             except OSError:
                 break  # its end is heard, and explained, below
         self._oom_kills = oom_kills()
-        await self._until_settled(began)
+        await self._until(self._settled, began)
         self._is_decided = True
         if self._outcome.failure is not None:
             self._tell_failure(self._outcome.failure)  # before a broken link gives the peers another reason
@@ -241,18 +249,37 @@ class Mesh:
         await self._kill()
         for process in self.processes:
             process.close()
+        self.part()
+
+    def forget_remotes(self) -> None:
+        """Leave the peers to who keeps the links."""
+        self._remotes = None
+
+    def part(self) -> None:
+        """Let the peers know that the attempt has ended."""
         if self._remotes is not None:
             self._remotes.close()
+            self._remotes = None
 
-    async def _until_settled(self, began: float) -> None:
+    def _take_others(self) -> None:
+        if self._otherwise is None:
+            return
+        try:
+            self.processes, self._starts = self._otherwise()
+        except OSError as error:
+            told = f"the worker could not start a process for this job ({type(error).__name__})"
+            self.fail(Failure.of(TaskExecutionError(told)))
+
+    async def _until(self, done: Callable[[], bool], began: float) -> None:
+        """Wait until it is done, or settled otherwise."""
         soft_at, hard_at = began + self._limits.soft, began + self._limits.hard
-        while not self._settled():
+        while not self._settled() and not done():
             decide_at = max(self._decide_at, *self._leaving.values(), 0.0)
             with anyio.move_on_at(min(soft_at, hard_at, self._kill_at, decide_at)):
                 await self._changed.wait()
             self._changed = anyio.Event()
             now = anyio.current_time()
-            if self._settled():
+            if self._settled() or done():
                 return
             if now >= hard_at:
                 self.stop(Stop.TIME_LIMIT)
@@ -306,7 +333,11 @@ class Mesh:
                 raise FrameError("an answer to no question")
         self._changed.set()
 
-    def _hear_remote(self, heard: RemoteHeard | Lost) -> None:
+    def _hear_remote(self, heard: RemoteHeard | Agreed | Lost) -> None:
+        if isinstance(heard, Agreed):
+            self._agreed = heard.keeps
+            self._changed.set()
+            return
         # What a peer says right behind its success counts, as where it gave up a host that was paused meanwhile.
         gave_up = isinstance(heard, RemoteHeard) and isinstance(heard.frame, PeerFailed) and not self._is_decided
         if self._outcome.failure is not None or (self._settled() and not gave_up):

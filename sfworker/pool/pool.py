@@ -16,6 +16,8 @@ import shutil
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from copy import copy
+from functools import partial
 from itertools import count
 
 import anyio
@@ -110,23 +112,27 @@ class Pool:
         template = self._template
         frames: list[Start] = []
         session: Session | None = None
+        used = [directory]
         self._sessions.began()
         try:
             os.mkdir(directory, 0o700)
             frames = starts(job, attempt, self._settings, directory, self._processors)
             if job.keeps_session:
                 session = await self._session(session_key(job, tenant, frames))
-                frames = session.starts(frames)
-            remotes = self._remotes(job, directory, tenant, replays, trace) if job.peers else None
+            remotes = self._remotes(job, self._sockets(session, job, used), session, tenant, replays, trace)
+            otherwise = partial(self._begin_anew, session, session.mesh, frames, used) if session else None
             processes = session.processes if session else []
             if not processes:
                 self._sessions.make_room()
                 processes += self._acquire_all(len(frames))
-            mesh = Mesh(template, processes, _line_logger(job), remotes)
+            mesh = Mesh(template, processes, _line_logger(job), remotes, otherwise)
+            if session is not None:
+                session.mesh = mesh
+                frames = session.starts(frames)
         except OSError as error:  # the disk is full, or the template has died since this job was taken
             self._release(frames)
             self._sessions.ended()
-            await anyio.to_thread.run_sync(_remove, directory, session)
+            await anyio.to_thread.run_sync(_remove, used, session)
             sentence = f"the worker could not start a process for this job ({_reason(error)})"
             full = says_full(error)
             failure = Failure.of(disk_full("the run directory") if full else TaskExecutionError(sentence))
@@ -143,16 +149,16 @@ class Pool:
             execution.begun(mesh)
             asyncio.get_running_loop().call_later(REFILL_DELAY, self._refill)
             outcome = await self._run_guarded(mesh, remotes, frames, limits, listener, job, directory)
-            outcome.number = frames[0].number
+            outcome.number = session.served - 1 if session else 0
             yield outcome
-            is_kept = session is not None and outcome.is_answered and execution.stopped is None
+            is_kept = outcome.is_answered and execution.stopped is None
         finally:
             self._release(frames)
             self._sessions.ended()
             if session is not None and is_kept and self._sessions.offer(session):
-                self._tasks.start_soon(self._keep, mesh, directory, session, self._memory_of_kept(job))
+                self._tasks.start_soon(self._keep, mesh, remotes, used, session, self._memory_of_kept(job))
             else:
-                self._tasks.start_soon(self._clean_up, mesh, directory, session)
+                self._tasks.start_soon(self._clean_up, mesh, used, session)
 
     async def _session(self, key: bytes) -> Session:
         """Return a kept session, or one that is yet to get processes."""
@@ -162,15 +168,50 @@ class Pool:
         os.mkdir(directory, 0o700)
         return Session(key, directory)
 
+    def _sockets(self, session: Session | None, job: Job, used: list[str]) -> str:
+        """Return the directory for sockets that stand in for parties elsewhere.
+
+        Where there is a kept session it is another one, which is needed only if the peers do not keep theirs.
+        """
+        if session is None:
+            return used[0]
+        if not session.served or not job.peers:
+            return session.directory
+        directory = self._new_directory()
+        os.mkdir(directory, 0o700)
+        used.append(directory)
+        return directory
+
+    def _begin_anew(
+        self, session: Session, mesh: Mesh | None, frames: list[Start], used: list[str]
+    ) -> tuple[list[PartyProcess], list[Start]]:
+        """Give a session new processes, in the place of those that ran the last `mesh`. Raises OSError."""
+        former = copy(session)
+        former.mesh = mesh
+        self._tasks.start_soon(self._end, former)
+        session.reset(used.pop())
+        self._sessions.make_room()
+        session.processes += self._acquire_all(len(frames))
+        return session.processes, session.starts(frames)
+
+    async def _end(self, session: Session) -> None:
+        await session.end()
+        await anyio.to_thread.run_sync(_remove, [], session)
+
     def _memory_of_kept(self, job: Job) -> int:
         """Return the bytes that a kept session may use, of which most of a job's own limit has to be left."""
         limit = job.resources.memory
         most = self._settings.session_memory_bytes
         return most if limit is None else min(most, limit.amount // 4)
 
-    def _remotes(self, job: Job, directory: str, tenant: str, replays: int, trace: ExecutionTrace) -> Remotes:
+    def _remotes(
+        self, job: Job, directory: str, session: Session | None, tenant: str, replays: int, trace: ExecutionTrace
+    ) -> Remotes | None:
+        if not job.peers:
+            return None
         traceparent = trace.traceparent if self._settings.link_traces else None
-        described = opened(job, self._settings, directory, tenant, replays, traceparent)
+        kept = session.known_as if session else ""
+        described = opened(job, self._settings, directory, tenant, replays, traceparent, kept)
         self.gateway.note_begin(described.execution_id)
         return Remotes(self._settings.gateway_socket(), described, trace.link)
 
@@ -281,14 +322,18 @@ class Pool:
         while self._spares:
             self._spares.popleft().close()
 
-    async def _keep(self, mesh: Mesh, directory: str, session: Session, most_memory: int) -> None:
+    async def _keep(
+        self, mesh: Mesh, remotes: Remotes | None, used: list[str], session: Session, most_memory: int
+    ) -> None:
         """Let a session wait for its next execution, and end it where none comes or it is not fit for one."""
         self._refill()
         remains = await mesh.renew()
-        await anyio.to_thread.run_sync(_remove, directory)
-        used = None if remains else await anyio.to_thread.run_sync(memory_above, most_memory, mesh.groups)
-        if used is not None:
-            remains = [f"{used} bytes of memory"]
+        if remotes is not None and not remains:
+            remains = await self._keep_links(mesh, remotes, session)
+        await anyio.to_thread.run_sync(_remove, used)
+        memory = None if remains else await anyio.to_thread.run_sync(memory_above, most_memory, mesh.groups)
+        if memory is not None:
+            remains = [f"{memory} bytes of memory"]
         session.is_fit = not remains
         session.renewed.set()
         if remains:
@@ -297,18 +342,28 @@ class Pool:
             await session.idle(mesh, self._settings.session_idle_seconds)
         if remains or not session.is_taken:
             self._sessions.remove(session)
-            await self._clean_up(mesh, directory, session)
+            await self._clean_up(mesh, used, session)
 
-    async def _clean_up(self, mesh: Mesh, directory: str, session: Session | None) -> None:
+    async def _keep_links(self, mesh: Mesh, remotes: Remotes, session: Session) -> list[str]:
+        """End the attempt for the peers, but not the links, which began with the session's first attempt."""
+        if session.remotes is not None:
+            mesh.part()
+            return []
+        mesh.forget_remotes()
+        session.remotes, session.links = remotes, await remotes.keep()
+        return [] if session.links else ["links that have ended"]
+
+    async def _clean_up(self, mesh: Mesh, used: list[str], session: Session | None) -> None:
         self._refill()
         await mesh.dismiss()
-        await anyio.to_thread.run_sync(_remove, directory, session)
+        if session is not None:
+            await session.end()
+        await anyio.to_thread.run_sync(_remove, used, session)
 
 
-def _remove(directory: str, session: Session | None = None) -> None:
-    shutil.rmtree(directory, ignore_errors=True)
-    if session is not None:
-        shutil.rmtree(session.directory, ignore_errors=True)
+def _remove(directories: list[str], session: Session | None = None) -> None:
+    for directory in [*directories, *([session.directory] if session else [])]:
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _reason(error: Exception) -> str:

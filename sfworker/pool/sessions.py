@@ -14,6 +14,7 @@ import msgspec
 
 from sfworker.pool.mesh import Mesh
 from sfworker.pool.party_process import PartyProcess
+from sfworker.pool.remotes import Remotes
 from sfworker.pool.usage import available_memory
 from sfworker.settings import Settings
 from sfworker.wire.frames import Start
@@ -26,6 +27,12 @@ class Session:
         self.key = key
         self.directory = directory
         self.processes: list[PartyProcess] = []
+        self.mesh: Mesh | None = None
+        """The last that ran here."""
+        self.remotes: Remotes | None = None
+        """Where parties are elsewhere: of the first execution, with which the links began that stay since."""
+        self.links = ""
+        """Id of these."""
         self.served = 0
         self.is_fit = False
         self.renewed = anyio.Event()
@@ -41,7 +48,25 @@ class Session:
 
     @property
     def is_alive(self) -> bool:
-        return not any(process.ended.is_set() for process in self.processes)
+        lost = self.remotes is not None and self.remotes.is_lost
+        return not lost and not any(process.ended.is_set() for process in self.processes)
+
+    @property
+    def known_as(self) -> str:
+        """What peers have to say, too, for its links to be used."""
+        return f"{self.links}:{self.served}" if self.links else ""
+
+    def reset(self, directory: str) -> None:
+        """Begin anew, in another directory, with processes that are yet to come."""
+        self.directory, self.processes, self.served = directory, [], 0
+        self.remotes, self.links = None, ""
+
+    async def end(self) -> None:
+        """End its processes and links."""
+        if self.mesh is not None:
+            await self.mesh.dismiss()
+        if self.remotes is not None:
+            self.remotes.close()
 
     async def idle(self, mesh: Mesh, seconds: float) -> None:
         """Wait until it is wanted, a process of it has ended, or `seconds` have passed."""

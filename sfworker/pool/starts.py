@@ -68,7 +68,9 @@ def shared_id(execution_id: str, tenant: str) -> str:
     return f"{tenant}:{execution_id}"
 
 
-def opened(job: Job, settings: Settings, directory: str, tenant: str, replays: int, traceparent: str | None) -> Open:
+def opened(
+    job: Job, settings: Settings, directory: str, tenant: str, replays: int, traceparent: str | None, kept: str
+) -> Open:
     """Return what the gateway has to know of a job with peers."""
     envelope = job.envelope
     return Open(
@@ -84,6 +86,7 @@ def opened(job: Job, settings: Settings, directory: str, tenant: str, replays: i
         ),
         addresses=job.peers,
         traceparent=traceparent,
+        kept=kept,
     )
 
 

@@ -28,6 +28,7 @@ from tests.bench.history import history
 from tests.bench.measuring import PAUSE, REPETITIONS, Figures, Listener, worker
 from tests.bench.ray_environment import ray_python
 from tests.bench.recovery import recovery
+from tests.bench.sessions import sessions
 from tests.running_worker import envelope, until
 
 SPU = {"cluster_def": {"runtime_config": {"protocol": "SEMI2K", "field": "FM128", "fxp_fraction_bits": 40}}}
@@ -187,7 +188,12 @@ def cpu(pid: int) -> float:
 
 
 PARTS: dict[str, Callable[[Figures], None]] = {"latency": latency, "rates": rates, "recovery": recovery, "psi": psi}
-ON_REQUEST: dict[str, Callable[[Figures], None]] = {"gateway": gateway, "ray": ray, "history": history}
+ON_REQUEST: dict[str, Callable[[Figures], None]] = {
+    "gateway": gateway,
+    "sessions": sessions,
+    "ray": ray,
+    "history": history,
+}
 
 
 def main() -> int:

@@ -162,7 +162,7 @@ class _Session:
         if start is None or manager is None or before is None:
             return ["no session"]
         try:
-            remains = renewing.settle()
+            remains = renewing.settle(start)
             renewing.forget_variables(manager.spus, start.self_party)
             for roots in self.roots.values():
                 roots.close()

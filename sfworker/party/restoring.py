@@ -34,7 +34,7 @@ def _of_system() -> Iterator[Callable[[], object]]:
     yield partial(_replace, os.environ, environment)
     yield time.tzset
     yield partial(os.umask, umask)
-    yield partial(os.chdir, os.getcwd())
+    yield partial(os.chdir, "/")  # out of the execution's directory, until the next one's
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         if (handler := signal.getsignal(number)) is not None:  # it is a library's
             yield partial(signal.signal, number, handler)

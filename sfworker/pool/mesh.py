@@ -73,7 +73,8 @@ LEAVE_SECONDS = 5.0
 DISMISSAL_SECONDS = 10.0
 KILL_SECONDS = 5.0
 """Longest wait for killed processes to end. Beyond it, the template hangs, or the kernel."""
-RENEW_SECONDS = 10.0
+RENEW_SECONDS = 5.0
+"""Longest time in which processes forget an execution. The next one may be waiting for them."""
 MOST_PATHS = 1000
 """Outputs, directories and checkpoints of one process."""
 ASK = signal.SIGUSR1

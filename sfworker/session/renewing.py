@@ -33,7 +33,7 @@ def number_anew(start: Start) -> None:
     context._proxy.forget(context._seq_count)
 
 
-def settle() -> list[str]:
+def settle(start: Start) -> list[str]:
     """Wait until nothing of the execution runs any more, and name what is wrong with the session.
 
     A call that never ends is the daemon's to notice.
@@ -50,6 +50,7 @@ def settle() -> list[str]:
         return True
 
     context._clean_queue.put(look_on)
+    context._proxy.forget((start.number + 1) * NUMBERS)
     if not sent.wait(_SENT_SECONDS) or context.get_last_exception() is not None or not context._atomic_shutdown_flag:
         return ["an error in the session"]
     return []

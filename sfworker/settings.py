@@ -81,6 +81,22 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             description="Number of party processes forked ahead of demand; each still serves one execution.",
         ),
     ] = 2
+    session_jobs: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=10_000,
+            description="Most jobs that one session serves, of one tenant and with the same parties and devices, where "
+            "they ask for it (`options.session`); 0: each has its own.",
+        ),
+    ] = 0
+    session_idle_seconds: Annotated[
+        float, Meta(ge=1, le=86_400, description="Seconds without a job after which a kept session is ended.")
+    ] = 60.0
+    session_memory_bytes: Annotated[
+        int,
+        Meta(ge=1 << 20, description="Memory of a session's processes together above which it is not kept, in bytes."),
+    ] = 1 << 30
     start_method: Annotated[
         Literal["fork", "spawn"],
         Meta(description="Start of party processes: forked from the template, or a new interpreter each."),

@@ -46,6 +46,8 @@ class Job:
     """Address of the Ray cluster on whose nodes the parties are, `local` for this worker's own; empty: none."""
     environment: dict[str, str]
     """What the envelope adds to the environment of its processes on a cluster."""
+    keeps_session: bool
+    """True where its session may be another job's afterwards, or was one's before."""
     agreed: Any
     """Parameters that have to be the same at all parties."""
     resources: Resources
@@ -78,29 +80,41 @@ def accept(data: bytes, settings: Settings, now: float) -> Job:
             raise ParameterValidationError(f"{device}_config: required by task type {task_type.name}")
     if envelope.spu_config is not None:
         _check_spu(envelope.spu_config, parties, settings)
+    mode: Mode = "mesh" if task_type.session else "none"
+    unmet = _unmet(envelope, mode, cluster, settings)
     return Job(
         envelope=envelope,
         task_type=task_type,
         parties=parties,
-        mode="mesh" if task_type.session else "none",
+        mode=mode,
         self_party=settings.party if peers else None,
         cluster=cluster,
         environment=_environment(envelope, settings) if cluster else {},
         peers=peers,
+        keeps_session=envelope.options.session == "reuse" and not _why_fresh(mode, cluster, settings),
         agreed=params.agreed() if peers else None,
         resources=granted(envelope.options, settings),
         disclosures=[*task_type.disclosures, *(_dealt(envelope, task_type, parties, settings) if peers else [])],
-        warnings=[*without_effect(data), *_unmet(envelope, cluster)],
+        warnings=[*without_effect(data), *unmet],
     )
 
 
-def _unmet(envelope: Envelope, cluster: str) -> list[str]:
+def _unmet(envelope: Envelope, mode: Mode, cluster: str, settings: Settings) -> list[str]:
     found = []
     if envelope.sf_init_config.runtime_env is not None and not cluster:
         found.append("sf_init_config.runtime_env: has no effect in this worker")
-    if envelope.options.session == "reuse":
-        found.append("options.session: has no effect in this worker, whose sessions are all fresh")
+    if envelope.options.session == "reuse" and (why := _why_fresh(mode, cluster, settings)):
+        found.append(f"options.session: has no effect {why}")
     return found
+
+
+def _why_fresh(mode: Mode, cluster: str, settings: Settings) -> str:
+    """Say why a session that might be kept is not, in the words behind "has no effect"."""
+    if not settings.session_jobs:
+        return f"in this worker, whose sessions are all fresh ({variable('session_jobs')})"
+    if mode == "none":
+        return "for a task type that joins no session"
+    return "on a Ray cluster, whose sessions are all fresh" if cluster else ""
 
 
 def _parties(envelope: Envelope, settings: Settings) -> list[str]:

@@ -233,6 +233,7 @@ class _Run:
                 return
         result = self._result("success", outcome, None)
         if await self._publish(partial(self._notifier.succeeded, self._attempt, self._started.attempt, result)):
+            outcome.is_answered = True
             _log.info("succeeded after %.3f s", result.performance_metrics.total_seconds)
             await self._end("success", outcome, None)
             self._note_end("it has succeeded")
@@ -318,6 +319,7 @@ class _Run:
                 devices_used=outcome.devices,
                 attempt=self._started.attempt,
                 worker_id=self._worker_id,
+                session_job=outcome.number + 1 if outcome.number else msgspec.UNSET,
             ),
             error=failure.error if failure else msgspec.UNSET,
             error_type=failure.error_type if failure else msgspec.UNSET,

@@ -220,6 +220,7 @@ class Worker:
 
     async def _drain(self) -> None:
         """Wait for running jobs, give back those that are left, and return when none is or Redis does not answer."""
+        self._pool.keep_no_more()
         # A read that is under way may still bring a job, which would be stranded until its lease runs out if it were
         # cut off.
         with anyio.move_on_after(2 * BLOCK_SECONDS):

@@ -46,6 +46,8 @@ from sfworker.wire.gateway import (
     Ended,
     GatewayState,
     GiveWay,
+    Keep,
+    Kept,
     Open,
     Opened,
     Passed,
@@ -98,6 +100,8 @@ class Gateway:
         self._ends: OrderedDict[str, End] = OrderedDict()
         self._attached: dict[asyncio.StreamWriter, Callable[[Struct], None]] = {}
         self._left = anyio.Event()
+        self._kept: dict[str, Session] = {}
+        """Those whose attempt has ended and whose links have not, by the id of these."""
         self._open: set[Session] = set()
         """Those included that are being closed."""
         self._changed = anyio.Event()
@@ -147,6 +151,9 @@ class Gateway:
             for inbound, preface in list(self._held[execution_id].items()):
                 self.let_go(preface, inbound)
                 inbound.answer(NOT_BEGUN)
+        for session in self._kept.values():  # the next gateway knows nothing of their links
+            self._open.discard(session)
+            await session.close(in_order=True)
         if self._open:
             _log.info("takes no new execution, and finishes %d", len(self._open))
         with anyio.move_on_after(self._settings.drain_timeout):
@@ -186,7 +193,7 @@ class Gateway:
         return Answer(verdict="known") if preface.channel == PROBE else self._take(party, preface, inbound, everywhere)
 
     def _take(self, party: str, preface: Preface, inbound: Inbound, everywhere: bool) -> Answer | None:
-        session = self._sessions.get(preface.execution_id)
+        session = self._kept_by(party, preface) or self._sessions.get(preface.execution_id)
         if session is not None and party in session.peers:
             return session.take(party, preface, inbound)
         end = self._ends.get(preface.execution_id)
@@ -200,6 +207,14 @@ class Gateway:
             task.add_done_callback(self._passing.discard)
             return None
         return self._hold(preface, inbound)
+
+    def _kept_by(self, party: str, preface: Preface) -> Session | None:
+        """Return the session whose links are kept to which a peer's stream belongs, which is none of its attempt's."""
+        for session in self._kept.values():
+            of_attempt = session.opened.execution_id, party in session.peers and session.peers[party].nonce
+            if preface.channel != CONTROL and of_attempt == (preface.execution_id, preface.nonce):
+                return session
+        return None
 
     def _hold(self, preface: Preface, inbound: Inbound) -> Answer | None:
         if preface.channel != CONTROL or sum(map(len, self._held.values())) >= MAX_HELD:
@@ -249,7 +264,7 @@ class Gateway:
         """Hear that a stream has ended."""
         self._streams[party] -= 1
         self.let_go(preface, inbound)
-        if session := self._sessions.get(preface.execution_id):
+        if session := self._kept_by(party, preface) or self._sessions.get(preface.execution_id):
             session.lose(party, preface, inbound)
 
     def let_go(self, preface: Preface, inbound: Inbound) -> None:
@@ -355,11 +370,13 @@ class Gateway:
             return
         if older := self._sessions.get(opened.execution_id):
             older.supersede()
-        session = Session(opened, self._dialler, self._said, tell)
+        kept = self._kept.get(opened.kept.partition(":")[0])
+        keeps = kept is not None and kept.is_whole
+        session = Session(opened, self._dialler, self._said, tell, keeps=keeps)
         self._sessions[opened.execution_id] = session
         self._open.add(session)
         self._ends.pop(opened.execution_id, None)
-        in_order = False
+        in_order, links = False, ""
         try:
             if not await self._open_sockets(session, tell):
                 return
@@ -369,14 +386,25 @@ class Gateway:
                         session.ping()
                     case Tell(frame):
                         session.tell_peers(frame)
+                    case Keep():
+                        links = self._keep(session)
+                        tell(Kept(links))
                     case Close():
                         in_order = True
         finally:
+            self._kept.pop(links, None)
             if self._sessions.get(opened.execution_id) is session:
                 del self._sessions[opened.execution_id]
-            await session.close(in_order=in_order)
+            await session.close(in_order=in_order or bool(links))
             self._open.discard(session)
             self._changed.set()
+
+    def _keep(self, session: Session) -> str:
+        if links := "" if self._leaving.is_set() else session.keep():
+            self._kept[links] = session
+            if self._sessions.get(session.opened.execution_id) is session:
+                del self._sessions[session.opened.execution_id]
+        return links
 
     async def _open_sockets(self, session: Session, tell: Callable[[Struct], None]) -> bool:
         try:

@@ -7,6 +7,7 @@ peer says hello, tells what its worker says, and pings; the peer's brings what t
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import random
 import secrets
@@ -30,6 +31,7 @@ from sfworker.wire.gateway import (
     CONTROL,
     PING_SECONDS,
     VERSION,
+    Agreed,
     Answer,
     Goodbye,
     Heard,
@@ -80,6 +82,8 @@ class Peer:
         """Of its attempt, from its hello."""
         self.replays = 0
         """Of its hello."""
+        self.kept = ""
+        """Of its hello."""
         self.control: RemoteHalf | None = None
         """The stream of its latest hello."""
         self.heard_at = 0.0
@@ -97,10 +101,19 @@ class Peer:
 
 
 class Session:
-    """One attempt. `tell` brings messages to its worker."""
+    """One attempt. `tell` brings messages to its worker.
 
-    def __init__(self, opened: Open, dialler: Dialler, said: Sayings, tell: Callable[[Struct], None]) -> None:
+    Where `keeps` is true, kept links are used if the peers say so, too, and only else are there new ones.
+    """
+
+    def __init__(
+        self, opened: Open, dialler: Dialler, said: Sayings, tell: Callable[[Struct], None], *, keeps: bool = False
+    ) -> None:
         self.opened = opened
+        self._kept = opened.kept if keeps else ""
+        self._waits = bool(opened.kept)
+        """True until it is known whether kept links are used."""
+        self._is_broken = False
         self.nonce = secrets.token_hex(16)
         self.peers = {
             party: Peer(party, rank, dialler.accounts.of(party))
@@ -123,13 +136,35 @@ class Session:
 
     async def open(self) -> None:
         """Open the sockets that stand in for the absent parties, and begin to call these."""
+        if not self._kept:
+            await self._open_stand_ins()
+        for peer in self.peers.values():
+            self._start(self._call(peer))
+
+    async def _open_stand_ins(self) -> None:
         loop = asyncio.get_running_loop()
         for peer in self.peers.values():
             for channel in CHANNELS:
                 path = f"{self.opened.directory}/{channel}-{peer.rank}.sock"
                 accept = partial(self._stand_in, peer, channel)
                 self._servers.append(await loop.create_unix_server(accept, path))
-            self._start(self._call(peer))
+
+    @property
+    def is_whole(self) -> bool:
+        """True where no link has ended."""
+        return not self._is_broken and not any(half.is_cut for half in self._halves)
+
+    def keep(self) -> str:
+        """End the attempt but not its links, and return the id by which all parties know these.
+
+        It is nothing where the links cannot be kept.
+        """
+        for peer in self.peers.values():
+            peer.outbox.put_nowait(Goodbye())
+        if not all(peer.has_succeeded for peer in self.peers.values()) or not self.is_whole:
+            return ""
+        nonces = sorted([self.nonce, *(peer.nonce for peer in self.peers.values())])
+        return hashlib.sha256("\0".join([*nonces, self.opened.execution_id]).encode()).hexdigest()
 
     def ping(self) -> None:
         """Let peers hear that this party's worker is alive."""
@@ -236,8 +271,24 @@ class Session:
         peer.heard_at = time.monotonic()
         if not peer.nonce:
             peer.nonce, peer.replays, peer.met_at = preface.nonce, preface.replays, peer.heard_at
+            peer.kept = preface.kept
         self._halves.add(half)
+        if self._waits and all(each.nonce for each in self.peers.values()):
+            self._waits = False
+            self._start(self._agree())
         return Answer(verdict="taken")
+
+    async def _agree(self) -> None:
+        """Tell the worker whether all parties use the kept links, after opening new ones where they do not."""
+        keeps = bool(self._kept) and all(peer.kept == self._kept for peer in self.peers.values())
+        if self._kept and not keeps:
+            try:
+                await self._open_stand_ins()
+            except OSError as error:
+                for peer in self.peers.values():
+                    self._lose(peer, f"cannot be joined, as sockets could not be opened here ({type(error).__name__})")
+                return
+        self._tell(Agreed(keeps))
 
     async def _call(self, peer: Peer) -> None:
         """Open a control stream to a peer, and keep it."""
@@ -337,8 +388,12 @@ class Session:
             peer.is_lost = True
             self._tell(Lost(peer.party, why, met=bool(peer.nonce) and not absent, final=final))
 
+    def _drop(self, local: Half) -> None:
+        self._is_broken = self._is_broken or local.is_cut
+        self._halves.discard(local)
+
     def _stand_in(self, peer: Peer, channel: str) -> Half:
-        half = Half(None, lambda: self._halves.discard(half))
+        half = Half(None, lambda: self._drop(half))
         self._halves.add(half)
         self._start(self._carry(peer, channel, half))
         return half
@@ -365,7 +420,7 @@ class Session:
         """Join a peer's stream with this party's own socket, which its process may not have opened yet."""
         path = f"{self.opened.directory}/{channel}-{self._own_rank}.sock"
         loop = asyncio.get_running_loop()
-        local = Half(None, lambda: self._halves.discard(local))
+        local = Half(None, lambda: self._drop(local))
         pause = LOCAL_PAUSE
         while not self.closed and not remote.is_closed:
             with suppress(OSError):
@@ -387,6 +442,7 @@ class Session:
             terms=self.opened.terms if hello else None,
             replays=self.opened.replays if hello else 0,
             traceparent=self.opened.traceparent if hello else None,
+            kept=self._kept if hello else "",
         )
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:

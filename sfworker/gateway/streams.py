@@ -69,6 +69,11 @@ class Half(asyncio.Protocol):
                 another.close()
 
     @property
+    def is_cut(self) -> bool:
+        """True where it was joined and is closed, or what it was joined with."""
+        return self._other is not None and (self.is_closed or self._other.is_closed)
+
+    @property
     def is_closed(self) -> bool:
         return self._transport is None or self._transport.is_closing()
 

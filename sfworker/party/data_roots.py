@@ -55,6 +55,13 @@ class DataRoots:
         self._scratch = scratch
         self._making = making
         self._inputs: dict[Path, Path] = {}
+        self._descriptors: list[int] = []
+
+    def close(self) -> None:
+        """Let go of all that was opened, whose names lead nowhere from then on."""
+        for descriptor in self._descriptors:
+            os.close(descriptor)
+        self._descriptors.clear()
 
     def input_file(self, field: str, path: str) -> Path:
         """Return a name for an existing, readable, regular file inside the roots, the same one each time.
@@ -219,10 +226,12 @@ class DataRoots:
                 elif entry.is_file(follow_symlinks=False):
                     descriptor = os.open(directory / entry.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
                     self._claim_input(field, os.fstat(descriptor))
-                    (names / entry.name).symlink_to(_held(descriptor))
+                    (names / entry.name).symlink_to(self._held(descriptor))
 
     def _hold(self, directory: Path) -> Path:
-        return Path(f"/proc/self/fd/{beneath.open_directory(self._roots, directory, self._making)}")
+        descriptor = beneath.open_directory(self._roots, directory, self._making)
+        self._descriptors.append(descriptor)
+        return Path(f"/proc/self/fd/{descriptor}")
 
     def _in(self, place: Place, make: Callable[[Path], int]) -> int:
         try:
@@ -234,8 +243,13 @@ class DataRoots:
         """Return a name in the scratch directory for what is open, with the endings that say its format."""
         made = self._scratch / f"{what}-{descriptor}{_endings(name)}"
         with _in_scratch():
-            made.symlink_to(_held(descriptor))
+            made.symlink_to(self._held(descriptor))
         return made
+
+    def _held(self, descriptor: int) -> Path:
+        """Return a path to what is open here, for this process and those that it starts."""
+        self._descriptors.append(descriptor)
+        return Path(f"/proc/{os.getpid()}/fd/{descriptor}")
 
     def _claim_input(self, field: str, found: os.stat_result) -> None:
         self._claim(field, found, "input", "output")
@@ -346,11 +360,6 @@ def _look_at(place: Place) -> os.stat_result | None:
     with suppress(FileNotFoundError):
         return os.lstat(place.directory / place.target.name)
     return None
-
-
-def _held(descriptor: int) -> str:
-    """Return a path to what is open here, for this process and those that it starts."""
-    return f"/proc/{os.getpid()}/fd/{descriptor}"
 
 
 def _endings(name: str) -> str:

@@ -1,14 +1,17 @@
-"""Runs one party of one execution in a process of its own.
+"""Runs one party of an execution in a process of its own, or of several executions one after the other.
 
 In comes one `Start` frame; out go stages, progress and one outcome; then the process waits for the daemon to close the
-socket, because its peers may still need what it sent. SecretFlow runs on the main thread, as its fed API demands.
+socket, because its peers may still need what it sent. Where the session is kept, `Renew` and another `Start` come
+instead. SecretFlow runs on the main thread, as its fed API demands.
 """
 
 from __future__ import annotations
 
+import contextvars
 import json
 import logging
 import os
+import random
 import resource
 import signal
 import socket
@@ -17,7 +20,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from types import FrameType
@@ -39,29 +41,33 @@ from sfworker.party import logging as party_logging
 from sfworker.party.context import JobContext
 from sfworker.party.data_roots import DataRoots
 from sfworker.party.literals import literal_text
+from sfworker.party.remains import Before
+from sfworker.party.restoring import use_processors
 from sfworker.party.task_dispatcher import TaskDispatcher
 from sfworker.settings import variable
 from sfworker.wire.frames import (
     LONGEST_TEXT,
+    MOST_REMAINS,
     Failed,
     Making,
+    Renew,
+    Renewed,
     StageReached,
     Start,
     Succeeded,
-    decode_start,
+    decode_order,
     encode_frame,
     receive_body,
 )
+from sfworker.wire.gateway import SPU_LINKS
 
 if TYPE_CHECKING:
     from sfworker.session.device_manager import DeviceManager
 
+MOST_SPUS = SPU_LINKS - 3
+"""SPUs of a session that may serve another execution, which may need a few of its own."""
 STOP_SIGNAL = signal.SIGUSR1
 """Signal by which the daemon asks the job to stop. It raises on the main thread, so that the job can clean up."""
-
-
-_kept: list[Any] = []
-"""Objects kept alive until exit, because destroying an SPU blocks on peers that may be waiting for us."""
 
 
 class StopAskedError(BaseException):
@@ -69,35 +75,103 @@ class StopAskedError(BaseException):
 
 
 def serve(connection: socket.socket) -> NoReturn:
-    """Run the execution that arrives on `connection`, report, and leave when the daemon closes it."""
-    body = receive_body(connection)
-    if body is None:
-        os._exit(0)
-    start = decode_start(body)
+    """Run each execution that arrives on `connection`, report, and leave when the daemon closes it."""
     lock = threading.Lock()
 
     def send(frame: Struct) -> None:
         with lock:
             connection.sendall(encode_frame(frame))
 
+    session = _Session()
+    while (body := receive_body(connection)) is not None:
+        order = decode_order(body)
+        # Before the session ends: that takes up to half a second, and after an error SecretFlow ends it in `os._exit`.
+        send(Renewed(session.renew()) if isinstance(order, Renew) else _run(order, send, session))
+    os._exit(0)
+
+
+def _run(start: Start, send: Callable[[Struct], None], session: _Session) -> Succeeded | Failed:
     party_logging.install(start.log_level)
     outcome: Succeeded | Failed
     try:
         try:
-            outcome = _execute(start, send)
+            # In a context of its own, whose variables end with it.
+            outcome = contextvars.copy_context().run(_execute, start, send, session)
         except BaseException as error:  # noqa: BLE001 - whatever it was is reported, and the process ends
             _ignore_signals()
-            _kept.append(error)  # its traceback holds the job's variables, an SPU's among them
+            session.held.append(error)  # its traceback holds the job's variables, an SPU's among them
             outcome = _failure(error, start)
     except BaseException as error:  # noqa: BLE001 - a signal that came just before they were ignored
         _ignore_signals()
-        _kept.append(error)
+        session.held.append(error)
         outcome = _failure(error, start)
     _ignore_signals()
-    # Before the session ends: that takes up to half a second, and after an error SecretFlow ends it in `os._exit`.
-    send(outcome)
-    receive_body(connection)
-    os._exit(0)
+    return outcome
+
+
+class _Session:
+    """This process's session, which serves one execution or, where it is kept, several."""
+
+    def __init__(self) -> None:
+        self.held: list[BaseException] = []
+        """Kept alive until exit, as the devices are: destroying an SPU blocks on peers that may be waiting for us."""
+        self.roots: dict[str, DataRoots] = {}
+        self._manager: DeviceManager | None = None
+        self._start: Start | None = None
+        self._before: Before | None = None
+
+    def begin(self, start: Start) -> None:
+        """Use the limits, which are the same for all, and note what this process is where others may follow."""
+        if self._start is None:
+            limits.use(start.limits)
+            self._before = Before(start.mesh_dir) if start.keeps else None
+        self._start = start
+
+    def join(self, send: Callable[[Struct], None]) -> tuple[dict[str, Any], DeviceManager]:
+        """Join the parties and make the devices, or use those of the execution before."""
+        from sfworker.session import renewing
+        from sfworker.session.cluster_initializer import ClusterInitializer, raise_errors_of_threads
+        from sfworker.session.device_manager import DeviceManager
+
+        start = self._start
+        assert start is not None  # noqa: S101
+        began = time.monotonic()
+        if self._manager is None:
+            ClusterInitializer().initialize_cluster(start)
+            party_logging.install(start.log_level)
+        else:
+            raise_errors_of_threads()
+            renewing.number_anew(start)
+        send(StageReached("cluster_ready", time.monotonic() - began))
+        began = time.monotonic()
+        if self._manager is None:
+            self._manager = DeviceManager(start)
+        else:
+            self._manager.begin(start)
+        devices = self._manager.initialize_devices()
+        if self._before is not None:
+            self._before.look_again()
+        send(StageReached("devices_ready", time.monotonic() - began, sorted(devices)))
+        return devices, self._manager
+
+    def renew(self) -> list[str]:
+        """Forget the execution, and name what remains of it."""
+        from sfworker.session import renewing
+
+        start, manager, before = self._start, self._manager, self._before
+        if start is None or manager is None or before is None:
+            return ["no session"]
+        try:
+            remains = renewing.settle(start)
+            renewing.forget_variables(manager.spus, start.self_party)
+            for roots in self.roots.values():
+                roots.close()
+            remains += [*before.restore(renewing.own_threads()), *renewing.device_objects_left()]
+        except Exception as error:  # noqa: BLE001 - a job may have broken anything, and then the process ends
+            remains = [f"{type(error).__name__} at {party_logging.place(error.__traceback__)}"[:100]]
+        if len(manager.spus) > MOST_SPUS:
+            remains.append("devices")
+        return remains[:MOST_REMAINS]
 
 
 def _ignore_signals() -> None:
@@ -106,7 +180,8 @@ def _ignore_signals() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _execute(start: Start, send: Callable[[Struct], None]) -> Succeeded:
+def _execute(start: Start, send: Callable[[Struct], None], session: _Session) -> Succeeded:
+    session.begin(start)
     signal.signal(STOP_SIGNAL, _raise_stop_asked)
     scratch = Path(start.scratch_dir)
     # Libraries leave files there (libpsi its trace files), which the daemon removes with the directory.
@@ -114,7 +189,6 @@ def _execute(start: Start, send: Callable[[Struct], None]) -> Succeeded:
     os.environ |= start.environment
     os.environ["EXECUTION_ID"] = start.execution_id
     os.chdir(scratch)
-    limits.use(start.limits)
     _confine(start.processors)
     _draw_new_numbers()
     task_type, params = catalog.validate(start.task_config, start.parties)
@@ -122,7 +196,11 @@ def _execute(start: Start, send: Callable[[Struct], None]) -> Succeeded:
     devices: dict[str, Any] = {}
     manager: DeviceManager | None = None
     if start.mode != "none":
-        devices, manager = _join(start, send)
+        devices, manager = session.join(send)
+    session.roots = {
+        party: DataRoots(roots, scratch, lambda path: send(Making(str(path))))
+        for party, roots in start.data_roots.items()
+    }
     began = time.monotonic()
     context: JobContext[Any] = JobContext(
         params=params,
@@ -132,10 +210,7 @@ def _execute(start: Start, send: Callable[[Struct], None]) -> Succeeded:
         execution_id=start.execution_id,
         attempt=start.attempt,
         scratch=scratch,
-        roots={
-            party: DataRoots(roots, scratch, lambda path: send(Making(str(path))))
-            for party, roots in start.data_roots.items()
-        },
+        roots=session.roots,
         send=send,
         device_manager=manager,
         elsewhere=start.elsewhere,
@@ -158,8 +233,13 @@ def _execute(start: Start, send: Callable[[Struct], None]) -> Succeeded:
 
 
 def _draw_new_numbers() -> None:
-    """Seed NumPy's global state anew, which every process has from the template. Other sources see to it themselves."""
+    """Seed the global states of Python and NumPy anew, which come from the template or from the job before.
+
+    Other sources see to it themselves.
+    """
     import numpy
+
+    random.seed()
 
     numpy.random.seed(numpy.frombuffer(os.urandom(64), dtype=numpy.uint32))
 
@@ -168,9 +248,7 @@ def _confine(processors: list[int]) -> None:
     """Compute on these processors alone, and tell libraries that counted the processors in the template."""
     if not processors:
         return
-    for thread in os.listdir("/proc/self/task"):
-        with suppress(ProcessLookupError):
-            os.sched_setaffinity(int(thread), processors)
+    use_processors(processors)
     count = len(processors)
     os.environ["OMP_NUM_THREADS"] = str(count)  # for programs that the job starts
 
@@ -179,22 +257,6 @@ def _confine(processors: list[int]) -> None:
 
     threadpool_limits(count)
     pyarrow.set_cpu_count(count)
-
-
-def _join(start: Start, send: Callable[[Struct], None]) -> tuple[dict[str, Any], DeviceManager]:
-    from sfworker.session.cluster_initializer import ClusterInitializer
-    from sfworker.session.device_manager import DeviceManager
-
-    began = time.monotonic()
-    ClusterInitializer().initialize_cluster(start)
-    party_logging.install(start.log_level)
-    send(StageReached("cluster_ready", time.monotonic() - began))
-    began = time.monotonic()
-    manager = DeviceManager(start)
-    _kept.append(manager)
-    devices = manager.initialize_devices()
-    send(StageReached("devices_ready", time.monotonic() - began, sorted(devices)))
-    return devices, manager
 
 
 def _failure(error: BaseException, start: Start) -> Failed:
@@ -270,6 +332,7 @@ def main() -> NoReturn:
     import secretflow  # noqa: F401 - before the first frame, as in the template
 
     from sfworker.party.task_dispatcher import load_jobs
+    from sfworker.session import renewing  # noqa: F401
 
     load_jobs(json.loads(sys.argv[1]))
     serve(socket.socket(fileno=3))

@@ -169,7 +169,7 @@ def main() -> None:
         from sfworker.party import process  # noqa: F401 - so that forks have them
         from sfworker.party.preload import forget_jax_client
         from sfworker.party.task_dispatcher import load_jobs
-        from sfworker.session import cluster_initializer, device_manager  # noqa: F401 - so that forks have them
+        from sfworker.session import cluster_initializer, device_manager, renewing  # noqa: F401 - so that forks have them
 
         load_jobs(json.loads(arguments.jobs))
         forget_jax_client()

@@ -77,15 +77,19 @@ class LineChannel:
     def __init__(self, descriptor: int, on_line: Callable[[bytes], None]) -> None:
         os.set_blocking(descriptor, False)
         self._descriptor = descriptor
-        self._on_line = on_line
+        self.on_line = on_line
         self._received = bytearray()
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(descriptor, self._readable)
 
-    def close(self) -> None:
-        """Read the rest of the output and close the pipe."""
+    def read(self) -> None:
+        """Read what is there now."""
         if self._descriptor >= 0:
             self._readable()
+
+    def close(self) -> None:
+        """Read the rest of the output and close the pipe."""
+        self.read()
         if self._descriptor >= 0:
             self._end()
 
@@ -104,7 +108,7 @@ class LineChannel:
         self._received = rest
         for line in lines:
             if line:
-                self._on_line(bytes(line))
+                self.on_line(bytes(line))
         if not data:
             self._end()
 

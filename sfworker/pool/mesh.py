@@ -15,6 +15,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -48,6 +49,8 @@ from sfworker.wire.frames import (
     Making,
     PartyFrame,
     Progressed,
+    Renew,
+    Renewed,
     StageReached,
     Staging,
     Start,
@@ -55,8 +58,8 @@ from sfworker.wire.frames import (
     decode_party_frame,
     longest_party_frame,
 )
+from sfworker.wire.gateway import Agreed, Lost, PeerFailed, PeerFrame, PeerReached, PeerSucceeded
 from sfworker.wire.gateway import Heard as RemoteHeard
-from sfworker.wire.gateway import Lost, PeerFailed, PeerFrame, PeerReached, PeerSucceeded
 
 ECHO_SECONDS = 1.0
 """Longest wait after an echo for the cause behind it, which another party may be about to report."""
@@ -67,6 +70,8 @@ LEAVE_SECONDS = 5.0
 DISMISSAL_SECONDS = 10.0
 KILL_SECONDS = 5.0
 """Longest wait for killed processes to end. Beyond it, the template hangs, or the kernel."""
+RENEW_SECONDS = 5.0
+"""Longest time in which processes forget an execution. The next one may be waiting for them."""
 MOST_PATHS = 1000
 """Outputs, directories and checkpoints of one process."""
 ASK = signal.SIGUSR1
@@ -135,10 +140,14 @@ class Mesh:
         processes: Sequence[Controlled],
         log_line: Callable[[str, bytes], None],
         remotes: Remotes | None = None,
+        otherwise: Callable[[], tuple[Sequence[Controlled], list[Start]]] | None = None,
     ) -> None:
+        """`otherwise` gives other processes and frames, where peers do not use the kept links of `processes`."""
         self._template = template
-        self._processes = processes
+        self.processes = processes
         self._remotes = remotes
+        self._otherwise = otherwise
+        self._agreed: bool | None = None
         self._log_line = log_line
         self._outcome = Outcome()
         self._missing: set[int] = set(range(len(processes) + (len(remotes.names) if remotes else 0)))
@@ -158,6 +167,8 @@ class Mesh:
         self._names: list[str] = []
         self._oom_kills = 0
         self._changed = anyio.Event()
+        self._remains: dict[int, list[str]] = {}
+        """By rank, what processes could not remove of the execution."""
 
     async def run(self, starts: list[Start], limits: Limits, listener: Listener) -> Outcome:
         """Start every party and wait for the outcome, after which no party computes any more.
@@ -175,21 +186,25 @@ class Mesh:
             except GatewayLostError as error:
                 self._outcome.peer_absent = True
                 self.fail(Failure.of(error))
-        for rank, process in enumerate(self._processes):
+        if self._remotes is not None and self._remotes.has_choice:
+            await self._until(lambda: self._agreed is not None, began)
+        if self._agreed is False:
+            self._take_others()
+        for rank, process in enumerate(self.processes):
             process.assign(
                 partial(self._hear, rank),
                 partial(self._hear_end, rank),
                 partial(self._hear_nonsense, rank),
                 partial(self._log_line, self._names[rank]),
-                longest_party_frame(starts[rank].max_result_bytes),
+                longest_party_frame(self._starts[rank].max_result_bytes),
             )
-        for process, start in zip(self._processes, starts, strict=True):
+        for process, start in zip(self.processes, [] if self._settled() else self._starts, strict=False):
             try:
                 await process.send(start)
             except OSError:
                 break  # its end is heard, and explained, below
         self._oom_kills = oom_kills()
-        await self._until_settled(began)
+        await self._until(self._settled, began)
         self._is_decided = True
         if self._outcome.failure is not None:
             self._tell_failure(self._outcome.failure)  # before a broken link gives the peers another reason
@@ -236,30 +251,76 @@ class Mesh:
     @property
     def groups(self) -> list[int]:
         """Process groups of the parties, which hold all processes that a party starts, too."""
-        return [process.pid for process in self._processes if process.pid is not None]
+        return [process.pid for process in self.processes if process.pid is not None]
+
+    async def renew(self) -> list[str]:
+        """Let the processes forget the execution, and name what remains of it, which is nothing where all are as new.
+
+        Only after a success.
+        """
+        for process in self.processes:
+            with suppress(OSError):  # its end is looked at below
+                await process.send(Renew())
+        with anyio.move_on_after(RENEW_SECONDS):
+            while len(self._remains) < len(self.processes) and not self.has_ended:
+                await self._changed.wait()
+                self._changed = anyio.Event()
+        if self.has_ended or len(self._remains) < len(self.processes):
+            return ["a process that does not answer"]
+        return sorted(set(chain.from_iterable(self._remains.values())))
+
+    @property
+    def has_ended(self) -> bool:
+        """True where a process has ended."""
+        return any(process.ended.is_set() for process in self.processes)
+
+    async def until_one_ended(self) -> None:
+        """Wait for the end of a process, after the outcome."""
+        while not self.has_ended:
+            await self._changed.wait()
+            self._changed = anyio.Event()
 
     async def dismiss(self) -> None:
         """Let the processes go, wait for their end, and kill those that do not end."""
-        for process in self._processes:
+        for process in self.processes:
             process.dismiss()
         with anyio.move_on_after(DISMISSAL_SECONDS):
-            for process in self._processes:
+            for process in self.processes:
                 await process.ended.wait()
         await self._kill()
-        for process in self._processes:
+        for process in self.processes:
             process.close()
+        self.part()
+
+    def forget_remotes(self) -> None:
+        """Leave the peers to who keeps the links."""
+        self._remotes = None
+
+    def part(self) -> None:
+        """Let the peers know that the attempt has ended."""
         if self._remotes is not None:
             self._remotes.close()
+            self._remotes = None
 
-    async def _until_settled(self, began: float) -> None:
+    def _take_others(self) -> None:
+        if self._otherwise is None:
+            return
+        try:
+            self.processes, self._starts = self._otherwise()
+        except OSError as error:
+            told = f"the worker could not start a process for this job ({type(error).__name__})"
+            self.fail(Failure.of(TaskExecutionError(told)))
+
+    async def _until(self, done: Callable[[], bool], began: float) -> None:
+        """Wait until it is done, or settled otherwise."""
         soft_at, hard_at = began + self._limits.soft, began + self._limits.hard
-        while not self._settled():
+        while not self._settled() and not done():
             decide_at = max(self._decide_at, *self._leaving.values(), 0.0)
             with anyio.move_on_at(min(soft_at, hard_at, self._kill_at, decide_at)):
                 await self._changed.wait()
             self._changed = anyio.Event()
             now = anyio.current_time()
-            if self._settled():
+            if self._settled() or done():
                 return
             if now >= hard_at:
                 self.stop(Stop.TIME_LIMIT)
@@ -276,12 +337,16 @@ class Mesh:
 
     def _hear(self, rank: int, body: bytes) -> None:
         frame: PartyFrame = decode_party_frame(body)
+        if isinstance(frame, Renewed) and self._is_decided:
+            self._remains[rank] = frame.remains
+            self._changed.set()
+            return
         if rank not in self._missing:
             raise FrameError("a frame after its outcome")
         if isinstance(frame, Making | Staging | Keeping):
             self._count_path(rank)
             roots = chain.from_iterable(self._starts[rank].data_roots.values())
-            self._processes[rank].require_own(frame, roots)
+            self.processes[rank].require_own(frame, roots)
         match frame:
             case StageReached():
                 self._tell(PeerReached(frame.stage, frame.seconds))
@@ -306,9 +371,15 @@ class Mesh:
                 self._failed.add(rank)
                 self._note_end(rank, frame.peak_rss_bytes)
                 self._hear_failure(frame)
+            case Renewed():
+                raise FrameError("an answer to no question")
         self._changed.set()
 
-    def _hear_remote(self, heard: RemoteHeard | Lost) -> None:
+    def _hear_remote(self, heard: RemoteHeard | Agreed | Lost) -> None:
+        if isinstance(heard, Agreed):
+            self._agreed = heard.keeps
+            self._changed.set()
+            return
         # What a peer says right behind its success counts, as where it gave up a host that was paused meanwhile.
         gave_up = isinstance(heard, RemoteHeard) and isinstance(heard.frame, PeerFailed) and not self._is_decided
         if self._outcome.failure is not None or (self._settled() and not gave_up):
@@ -389,9 +460,10 @@ class Mesh:
 
         The others may still need one that has succeeded.
         """
+        self._changed.set()
         if rank in self._failed or self._settled():
             return
-        process = self._processes[rank]
+        process = self.processes[rank]
         if not process.ended.is_set():
             if rank not in self._missing:
                 return
@@ -427,14 +499,14 @@ class Mesh:
         self.fail(Failure.of(TaskExecutionError()))
 
     def _ask(self) -> None:
-        for process in self._processes:
+        for process in self.processes:
             self._template.signal(process, ASK, whole_group=False)
 
     async def _kill(self) -> None:
-        for process in self._processes:
+        for process in self.processes:
             self._template.signal(process, signal.SIGKILL, whole_group=True)
         with anyio.move_on_after(KILL_SECONDS):
-            for process in self._processes:
+            for process in self.processes:
                 await process.ended.wait()
             return
         self._template.kill()

@@ -49,6 +49,10 @@ class Outcome(Struct, kw_only=True):
     """True where it was there, and comes back as soon as its worker or gateway does."""
     no_room: bool = False
     """True where it has not begun, as its cluster has no room for it now."""
+    is_answered: bool = False
+    """True where it is a success whose answer is published."""
+    number: int = 0
+    """Place of the execution among those of its session, from 0."""
     timings: Timings = field(default_factory=Timings)
     devices: list[str] = field(default_factory=list)
     peak_rss: dict[str, int] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Represents a party process in the daemon. It serves one execution and is never used again."""
+"""Represents a party process in the daemon. It serves one execution, or several where its session is kept."""
 
 from __future__ import annotations
 
@@ -58,10 +58,17 @@ class PartyProcess:
         on_line: Callable[[bytes], None],
         longest_frame: int,
     ) -> None:
-        """Begin to listen. `on_end` is called when its socket closes and again when the process has ended."""
+        """Begin to listen, in the place of who did before.
+
+        `on_end` is called when its socket closes and again when the process has ended.
+        """
+        if self._lines is not None:
+            self._lines.read()  # what it has written until now is of the execution before
         self._on_end = on_end
         self._frames = FrameChannel(self._ours, on_body, on_end, on_nonsense, longest_frame)
-        self._lines = LineChannel(self._log, on_line)
+        if self._lines is None:
+            self._lines = LineChannel(self._log, on_line)
+        self._lines.on_line = on_line
 
     def require_own(self, frame: Making | Staging | Keeping, roots: Iterable[str]) -> None:
         """Raise FrameError where a frame names a path that no job makes beneath these roots."""

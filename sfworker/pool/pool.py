@@ -2,8 +2,9 @@
 
     acquire spares --> Mesh.run --> outcome --> (the daemon publishes) --> dismiss, remove scratch, fork new spares
 
-A spare is a process that has been forked and waits for its Start frame; it serves one execution like any other. The
-template is replaced, with growing pauses, when it dies.
+A spare is a process that has been forked and waits for its Start frame; it serves one execution like any other, or
+several where jobs ask for that and `sessions` keeps theirs. The template is replaced, with growing pauses, when it
+dies.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import shutil
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
+from copy import copy
+from functools import partial
 from itertools import count
 
 import anyio
@@ -35,8 +38,10 @@ from sfworker.pool.party_process import PartyProcess
 from sfworker.pool.processors import Processors
 from sfworker.pool.remotes import Remotes
 from sfworker.pool.run_dir import EXECUTIONS
-from sfworker.pool.starts import opened, starts
+from sfworker.pool.sessions import Session, Sessions
+from sfworker.pool.starts import opened, session_key, starts
 from sfworker.pool.template import Template
+from sfworker.pool.usage import memory_above
 from sfworker.settings import Settings
 from sfworker.telemetry import ExecutionTrace
 from sfworker.wire.frames import Start
@@ -81,6 +86,7 @@ class Pool:
         self._spares: deque[PartyProcess] = deque()
         self._numbers = count(1)
         self.processors = Processors()
+        self._sessions = Sessions(settings)
         self._changed = anyio.Event()
         self.gateway = OwnGateway(settings)
         self.clusters = Clusters(settings, worker_id, directory, tasks)
@@ -115,37 +121,107 @@ class Pool:
             tell_why=self._settings.tell_peers_why,
         )
         if job.cluster:
-            log_line = _line_logger(job)
-            async with self.clusters.execute(job, attempt, listener, tenant, limits, execution, log_line) as outcome:
+            placed = self.clusters.execute(job, attempt, listener, tenant, limits, execution, _line_logger(job))
+            async with placed as outcome:
                 yield outcome
             return
-        directory = self.new_directory()
+        used = [directory := self.new_directory()]
         template = self.template
         frames: list[Start] = []
+        session: Session | None = None
+        self._sessions.began()
         try:
             os.mkdir(directory, 0o700)
             frames = starts(job, attempt, self._settings, directory, self.processors)
-            remotes = self._remotes(job, directory, tenant, replays, trace) if job.peers else None
-            mesh = Mesh(template, self._acquire_all(len(frames)), _line_logger(job), remotes)
+            if job.keeps_session:
+                session = await self._session(session_key(job, tenant, frames))
+            remotes = self._remotes(job, self._sockets(session, job, used), session, tenant, replays, trace)
+            otherwise = partial(self._begin_anew, session, session.mesh, frames, used) if session else None
+            processes = session.processes if session else []
+            if not processes:
+                self._sessions.make_room()
+                processes += self._acquire_all(len(frames))
+            mesh = Mesh(template, processes, _line_logger(job), remotes, otherwise)
+            if session is not None:
+                session.mesh = mesh
+                frames = session.starts(frames)
         except OSError as error:  # the disk is full, or the template has died since this job was taken
             self._release(frames)
-            shutil.rmtree(directory, ignore_errors=True)
+            self._sessions.ended()
+            await anyio.to_thread.run_sync(_remove, used, session)
             sentence = f"the worker could not start a process for this job ({_reason(error)})"
             full = says_full(error)
             failure = Failure.of(disk_full("the run directory") if full else TaskExecutionError(sentence))
             yield Outcome(failure=failure, never_ran=template.lost.is_set())
             return
         try:
+            is_kept = False
             execution.begun(mesh)
             asyncio.get_running_loop().call_later(REFILL_DELAY, self.refill)
-            yield await self._run_guarded(mesh, remotes, frames, limits, listener, job, directory)
+            outcome = await self._run_guarded(mesh, remotes, frames, limits, listener, job, directory)
+            outcome.number = session.served - 1 if session else 0
+            yield outcome
+            is_kept = outcome.is_answered and execution.stopped is None
         finally:
             self._release(frames)
-            self._tasks.start_soon(self._clean_up, mesh, directory)
+            self._sessions.ended()
+            if session is not None and is_kept and self._sessions.offer(session):
+                self._tasks.start_soon(self._keep, mesh, remotes, used, session, self._memory_of_kept(job))
+            else:
+                self._tasks.start_soon(self._clean_up, mesh, used, session)
 
-    def _remotes(self, job: Job, directory: str, tenant: str, replays: int, trace: ExecutionTrace) -> Remotes:
+    async def _session(self, key: bytes) -> Session:
+        """Return a kept session, or one that is yet to get processes."""
+        if (session := await self._sessions.take(key)) is not None:
+            return session
+        directory = self.new_directory()
+        os.mkdir(directory, 0o700)
+        return Session(key, directory)
+
+    def _sockets(self, session: Session | None, job: Job, used: list[str]) -> str:
+        """Return the directory for sockets that stand in for parties elsewhere.
+
+        Where there is a kept session it is another one, which is needed only if the peers do not keep theirs.
+        """
+        if session is None:
+            return used[0]
+        if not session.served or not job.peers:
+            return session.directory
+        directory = self.new_directory()
+        os.mkdir(directory, 0o700)
+        used.append(directory)
+        return directory
+
+    def _begin_anew(
+        self, session: Session, mesh: Mesh | None, frames: list[Start], used: list[str]
+    ) -> tuple[list[PartyProcess], list[Start]]:
+        """Give a session new processes, in the place of those that ran the last `mesh`. Raises OSError."""
+        former = copy(session)
+        former.mesh = mesh
+        self._tasks.start_soon(self._end, former)
+        session.reset(used.pop())
+        self._sessions.make_room()
+        session.processes += self._acquire_all(len(frames))
+        return session.processes, session.starts(frames)
+
+    async def _end(self, session: Session) -> None:
+        await session.end()
+        await anyio.to_thread.run_sync(_remove, [], session)
+
+    def _memory_of_kept(self, job: Job) -> int:
+        """Return the bytes that a kept session may use, of which most of a job's own limit has to be left."""
+        limit = job.resources.memory
+        most = self._settings.session_memory_bytes
+        return most if limit is None else min(most, limit.amount // 4)
+
+    def _remotes(
+        self, job: Job, directory: str, session: Session | None, tenant: str, replays: int, trace: ExecutionTrace
+    ) -> Remotes | None:
+        if not job.peers:
+            return None
         traceparent = trace.traceparent if self._settings.link_traces else None
-        described = opened(job, self._settings, directory, tenant, replays, traceparent)
+        kept = session.known_as if session else ""
+        described = opened(job, self._settings, directory, tenant, replays, traceparent, kept)
         self.gateway.note_begin(described.execution_id)
         return Remotes(self._settings.gateway_socket(), described, trace.link)
 
@@ -179,6 +255,10 @@ class Pool:
             self._discard_spares()
             await anyio.sleep(pause)
             self.template = Template(self._settings, self._directory)
+
+    def keep_no_more(self) -> None:
+        """End the sessions that wait for a job."""
+        self._sessions.close()
 
     async def stop(self) -> None:
         """End every process."""
@@ -263,10 +343,48 @@ class Pool:
         while self._spares:
             self._spares.popleft().close()
 
-    async def _clean_up(self, mesh: Mesh, directory: str) -> None:
+    async def _keep(
+        self, mesh: Mesh, remotes: Remotes | None, used: list[str], session: Session, most_memory: int
+    ) -> None:
+        """Let a session wait for its next execution, and end it where none comes or it is not fit for one."""
+        self.refill()
+        remains = await mesh.renew()
+        if remotes is not None and not remains:
+            remains = await self._keep_links(mesh, remotes, session)
+        await anyio.to_thread.run_sync(_remove, used)
+        memory = None if remains else await anyio.to_thread.run_sync(memory_above, most_memory, mesh.groups)
+        if memory is not None:
+            remains = [f"{memory} bytes of memory"]
+        session.is_fit = not remains
+        session.renewed.set()
+        if remains:
+            _log.info("a session is not kept, because of what its job has left: %s", ", ".join(remains))
+        else:
+            await session.idle(mesh, self._settings.session_idle_seconds)
+        if remains or not session.is_taken:
+            self._sessions.remove(session)
+            await self._clean_up(mesh, used, session)
+
+    async def _keep_links(self, mesh: Mesh, remotes: Remotes, session: Session) -> list[str]:
+        """End the attempt for the peers, but not the links, which began with the session's first attempt."""
+        if session.remotes is not None:
+            mesh.part()
+            return []
+        mesh.forget_remotes()
+        session.remotes, session.links = remotes, await remotes.keep()
+        return [] if session.links else ["links that have ended"]
+
+    async def _clean_up(self, mesh: Mesh, used: list[str], session: Session | None) -> None:
         self.refill()
         await mesh.dismiss()
-        await anyio.to_thread.run_sync(lambda: shutil.rmtree(directory, ignore_errors=True))
+        if session is not None:
+            await session.end()
+        await anyio.to_thread.run_sync(_remove, used, session)
+
+
+def _remove(directories: list[str], session: Session | None = None) -> None:
+    for directory in [*directories, *([session.directory] if session else [])]:
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _reason(error: Exception) -> str:

@@ -15,9 +15,12 @@ from sfworker.pool.gateway import NOT_OWN, is_own
 from sfworker.wire.frames import encode_frame
 from sfworker.wire.gateway import (
     PING_SECONDS,
+    Agreed,
     Alive,
     Close,
     Heard,
+    Keep,
+    Kept,
     Lost,
     Met,
     Open,
@@ -48,9 +51,28 @@ class Remotes:
         self._has_answered = False
         self._refusal = ""
         self._lost = False
-        self._hear: Callable[[Heard | Lost], None] = _ignore
+        self._links = ""
+        self._kept = anyio.Event()
+        self._hear: Callable[[Heard | Agreed | Lost], None] = _ignore
 
-    async def open(self, hear: Callable[[Heard | Lost], None]) -> None:
+    @property
+    def is_lost(self) -> bool:
+        """True where the gateway has ended, and all links with it."""
+        return self._lost
+
+    @property
+    def has_choice(self) -> bool:
+        """True where kept links may be used, which `Agreed` tells."""
+        return bool(self._opened.kept)
+
+    async def keep(self) -> str:
+        """End the attempt but not its links, and return their id, which is nothing where they cannot be kept."""
+        self._send(Keep())
+        with anyio.move_on_after(OPEN_SECONDS):
+            await self._kept.wait()
+        return self._links
+
+    async def open(self, hear: Callable[[Heard | Agreed | Lost], None]) -> None:
         """Open the sockets that stand in for the parties, and begin to call them. Raises GatewayLostError."""
         self._hear = hear
         try:
@@ -115,11 +137,15 @@ class Remotes:
                 self._answered.set()
             case Met(party, traceparent):
                 self._meet(party, traceparent)
-            case Heard() | Lost() as heard:
+            case Kept(links):
+                self._links = links
+                self._kept.set()
+            case Heard() | Agreed() | Lost() as heard:
                 self._hear(heard)
 
     def _hear_end(self) -> None:
         self._answered.set()
+        self._kept.set()
         if self._lost or self._refusal or not self._has_answered:
             return
         self._lost = True
@@ -132,5 +158,5 @@ def cleaned(text: str) -> str:
     return _CONTROL.sub(" ", text)[:MAX_TEXT]
 
 
-def _ignore(heard: Heard | Lost) -> None:
+def _ignore(heard: Heard | Agreed | Lost) -> None:
     pass

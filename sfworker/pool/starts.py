@@ -35,6 +35,31 @@ def processes(job: Job) -> list[str | None]:
     return [party for party in job.parties if party not in job.peers]
 
 
+def session_key(job: Job, tenant: str, frames: list[Start]) -> bytes:
+    """Return what is the same for executions that one session may serve. `frames` are those of `starts`.
+
+    It holds all of the frames but what an execution has of its own. An SPU with the task type's defaults is made in the
+    session where it has none yet.
+    """
+    alike = [
+        msgspec.structs.replace(
+            frame,
+            execution_id="",
+            task_id="",
+            subtask_id="",
+            attempt=0,
+            task_config={},
+            spu_config=_plain(job.envelope.spu_config),
+            mesh_dir="",
+            scratch_dir="",
+            processors=[],
+        )
+        for frame in frames
+    ]
+    granted = [limit and limit.amount for limit in (job.resources.threads, job.resources.memory)]
+    return msgspec.json.encode([tenant, job.peers, granted, alike], order="deterministic")
+
+
 def shared_id(execution_id: str, tenant: str) -> str:
     """Return the id under which all parties know an execution. Tenants have the same name at each.
 
@@ -43,7 +68,9 @@ def shared_id(execution_id: str, tenant: str) -> str:
     return f"{tenant}:{execution_id}"
 
 
-def opened(job: Job, settings: Settings, directory: str, tenant: str, replays: int, traceparent: str | None) -> Open:
+def opened(
+    job: Job, settings: Settings, directory: str, tenant: str, replays: int, traceparent: str | None, kept: str
+) -> Open:
     """Return what the gateway has to know of a job with peers."""
     envelope = job.envelope
     return Open(
@@ -54,6 +81,7 @@ def opened(job: Job, settings: Settings, directory: str, tenant: str, replays: i
         terms=terms(job),
         addresses=job.peers,
         traceparent=traceparent,
+        kept=kept,
     )
 
 

@@ -42,6 +42,11 @@ def processor_seconds(groups: Collection[int]) -> float | None:
     return used / _TICKS
 
 
+def available_memory() -> int:
+    """Return how many bytes of this host's memory new processes could have."""
+    return 1024 * _kilobytes("/proc/meminfo").get("MemAvailable", 0)
+
+
 def oom_kills() -> int:
     """Return how many processes this host's kernel has killed for want of memory, 0 where it does not say."""
     with suppress(OSError):
@@ -64,20 +69,20 @@ def _members(groups: Collection[int]) -> list[int]:
 
 def _resident(pid: int) -> int:
     """Return an upper bound of the process's share in bytes. Files do not count, as the kernel can drop them."""
-    kilobytes = _fields(pid, "status")
+    kilobytes = _kilobytes(f"/proc/{pid}/status")
     return 1024 * sum(kilobytes.get(name, 0) for name in ("RssAnon", "RssShmem", "VmSwap"))
 
 
 def _own_share(pid: int) -> int:
-    kilobytes = _fields(pid, "smaps_rollup")
+    kilobytes = _kilobytes(f"/proc/{pid}/smaps_rollup")
     return 1024 * (kilobytes.get("Pss", 0) - kilobytes.get("Pss_File", 0) + kilobytes.get("SwapPss", 0))
 
 
-def _fields(pid: int, name: str) -> dict[str, int]:
-    """Return the fields in kB of a file of /proc, none where the process has ended."""
+def _kilobytes(path: str) -> dict[str, int]:
+    """Return the fields in kB of a file of /proc, none where its process has ended."""
     fields: dict[str, int] = {}
     with suppress(OSError):
-        for line in Path(f"/proc/{pid}/{name}").read_text(errors="replace").splitlines():
+        for line in Path(path).read_text(errors="replace").splitlines():
             words = line.split()
             if words[-1:] == ["kB"]:
                 fields[words[0].rstrip(":")] = int(words[1])

@@ -35,7 +35,7 @@ from sfworker.wire.frames import (
     encode_body,
     longest_party_frame,
 )
-from sfworker.wire.gateway import Heard, Lost, Open
+from sfworker.wire.gateway import Agreed, Heard, Lost, Open
 from sfworker.wire.party_log import decode_line, encode_record
 from sfworker.wire.pipe import Pipe
 from sfworker.wire.ray import Begin, Broken, Closed, Exited, LinkLost, Nonsense, Printed, Said
@@ -199,7 +199,7 @@ class Run:
             how = sentence(process.exit_status, memory_ran_out=oom_kills() > self._oom_kills)
             self._say(Exited(self._number, process.exit_status, how))
 
-    def _hear_link(self, heard: Heard | Lost) -> None:
+    def _hear_link(self, heard: Heard | Agreed | Lost) -> None:
         if isinstance(heard, Lost):
             self._say(LinkLost(self._number, heard.party, cleaned(heard.why)))
 

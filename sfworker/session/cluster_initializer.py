@@ -21,7 +21,7 @@ class SessionBrokenError(Exception):
 
 
 class ClusterInitializer:
-    """Starts SecretFlow's session of one execution, which ends with the process."""
+    """Starts SecretFlow's session, which ends with the process."""
 
     def initialize_cluster(self, start: Start) -> None:
         """Start the session. Raises ClusterInitializationError."""
@@ -40,9 +40,15 @@ class ClusterInitializer:
             raise ClusterInitializationError(
                 f"the session could not be started ({type(error).__name__}); check sf_init_config"
             ) from error
-        # SecretFlow answers an error in any of its threads with SIGINT to itself and `os._exit`. Raised on the main
-        # thread instead, the error can be reported.
-        signal.signal(signal.SIGINT, _raise_session_broken)
+        raise_errors_of_threads()
+
+
+def raise_errors_of_threads() -> None:
+    """Raise an error of SecretFlow's threads on the main thread, where it can be reported.
+
+    SecretFlow answers it with SIGINT to itself and `os._exit`.
+    """
+    signal.signal(signal.SIGINT, _raise_session_broken)
 
 
 def _raise_session_broken(signum: int, frame: FrameType | None) -> NoReturn:

@@ -51,10 +51,19 @@ class DeviceManager:
         use_no_cached_variables()
         use_swift_links(_is_acknowledged(start))
 
+    def begin(self, start: Start) -> None:
+        """Serve another execution of the same parties and devices. Its runtime_config may have other defaults."""
+        self._start = start
+
+    @property
+    def spus(self) -> list[Any]:
+        return list(self._spus.values())
+
     def initialize_devices(self) -> dict[str, Any]:
         """Return a PYU under each party's name, and `spu` and `heu` where configured.
 
-        Raises DeviceInitializationError naming the part of the envelope that the device was made from.
+        An SPU that an earlier execution used is the same again; a HEU has a new key for each execution. Raises
+        DeviceInitializationError naming the part of the envelope that the device was made from.
         """
         devices: dict[str, Any] = {party: secretflow.PYU(party) for party in self._start.parties}
         if self._start.spu_config is not None:
@@ -117,6 +126,8 @@ class DeviceManager:
         ]
         link = (_LINK_CARRIED if start.carried else _LINK) | link
         options = spu.logging.LogOptions()
+        # Beside the sockets, as the working directory is the execution's and the SPU may be the next one's, too.
+        options.system_log_path = f"{start.mesh_dir}/spu-{start.self_party}.log"
         options.log_level = getattr(spu.logging.LogLevel, _LOG_LEVELS[start.log_level])
         return secretflow.SPU(cluster_def, link_desc=link or None, log_options=options)
 

@@ -23,6 +23,7 @@ from secretflow.distributed.fed.proxy.base import SenderReceiverProxy
 from sfworker.session import codec, fed_values, table_values  # noqa: F401 - the last registers its values
 from sfworker.wire.frames import receive_exactly
 
+THREADS = ("fed-accept", "fed-receive")
 _HEADER = struct.Struct(">QQ")
 _CREDENTIALS = struct.Struct("3i")
 _LARGE = 1 << 20
@@ -47,7 +48,7 @@ class UnixSocketProxy(SenderReceiverProxy):  # type: ignore[misc]
     def start(self) -> None:
         self._listener.bind(self._paths[self._party])
         self._listener.listen(len(self._paths))
-        threading.Thread(target=self._accept, name="fed-accept", daemon=True).start()
+        threading.Thread(target=self._accept, name=THREADS[0], daemon=True).start()
 
     def stop(self) -> None:
         self._listener.close()
@@ -76,6 +77,12 @@ class UnixSocketProxy(SenderReceiverProxy):  # type: ignore[misc]
             message = self._messages.pop(seq_id)
         return codec.loads(message)
 
+    def forget(self, below: int) -> None:
+        """Drop messages with lower sequence numbers, which nobody awaits any more."""
+        with self._arrived:
+            for seq_id in [each for each in self._messages if each < below]:
+                del self._messages[seq_id]
+
     def _connect(self, path: str) -> socket.socket:
         # Peers start at the same time, so the other's socket may not be there for a few milliseconds.
         deadline = time.monotonic() + _CONNECT_SECONDS
@@ -101,7 +108,7 @@ class UnixSocketProxy(SenderReceiverProxy):  # type: ignore[misc]
             if uid != os.getuid():
                 peer.close()
                 continue
-            threading.Thread(target=self._receive, args=(peer,), name="fed-receive", daemon=True).start()
+            threading.Thread(target=self._receive, args=(peer,), name=THREADS[1], daemon=True).start()
 
     def _receive(self, peer: socket.socket) -> None:
         with peer:

@@ -44,6 +44,25 @@ _PLAIN = (Enum, str, int, float, type(None))
 class PartyRuntime(spu_module.SPURuntime):  # type: ignore[misc]
     """Takes the place of SecretFlow's class, see `use_party_runtime`."""
 
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._names: set[str] = set()
+
+    def get_new_share_name(self) -> str:
+        name: str = super().get_new_share_name()
+        self._names.add(name)
+        return name
+
+    def del_share(self, val: Any) -> None:
+        super().del_share(val)
+        self._names.difference_update(jax.tree_util.tree_leaves(val))
+
+    def forget(self) -> None:
+        """Delete this party's shares of all values that are left."""
+        for name in self._names:
+            self.runtime.del_var(name)
+        self._names.clear()
+
     def intersect(
         self,
         *,

@@ -63,7 +63,8 @@ class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Meta(description="Processors that each of its processes computes on. Default: the worker's."),
     ] = None
     session: Annotated[
-        Literal["fresh", "reuse"], Meta(description="`reuse` asks for a warm session; every session is fresh today.")
+        Literal["fresh", "reuse"],
+        Meta(description="`reuse`: may share its processes with earlier and later jobs of its parties and devices."),
     ] = "fresh"
 
 

@@ -74,6 +74,10 @@ class TaskMetadata(Struct, frozen=True, kw_only=True):
     devices_used: list[str] = []
     attempt: int = 0
     worker_id: str = ""
+    session_job: Annotated[
+        int | msgspec.UnsetType,
+        Meta(description="Where its session had served jobs before: its place among them, from 2."),
+    ] = msgspec.UNSET
 
 
 class JobResult(Struct, frozen=True, kw_only=True):

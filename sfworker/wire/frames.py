@@ -7,7 +7,8 @@
 
 The daemon writes one `Start` to a party process and closes the socket when the process may go. The party process
 writes any number of `StageReached`, `Progressed`, `Making`, `Staging` and `Keeping`, then exactly one `Succeeded` or
-`Failed`.
+`Failed`. Where its session is kept, the daemon writes `Renew` after a success, which the party process answers by one
+`Renewed`, and then the next `Start`.
 
 What a party process says is a stranger's, as a job may be anybody's code: texts and lists have bounds, and results come
 encoded, so that the daemon holds no more of them than their bytes.
@@ -31,6 +32,8 @@ _LENGTH = struct.Struct(">I")
 LENGTH_BYTES = _LENGTH.size
 LONGEST_TEXT = 10_000
 """Characters of a message of a party process."""
+MOST_REMAINS = 100
+"""Things that a party process names as left by a job."""
 _BESIDE_RESULT = 1 << 19
 _Text = Annotated[str, Meta(max_length=LONGEST_TEXT)]
 _Name = Annotated[str, Meta(max_length=100)]
@@ -80,6 +83,14 @@ class Start(Struct, frozen=True, tag=True, kw_only=True):
     floors: Floors = Floors()
     log_level: str
     max_result_bytes: int
+    keeps: bool = False
+    """True where the session may serve another execution afterwards."""
+    number: int = 0
+    """Place of this execution among those of the session, from 0, the same at all parties."""
+
+
+class Renew(Struct, frozen=True, tag=True):
+    """Asks a party process that has succeeded to forget the execution, so that it can serve another one."""
 
 
 class StageReached(Struct, frozen=True, tag=True):
@@ -133,7 +144,13 @@ class Failed(Struct, frozen=True, tag=True):
     peak_rss_bytes: _Count
 
 
-PartyFrame = StageReached | Progressed | Making | Staging | Keeping | Succeeded | Failed
+class Renewed(Struct, frozen=True, tag=True):
+    """The execution is forgotten, but for what `remains` names, with which no other execution is served."""
+
+    remains: Annotated[list[_Name], Meta(max_length=MOST_REMAINS)]
+
+
+PartyFrame = StageReached | Progressed | Making | Staging | Keeping | Succeeded | Failed | Renewed
 
 
 class Fork(Struct, frozen=True, tag=True):
@@ -175,7 +192,7 @@ TemplateFrame = Ready | Forked | Exited
 _encoder = msgspec.msgpack.Encoder()
 _party_frames = msgspec.msgpack.Decoder(PartyFrame)
 _json = msgspec.json.Decoder(msgspec.Raw)
-decode_start = msgspec.msgpack.Decoder(Start).decode
+decode_order = msgspec.msgpack.Decoder(Start | Renew).decode
 decode_template_frame = msgspec.msgpack.Decoder(TemplateFrame).decode
 decode_template_command = msgspec.msgpack.Decoder(Fork | Signal).decode
 

@@ -12,7 +12,8 @@ certificate says, never what a message says.
 
 A worker has one connection to its gateway that only stands (`Attach`, answered by `Opened`; then each `Standing` of
 the gateway), and one for each execution (`Open`, answered by `Opened`), on which follow `Alive`, `Tell` and `Close`
-from the worker, and `Heard`, `Met` and `Lost` from the gateway. Commands of the same user send `Ask`, which is answered
+from the worker, and `Heard`, `Met` and `Lost` from the gateway. Where the session is kept, `Keep` comes in the place of
+`Close`, which ends the links then. Commands of the same user send `Ask`, which is answered
 by `GatewayState`.
 
 A gateway that is being replaced finishes its executions. The one after it has the port, and passes on what comes for
@@ -44,6 +45,7 @@ SPU_LINKS = 8
 CHANNELS = ("fed", *(f"spu-{number}" for number in range(SPU_LINKS)))
 
 _Text = Annotated[str, Meta(max_length=2000)]
+_Links = Annotated[str, Meta(pattern=r"^([0-9a-f]{64}:\d{1,5})?$(?!\n)")]
 _Nonce = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
 _Traceparent = Annotated[str, Meta(pattern=r"^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$(?!\n)")]
 
@@ -77,6 +79,11 @@ class Preface(Struct, frozen=True, kw_only=True):
     """Number of times that the sender's operator has let the execution run again."""
     traceparent: _Traceparent | None = None
     """Of the sender's span. Nothing else of its trace, such as state or baggage, is taken."""
+    kept: _Links = ""
+    """In a hello: the kept links that the sender can use, and how many executions they have served.
+
+    Where all parties say the same, none of them opens others. Each execution has its hellos all the same.
+    """
 
 
 class Answer(Struct, frozen=True, kw_only=True):
@@ -181,6 +188,8 @@ class Open(Struct, frozen=True, tag="open", kw_only=True):
     """Of the other parties' gateways."""
     traceparent: str | None = None
     """Of the execution's span, for the peers. Without one, theirs are not taken either."""
+    kept: str = ""
+    """As in the hello. `Agreed` follows then."""
 
 
 class Opened(Struct, frozen=True, tag="opened"):
@@ -201,6 +210,22 @@ class Tell(Struct, frozen=True, tag="tell"):
 
 class Close(Struct, frozen=True, tag="close"):
     """The attempt has ended in order, and its frames are all told."""
+
+
+class Keep(Struct, frozen=True, tag="keep"):
+    """The attempt has ended in order, and its links stay as long as this connection. Answered by `Kept`."""
+
+
+class Kept(Struct, frozen=True, tag="kept"):
+    """The links stay, and all parties know them by this id; nothing where they do not."""
+
+    links: str
+
+
+class Agreed(Struct, frozen=True, tag="agreed"):
+    """All peers have come, and either use the kept links as this party can, or all use new ones."""
+
+    keeps: bool
 
 
 class Heard(Struct, frozen=True, tag="heard"):
@@ -300,7 +325,7 @@ def _decoded(decoder: msgspec.msgpack.Decoder[_T], body: bytes) -> _T:
         raise FrameError("a message that is none") from None
 
 
-decode_from_worker = msgspec.msgpack.Decoder(Attach | GiveWay | Ended | Open | Alive | Tell | Close | Ask).decode
-decode_from_gateway = msgspec.msgpack.Decoder(Opened | Heard | Met | Lost).decode
+decode_from_worker = msgspec.msgpack.Decoder(Attach | GiveWay | Ended | Open | Alive | Tell | Keep | Close | Ask).decode
+decode_from_gateway = msgspec.msgpack.Decoder(Opened | Heard | Met | Agreed | Kept | Lost).decode
 decode_standing = msgspec.msgpack.Decoder(Opened | Standing).decode
 decode_state = msgspec.msgpack.Decoder(GatewayState).decode

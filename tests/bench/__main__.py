@@ -27,6 +27,7 @@ from tests.bench.history import history
 from tests.bench.measuring import PAUSE, REPETITIONS, Figures, Listener, bare, worker, write_ids
 from tests.bench.ray import ray
 from tests.bench.recovery import recovery
+from tests.bench.sessions import sessions
 from tests.running_worker import envelope, until
 
 SPU = {"cluster_def": {"runtime_config": {"protocol": "SEMI2K", "field": "FM128", "fxp_fraction_bits": 40}}}
@@ -154,7 +155,12 @@ def cpu(pid: int) -> float:
 
 
 PARTS: dict[str, Callable[[Figures], None]] = {"latency": latency, "rates": rates, "recovery": recovery, "psi": psi}
-ON_REQUEST: dict[str, Callable[[Figures], None]] = {"gateway": gateway, "ray": ray, "history": history}
+ON_REQUEST: dict[str, Callable[[Figures], None]] = {
+    "gateway": gateway,
+    "sessions": sessions,
+    "ray": ray,
+    "history": history,
+}
 
 
 def main() -> int:

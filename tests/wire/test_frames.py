@@ -25,8 +25,8 @@ from sfworker.wire.frames import (
     Staging,
     Start,
     Succeeded,
+    decode_order,
     decode_party_frame,
-    decode_start,
     encode_body,
     encode_frame,
     frame_length,
@@ -94,7 +94,7 @@ class TestRoundTrip:
             log_level="INFO",
             max_result_bytes=1,
         )
-        assert decode_start(encode_body(start)) == start
+        assert decode_order(encode_body(start)) == start
 
     def test_the_bytes(self) -> None:
         assert encode_frame(Progressed(0.5)) == (

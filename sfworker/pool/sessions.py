@@ -1,0 +1,147 @@
+"""Keeps sessions that have served an execution for the next one that fits. Runs in the daemon.
+
+    first execution --> offered: renews --> idle --> taken by the next execution --> offered ...
+                                    |         |
+                                    +---------+--> ended: unfit, idle for too long, or in the way of others
+
+One that renews may be taken already, which waits for the outcome.
+"""
+
+from __future__ import annotations
+
+import anyio
+import msgspec
+
+from sfworker.pool.mesh import Mesh
+from sfworker.pool.party_process import PartyProcess
+from sfworker.pool.remotes import Remotes
+from sfworker.pool.usage import available_memory
+from sfworker.settings import Settings
+from sfworker.wire.frames import Start
+
+
+class Session:
+    """Processes that are joined, and the directory of their sockets."""
+
+    def __init__(self, key: bytes, directory: str) -> None:
+        self.key = key
+        self.directory = directory
+        self.processes: list[PartyProcess] = []
+        self.mesh: Mesh | None = None
+        """The last that ran here."""
+        self.remotes: Remotes | None = None
+        """Where parties are elsewhere: of the first execution, with which the links began that stay since."""
+        self.links = ""
+        """Id of these."""
+        self.served = 0
+        self.is_fit = False
+        self.renewed = anyio.Event()
+        """Set when it is known whether it `is_fit`."""
+        self.is_taken = False
+        self.wanted = anyio.Event()
+        """Set when it is taken, or to be ended."""
+
+    def starts(self, frames: list[Start]) -> list[Start]:
+        """Return the frames as those of the session's next execution."""
+        number, self.served = self.served, self.served + 1
+        return [msgspec.structs.replace(frame, mesh_dir=self.directory, keeps=True, number=number) for frame in frames]
+
+    @property
+    def is_alive(self) -> bool:
+        lost = self.remotes is not None and self.remotes.is_lost
+        return not lost and not any(process.ended.is_set() for process in self.processes)
+
+    @property
+    def known_as(self) -> str:
+        """What peers have to say, too, for its links to be used."""
+        return f"{self.links}:{self.served}" if self.links else ""
+
+    def reset(self, directory: str) -> None:
+        """Begin anew, in another directory, with processes that are yet to come."""
+        self.directory, self.processes, self.served = directory, [], 0
+        self.remotes, self.links = None, ""
+
+    async def end(self) -> None:
+        """End its processes and links."""
+        if self.mesh is not None:
+            await self.mesh.dismiss()
+        if self.remotes is not None:
+            self.remotes.close()
+
+    async def idle(self, mesh: Mesh, seconds: float) -> None:
+        """Wait until it is wanted, a process of it has ended, or `seconds` have passed."""
+        async with anyio.create_task_group() as tasks:
+
+            async def watch() -> None:
+                await mesh.until_one_ended()
+                tasks.cancel_scope.cancel()
+
+            tasks.start_soon(watch)
+            with anyio.move_on_after(seconds):
+                await self.wanted.wait()
+            tasks.cancel_scope.cancel()
+
+
+class Sessions:
+    """The kept ones, the longest idle first.
+
+    With the executions that run they are never more than executions may run at once.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._kept: list[Session] = []
+        self._running = 0
+        self._is_closed = False
+
+    def began(self) -> None:
+        """Make room for an execution that begins, which may take one of these."""
+        self._running += 1
+
+    def ended(self) -> None:
+        self._running -= 1
+
+    async def take(self, key: bytes) -> Session | None:
+        """Return one that is fit for the execution with this key."""
+        while session := next((each for each in self._kept if each.key == key and each.is_alive), None):
+            session.is_taken = True
+            self.remove(session)
+            await session.renewed.wait()
+            if session.is_fit:
+                return session
+        return None
+
+    def make_room(self) -> None:
+        """End those that are in the way of an execution which begins with new processes."""
+        is_short = available_memory() < self._settings.session_memory_bytes
+        while self._kept and (is_short or self._running + len(self._kept) > self._settings.concurrency):
+            self.remove(self._kept[0])
+
+    def offer(self, session: Session) -> bool:
+        """Keep a session whose execution has ended well, or return False where it is not to be kept."""
+        settings = self._settings
+        while self._kept and self._running + len(self._kept) >= settings.concurrency:
+            self.remove(self._kept[0])
+        if (
+            self._is_closed
+            or session.served >= settings.session_jobs
+            or self._running >= settings.concurrency
+            or available_memory() < settings.session_memory_bytes
+        ):
+            return False
+        session.is_fit = session.is_taken = False
+        session.renewed, session.wanted = anyio.Event(), anyio.Event()
+        self._kept.append(session)
+        return True
+
+    def remove(self, session: Session) -> None:
+        """Keep it no more. It is ended, unless it is taken."""
+        if session in self._kept:
+            self._kept.remove(session)
+        session.wanted.set()
+
+    def close(self) -> None:
+        """End all, and keep none from now on."""
+        self._is_closed = True
+        for session in [*self._kept]:
+            self.remove(session)

@@ -1,0 +1,103 @@
+"""Sessions that are kept across sites, whose links stay open in the gateways: only where all sites keep theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.gateway.sites import Sites
+from tests.running_worker import PARTIES, kill, until
+
+
+@pytest.fixture(scope="module")
+def sites(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sites]:
+    directory = tmp_path_factory.mktemp("kept")
+    jobs = "tests.acting_job,tests.marking_job"
+    with Sites(directory, PARTIES, session_jobs="8", jobs=jobs, tell_peers_why="true") as made:
+        yield made
+
+
+def places(sites: Sites, task: dict[str, Any], fresh: str = "", **more: Any) -> list[int]:
+    """Run a job at all sites and return its place in each one's session."""
+    jobs = sites.jobs(task, options={"session": "reuse"}, **more)
+    if fresh:
+        jobs[fresh]["options"] = {**jobs[fresh]["options"], "session": "fresh"}
+    results = sites.run(jobs)
+    assert {result["status"] for result in results.values()} == {"success"}, results
+    return [results[party]["task_metadata"].get("session_job", 1) for party in sites.parties]
+
+
+def act(sites: Sites, **more: Any) -> list[int]:
+    return places(sites, {"task_type": "act"}, **more)
+
+
+def test_one_serves_several_jobs_whose_results_are_right(sites: Sites) -> None:
+    chance = np.random.default_rng(1)
+    ids = [f"{number:05d}" for number in range(600)]
+    frames = {party: pd.DataFrame({"id": ids, f"of_{party}": chance.normal(size=600)}) for party in PARTIES}
+    for party, frame in frames.items():
+        frame.iloc[100 * (party == "bob") :].to_csv(sites[party].data / "keys.csv", index=False)
+        frame.to_csv(sites[party].data / "values.csv", index=False)
+    common = {"keys": {party: ["id"] for party in PARTIES}}
+    values = {"input_paths": dict.fromkeys(PARTIES, "values.csv"), **common}
+    keys = {"input_paths": dict.fromkeys(PARTIES, "keys.csv"), **common}
+    psi = {"task_type": "psi", **keys, "output_paths": dict.fromkeys(PARTIES, "out.csv"), "receiver": "alice"}
+    assert act(sites) == [1, 1]
+    for place in (2, 3):
+        assert places(sites, psi) == [place, place]
+        found = [pd.read_csv(sites[party].data / "out.csv", dtype={"id": str}) for party in PARTIES]
+        assert [*found[0]["id"]] == [*found[1]["id"]]
+        assert sorted(found[0]["id"]) == ids[100:]
+        for party in PARTIES:
+            (sites[party].data / "out.csv").unlink()
+    jobs = sites.jobs({"task_type": "pearson_correlation", **values}, options={"session": "reuse"})
+    expected = pd.concat([frame.drop(columns="id") for frame in frames.values()], axis=1).corr().to_numpy()
+    results = [*sites.run(jobs).values()]
+    assert [result["task_metadata"]["session_job"] for result in results] == [4, 4], results
+    told = [result["result"]["correlation"] for result in results if result["result"]]
+    assert told
+    assert all(np.abs(np.array(each) - expected).max() < 1e-3 for each in told)
+
+
+def test_where_one_site_wants_a_fresh_one_both_are_fresh(sites: Sites) -> None:
+    act(sites)
+    assert act(sites, fresh="bob") == [1, 1]
+    assert act(sites) == [1, 1]
+    assert act(sites) == [2, 2]
+
+
+def test_executions_are_compared_in_kept_sessions_too(sites: Sites) -> None:
+    act(sites)
+    jobs = sites.jobs({"task_type": "act"}, options={"session": "reuse"})
+    jobs["bob"]["task_config"] = {"task_type": "act", "seconds": 1}
+    results = sites.run(jobs)
+    assert all("was sent another job under this execution_id" in result["error"] for result in results.values())
+    assert act(sites) == [1, 1]
+
+
+def test_none_is_used_after_an_error_at_one_site(sites: Sites) -> None:
+    act(sites)
+    task = {"task_type": "act", "action": "raise_final", "at": "bob"}
+    results = sites.run(sites.jobs(task, options={"session": "reuse"}))
+    assert {result["status"] for result in results.values()} == {"failure"}
+    assert act(sites) == [1, 1]
+
+
+def test_none_is_used_where_one_site_has_lost_its_own(sites: Sites) -> None:
+    results = sites.run(sites.jobs({"task_type": "act"}, options={"session": "reuse"}))
+    waiting = results["bob"]["result"]["pid"]
+    kill(waiting)
+    until(lambda: waiting not in sites["bob"].worker.parties())
+    assert act(sites) == [1, 1]
+
+
+def test_what_a_job_leaves_at_one_site_ends_it_at_both(sites: Sites) -> None:
+    act(sites)
+    told = sites["bob"].worker.log().count("a session is not kept")
+    places(sites, {"task_type": "mark", "kind": "thread"})
+    until(lambda: sites["bob"].worker.log().count("a session is not kept") > told)
+    assert act(sites) == [1, 1]

@@ -51,6 +51,7 @@ from sfworker.wire.ray import (
     Said,
     SignalRun,
     Unplaced,
+    Used,
     decode_from_bridge,
     decode_from_node,
 )
@@ -87,6 +88,8 @@ class HostedProcess:
         """None, as it is another host's."""
         self.exit_status: int | None = None
         self._how_it_ended = ""
+        self.used: float | None = None
+        """Processor time that it has used, as its node has last told."""
         self.ended = anyio.Event()
         self.break_off: Callable[[Failure], None] = _nobody_listens
         """Told why the execution cannot go on."""
@@ -160,6 +163,8 @@ class HostedProcess:
                 self._end(status, how)
             case Broken(_, failure):
                 self.break_off(failure)
+            case Used(_, seconds):
+                self.used = seconds
             case LinkLost(_, party, why):
                 told = f"the process of {party} was lost, as its gateway {why}"
                 self.suspect(Failure.of(PartyProcessLostError(told)))

@@ -17,6 +17,7 @@ from sfworker.catalog.job import Job
 from sfworker.catalog.resources import Limit
 from sfworker.errors import ClusterInitializationError, Failure, ResultSaveError, TaskExecutionError
 from sfworker.pool.bridge import Bridge, HostedProcess, UnplacedError
+from sfworker.pool.guard import watch
 from sfworker.pool.keepers import NodesKeeper, by_place, located
 from sfworker.pool.mesh import Limits, Listener, Mesh
 from sfworker.pool.outcome import Outcome, Stop
@@ -24,7 +25,7 @@ from sfworker.pool.ray_head import OWN, LocalHead
 from sfworker.pool.starts import shared_id, starts_elsewhere, terms
 from sfworker.settings import Settings
 from sfworker.wire.frames import Start
-from sfworker.wire.ray import Begin, Bound, Remove
+from sfworker.wire.ray import USED_SECONDS, Begin, Bound, Remove
 
 _log = logging.getLogger("sfworker.pool")
 REMOVE_SECONDS = 60.0
@@ -43,6 +44,11 @@ class Placement:
 
     def signal(self, process: HostedProcess, number: int, *, whole_group: bool) -> None:
         process.signal(number, whole_group=whole_group)
+
+    def used(self) -> float | None:
+        """Return the processor time that all have used, None where a node has not told it, or a disk is waited for."""
+        used = [process.used for process in self.processes]
+        return None if None in used else sum(seconds for seconds in used if seconds is not None)
 
     def kill(self) -> None:
         """Kill the hosts of those that have not ended when they were killed."""
@@ -101,11 +107,21 @@ class Clusters:
             process.break_off, process.suspect = mesh.break_off, mesh.suspect
         try:
             execution.begun(mesh)
-            outcome = await mesh.run(starts_elsewhere(job, attempt, self._settings), limits, listener)
+            outcome = await self._run(mesh, placement, starts_elsewhere(job, attempt, self._settings), limits, listener)
             outcome.keeper = NodesKeeper(job.parties, placement.run, placement.bridge.ask, self._remove_soon)
             yield outcome
         finally:
             self._tasks.start_soon(self._clean_up, mesh, placement)
+
+    async def _run(
+        self, mesh: Mesh, placement: Placement, starts: list[Start], limits: Limits, listener: Listener
+    ) -> Outcome:
+        async with anyio.create_task_group() as tasks:
+            if self._settings.stall_seconds:
+                tasks.start_soon(watch, mesh, self._settings.stall_seconds, placement.used, 2 * USED_SECONDS)
+            outcome = await mesh.run(starts, limits, listener)
+            tasks.cancel_scope.cancel()
+        return outcome
 
     async def run(self) -> None:
         """Start the worker's own head, where that is not left to the first job."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Protocol
 
 import anyio
@@ -15,8 +15,7 @@ from sfworker.errors import (
     SecretFlowTaskError,
     StalledError,
 )
-from sfworker.pool.mesh import Mesh
-from sfworker.pool.usage import disk_above, memory_above, processor_seconds
+from sfworker.pool.usage import disk_above, memory_above
 from sfworker.settings import variable
 
 CHECK_SECONDS = 0.5
@@ -45,16 +44,19 @@ async def guard(mesh: Guarded, memory: Limit | None, scratch: Limit | None, dire
             return
 
 
-async def watch(mesh: Mesh, stall_seconds: float) -> None:
+async def watch(
+    mesh: Guarded, stall_seconds: float, measure: Callable[[], float | None], shortest_interval: float = 0.0
+) -> None:
     """Watch the parties until cancelled, and fail them where none has computed or read a disk for `stall_seconds`.
 
-    They then wait for each other, which never ends by itself and would last until the job's time limit.
+    They then wait for each other, which never ends by itself and would last until the job's time limit. `measure`
+    returns the processor time that all have used, None where one waits for a disk.
     """
-    interval = stall_seconds / STALL_CHECKS
+    interval = max(stall_seconds / STALL_CHECKS, shortest_interval)
     active_at, before = anyio.current_time(), None
     while True:
         await anyio.sleep(interval)
-        used = await anyio.to_thread.run_sync(processor_seconds, mesh.groups)
+        used = await anyio.to_thread.run_sync(measure)
         idle = before is not None and used is not None and abs(used - before) <= max(_TICK, _IDLE_SHARE * interval)
         before = used
         if not idle:

@@ -37,6 +37,7 @@ from sfworker.pool.remotes import Remotes
 from sfworker.pool.run_dir import EXECUTIONS
 from sfworker.pool.starts import opened, starts
 from sfworker.pool.template import Template
+from sfworker.pool.usage import processor_seconds
 from sfworker.settings import Settings
 from sfworker.telemetry import ExecutionTrace
 from sfworker.wire.frames import Start
@@ -242,7 +243,7 @@ class Pool:
             if job.resources.memory or job.resources.scratch:
                 tasks.start_soon(guard, mesh, job.resources.memory, job.resources.scratch, directory)
             if self._settings.stall_seconds and not job.peers:  # elsewhere it may wait for others' work
-                tasks.start_soon(watch, mesh, self._settings.stall_seconds)
+                tasks.start_soon(watch, mesh, self._settings.stall_seconds, lambda: processor_seconds(mesh.groups))
             outcome = await mesh.run(frames, limits, listener)
             tasks.cancel_scope.cancel()
         return outcome

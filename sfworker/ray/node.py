@@ -195,7 +195,9 @@ def _free_port(address: str) -> int:
         return int(taken.getsockname()[1])
 
 
-async def _serve(settings: Settings, directory: str, connection: socket.socket, *, is_own_gateway: bool) -> None:
+async def _serve(
+    settings: Settings, directory: str, connection: socket.socket, address: str, *, is_own_gateway: bool
+) -> None:
     pipe = await Pipe.over(connection)
     async with open_pool(settings, directory) as pool, anyio.create_task_group() as tasks:
         node = Node(settings, pool, pipe, tasks)
@@ -204,7 +206,8 @@ async def _serve(settings: Settings, directory: str, connection: socket.socket, 
         except SecretFlowTaskError as error:
             pipe.say(Unready(Failure.of(error)))
         else:
-            pipe.say(Ready(settings.gateway_listen, versions(), os.getpid()))
+            port = settings.gateway_listen.rpartition(":")[2]
+            pipe.say(Ready(f"{address}:{port}", versions(), os.getpid()))
             await node.serve()
         with anyio.CancelScope(shield=True):
             await node.end()
@@ -248,7 +251,7 @@ def main() -> None:
             settings = load()
             with configure(settings, f"{settings.hostname()}-node-{setup.party}"):
                 roots.prepare(settings)
-                uvloop.run(_serve(settings, directory, connection, is_own_gateway=is_own_gateway))
+                uvloop.run(_serve(settings, directory, connection, setup.address, is_own_gateway=is_own_gateway))
     except SettingsError as error:
         told = f"the node of {setup.party} has a setting that is wrong: {error}"
         failure = Failure(told, ClusterInitializationError.__name__, retryable=False)

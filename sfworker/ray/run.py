@@ -22,7 +22,7 @@ from sfworker.pool.mesh import DISMISSAL_SECONDS, KILL_SECONDS, OF_FULL_DISKS
 from sfworker.pool.pool import Pool
 from sfworker.pool.remotes import Remotes, cleaned
 from sfworker.pool.starts import floors
-from sfworker.pool.usage import oom_kills
+from sfworker.pool.usage import oom_kills, processor_seconds
 from sfworker.settings import Settings
 from sfworker.wire.frames import (
     Floors,
@@ -38,7 +38,7 @@ from sfworker.wire.frames import (
 from sfworker.wire.gateway import Heard, Lost, Open
 from sfworker.wire.party_log import decode_line, encode_record
 from sfworker.wire.pipe import Pipe
-from sfworker.wire.ray import Begin, Broken, Closed, Exited, LinkLost, Nonsense, Printed, Said
+from sfworker.wire.ray import USED_SECONDS, Begin, Broken, Closed, Exited, LinkLost, Nonsense, Printed, Said, Used
 
 HELD_BYTES = 1 << 22
 """Bytes that wait for the host before lines of output are dropped."""
@@ -88,6 +88,7 @@ class Run:
         async with anyio.create_task_group() as tasks:
             if self._remotes is not None:
                 tasks.start_soon(self._remotes.say_alive)
+            tasks.start_soon(self._tell_used)
             if self._begin.memory or self._begin.scratch:
                 tasks.start_soon(guard, self, self._limit("memory"), self._limit("scratch"), self._directory)
 
@@ -202,6 +203,12 @@ class Run:
     def _hear_link(self, heard: Heard | Lost) -> None:
         if isinstance(heard, Lost):
             self._say(LinkLost(self._number, heard.party, cleaned(heard.why)))
+
+    async def _tell_used(self) -> None:
+        while True:
+            await anyio.sleep(USED_SECONDS)
+            seconds = await anyio.to_thread.run_sync(processor_seconds, self.groups)
+            self._say(Used(self._number, seconds))
 
     def _remove(self) -> None:
         outputs.discard(self._staged, self._roots)

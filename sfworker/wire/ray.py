@@ -23,6 +23,8 @@ from sfworker.wire.gateway import Terms
 
 BEAT_SECONDS = 1.0
 """Pause between the messages by which each side hears that the other is alive."""
+USED_SECONDS = 2.0
+"""Pause between the messages by which a node tells what an execution has used."""
 SILENCE_SECONDS = 5.0
 """Silence after which a bridge or host is given up and killed, and after which a node gives up its worker."""
 
@@ -244,6 +246,13 @@ class Broken(Struct, frozen=True, tag="broken"):
     failure: Failure
 
 
+class Used(Struct, frozen=True, tag="used"):
+    """The processor time that the execution has used at this node. None: a process waits for a disk right now."""
+
+    run: int
+    seconds: float | None
+
+
 class Done(Struct, frozen=True, tag="done"):
     """Answers a question about outputs. `failure` says why it could not be done."""
 
@@ -252,7 +261,7 @@ class Done(Struct, frozen=True, tag="done"):
 
 
 ToNode = Setup | Alive | Begin | SignalRun | Dismiss | Flush | Commit | Remove
-FromNode = Ready | Unready | Alive | Said | Nonsense | Printed | Closed | Exited | LinkLost | Broken | Done
+FromNode = Ready | Unready | Alive | Said | Nonsense | Printed | Closed | Exited | LinkLost | Broken | Used | Done
 decode_for_bridge: Any = msgspec.msgpack.Decoder(Join | Alive | Carried | Place | Leave | GiveUp).decode
 decode_from_bridge: Any = msgspec.msgpack.Decoder(
     Alive | Carried | Placed | Unplaced | HostLost | BridgeReady | BridgeFailed

@@ -21,6 +21,7 @@ from tests.jobs.test_component import (  # noqa: F401
 )
 from tests.jobs.test_psi import test_every_protocol_finds_the_merge  # noqa: F401
 from tests.jobs.test_statistics_correlation import (  # noqa: F401
+    measured,
     test_correlations_are_those_of_pandas,
     test_keys_are_no_features_and_a_party_may_have_none,
 )

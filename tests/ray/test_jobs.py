@@ -101,6 +101,12 @@ def test_a_job_can_be_stopped(nodes: OnNodes, stop: str) -> None:
     assert ended["status"] == "CANCELLED" if stop == "cancel" else ended["error_type"] == "SoftTimeLimitExceededError"
 
 
+def test_a_job_keeps_within_its_memory(nodes: OnNodes) -> None:
+    options = {"memory_limit_bytes": 1 << 28}
+    result = nodes.run(envelope({"task_type": "act", "action": "allocate", "at": "bob"}, options=options))
+    assert result["error_type"] == "MemoryLimitExceededError"
+
+
 def test_what_a_job_prints_stays_on_its_node(nodes: OnNodes) -> None:
     result = nodes.run(envelope({"task_type": "act", "action": "raise_foreign", "at": "bob", "seconds": 30.0}))
     assert "its text is withheld" in result["error"]

@@ -18,21 +18,17 @@ SPU = {"cluster_def": {"runtime_config": {"protocol": "SEMI2K", "field": "FM64"}
 LASTING = [
     "thread",
     "process",
-    "daemonized process",
     "file",
-    "socket",
-    "pipe",
     "mapping",
     "module",
-    "replaced module",
-    "global",
     "list",
-    "class",
-    "function",
-    "builtin",
     "limit",
-    "niceness",
     "device object",
+    *(
+        pytest.param(kind, marks=pytest.mark.slow)
+        for kind in ("daemonized process", "socket", "pipe", "replaced module")
+    ),
+    *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("global", "class", "function", "builtin", "niceness")),
 ]
 SEED = 4711
 JOBS = "tests.acting_job,tests.marking_job"
@@ -100,7 +96,7 @@ def test_where_something_remains_no_other_job_is_served(keeping: RunningWorker, 
     until(lambda: keeping.log().count("a session is not kept") > told)
 
 
-@pytest.mark.parametrize("action", ["raise", "raise_foreign", "exit", "kill", "stubborn"])
+@pytest.mark.parametrize("action", ["raise", "kill", "stubborn"])
 def test_no_other_job_is_served_after_an_error_or_a_limit(keeping: RunningWorker, action: str) -> None:
     before = keeping.run(act())
     failed = keeping.run(act(action, options={"soft_time_limit": 0.2, "time_limit": 0.4}))

@@ -28,7 +28,20 @@ LASTING = [
         pytest.param(kind, marks=pytest.mark.slow)
         for kind in ("daemonized process", "socket", "pipe", "replaced module")
     ),
-    *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("global", "class", "function", "builtin", "niceness")),
+    *(
+        pytest.param(kind, marks=pytest.mark.slow)
+        for kind in (
+            "daemonized process",
+            "socket",
+            "pipe",
+            "replaced module",
+            "global",
+            "class",
+            "function",
+            "builtin",
+        )
+    ),
+    pytest.param("niceness", marks=pytest.mark.slow),
 ]
 SEED = 4711
 JOBS = "tests.acting_job,tests.marking_job"

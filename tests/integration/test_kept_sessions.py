@@ -26,22 +26,9 @@ LASTING = [
     "device object",
     *(
         pytest.param(kind, marks=pytest.mark.slow)
-        for kind in ("daemonized process", "socket", "pipe", "replaced module")
+        for kind in ("daemonized process", "socket", "pipe", "replaced module", "global", "class", "function")
     ),
-    *(
-        pytest.param(kind, marks=pytest.mark.slow)
-        for kind in (
-            "daemonized process",
-            "socket",
-            "pipe",
-            "replaced module",
-            "global",
-            "class",
-            "function",
-            "builtin",
-        )
-    ),
-    pytest.param("niceness", marks=pytest.mark.slow),
+    *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("builtin", "niceness")),
 ]
 SEED = 4711
 JOBS = "tests.acting_job,tests.marking_job"
@@ -177,6 +164,13 @@ def test_a_session_with_much_memory_is_not_kept(redis_url: str, tmp_path: Path) 
     with RunningWorker(redis_url, tmp_path, **settings) as worker:
         assert [place(worker.run(act())) for _ in range(2)] == [1, 1]
         assert "bytes of memory" in worker.log()
+
+
+@pytest.mark.slow
+def test_processes_that_were_spawned_serve_several_jobs_too(redis_url: str, tmp_path: Path) -> None:
+    settings = {"session_jobs": "8", "start_method": "spawn", "spare_processes": "0", "jobs": JOBS}
+    with RunningWorker(redis_url, tmp_path, **settings) as worker:
+        assert [place(worker.run(act(), 90)) for _ in range(2)] == [1, 2]
 
 
 def test_where_sessions_are_fresh_the_result_says_so(worker: RunningWorker) -> None:

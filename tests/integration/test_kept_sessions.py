@@ -31,7 +31,7 @@ LASTING = [
     *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("builtin", "niceness")),
 ]
 SEED = 4711
-JOBS = "tests.acting_job,tests.marking_job"
+JOBS = "tests.acting_job,tests.drawing_job,tests.marking_job"
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +147,16 @@ def test_a_session_that_died_while_it_waited_serves_nobody(keeping: RunningWorke
     kill(pid)
     until(lambda: pid not in keeping.processes())
     assert place(keeping.run(act())) == 1
+
+
+@pytest.mark.slow
+def test_what_is_random_differs_between_jobs_of_a_session(keeping: RunningWorker) -> None:
+    keeping.run(act("raise"))
+    results = [keeping.run(reuse({"task_type": "draw"})) for _ in range(3)]
+    assert [place(result) for result in results] == [1, 2, 3]
+    drawn = [result["result"]["drawn"][party] for result in results for party in PARTIES]
+    alike = {source for source in drawn[0] if len({each[source] for each in drawn}) < len(drawn)}
+    assert alike == set()
 
 
 @pytest.mark.slow

@@ -37,6 +37,7 @@ from sfworker.party.context import JobContext
 from sfworker.party.task_dispatcher import TaskDispatcher
 from sfworker.secure.boosted_trees import Booster
 from sfworker.secure.fresh_orders import use_fresh_orders
+from sfworker.secure.own_parts import use_own_parts
 from sfworker.secure.sigmoid import sigmoid
 from sfworker.session import codec
 from sfworker.session.arithmetic import arithmetic_of, largest_product, require_fraction_bits, require_whole_bits
@@ -48,6 +49,7 @@ LEAST_FRACTION_BITS = 16
 
 codec.record(XgbTree, split_features=list, split_values=list)
 use_fresh_orders()
+use_own_parts()
 
 
 @TaskDispatcher.register_task("ss_xgb")

@@ -17,6 +17,7 @@ from sfworker.party.context import JobContext
 from sfworker.party.task_dispatcher import TaskDispatcher
 from sfworker.secure import gradient_descent
 from sfworker.secure.fresh_orders import use_fresh_orders
+from sfworker.secure.own_parts import use_own_parts
 
 WHERE = "task_config.node_eval_param"
 _ZEROS: dict[str, Any] = {"float": 0.0, "int": 0, "bool": False, "str": ""}
@@ -25,6 +26,7 @@ _ZEROS: dict[str, Any] = {"float": 0.0, "int": 0, "bool": False, "str": ""}
 ss_sgd_train.SSRegression = gradient_descent.Regression
 ss_glm_train.SSGLM = gradient_descent.Glm
 use_fresh_orders()
+use_own_parts()
 
 
 @TaskDispatcher.register_task("component")

@@ -332,7 +332,7 @@ def main() -> NoReturn:
     import secretflow  # noqa: F401 - before the first frame, as in the template
 
     from sfworker.party.task_dispatcher import load_jobs
-    from sfworker.session import renewing  # noqa: F401
+    from sfworker.session import cluster_initializer, device_manager, renewing  # noqa: F401
 
     load_jobs(json.loads(sys.argv[1]))
     serve(socket.socket(fileno=3))

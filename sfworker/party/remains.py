@@ -50,7 +50,7 @@ class Before:
         self._limits = _limits()
         self._modules = dict(sys.modules)
         self._descriptors = _descriptors()
-        self._mappings = _shared_mappings()
+        self._mappings = _shared(_mapped())
         self._own = {name: vars(each) for name, each in sys.modules.items() if _is_own(name, each)}
         self._walked = self._own.keys() - {"builtins"}
         """Modules of whose classes the members count, too."""
@@ -71,7 +71,6 @@ class Before:
                 # Those without a bound are not caches of what jobs have read.
                 if isinstance(value, functools._lru_cache_wrapper) and value.cache_parameters()["maxsize"]:
                     value.cache_clear()
-        gc.collect()
         _libc.malloc_trim(0)
         with suppress(OSError):  # from here on the highest memory is the next job's
             Path("/proc/self/clear_refs").write_text("5")
@@ -84,10 +83,13 @@ class Before:
             yield "processes"
         if set(threading.enumerate()) - own_threads - {threading.main_thread()}:
             yield "threads"
+        mapped = _mapped()
+        code = {path for kind, path in mapped if "x" in kind}
         new = _descriptors().items() - self._descriptors.items()
-        if any(self._is_strange(number, target) for number, target in new):
+        # Libraries open their code to name functions in it.
+        if any(self._is_strange(number, target) for number, target in new if target not in code):
             yield "descriptors"
-        if _shared_mappings() - self._mappings:
+        if _shared(mapped) - self._mappings:
             yield "mappings"
         if gc.garbage:
             yield "garbage"
@@ -100,7 +102,7 @@ class Before:
 
     def _is_strange(self, number: int, target: str) -> bool:
         """Return whether a descriptor is none that the session or a library opens."""
-        if target.startswith(_HARMLESS) or target in _code():
+        if target.startswith(_HARMLESS):
             return False
         if target.startswith("pipe:"):  # a library's own, by which its threads wake each other, is empty
             return bool(int.from_bytes(fcntl.ioctl(number, termios.FIONREAD, bytes(4)), sys.byteorder))
@@ -111,33 +113,37 @@ class Before:
                 names.append(str(found.getpeername()))
         return not any(name.startswith(self._session_dir) for name in names)
 
-    def _print(self, value: Any, referred: dict[int, Any], depth: int) -> Any:
-        """Return what is equal as long as the object, and what it holds, is the same."""
+    def _print(self, value: Any, referred: dict[int, Any], depth: int) -> int:
+        """Return a number that is the same as long as the object, and what it holds, is the same."""
         if isinstance(value, _PLAIN):
-            return type(value), value
+            return hash((type(value), value))
         if id(value) in referred:
             return id(value)
         referred[id(value)] = value
-        inside: Any = None
+        inside = 0
         if isinstance(value, FunctionType):
-            inside = id(value.__code__), id(value.__defaults__), self._inside(vars(value), referred, 0)
+            inside = hash((id(value.__code__), id(value.__defaults__), self._inside(vars(value), referred, 0)))
         elif not depth:
             pass
         elif isinstance(value, dict):
             inside = self._inside(value, referred, depth - 1)
         elif isinstance(value, _CONTAINERS):
-            inside = len(value), [self._print(each, referred, depth - 1) for each in [*value][:_LARGEST]]
+            elements = [*value][:_LARGEST]
+            inside = hash((len(value), *(self._print(each, referred, depth - 1) for each in elements)))
         elif isinstance(value, type) and value.__module__ in self._walked:
             members = {name: each for name, each in vars(value).items() if name not in _OF_CLASSES}
             inside = self._inside(members, referred, depth - 1)
         elif type(value).__module__ in self._walked and hasattr(value, "__dict__"):
             inside = self._inside(vars(value), referred, depth - 1)
-        return id(value), inside
+        return hash((id(value), inside))
 
-    def _inside(self, mapping: dict[Any, Any], referred: dict[int, Any], depth: int = _DEEPEST) -> Any:
-        pairs = [pair for pair in mapping.items() if pair[0] not in _OF_PYTHON]
-        pairs, count = pairs[:_LARGEST], len(pairs)
-        return count, [[self._print(each, referred, depth) for each in pair] for pair in pairs]
+    def _inside(self, mapping: dict[Any, Any], referred: dict[int, Any], depth: int = _DEEPEST) -> int:
+        found = count = 0
+        for name, value in mapping.items():
+            if name not in _OF_PYTHON and count < _LARGEST:
+                count += 1
+                found = hash((found, self._print(name, referred, depth), self._print(value, referred, depth)))
+        return found
 
 
 def _is_own(name: str, module: Any) -> bool:
@@ -181,19 +187,12 @@ def _descriptors() -> dict[int, str]:
     return found
 
 
-def _shared_mappings() -> set[str]:
+def _shared(mapped: list[tuple[str, str]]) -> set[str]:
     """Return the files that this process and others may write to as memory."""
-    return {path for kind, path in _mapped() if "s" in kind and not path.startswith("/dev/zero")}
+    return {path for kind, path in mapped if "s" in kind and not path.startswith("/dev/zero")}
 
 
-def _code() -> set[str]:
-    """Return the libraries of this process, which are opened to name functions in them."""
-    return {path for kind, path in _mapped() if "x" in kind}
-
-
-def _mapped() -> Iterator[tuple[str, str]]:
-    """Yield the permissions and the path of each file that is mapped."""
-    for line in Path("/proc/self/maps").read_text().splitlines():
-        words = line.split(maxsplit=5)
-        if len(words) == 6:
-            yield words[1], words[5]
+def _mapped() -> list[tuple[str, str]]:
+    """Return the permissions and the path of each file that is mapped."""
+    lines = [line.split(maxsplit=5) for line in Path("/proc/self/maps").read_text().splitlines()]
+    return [(words[1], words[5]) for words in lines if len(words) == 6]

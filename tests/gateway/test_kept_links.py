@@ -101,3 +101,23 @@ def test_what_a_job_leaves_at_one_site_ends_it_at_both(sites: Sites) -> None:
     places(sites, {"task_type": "mark", "kind": "thread"})
     until(lambda: sites["bob"].worker.log().count("a session is not kept") > told)
     assert act(sites) == [1, 1]
+
+
+def test_none_is_used_after_a_gateway_was_replaced(sites: Sites) -> None:
+    act(sites)
+    sites["alice"].stop_gateway()
+    sites["alice"].start_gateway()
+    assert act(sites) == [1, 1]
+    assert act(sites) == [2, 2]
+
+
+def test_a_job_whose_peer_does_not_come_is_cancelled(sites: Sites) -> None:
+    act(sites)
+    job = sites.jobs({"task_type": "act"}, options={"session": "reuse"})["alice"]
+    worker = sites["alice"].worker
+    worker.send(job)
+    worker.until_said(job["execution_id"], "task_started")
+    worker.redis.set(f"sf:cancel:{job['execution_id']}", 1, ex=60)
+    worker.redis.publish("sf:control", job["execution_id"])
+    assert worker.until_ended(job["execution_id"], 10)["status"] == "CANCELLED"
+    assert act(sites) == [1, 1]

@@ -18,24 +18,20 @@ SPU = {"cluster_def": {"runtime_config": {"protocol": "SEMI2K", "field": "FM64"}
 LASTING = [
     "thread",
     "process",
-    "daemonized process",
     "file",
-    "socket",
-    "pipe",
     "mapping",
     "module",
-    "replaced module",
-    "global",
     "list",
-    "class",
-    "function",
-    "builtin",
     "limit",
-    "niceness",
     "device object",
+    *(
+        pytest.param(kind, marks=pytest.mark.slow)
+        for kind in ("daemonized process", "socket", "pipe", "replaced module", "global", "class", "function")
+    ),
+    *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("builtin", "niceness")),
 ]
 SEED = 4711
-JOBS = "tests.acting_job,tests.marking_job"
+JOBS = "tests.acting_job,tests.drawing_job,tests.marking_job"
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +96,7 @@ def test_where_something_remains_no_other_job_is_served(keeping: RunningWorker, 
     until(lambda: keeping.log().count("a session is not kept") > told)
 
 
-@pytest.mark.parametrize("action", ["raise", "raise_foreign", "exit", "kill", "stubborn"])
+@pytest.mark.parametrize("action", ["raise", "kill", "stubborn"])
 def test_no_other_job_is_served_after_an_error_or_a_limit(keeping: RunningWorker, action: str) -> None:
     before = keeping.run(act())
     failed = keeping.run(act(action, options={"soft_time_limit": 0.2, "time_limit": 0.4}))
@@ -154,6 +150,16 @@ def test_a_session_that_died_while_it_waited_serves_nobody(keeping: RunningWorke
 
 
 @pytest.mark.slow
+def test_what_is_random_differs_between_jobs_of_a_session(keeping: RunningWorker) -> None:
+    keeping.run(act("raise"))
+    results = [keeping.run(reuse({"task_type": "draw"})) for _ in range(3)]
+    assert [place(result) for result in results] == [1, 2, 3]
+    drawn = [result["result"]["drawn"][party] for result in results for party in PARTIES]
+    alike = {source for source in drawn[0] if len({each[source] for each in drawn}) < len(drawn)}
+    assert alike == set()
+
+
+@pytest.mark.slow
 def test_it_ends_when_no_job_comes_and_nothing_is_left(redis_url: str, tmp_path: Path) -> None:
     settings = {"session_jobs": "8", "session_idle_seconds": "1", "jobs": JOBS}
     with RunningWorker(redis_url, tmp_path, **settings) as worker:
@@ -168,6 +174,13 @@ def test_a_session_with_much_memory_is_not_kept(redis_url: str, tmp_path: Path) 
     with RunningWorker(redis_url, tmp_path, **settings) as worker:
         assert [place(worker.run(act())) for _ in range(2)] == [1, 1]
         assert "bytes of memory" in worker.log()
+
+
+@pytest.mark.slow
+def test_processes_that_were_spawned_serve_several_jobs_too(redis_url: str, tmp_path: Path) -> None:
+    settings = {"session_jobs": "8", "start_method": "spawn", "spare_processes": "0", "jobs": JOBS}
+    with RunningWorker(redis_url, tmp_path, **settings) as worker:
+        assert [place(worker.run(act(), 90)) for _ in range(2)] == [1, 2]
 
 
 def test_where_sessions_are_fresh_the_result_says_so(worker: RunningWorker) -> None:

@@ -274,14 +274,14 @@ def restarted(ground: Ground) -> None:
 
 @fault("the worker is killed (kill -9), and started again")
 def worker_killed(ground: Ground) -> None:
-    begin(ground.nodes, attempts=1)
+    job = begin(ground.nodes, attempts=1)
     since = time.monotonic()
     ground.worker.kill()
     until(lambda: not ground.nodes.left() and not ground.nodes.serving(), 20.0)
     ground.record.append(Heard("", "nothing is left on the nodes", time.monotonic() - since))
     ground.record[-1].require("", within=SILENT)
     ground.worker.start()
-    until(lambda: ground.worker.redis.xlen("sf:jobs") == 0, 60.0)
+    ground.hear(job, since).require("SUCCESS", within=90.0)  # after its lease
 
 
 @fault("nothing listens at the address")

@@ -30,6 +30,7 @@ from sfworker.wire.ray import USED_SECONDS, Begin, Bound, Remove
 
 _log = logging.getLogger("sfworker.pool")
 MAX_OWED = 1000
+"""Paths of a party's node, away when they were to be removed, that are kept for the next job there."""
 REMOVE_SECONDS = 60.0
 """Longest time in which what attempts have left on nodes is removed."""
 
@@ -77,7 +78,6 @@ class Clusters:
         self._directory = directory
         self._tasks = tasks
         self._owed: dict[tuple[str, str], deque[str]] = {}
-        """Paths that are to be removed from nodes which could not be reached."""
         self._head = LocalHead(settings, directory)
         self._bridges: dict[str, Bridge] = {}
         self._numbers = count(1)

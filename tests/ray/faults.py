@@ -101,16 +101,16 @@ class Ground:
     def require_well(self) -> None:
         """Require that nothing of the fault is left over, and that the next job succeeds."""
         since = time.monotonic()
-        until(lambda: not self.nodes.left(), 60.0)  # what a node had staged is removed when it serves again
-        until(lambda: not self.worker.executions_on_disk())
         job = envelope({"task_type": "act"}, options={"max_retries": 3, "retry_delay": 0.5})
         result = self.nodes.run(job)
         assert result["status"] == "success", result
+        self.well_after = time.monotonic() - since
+        until(lambda: not self.worker.executions_on_disk())
+        until(lambda: not self.nodes.left(), 60.0)  # what a node had staged is removed when it serves again
         self.nodes.until_clean()
         hosts = [("Host", "one"), ("Host", "two")]
         until(lambda: sorted(self.cluster.actors()) == hosts, 30.0)
         until(lambda: len(self.nodes.serving(b"sfworker.ray.node")) == len(hosts), 30.0)
-        self.well_after = time.monotonic() - since
 
 
 @dataclass(frozen=True)
@@ -274,14 +274,14 @@ def restarted(ground: Ground) -> None:
 
 @fault("the worker is killed (kill -9), and started again")
 def worker_killed(ground: Ground) -> None:
-    begin(ground.nodes)
+    job = begin(ground.nodes, attempts=1)
     since = time.monotonic()
     ground.worker.kill()
     until(lambda: not ground.nodes.left() and not ground.nodes.serving(), 20.0)
     ground.record.append(Heard("", "nothing is left on the nodes", time.monotonic() - since))
     ground.record[-1].require("", within=SILENT)
     ground.worker.start()
-    until(lambda: ground.worker.redis.xlen("sf:jobs") == 0, 60.0)
+    ground.hear(job, since).require("SUCCESS", within=90.0)  # after its lease
 
 
 @fault("nothing listens at the address")

@@ -22,7 +22,7 @@ from sfworker.catalog import TaskParams, TaskType, register
 from sfworker.party.task_dispatcher import TaskDispatcher
 class LookParams(TaskParams, tag="look", frozen=True, kw_only=True):
     """Looks at its environment."""
-class LookResult(Struct, frozen=True, kw_only=True):
+class LookResult(Struct, frozen=True):
     """What is there."""
     colour: str | None
     execution_id: str
@@ -30,8 +30,8 @@ class LookResult(Struct, frozen=True, kw_only=True):
 register(TaskType(name="look", summary="Looks", params=LookParams, result=LookResult))
 @TaskDispatcher.register_task("look")
 def look(context):
-    environ = os.environ.get
-    return LookResult(colour=environ("COLOUR"), execution_id=environ("EXECUTION_ID"), threads=environ("OMP_NUM_THREADS"))
+    found = {name: os.environ.get(name) for name in ("COLOUR", "EXECUTION_ID", "OMP_NUM_THREADS")}
+    return LookResult(found["COLOUR"], found["EXECUTION_ID"], found["OMP_NUM_THREADS"])
 '''
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from contextvars import Context
@@ -28,6 +29,8 @@ from sfworker.wire.frames import Start
 from sfworker.wire.ray import USED_SECONDS, Begin, Bound, Remove
 
 _log = logging.getLogger("sfworker.pool")
+MAX_OWED = 1000
+"""Paths of a party's node, away when they were to be removed, that are kept for the next job there."""
 REMOVE_SECONDS = 60.0
 """Longest time in which what attempts have left on nodes is removed."""
 
@@ -74,6 +77,7 @@ class Clusters:
         self._worker_id = worker_id
         self._directory = directory
         self._tasks = tasks
+        self._owed: dict[tuple[str, str], deque[str]] = {}
         self._head = LocalHead(settings, directory)
         self._bridges: dict[str, Bridge] = {}
         self._numbers = count(1)
@@ -98,6 +102,9 @@ class Clusters:
         if placement is None:
             yield Outcome(failure=Failure.of(TaskExecutionError()), stopped=execution.stopped)
             return
+        for party in job.parties:
+            if owed := self._owed.pop((job.cluster, party), None):
+                self._tasks.start_soon(self.remove, job.cluster, party, list(owed))
         placement.processes = [
             placement.bridge.process(placement.run, party, partial(self._begin, job, tenant, placement, party))
             for party in job.parties
@@ -150,7 +157,12 @@ class Clusters:
                 finally:
                     placement.bridge.leave(placement.run)
         except (UnplacedError, ResultSaveError, TimeoutError) as error:
-            _log.warning("what attempts have staged at %s could not be removed (%s)", party, type(error).__name__)
+            self._owed.setdefault((address, party), deque(maxlen=MAX_OWED)).extend(paths)
+            _log.warning(
+                "what attempts have staged at %s could not be removed (%s); it is when the next job has found its node",
+                party,
+                type(error).__name__,
+            )
 
     async def _place_unless(self, execution: Handle, job: Job) -> Placement | None:
         """Place a job, or return None where it is stopped before. Raises UnplacedError."""

@@ -15,7 +15,7 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -182,9 +182,8 @@ class Bridge:
 
     async def _offers(self) -> list[Offer]:
         """Return the nodes. Raises ClusterGoneError where nothing is heard of them and nothing runs there."""
-        asked = asyncio.get_running_loop().run_in_executor(None, ray.nodes)
         try:
-            nodes = [node for node in await asyncio.wait_for(asked, ASK_SECONDS) if node["Alive"]]
+            nodes = [node for node in await asyncio.wait_for(_beside(ray.nodes), ASK_SECONDS) if node["Alive"]]
         except Exception as error:  # noqa: BLE001 - Ray's are many
             told = f"the Ray cluster does not answer any more ({type(error).__name__})"
             if len(self._runs) > 1:
@@ -209,7 +208,7 @@ class Bridge:
         if any(party in busy for party in stale for busy in others):
             raise CannotPlaceError("a party has joined the Ray cluster, and jobs that run end first", later=True)
         for party in stale:
-            ray.kill(self._hosts.pop(party).actor)
+            _beside(ray.kill, self._hosts.pop(party).actor)
 
     async def _keep(self, party: str, offers: list[Offer]) -> None:
         """See to it that the party has a host. Raises CannotPlaceError."""
@@ -226,7 +225,7 @@ class Bridge:
             max_concurrency=1000,
             scheduling_strategy=NodeAffinitySchedulingStrategy(offer.node, soft=False),
         )
-        actor = placed.remote()
+        actor = await _beside(placed.remote)
         known = frozenset(name for each in offers for name in each.resources)
         try:
             setup = encode_body(self._setup(party, known, offer.address))
@@ -235,10 +234,10 @@ class Bridge:
                 raise CannotPlaceError(answer.failure.error, retryable=answer.failure.retryable)
             _require_same_versions(party, answer)
         except CannotPlaceError:
-            ray.kill(actor)
+            await _beside(ray.kill, actor)
             raise
         except (Exception, asyncio.TimeoutError) as error:  # noqa: BLE001 - Ray's are many, and their texts hold paths
-            ray.kill(actor)
+            await _beside(ray.kill, actor)
             raise CannotPlaceError(f"the host of {party} could not be started ({type(error).__name__})") from None
         host = self._hosts[party] = Kept(actor, offer, answer.gateway, known)
         self._start(self._hear(party, host))
@@ -262,15 +261,14 @@ class Bridge:
         """Take the job's room at its nodes, which everybody sees as taken until it is left. Raises CannotPlaceError."""
         cpus = {"CPU": self._join.cpus} if self._join.cpus else {}
         bundles = [{party: 1.0, f"node:{host.offer.address}": _SMALLEST, **cpus} for party, host in hosts.items()]
-        loop = asyncio.get_running_loop()  # which nothing that asks the cluster may hold up
-        self._room[run] = group = await loop.run_in_executor(None, placement_group, bundles)
-        if not await loop.run_in_executor(None, group.wait, ROOM_SECONDS):
+        self._room[run] = group = await _beside(placement_group, bundles)
+        if not await _beside(group.wait, ROOM_SECONDS):
             raise CannotPlaceError("the nodes of its parties have no room for another job now", later=True)
 
     def _leave(self, run: int) -> None:
         self._runs.pop(run, None)
         if group := self._room.pop(run, None):
-            asyncio.get_running_loop().run_in_executor(None, remove_placement_group, group)
+            _beside(remove_placement_group, group)
 
     async def _hear(self, party: str, host: Kept) -> None:
         """Carry what the party's node says until its host is gone."""
@@ -292,8 +290,7 @@ class Bridge:
 
     def _lose(self, party: str, why: str) -> None:
         if host := self._hosts.pop(party, None):
-            with suppress(Exception):
-                ray.kill(host.actor)
+            _beside(ray.kill, host.actor)
             self._pipe.say(HostLost(party, why))
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
@@ -309,6 +306,11 @@ class Bridge:
             record = PartyRecord(level="ERROR", logger="sfworker.bridge", message=told, exception=frames)
             os.write(2, encode_record(record))
             os._exit(1)
+
+
+def _beside(ask: Callable[..., Any], *arguments: Any) -> asyncio.Future[Any]:
+    """Ask the cluster in a thread, as the event loop must not wait for it: the worker takes silence for a hang."""
+    return asyncio.get_running_loop().run_in_executor(None, ask, *arguments)
 
 
 def _require_offered(parties: list[str], offers: list[Offer]) -> None:

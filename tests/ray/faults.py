@@ -35,6 +35,8 @@ AT_ONCE = 1.0
 """Seconds by which a fault that shows is known."""
 SILENT = 7.0
 """Seconds by which one is known that shows by silence alone, of which 5 are waited for."""
+BRIDGE = 4.0
+"""Seconds in which a bridge starts on two cores that others load."""
 OWN = "own"
 """The worker's host in the cluster of hosts."""
 NOBODY = "10.78.0.200"
@@ -274,32 +276,32 @@ def restarted(ground: Ground) -> None:
 
 @fault("the worker is killed (kill -9), and started again")
 def worker_killed(ground: Ground) -> None:
-    begin(ground.nodes, attempts=1)
+    job = begin(ground.nodes, attempts=1)
     since = time.monotonic()
     ground.worker.kill()
     until(lambda: not ground.nodes.left() and not ground.nodes.serving(), 20.0)
     ground.record.append(Heard("", "nothing is left on the nodes", time.monotonic() - since))
     ground.record[-1].require("", within=SILENT)
     ground.worker.start()
-    until(lambda: ground.worker.redis.xlen("sf:jobs") == 0, 60.0)
+    ground.hear(job, since).require("SUCCESS", within=90.0)  # after its lease
 
 
 @fault("nothing listens at the address")
 def dead_address(ground: Ground) -> None:
-    ground.try_at(ground.dead).require("ClusterInitializationError", "does not answer", within=3.0 + AT_ONCE)
+    ground.try_at(ground.dead).require("ClusterInitializationError", "does not answer", within=3.0 + BRIDGE)
 
 
 @fault("no node offers carol")
 def no_offer(ground: Ground) -> None:
     heard = ground.try_at(ground.cluster.address, ["alice", "carol"])
-    heard.require("ClusterInitializationError", "no node of the Ray cluster offers party carol", within=3.0)
+    heard.require("ClusterInitializationError", "no node of the Ray cluster offers party carol", within=BRIDGE)
 
 
 @fault("the cluster has another Ray")
 def other_version(ground: Ground) -> None:
     assert ground.other is not None
     heard = ground.try_at(ground.other.address)
-    heard.require("ClusterInitializationError", "another version of Ray or Python", within=5.0)
+    heard.require("ClusterInitializationError", "another version of Ray or Python", within=BRIDGE + AT_ONCE)
 
 
 @fault("bob's host is cut off, and back", "hosts")
@@ -333,7 +335,7 @@ def cut_off(ground: Ground, name: str, job: str, says: str) -> None:
 
 @fault("nobody has the address, so that packets vanish", "hosts")
 def no_host(ground: Ground) -> None:
-    ground.try_at(ground.dead).require("ClusterInitializationError", "does not answer", within=3.0 + AT_ONCE)
+    ground.try_at(ground.dead).require("ClusterInitializationError", "does not answer", within=3.0 + BRIDGE)
 
 
 def main(words: list[str]) -> int:

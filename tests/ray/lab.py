@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -31,7 +32,7 @@ from ray._private.state import state
 ray.init(sys.argv[1], logging_level="ERROR", log_to_driver=False)
 nodes = {node["NodeID"]: node["NodeName"] for node in ray.nodes()}
 actors = [each for each in state.actor_table(None).values() if each["State"] != "DEAD"]
-print(json.dumps({"nodes": {node["NodeName"]: node["Alive"] for node in ray.nodes()},
+print("TOLD", json.dumps({"nodes": {node["NodeName"]: node["Alive"] for node in ray.nodes()},
     "actors": [(each["ActorClassName"], nodes.get(each["Address"]["NodeID"], "")) for each in actors]}))
 """
 
@@ -181,7 +182,8 @@ class Cluster:
     def _told(self) -> dict[str, dict[str, bool]]:
         command = [*self._enter(HEAD), self._python, "-c", _ACTORS, self.address]
         done = subprocess.run(command, env=self.environment(), capture_output=True, text=True, check=True, timeout=60)
-        told: dict[str, dict[str, bool]] = json.loads(done.stdout)
+        [line] = re.findall("^TOLD (.*)", done.stdout, re.MULTILINE)  # as Ray prints there, too
+        told: dict[str, dict[str, bool]] = json.loads(line)
         return told
 
     def _enter(self, name: str) -> list[str]:

@@ -13,6 +13,8 @@ from tests.ray.lab import Cluster
 from tests.running_worker import FLOORS, RunningWorker, until
 
 SPARES = 2
+CLEAN_SECONDS = 60.0
+"""Longest wait for a node to be clean, which may have to import SecretFlow anew first."""
 TEMPLATE = b"sfworker.party.template"
 
 
@@ -82,8 +84,8 @@ class OnNodes:
 
     def until_clean(self) -> None:
         """Wait until nothing of an execution is left on any node: no process but spares, no file."""
-        until(lambda: not self.left())
-        until(lambda: all(len(forked) == SPARES for forked in self._forked()))
+        until(lambda: not self.left(), CLEAN_SECONDS)
+        until(lambda: all(len(forked) == SPARES for forked in self._forked()), CLEAN_SECONDS)
 
     def _forked(self) -> list[list[int]]:
         """What each node's template has forked. A node that is about to end is asked anew until it has."""

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
+from pathlib import Path
 
 import pytest
 
 from tests.gateway.lab import Lab, missing
+from tests.ray.faults import FAULTS, ground
 from tests.ray.lab import HEAD, Cluster, Node, in_session
 from tests.running_worker import until
 
@@ -36,3 +39,14 @@ def test_a_cluster_of_hosts_notices_one_that_is_cut_off() -> None:
         assert cluster.address.startswith(lab.address(HEAD))
         lab.pull("two")
         until(lambda: cluster.alive() == {HEAD, "one"}, 30.0)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(missing()), reason=missing())
+@pytest.mark.parametrize("kind", ["one", "hosts"])
+def test_every_fault_is_heard_of_within_its_bound(kind: str) -> None:
+    with tempfile.TemporaryDirectory(prefix="f", dir="/tmp") as directory, ground(kind, Path(directory)) as made:
+        for fault in FAULTS.values():
+            if fault.ground == kind:
+                fault.run(made)
+                made.require_well()

@@ -2,8 +2,8 @@
 
 What it shows is what SecretFlow's own shows: the bucket that splits each node, and with it whose feature that is.
 
-A product with the buckets' map costs what masking and opening the map costs, for up to 8 rows at a time. So the
-gradients of all nodes of a level are multiplied together, and the map is opened once where it stays the same.
+A product with the buckets' map costs what masking and opening the map costs, for a few rows at a time. So the gradients
+of all nodes of a level are multiplied together, and the map is opened once where it stays the same.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ from secretflow.ml.boost.ss_xgb_v.checkpoint import SSXGBCheckpointData, build_s
 
 from sfworker.secure.largest import largest
 from sfworker.secure.opened_once import kept, opened_once
-from sfworker.secure.secret_matrices import product
+from sfworker.secure.secret_matrices import blocks, product
+
+MOST_CELLS = 500_000
+"""Cells of the map that are multiplied at a time."""
 
 
 class Booster(Xgb):  # type: ignore[misc]
@@ -129,7 +132,10 @@ def _sums(gradients: list[Any], maps: list[Any], rows: list[Any], columns: Any, 
     for each, whole_map, drawn in zip(gradients, maps, rows, strict=True):
         buckets = opened_once(whole_map) if is_opened_once else whole_map
         buckets = buckets if columns is None else buckets[:, columns]
-        total += product(each.T, buckets if drawn is None else buckets[drawn])
+        buckets = buckets if drawn is None else buckets[drawn]
+        # A product takes up to ten times the memory of what it multiplies.
+        for part in blocks(buckets.shape[0], buckets.shape[1], MOST_CELLS):
+            total += product(each[:, part].T, buckets[part])
     return total
 
 

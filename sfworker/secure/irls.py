@@ -1,7 +1,7 @@
 """Sums up what a step of IRLS needs of all rows, on the SPU. Runs in party processes.
 
 SecretFlow's own takes three divisions for each row, and multiplies as many rows at once as there are features, which
-the SPU does many times slower than 8.
+the SPU does many times slower than a few.
 """
 
 from __future__ import annotations

@@ -363,7 +363,7 @@ def use_no_cached_variables() -> None:
 
     The cache identifies values by their address in memory. Where another value gets that address, at one party only,
     the parties' messages no longer match and they wait for each other for ever, as a logistic regression with the
-    true sigmoid did in three of four runs.
+    true sigmoid did in three of four runs. Our own trainings use it for values that stay until the process ends.
     """
     experimental.make_cached_var = experimental.drop_cached_var = _unchanged
 

@@ -12,7 +12,7 @@ from sfworker.catalog.job import Job
 from sfworker.limits import Limits
 from sfworker.pool.processors import Processors
 from sfworker.settings import Settings
-from sfworker.wire.devices import DEFAULT_FIELD
+from sfworker.wire.devices import DEFAULT_FIELD, acknowledges
 from sfworker.wire.frames import Floors, Start
 from sfworker.wire.gateway import Open, Terms
 
@@ -38,8 +38,8 @@ def processes(job: Job) -> list[str | None]:
 def session_key(job: Job, tenant: str, frames: list[Start]) -> bytes:
     """Return what is the same for executions that one session may serve. `frames` are those of `starts`.
 
-    It holds all of the frames but what an execution has of its own. An SPU with the task type's defaults is made in the
-    session where it has none yet.
+    It holds all of the frames but what an execution has of its own, and what the links are made for. An SPU with the
+    task type's defaults is made in the session where it has none yet.
     """
     alike = [
         msgspec.structs.replace(
@@ -56,8 +56,9 @@ def session_key(job: Job, tenant: str, frames: list[Start]) -> bytes:
         )
         for frame in frames
     ]
+    acknowledged = acknowledges(job.task_type.name, _plain(job.envelope.spu_config))
     granted = [limit and limit.amount for limit in (job.resources.threads, job.resources.memory)]
-    return msgspec.json.encode([tenant, job.peers, granted, alike], order="deterministic")
+    return msgspec.json.encode([tenant, job.peers, acknowledged, granted, alike], order="deterministic")
 
 
 def shared_id(execution_id: str, tenant: str) -> str:

@@ -18,8 +18,8 @@ from secretflow.ml.boost.ss_xgb_v import Xgb
 from secretflow.ml.boost.ss_xgb_v.checkpoint import SSXGBCheckpointData, build_ss_xgb_model
 
 from sfworker.secure.largest import largest
-from sfworker.secure.opened_once import kept, opened_once
 from sfworker.secure.secret_matrices import blocks, product
+from sfworker.session.opened_once import kept, opened_once
 
 MOST_CELLS = 500_000
 """Cells of the map that are multiplied at a time."""

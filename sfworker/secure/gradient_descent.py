@@ -26,7 +26,7 @@ from secretflow.utils.sigmoid import SigType, sigmoid
 from sfworker.errors import ParameterValidationError
 from sfworker.secure.irls import cross_products
 from sfworker.secure.largest import largest
-from sfworker.secure.opened_once import kept, opened_once
+from sfworker.session.opened_once import kept, opened_once
 
 STEPS = 500
 """Steps after which a training has settled where nothing is hard, with the default learning rate."""

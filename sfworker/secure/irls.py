@@ -13,9 +13,9 @@ from secretflow.ml.linear.ss_glm.core import Linker, get_link
 from secretflow.ml.linear.ss_glm.core.distribution import DistributionType, get_dist
 from secretflow.ml.linear.ss_glm.core.link import LinkLog, LinkLogit, LinkType
 
-from sfworker.secure.opened_once import opened_once
 from sfworker.secure.secret_matrices import product
 from sfworker.secure.sigmoid import exponential, sigmoid
+from sfworker.session.opened_once import opened_once
 
 
 class Logit(LinkLogit):  # type: ignore[misc]

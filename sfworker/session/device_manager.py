@@ -12,13 +12,14 @@ import spu
 
 from sfworker.errors import DeviceInitializationError, ParameterValidationError
 from sfworker.session.arithmetic import resolved
+from sfworker.session.opened_once import open_each_time
 from sfworker.session.spu_runtime import (
     use_compiled_again,
     use_no_cached_variables,
     use_party_runtime,
     use_swift_links,
 )
-from sfworker.wire.devices import DEFAULT_FIELD
+from sfworker.wire.devices import DEFAULT_FIELD, acknowledges
 from sfworker.wire.frames import Start
 
 _LINK = {
@@ -34,9 +35,6 @@ _LINK = {
 }
 # Gateways always listen, and each connection through them is a TLS handshake. A pool of CHEETAH's grows to hundreds.
 _LINK_CARRIED = _LINK | {"brpc_channel_connection_type": "single"}
-_IN_STEP = {"ss_lr", "ss_glm", "ss_xgb", "vif", "p_value", "pearson_correlation"}
-"""Task types whose parties answer each other's messages, so that none runs ahead and has to be told what was read."""
-_WITHOUT_TRANSFERS = {"SEMI2K", "ABY3"}
 _LOG_LEVELS = {"DEBUG": "DEBUG", "INFO": "INFO", "WARNING": "WARN", "ERROR": "ERROR", "CRITICAL": "ERROR"}
 
 
@@ -49,7 +47,9 @@ class DeviceManager:
         use_party_runtime(start.floors)
         use_compiled_again()
         use_no_cached_variables()
-        use_swift_links(_is_acknowledged(start))
+        use_swift_links(acknowledges(start.task_config.get("task_type"), start.spu_config))
+        if start.keeps and not start.elsewhere:  # parties elsewhere may not keep theirs, and all have to do the same
+            open_each_time()
 
     def begin(self, start: Start) -> None:
         """Serve another execution of the same parties and devices. Its runtime_config may have other defaults."""
@@ -134,18 +134,6 @@ class DeviceManager:
     def _heu(self) -> Any:
         runtime = ((self._start.spu_config or {}).get("cluster_def") or {}).get("runtime_config") or {}
         return secretflow.HEU(self._start.heu_config, runtime.get("field", DEFAULT_FIELD))
-
-
-def _is_acknowledged(start: Start) -> bool:
-    """Return whether a party tells the others of a link which messages it has read.
-
-    Where it does not, nothing keeps a party from sending more than the other one takes in, as intersections and
-    CHEETAH's transfers would, and what waits for an acknowledgement fails.
-    """
-    config = start.spu_config or {}
-    protocol = config.get("cluster_def", {}).get("runtime_config", {}).get("protocol")
-    asked_for = "throttle_window_size" in (config.get("link_desc") or {})
-    return asked_for or start.task_config.get("task_type") not in _IN_STEP or protocol not in _WITHOUT_TRANSFERS
 
 
 def _he_parameters(flat: dict[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,9 @@ _MEMBERS = {"protocol": ("REF2K", "SEMI2K", "ABY3", "CHEETAH"), "field": ("FM32"
 _SPELLINGS: dict[str, list[str | int]] = {
     name: [*members, *map(str.lower, members), *range(1, len(members) + 1)] for name, members in _MEMBERS.items()
 }
+_IN_STEP = {"ss_lr", "ss_glm", "ss_xgb", "vif", "p_value", "pearson_correlation"}
+"""Task types whose parties answer each other's messages, so that none runs ahead and has to be told what was read."""
+_WITHOUT_TRANSFERS = {"SEMI2K", "ABY3"}
 _UPPER = re.compile("[A-Z]")
 _Party = Annotated[str, Meta(min_length=1, max_length=64)]
 _Flag: TypeAlias = bool | UnsetType
@@ -160,3 +163,15 @@ def spelled(given: Any) -> Any:
 
 def _number(given: Any) -> Any:
     return int(given) if isinstance(given, str) and given.isascii() and given.isdecimal() and len(given) < 20 else given
+
+
+def acknowledges(task_type: object, spu_config: dict[str, Any] | None) -> bool:
+    """Return whether parties of a task tell the others of the SPU's link which messages they have read.
+
+    Where they do not, nothing keeps a party from sending more than the other one takes in, as intersections and
+    CHEETAH's transfers would, and what waits for an acknowledgement fails.
+    """
+    config = spu_config or {}
+    protocol = config.get("cluster_def", {}).get("runtime_config", {}).get("protocol")
+    asked_for = "throttle_window_size" in (config.get("link_desc") or {})
+    return asked_for or task_type not in _IN_STEP or protocol not in _WITHOUT_TRANSFERS

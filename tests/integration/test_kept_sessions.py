@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,19 @@ def test_only_jobs_that_are_alike_share_a_session(keeping: RunningWorker) -> Non
         envelope({"task_type": "act"}, spu_config=SPU),
     ]
     assert [place(keeping.run(job)) for job in others] == [1] * len(others)
+
+
+def test_a_correlation_shares_none_with_what_needs_another_kind_of_link(keeping: RunningWorker) -> None:
+    data = keeping.log_file.parent / "links"
+    data.mkdir()
+    (data / "alice.csv").write_text("id,a\n" + "".join(f"{n},{n}\n" for n in range(9)))
+    (data / "bob.csv").write_text("id,b\n" + "".join(f"{n},{n * n}\n" for n in range(9)))
+    paths = {party: f"{data}/{party}.csv" for party in PARTIES}
+    task = {"task_type": "pearson_correlation", "input_paths": paths, "keys": {party: ["id"] for party in PARTIES}}
+    correlation = {**reuse(task), "spu_config": {"cluster_def": {"runtime_config": {"protocol": "SEMI2K"}}}}
+    other = {**act(), "spu_config": correlation["spu_config"]}
+    places = [place(keeping.run({**job, "execution_id": secrets.token_hex(8)})) for job in (correlation, other) * 2]
+    assert places == [1, 1, 1, 1]
 
 
 def test_tenants_share_none(keeping: RunningWorker) -> None:

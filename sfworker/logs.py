@@ -254,7 +254,8 @@ class _Renderer:
             "logger": record.name,
             "message": record.getMessage(),
         }
-        extra = {name: value for name, value in vars(record).items() if name not in _STANDARD and name not in fields}
+        own = _STANDARD | fields.keys()  # and names that begin with _ are other libraries', as those of Ray
+        extra = {name: value for name, value in vars(record).items() if name not in own and name[0] != "_"}
         fields |= {**vars(record).get(_BOUND, {}), **extra}
         if record.exc_text:
             fields["exception"] = record.exc_text

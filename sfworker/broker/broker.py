@@ -274,7 +274,7 @@ class Broker:
     ) -> Started:
         """Begin the attempt, and publish that unless `silently`."""
         area = self.area(attempt.entry.stream)
-        of_earlier = (area.envelope(attempt.known_as), area.result(attempt.known_as))
+        of_earlier = (area.envelope(attempt.known_as), area.result(attempt.known_as), area.notices)
         keys = (*self._keys(attempt), self._cancel(attempt), self._answers(attempt.entry.stream), *of_earlier)
         more = (*event_around_attempt, self._settings.max_crashes, int(not silently))
         verdict, number, crashes, releases, written, replays = await self._scripts.call(

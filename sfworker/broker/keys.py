@@ -1,4 +1,4 @@
-"""Names all keys and channels. The first six rows are a contract with the web side.
+"""Names all keys and channels. The first seven rows are a contract with the web side.
 
 A tenant has all of these, its channels `task_status` too, under a prefix of its own, `sf:tenant:<name>`. Only the
 workers, who serve all tenants, are under the prefix `sf` alone.
@@ -7,6 +7,7 @@ workers, who serve all tenants, are under the prefix `sf` alone.
 |---|---|---|
 | sf:jobs, sf:jobs:high, sf:jobs:low | stream | job entries: `envelope`, optional `traceparent` |
 | sf:results | stream | everything said: status events and results |
+| sf:notices | stream | executions that were sent again: `execution_id`, `entry_id`, `payload` |
 | sf:result:<execution_id> | string | the final result, expires |
 | task_status:<execution_id>, task_status | channel | status events |
 | sf:cancel:<execution_id> | string | the web side wants it cancelled |
@@ -71,6 +72,10 @@ class Keys:
     @property
     def results(self) -> str:
         return f"{self.prefix}:results"
+
+    @property
+    def notices(self) -> str:
+        return f"{self.prefix}:notices"
 
     def result(self, execution_id: str) -> str:
         return f"{self.prefix}:result:{execution_id}"

@@ -19,7 +19,6 @@ _WORDS = {
     "task_succeeded": "done",
     "task_retrying": "waits for its next attempt",
     "task_replayed": "replayed",
-    "task_repeated": "sent again",
     "task_failed_final": "failed",
     "task_cancelled": "cancelled",
 }

@@ -199,6 +199,7 @@ def needed(keys: Keys) -> list[Command]:
         *streams,
         ("XADD", jobs, "*", "envelope", ""),
         ("XADD", keys.results, "MAXLEN", "~", 1000, "*", "kind", ""),
+        ("XADD", keys.notices, "MAXLEN", "~", 1000, "*", "execution_id", ""),
         ("XLEN", keys.results),
         ("XINFO", "GROUPS", keys.results),
         ("XPENDING", keys.results, _GROUP),

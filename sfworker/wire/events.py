@@ -17,7 +17,6 @@ Stage = Literal[
     "task_succeeded",
     "task_retrying",
     "task_replayed",
-    "task_repeated",
     "task_failed_final",
     "task_cancelled",
 ]

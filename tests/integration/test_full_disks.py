@@ -204,13 +204,13 @@ def _comparable(value: Any) -> Any:
     return pytest.approx(value, rel=0.01, abs=0.01, nan_ok=True) if isinstance(value, float) else value
 
 
-def assert_says_full(disks: Disks, answer: dict[str, Any], *names: str) -> None:
+def assert_says_full(disks: Disks, answer: dict[str, Any], *names: str, most_attempts: int = 1) -> None:
     """The answer is that a disk is full, given at the first attempt, and nothing is left on the disks."""
     assert answer["error_type"] == "ResultSaveError", answer["error"]
     said = FULL.fullmatch(answer["error"])
     assert said is not None, answer["error"]
     assert said[1] in names
-    assert answer["task_metadata"]["attempt"] == 1
+    assert answer["task_metadata"]["attempt"] <= most_attempts
     assert disks.files("disk") == {}
 
 
@@ -303,19 +303,24 @@ def joined(disks: Disks) -> Callable[[str], tuple[dict[str, Any], dict[str, int]
 
 
 def assert_joined_or_full(
-    disks: Disks, joined: Callable[[str], tuple[dict[str, Any], dict[str, int]]], kind: str, *names: str
+    disks: Disks,
+    joined: Callable[[str], tuple[dict[str, Any], dict[str, int]]],
+    kind: str,
+    *names: str,
+    most_attempts: int = 1,
 ) -> bool:
     """Run a join; whether it was said that a disk is full. Otherwise its answer and outputs are right."""
     wanted = joined(kind)
     answer = disks.answer(_join(kind), "disk")
     if answer["status"] == "failure":
-        assert_says_full(disks, answer, *names)
+        assert_says_full(disks, answer, *names, most_attempts=most_attempts)
         return True
     assert_right(answer, wanted[0])
     assert disks.extents("disk") == wanted[1]
     return False
 
 
+EVERYWHERE = ("the scratch directory", "the outputs", "the run directory", "the worker")
 LESS_TELLING = pytest.mark.slow
 SCRATCH = [100, 900, 1500, 2500, 3500, 4500, 5000, 6000, 9000]
 OUTPUTS = [4, 128, 300, 1000, 1400]
@@ -352,9 +357,7 @@ def test_others_fill_the_disks_and_empty_them_again(disks: Disks, joined: Any, k
     disks.leave(16 << 20, disks.run, *disks.outputs)
     with _others_writing(disks.run, *disks.outputs):
         outcomes = {
-            assert_joined_or_full(
-                disks, joined, kind, "the scratch directory", "the outputs", "the run directory", "the worker"
-            )
+            assert_joined_or_full(disks, joined, kind, *EVERYWHERE, most_attempts=2)  # it may be empty when looked at
             for _ in range(4)
         }
     assert True in outcomes

@@ -18,7 +18,7 @@ def nodes_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("n")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def cluster(nodes_directory: Path) -> Iterator[Cluster]:
     """A head and two nodes, `one` with alice and `two` with bob and carol, and room for eight party processes each."""
     one = settings_of_node(nodes_directory, "alice")
@@ -29,11 +29,12 @@ def cluster(nodes_directory: Path) -> Iterator[Cluster]:
         yield made
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def shared_nodes(
-    cluster: Cluster, own_redis: EmbeddedRedis, nodes_directory: Path, tmp_path_factory: pytest.TempPathFactory
+    cluster: Cluster, nodes_directory: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[OnNodes]:
-    with on_nodes(cluster, own_redis.url, tmp_path_factory.mktemp("w"), nodes_directory, concurrency="2") as made:
+    directory = tmp_path_factory.mktemp("w")
+    with EmbeddedRedis() as redis, on_nodes(cluster, redis.url, directory, nodes_directory, concurrency="2") as made:
         yield made
 
 

@@ -214,14 +214,12 @@ async def test_a_head_whose_watcher_dies_goes_with_it(parent: Path) -> None:
 
 
 @pytest.mark.slow
-def test_jobs_run_on_the_workers_own_head_as_in_a_mesh_and_nothing_outlives_the_worker(
-    parent: Path, own_redis: EmbeddedRedis
-) -> None:
+def test_jobs_run_on_the_workers_own_head_as_in_a_mesh_and_nothing_outlives_the_worker(parent: Path) -> None:
     data, run = parent / "data", Path(f"{parent}-run")
     settings = {"ray_addresses": "local", "data_roots": str(data), "ray_at_start": "true"}
     data.mkdir()
     write_tables(data)
-    with RunningWorker(own_redis.url, parent, **settings) as worker:
+    with EmbeddedRedis() as redis, RunningWorker(redis.url, parent, **settings) as worker:
         local = worker.run(psi())["result"]
         in_mesh = {party: (data / f"out-{party}.csv").read_bytes() for party in PARTIES}
         on_ray = {"parties": PARTIES, "address": "local", "engine": "ray"}

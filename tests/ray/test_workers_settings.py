@@ -36,7 +36,7 @@ def look(context):
 
 
 @pytest.fixture(scope="module")
-def nodes(tmp_path_factory: pytest.TempPathFactory, own_redis: EmbeddedRedis) -> Iterator[OnNodes]:
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnNodes]:
     """A worker with a task type in a file, whose nodes have certificates of their own."""
     directory, work = tmp_path_factory.mktemp("s"), tmp_path_factory.mktemp("w")
     certificates = directory / "certificates"

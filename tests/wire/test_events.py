@@ -115,7 +115,6 @@ class TestStatusEvent:
             "task_succeeded",
             "task_retrying",
             "task_replayed",
-            "task_repeated",
             "task_failed_final",
             "task_cancelled",
         )

@@ -1,6 +1,6 @@
 -- Begins an attempt, counts it and publishes that, unless it must not run. Notes how one left unfinished has ended.
 --   KEYS 1-3 as in the prelude   4 cancel mark (sf:cancel:<id>)   5 ids to answer (sf:answers:<group>)
---        6 envelope of one that was answered (sf:envelope:<id>)   7 its result (sf:result:<id>)
+--        6 envelope of one that was answered (sf:envelope:<id>)   7 its result (sf:result:<id>)   8 notices (sf:notices)
 --   ARGV 1-11 as in the prelude   12, 13 RUNNING event before and after the attempt's number
 --        14 crashes at which a job is poison   15 1 where a start is told, else 0
 --   Reply {verdict, attempt, crashes, releases, written, replays}, where `written` is the paths that earlier attempts
@@ -25,7 +25,8 @@ local function same(a, b)
   return true
 end
 
--- Says that the execution was sent before, with the status that it has. Not as a status event: each has one final one.
+-- Says that the execution was sent before, with the status that it has. Not on the results stream, where each execution
+-- ends once. With pcall, as nothing may depend on it.
 local function tell_repeated(state, status, of_stream, of_entry)
   local event = cjson.decode(ARGV[12] .. '0' .. ARGV[13])
   local said, first = 'it was answered before', redis.call('GET', KEYS[6])
@@ -37,9 +38,10 @@ local function tell_repeated(state, status, of_stream, of_entry)
   local there, earlier = pcall(cjson.decode, first)
   if here and there and not same(sent, earlier) then said = said .. ', and what was sent now differs from that' end
   if state == 'done' and redis.call('EXISTS', KEYS[7]) == 0 then said = said .. ', and its result has expired' end
-  event.status, event.stage = status or statuses[state], 'task_repeated'
+  event.status, event.stage, event.attempt = status or statuses[state], nil, nil
   event.message = 'this execution_id was sent again: ' .. said .. '; only a new execution_id is run'
-  say('notice', event.status, cjson.encode(event))
+  redis.pcall('XADD', KEYS[8], 'MAXLEN', '~', 10000, '*', 'execution_id', ARGV[7], 'entry_id', entry,
+    'payload', cjson.encode(event))
 end
 
 if owner(stream, group, entry) ~= ARGV[2] then return {'lost', 0, 0, 0, '[]', 0} end

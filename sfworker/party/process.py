@@ -124,6 +124,10 @@ class _Session:
         """Use the limits, which are the same for all, and note what this process is where others may follow."""
         if self._start is None:
             limits.use(start.limits)
+            if start.keeps and not start.elsewhere:  # parties elsewhere may not keep theirs, and all have to do alike
+                from sfworker.session.opened_once import open_each_time
+
+                open_each_time()
             self._before = Before(start.mesh_dir) if start.keeps else None
         self._start = start
 

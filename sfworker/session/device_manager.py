@@ -12,7 +12,6 @@ import spu
 
 from sfworker.errors import DeviceInitializationError, ParameterValidationError
 from sfworker.session.arithmetic import resolved
-from sfworker.session.opened_once import open_each_time
 from sfworker.session.spu_runtime import (
     use_compiled_again,
     use_no_cached_variables,
@@ -48,8 +47,6 @@ class DeviceManager:
         use_compiled_again()
         use_no_cached_variables()
         use_swift_links(acknowledges(start.task_config.get("task_type"), start.spu_config))
-        if start.keeps and not start.elsewhere:  # parties elsewhere may not keep theirs, and all have to do the same
-            open_each_time()
 
     def begin(self, start: Start) -> None:
         """Serve another execution of the same parties and devices. Its runtime_config may have other defaults."""

@@ -29,7 +29,7 @@ def lr(data: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def glm(data: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    return test_glm.train(data, distribution="Bernoulli", epochs=60), test_glm.predict(data)
+    return test_glm.train(data, distribution="Bernoulli", epochs=200), test_glm.predict(data)
 
 
 def xgb(data: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -53,7 +53,7 @@ class Listed(Struct, frozen=True, kw_only=True):
 
 
 class Wanted(Struct, frozen=True, kw_only=True):
-    """What a list is to hold; an empty field stands for anything."""
+    """Says which executions a list is to hold. An empty field stands for anything."""
 
     states: frozenset[State] = frozenset(STATES)
     task_type: str = ""
@@ -67,16 +67,19 @@ class Wanted(Struct, frozen=True, kw_only=True):
 
     def has(self, one: Listed) -> bool:
         """Return whether the list is to hold `one`."""
-        ids = "\n".join((one.execution_id, one.task_id, one.subtask_id)).casefold()
         return (
             one.state in self.states
             and self.task_type in ("", one.task_type)
             and self.error_type in ("", one.error_type)
             and self.worker in ("", one.worker)
-            and self.text.casefold() in ids
             and self.since <= one.at
             and (self.until is None or one.at <= self.until)
+            and (not self.text or self.text.casefold() in "\n".join(_ids(one)).casefold())
         )
+
+
+def _ids(one: Listed) -> tuple[str, str, str]:
+    return one.execution_id, one.task_id, one.subtask_id
 
 
 class _Facts(Struct, frozen=True, array_like=True):

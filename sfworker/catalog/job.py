@@ -45,7 +45,7 @@ class Job:
     cluster: str
     """Address of the Ray cluster on whose nodes the parties are, `local` for this worker's own; empty: none."""
     environment: dict[str, str]
-    """What the envelope adds to the environment of its processes on a cluster."""
+    """Variables that the envelope adds to the environment of its processes on a cluster."""
     keeps_session: bool
     """True where its session may be another job's afterwards, or was one's before."""
     agreed: Any

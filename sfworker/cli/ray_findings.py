@@ -19,7 +19,7 @@ from sfworker.wire import entry
 REACH_SECONDS = 3.0
 LOOK_SECONDS = 60.0
 _SAME = ("Python", "ray", "secretflow")
-"""What has to be the same on this host and on nodes. `sfworker` comes with the worker."""
+"""Packages whose versions have to be the same on this host and on nodes. `sfworker` comes with the worker."""
 
 
 async def clusters(settings: Settings) -> AsyncIterator[Finding]:

@@ -18,6 +18,7 @@ from sfworker.cli.connection import (
     connected_redis,
     settings_from,
 )
+from sfworker.cli.dead import decoded
 from sfworker.cli.submit import read_envelope
 from sfworker.errors import SecretFlowTaskError, SettingsError
 
@@ -50,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise SettingsError("report: needs -o FILE for a page, --csv DIRECTORY for tables, or both")
     envelope: object = None
     if arguments.file is not None:
-        result = _decoded(_read(arguments.file))
+        result = decoded(_read(arguments.file))
     else:
         result, envelope = asyncio.run(_fetch(arguments, settings_from(arguments)))
     if arguments.envelope is not None:
@@ -90,14 +91,6 @@ def _read(file: str) -> bytes:
         return sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
     except OSError as error:
         raise SettingsError(f"--file: cannot be read ({error.strerror})") from None
-
-
-def _decoded(data: bytes) -> object:
-    """Return JSON decoded, None where it is none."""
-    try:
-        return msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
 
 
 def _checked(result: object) -> JobResult:
@@ -142,4 +135,4 @@ async def _envelope(execution_id: str, group: str, settings: Settings) -> object
             found = await find(redis, Keys(settings.prefix), group, execution_id)
         except NoPermissionError:
             return None
-    return None if found is None or found.envelope is None else _decoded(found.envelope)
+    return None if found is None else decoded(found.envelope)

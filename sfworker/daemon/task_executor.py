@@ -208,7 +208,7 @@ class _Run:
         elif outcome.stopped is Stop.CANCELLED:
             await self.cancel(outcome)
         elif outcome.no_room or (outcome.peer_absent and self._started.releases < self._settings.max_peer_waits):
-            await self._wait_for_peers(failure, outcome)
+            await self._come_again(failure, outcome)
         elif outcome.template_lost:
             # It may be the job that ends the template, so this counts towards `max_crashes`.
             await self._release("crashes")
@@ -263,11 +263,14 @@ class _Run:
             )
             await self._end("retry", outcome, failure.error_type)
 
-    async def _wait_for_peers(self, failure: Failure, outcome: Outcome) -> None:
+    async def _come_again(self, failure: Failure, outcome: Outcome) -> None:
         """Let other jobs have the slot for a while. No attempt is used up."""
-        delay = RETURN_SECONDS if outcome.peer_returns else self._settings.rendezvous_seconds * PEER_PAUSE
         if outcome.no_room:
             delay = ROOM_SECONDS
+        elif outcome.peer_returns:
+            delay = RETURN_SECONDS
+        else:
+            delay = self._settings.rendezvous_seconds * PEER_PAUSE
         used = self._started.used_up - 1
         retry = partial(
             self._notifier.retrying, self._attempt, self._started.attempt, failure, used, delay, counts=False

@@ -42,7 +42,7 @@ _libc = ctypes.CDLL(None)
 
 
 class Before:
-    """What this process was before its first job."""
+    """Holds what this process was before its first job."""
 
     def __init__(self, session_dir: str) -> None:
         self._session_dir = session_dir

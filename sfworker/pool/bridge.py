@@ -22,7 +22,7 @@ from msgspec import Struct
 
 from sfworker.errors import ClusterInitializationError, Failure, PartyProcessLostError, ResultSaveError
 from sfworker.logs import party_line
-from sfworker.pool.channel import LineChannel
+from sfworker.pool.channel import LineChannel, Listeners
 from sfworker.pool.template import job_environment
 from sfworker.settings import Settings
 from sfworker.wire import entry
@@ -97,21 +97,12 @@ class HostedProcess:
         """Told what may be the reason for what follows."""
         self._bridge = bridge
         self._begin = begin
-        self._on_body: Callable[[bytes], None] = _nobody_listens
-        self._on_end: Callable[[], None] = _nobody_listens
-        self._on_nonsense: Callable[[FrameError], None] = _nobody_listens
-        self._on_line: Callable[[bytes], None] = _nobody_listens
+        self._listeners = Listeners(_nobody_listens, _nobody_listens, _nobody_listens, _nobody_listens)
         self._dismissed = False
 
-    def assign(
-        self,
-        on_body: Callable[[bytes], None],
-        on_end: Callable[[], None],
-        on_nonsense: Callable[[FrameError], None],
-        on_line: Callable[[bytes], None],
-        longest_frame: int,
-    ) -> None:
-        self._on_body, self._on_end, self._on_nonsense, self._on_line = on_body, on_end, on_nonsense, on_line
+    def assign(self, listeners: Listeners, longest_frame: int) -> None:
+        """Begin to listen. Its node looks at the length of frames."""
+        self._listeners = listeners
 
     async def send(self, frame: Struct) -> None:
         """Start it with its Start frame. Raises OSError where its node is gone."""
@@ -150,15 +141,15 @@ class HostedProcess:
         match message:
             case Said(_, body):
                 try:
-                    self._on_body(body)
+                    self._listeners.on_body(body)
                 except FrameError as error:
-                    self._on_nonsense(error)
+                    self._listeners.on_nonsense(error)
             case Nonsense(_, what):
-                self._on_nonsense(FrameError(what))
+                self._listeners.on_nonsense(FrameError(what))
             case Printed(_, line):
-                self._on_line(line)
+                self._listeners.on_line(line)
             case Closed():
-                self._on_end()
+                self._listeners.on_end()
             case Exited(_, status, how):
                 self._end(status, how)
             case Broken(_, failure):
@@ -173,7 +164,7 @@ class HostedProcess:
         if not self.ended.is_set():
             self.exit_status, self._how_it_ended = status, how
             self.ended.set()
-            self._on_end()
+            self._listeners.on_end()
 
     def _tell(self, message: Struct) -> None:
         self._bridge.tell(self.party, message)

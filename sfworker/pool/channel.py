@@ -10,6 +10,7 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable
+from typing import NamedTuple
 
 from msgspec import Struct
 
@@ -17,6 +18,19 @@ from sfworker.wire.frames import MAX_FRAME_BYTES, FrameError, FrameSplitter, enc
 
 _CHUNK = 1 << 18
 _LONGEST_LINE = 1 << 16
+
+
+class Listeners(NamedTuple):
+    """Holds whom to call with what a party process says, and with its end.
+
+    `on_end` is called when its socket closes and again when the process has ended, `on_nonsense` where it says what no
+    party process may say.
+    """
+
+    on_body: Callable[[bytes], None]
+    on_end: Callable[[], None]
+    on_nonsense: Callable[[FrameError], None]
+    on_line: Callable[[bytes], None]
 
 
 class FrameChannel:

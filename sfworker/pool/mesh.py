@@ -39,6 +39,7 @@ from sfworker.errors import (
     TaskExecutionError,
     TimeLimitExceededError,
 )
+from sfworker.pool.channel import Listeners
 from sfworker.pool.outcome import Outcome, Stop
 from sfworker.pool.remotes import MAX_TEXT, Remotes, cleaned
 from sfworker.pool.usage import oom_kills
@@ -107,14 +108,7 @@ class Controlled(Protocol):
     exit_status: int | None
     ended: anyio.Event
 
-    def assign(
-        self,
-        on_body: Callable[[bytes], None],
-        on_end: Callable[[], None],
-        on_nonsense: Callable[[FrameError], None],
-        on_line: Callable[[bytes], None],
-        longest_frame: int,
-    ) -> None: ...
+    def assign(self, listeners: Listeners, longest_frame: int) -> None: ...
     def require_own(self, frame: Making | Staging | Keeping, roots: Iterable[str]) -> None: ...
     def how_it_ended(self, *, memory_ran_out: bool) -> str: ...
     async def send(self, frame: Struct) -> None: ...
@@ -191,13 +185,13 @@ class Mesh:
         if self._agreed is False:
             self._take_others()
         for rank, process in enumerate(self.processes):
-            process.assign(
+            listeners = Listeners(
                 partial(self._hear, rank),
                 partial(self._hear_end, rank),
                 partial(self._hear_nonsense, rank),
                 partial(self._log_line, self._names[rank]),
-                longest_party_frame(self._starts[rank].max_result_bytes),
             )
+            process.assign(listeners, longest_party_frame(self._starts[rank].max_result_bytes))
         for process, start in zip(self.processes, [] if self._settled() else self._starts, strict=False):
             try:
                 await process.send(start)

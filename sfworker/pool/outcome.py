@@ -62,4 +62,4 @@ class Outcome(Struct, kw_only=True):
     kept: list[str] = field(default_factory=list)
     """Directories with checkpoints, which are of use to a next attempt only."""
     keeper: Keeper | None = None
-    """Who keeps its outputs; None: this host."""
+    """Keeper of its staged outputs, None where that is this host."""

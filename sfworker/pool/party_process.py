@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable
 import anyio
 from msgspec import Struct
 
-from sfworker.pool.channel import FrameChannel, LineChannel
+from sfworker.pool.channel import FrameChannel, LineChannel, Listeners
 from sfworker.pool.exits import sentence
 from sfworker.pool.outputs import require_own
-from sfworker.wire.frames import FrameError, Keeping, Making, Staging
+from sfworker.wire.frames import Keeping, Making, Staging
 
 
 class PartyProcess:
@@ -50,22 +50,12 @@ class PartyProcess:
         self.ended.set()
         self._on_end()
 
-    def assign(
-        self,
-        on_body: Callable[[bytes], None],
-        on_end: Callable[[], None],
-        on_nonsense: Callable[[FrameError], None],
-        on_line: Callable[[bytes], None],
-        longest_frame: int,
-    ) -> None:
-        """Begin to listen, in the place of who did before.
-
-        `on_end` is called when its socket closes and again when the process has ended.
-        """
+    def assign(self, listeners: Listeners, longest_frame: int) -> None:
+        """Begin to listen, in the place of who did before."""
         if self._lines is not None:
             self._lines.read()  # what it has written until now is of the execution before
-        self._on_end = on_end
-        self._frames = FrameChannel(self._ours, on_body, on_end, on_nonsense, longest_frame)
+        on_body, self._on_end, on_nonsense, on_line = listeners
+        self._frames = FrameChannel(self._ours, on_body, self._on_end, on_nonsense, longest_frame)
         if self._lines is None:
             self._lines = LineChannel(self._log, on_line)
         self._lines.on_line = on_line

@@ -30,7 +30,7 @@ class Session:
         self.mesh: Mesh | None = None
         """The last that ran here."""
         self.remotes: Remotes | None = None
-        """Where parties are elsewhere: of the first execution, with which the links began that stay since."""
+        """The parties elsewhere as the first execution met them, whose links have stayed since."""
         self.links = ""
         """Id of these."""
         self.served = 0

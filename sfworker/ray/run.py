@@ -16,6 +16,7 @@ from sfworker.disks import disk_full, says_full, where_full
 from sfworker.errors import Failure, GatewayLostError, TaskExecutionError
 from sfworker.limits import Limits
 from sfworker.pool import outputs
+from sfworker.pool.channel import Listeners
 from sfworker.pool.exits import sentence
 from sfworker.pool.guard import guard
 from sfworker.pool.mesh import DISMISSAL_SECONDS, KILL_SECONDS, OF_FULL_DISKS
@@ -74,9 +75,8 @@ class Run:
 
     async def go(self) -> None:
         """Start the process and watch over it until cancelled."""
-        self._process.assign(
-            self._hear, self._hear_end, self._hear_nonsense, self._hear_line, longest_party_frame(self._most_result)
-        )
+        listeners = Listeners(self._hear, self._hear_end, self._hear_nonsense, self._hear_line)
+        self._process.assign(listeners, longest_party_frame(self._most_result))
         try:
             if self._remotes is not None:
                 await self._remotes.open(self._hear_link)

@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from rich.console import Console
 from rich.table import Table
 
 from sfworker.gateway.certificates import make_authority, make_certificate
@@ -34,6 +33,7 @@ from sfworker.wire.frames import encode_frame
 from tests.gateway.lab import Lab, Wire, missing
 from tests.gateway.sites import Sites
 from tests.gateway.test_strangers import answer, certificate, preface
+from tests.grounds import print_all
 from tests.running_worker import FINAL, PARTIES, kill, until
 
 SILENCE, RENDEZVOUS = 5.0, 12.0
@@ -150,7 +150,8 @@ class Ground:
             if worker:
                 site.worker.stop()
             site.stop_gateway()
-            site.start(gateway=True)
+            site.start_gateway()
+            site.worker.start()
 
 
 @dataclass(frozen=True)
@@ -313,7 +314,8 @@ def gateway_killed(ground: Ground) -> None:
     started = until(site.gateway_of_worker)
     site.worker.stop()
     kill(started)
-    site.start(gateway=True)
+    site.start_gateway()
+    site.worker.start()
 
 
 @fault("one of three party processes is killed (kill -9)", "three", slow=True)
@@ -578,18 +580,7 @@ def main(words: list[str]) -> int:
         print(missing())
         return 1
     table = Table("fault", "party", "hears", "after", "bound")
-    chosen = [each for each in FAULTS.values() if not words or any(word in each.name for word in words)]
-    waiting, misses = list(chosen), 0
-    while waiting:
-        kind = waiting[0].ground
-        with tempfile.TemporaryDirectory(prefix="f") as directory, ground(kind, Path(directory)) as made:
-            verdict = "met"
-            while verdict == "met" and waiting and waiting[0].ground == kind:  # after a miss on fresh ground
-                verdict = _tried(waiting.pop(0), made, table)
-            misses += verdict != "met"
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
-    print(f"{len(chosen)} faults, {misses} bounds missed")
-    return int(misses > 0)
+    return print_all([*FAULTS.values()], words, ground, _tried, table, 200)
 
 
 def _tried(fault: Fault, made: Ground, table: Table) -> str:

@@ -12,7 +12,6 @@ import os
 import re
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -20,11 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from sfworker.cli.embedded_redis import EmbeddedRedis
 from tests.gateway.lab import Lab, missing
+from tests.grounds import print_all
 from tests.network import free_ports
 from tests.ray.lab import HEAD, Cluster, Node
 from tests.ray.nodes import OnNodes, on_nodes, settings_of_node
@@ -159,7 +158,9 @@ def ground(kind: str, directory: Path) -> Iterator[Ground]:
         nodes = stack.enter_context(
             on_nodes(cluster, redis.url, worker, data, ray_addresses=addresses, concurrency="2", **settings)
         )
-        yield Ground(nodes, dead, other)
+        made = Ground(nodes, dead, other)
+        made.require_well()
+        yield made
 
 
 def killed(ground: Ground, pid: int, number: int = signal.SIGKILL) -> float:
@@ -344,19 +345,7 @@ def main(words: list[str]) -> int:
         print(missing())
         return 1
     table = Table("fault", "the job's end", "after", "next job after", "bound")
-    chosen = [each for each in FAULTS.values() if not words or any(word in each.name for word in words)]
-    waiting, misses = list(chosen), 0
-    while waiting:
-        kind = waiting[0].ground
-        with tempfile.TemporaryDirectory(prefix="f", dir="/tmp") as directory, ground(kind, Path(directory)) as made:
-            made.require_well()
-            verdict = "met"
-            while verdict == "met" and waiting and waiting[0].ground == kind:  # after a miss on fresh ground
-                verdict = _tried(waiting.pop(0), made, table)
-            misses += verdict != "met"
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
-    print(f"{len(chosen)} faults, {misses} bounds missed")
-    return int(misses > 0)
+    return print_all([*FAULTS.values()], words, ground, _tried, table, 160)
 
 
 def _tried(fault: Fault, made: Ground, table: Table) -> str:

@@ -18,6 +18,7 @@ from redis import Redis
 
 from sfworker.cli.child import bound_to_this_process, stop
 from sfworker.settings import Settings, variable
+from tests.processes import told, working_directory
 
 START_SECONDS = 60.0
 PARTIES = ["alice", "bob"]
@@ -195,6 +196,11 @@ class RunningWorker:
         template = self.template()
         return {pid for pid in self.processes() if _parent(pid) == template}
 
+    def party(self, rank: int = 0) -> int:
+        """The process of the party at `rank` of the one job that runs, waited for."""
+        scratch = f"/scratch-{rank}"
+        return until(lambda: next((pid for pid in self.parties() if working_directory(pid).endswith(scratch)), 0))
+
     def parties_with_children(self) -> list[int]:
         """Party processes that have started a process themselves."""
         return [parent for pid in self.processes() if (parent := _parent(pid)) in self.parties()]
@@ -214,11 +220,8 @@ def _all_processes() -> list[int]:
 
 
 def _parent(pid: int) -> int:
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
-    return int(stat.rsplit(")", 1)[1].split()[1])
+    stat = told(pid, "stat")
+    return int(stat.rsplit(b")", 1)[1].split()[1]) if stat else 0
 
 
 def _ancestors(pid: int) -> Iterator[int]:

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,6 +17,7 @@ from sfworker.gateway.certificates import make_authority, make_certificate
 from sfworker.settings import Settings, variable
 from tests.gateway.lab import Lab
 from tests.network import HOST, Network, free_ports
+from tests.processes import told
 from tests.running_worker import RunningWorker, envelope, until
 
 RUNTIME = {"protocol": "SEMI2K", "field": "FM128"}
@@ -106,9 +107,8 @@ class Site:
 def gateway_of(worker: RunningWorker) -> int:
     """Process id of the gateway that the worker has started, or 0."""
     for pid in worker.processes():
-        with suppress(FileNotFoundError, ProcessLookupError):
-            if b"\0gateway\0" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                return pid
+        if b"\0gateway\0" in told(pid, "cmdline"):
+            return pid
     return 0
 
 

@@ -38,9 +38,7 @@ def kill_at(both: Both, party: str, jobs: dict[str, dict[str, Any]], attempt: in
     """Kill a site's process in this attempt's training, and wait until the attempt has ended at both."""
     sent = jobs[party]["execution_id"]
     until(lambda: progress(of_attempt(both, sent, attempt)), 60)
-    worker = both.sites[party].worker
-    [pid] = [pid for pid in worker.parties() if os.readlink(f"/proc/{pid}/cwd").endswith("/scratch-0")]
-    kill(pid)
+    kill(both.sites[party].worker.party())
     for each in jobs:
         until(lambda each=each: retries(both, each, sent) >= attempt)  # type: ignore[misc]
 

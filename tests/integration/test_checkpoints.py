@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -46,7 +45,7 @@ def test_a_training_whose_party_is_killed_goes_on(worker: RunningWorker, data: P
     job["options"] |= {"max_retries": 1, "retry_delay": 0}
     sent = worker.send(job)
     worker.until_said(sent, "progress")
-    kill(process_of(worker, party))
+    kill(worker.party(party))
     worker.until_ended(sent)
     events = worker.said(sent)
     assert [event["status"] for event in events if event["stage"] != "progress"] == (
@@ -69,7 +68,7 @@ def test_nothing_is_kept_of_a_training_that_ends(worker: RunningWorker, data: Pa
     sent = worker.send(job)
     worker.until_said(sent, "progress")
     if ending != "cancelled":
-        kill(process_of(worker, 0))
+        kill(worker.party(0))
     if waits:
         worker.until_said(sent, "task_retrying")
         assert list(data.glob(".*.checkpoint"))
@@ -103,7 +102,7 @@ def test_parts_of_two_attempts_are_no_step(worker: RunningWorker, data: Path) ->
 def kill_in(worker: RunningWorker, sent: str, attempt: int) -> None:
     """Kill a party in this attempt's training, and wait until the attempt has ended."""
     until(lambda: progress([event for event in worker.said(sent) if event["attempt"] == attempt]))
-    kill(process_of(worker, 0))
+    kill(worker.party(0))
     until(lambda: [e["attempt"] for e in worker.said(sent) if e["stage"] == "task_retrying"][attempt - 1 :])
 
 
@@ -115,11 +114,6 @@ def make_old(directory: Path, old: Path, other: Path) -> None:
         path.unlink()
     for path in other.iterdir():
         (directory / path.name).write_bytes(msgspec.msgpack.encode({**part, "step": int(path.stem)}))
-
-
-def process_of(worker: RunningWorker, rank: int) -> int:
-    """The process of the party at `rank` of the one job that runs."""
-    return next(pid for pid in worker.parties() if os.readlink(f"/proc/{pid}/cwd").endswith(f"/scratch-{rank}"))
 
 
 def progress(events: list[dict[str, Any]]) -> list[float]:

@@ -20,6 +20,7 @@ import pytest
 
 from sfworker.cli.embedded_redis import EmbeddedRedis
 from tests.jobs.test_health_check import HEU
+from tests.processes import told
 from tests.running_worker import RunningWorker, envelope, until
 
 LEASE = 1.5
@@ -235,7 +236,7 @@ def test_a_mesh_opens_no_port_and_starts_no_ray(worker: RunningWorker) -> None:
     processes = worker.processes()
     assert len(worker.parties()) >= 2
     assert not {inode for pid in processes for inode in sockets(pid)} & listening(worker.process.pid)
-    names = {Path(f"/proc/{pid}/cmdline").read_bytes() for pid in processes}
+    names = {told(pid, "cmdline") for pid in processes}
     assert not [name for name in names if b"raylet" in name or b"gcs_server" in name]
     worker.redis.set(f"sf:cancel:{execution_id}", "1")
     worker.redis.publish("sf:control", execution_id)
@@ -244,11 +245,12 @@ def test_a_mesh_opens_no_port_and_starts_no_ray(worker: RunningWorker) -> None:
 
 def sockets(pid: int) -> Iterator[str]:
     """Inodes of the sockets that a process holds."""
-    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-        with suppress(FileNotFoundError):  # closed meanwhile
-            kind, _, inode = os.readlink(descriptor).partition(":")
-            if kind == "socket":
-                yield inode.strip("[]")
+    with suppress(FileNotFoundError, ProcessLookupError):  # ended meanwhile
+        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(FileNotFoundError):  # closed meanwhile
+                kind, _, inode = os.readlink(descriptor).partition(":")
+                if kind == "socket":
+                    yield inode.strip("[]")
 
 
 def listening(pid: int) -> set[str]:

@@ -6,7 +6,6 @@ The worker has a /tmp, /var/tmp, /dev/shm, home and working directory of its own
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -169,11 +168,6 @@ def _begun(worker: RunningWorker, kind: str, **options: Any) -> str:
     return sent
 
 
-def _party(worker: RunningWorker) -> int:
-    """A process that computes."""
-    return next(pid for pid in worker.parties() if os.readlink(f"/proc/{pid}/cwd").endswith("/scratch-1"))
-
-
 def _cancel(worker: RunningWorker, sent: str) -> dict[str, Any]:
     worker.redis.set(f"sf:cancel:{sent}", "1")
     worker.redis.publish("sf:control", sent)
@@ -195,12 +189,12 @@ class TestALongJob:
 
     def test_has_a_party_killed(self, running: RunningWorker, kind: str) -> None:
         sent = _begun(running, kind)
-        kill(_party(running))
+        kill(running.party(1))
         assert running.until_ended(sent)["error_type"] == "PartyProcessLostError"
 
     def test_is_cancelled_while_it_waits_to_be_tried_again(self, running: RunningWorker, kind: str) -> None:
         sent = _begun(running, kind, max_retries=3)
-        kill(_party(running))
+        kill(running.party(1))
         running.until_said(sent, "task_retrying")
         assert _cancel(running, sent)["status"] == "CANCELLED"
 

@@ -25,6 +25,7 @@ from sfworker.cli.embedded_redis import EmbeddedRedis
 from tests.gateway.lab import Lab, missing
 from tests.grounds import print_all
 from tests.network import free_ports
+from tests.processes import told
 from tests.ray.lab import HEAD, Cluster, Node
 from tests.ray.nodes import OnNodes, on_nodes, settings_of_node
 from tests.ray.test_faults import begin, bridge, host
@@ -86,11 +87,7 @@ class Ground:
     def on(self, node: str) -> list[int]:
         """Everything of sfworker that runs on a node."""
         party = {"one": "alice", "two": "bob"}[node]
-        return [
-            pid
-            for pid in self.nodes.serving(b"")
-            if f"/run-{party}".encode() in Path(f"/proc/{pid}/environ").read_bytes()
-        ]
+        return [pid for pid in self.nodes.serving(b"") if f"/run-{party}".encode() in told(pid, "environ")]
 
     def cut_power(self, node: str) -> None:
         """Kill everything on a node at once."""

@@ -22,6 +22,7 @@ from types import TracebackType
 from sfworker.ray.head import ENVIRONMENT
 from tests.gateway.lab import Lab
 from tests.network import HOST, free_ports
+from tests.processes import told
 from tests.running_worker import ROOT, until
 
 HEAD = "head"
@@ -50,7 +51,7 @@ def in_session(session: int, states: str = "RSDTtIKWP") -> set[int]:
 
 def named(name: str, session: int) -> int:
     """The process of a session that runs this program."""
-    [pid] = (pid for pid in in_session(session) if Path(f"/proc/{pid}/comm").read_text().strip() == name)
+    [pid] = (pid for pid in in_session(session) if told(pid, "comm").decode().strip() == name)
     return pid
 
 

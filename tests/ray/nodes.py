@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from tests.processes import told
 from tests.ray.lab import Cluster
 from tests.running_worker import FLOORS, RunningWorker, until
 
@@ -110,7 +111,7 @@ class OnNodes:
 
 def _serves(pid: int, party: str) -> bool:
     return any(
-        f"SFWORKER_PARTY={party}".encode() in Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
+        f"SFWORKER_PARTY={party}".encode() in told(child, "environ").split(b"\0")
         for child in _children(pid, program=b"gateway")
     )
 

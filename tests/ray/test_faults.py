@@ -12,6 +12,7 @@ import pytest
 
 from sfworker.cli.embedded_redis import EmbeddedRedis
 from tests.network import free_ports
+from tests.processes import told
 from tests.ray.lab import Cluster, Node, in_session
 from tests.ray.nodes import OnNodes, on_nodes, settings_of_node
 from tests.running_worker import RunningWorker, envelope, until
@@ -65,13 +66,13 @@ def lost(nodes: OnNodes, execution_id: str, seconds: float) -> str:
 def host(nodes: OnNodes, node: str) -> int:
     """The actor on a node."""
     session = nodes.cluster[node].session
-    [found] = (pid for pid in in_session(session) if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::Host"))
+    [found] = (pid for pid in in_session(session) if told(pid, "cmdline").startswith(b"ray::Host"))
     return found
 
 
 def bridge(nodes: OnNodes) -> int:
     children = nodes.worker.children()
-    return next(pid for pid in children if b"sfworker.ray.bridge" in Path(f"/proc/{pid}/cmdline").read_bytes())
+    return next(pid for pid in children if b"sfworker.ray.bridge" in told(pid, "cmdline"))
 
 
 def test_a_host_that_is_killed(nodes: OnNodes) -> None:

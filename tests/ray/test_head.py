@@ -24,6 +24,7 @@ from sfworker.pool.run_dir import run_dir
 from sfworker.ray.head import ENVIRONMENT
 from sfworker.settings import load
 from tests.bench.gateway import SPU
+from tests.processes import told
 from tests.running_worker import PARTIES, RunningWorker, envelope, until
 
 _LISTENS = "0A"
@@ -66,7 +67,7 @@ def in_session(session: int) -> set[int]:
 
 
 def named(name: str, session: int) -> list[int]:
-    return [pid for pid in in_session(session) if Path(f"/proc/{pid}/comm").read_text().strip() == name]
+    return [pid for pid in in_session(session) if told(pid, "comm").decode().strip() == name]
 
 
 def children(parent: int) -> set[int]:

@@ -16,7 +16,8 @@ from typing import Any, NoReturn, Protocol
 
 _SHELLS = ("bash", "zsh", "tcsh")
 _SUBCOMMANDS = (
-    *("run", "submit", "watch", "status", "list", "show", "cancel", "dead", "replay"),
+    *("run", "submit", "watch", "status", "list", "show", "cancel", "dead", "replay", "retry-now"),
+    *("pause", "resume", "drain", "groups"),
     *("report", "tasks", "schema", "doctor", "gateway", "certs", "demo"),
 )
 
@@ -140,7 +141,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.set_defaults(run=None)
     subparsers = parser.add_subparsers(metavar="COMMAND")
     for name in _SUBCOMMANDS:
-        file = "listing" if name == "list" else name  # a module of that name would hide Python's `list` here
+        # A module `list` would hide Python's own here.
+        file = "listing" if name == "list" else name.replace("-", "_")
         module: _Subcommand = import_module(f"sfworker.cli.{file}")  # type: ignore[assignment, unused-ignore]
         subparser = subparsers.add_parser(name, help=module.SUMMARY, description=f"{module.SUMMARY}.")
         module.add_arguments(subparser)

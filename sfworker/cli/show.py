@@ -71,6 +71,7 @@ def _facts(execution_id: str, found: Found, events: list[dict[str, Any]], *, pat
         "group": found.group,
         "entry_id": found.entry_id,
         "worker": found.worker or None,
+        "held": found.is_held,
         "envelope": envelope if paths else without_what_looks_like_paths(envelope),
         "attempts": [past_attempt(past) for past in found.history],
         "events": events,
@@ -105,7 +106,8 @@ def _print(about: dict[str, Any]) -> None:
 
     out = console()
     worker = f", on {about['worker']}" if about["worker"] and about["state"] == "running" else ""
-    print(f"{about['execution_id']}: {about['state']}{worker}")
+    held = ", as jobs like it are paused" if about["held"] else ""
+    print(f"{about['execution_id']}: {about['state']}{worker}{held}")
     print_attempts(out, about["attempts"])
     _print_events(about["events"])
     if about["result"] is not None:

@@ -110,6 +110,9 @@ def _print(about: dict[str, Any]) -> None:
     print(f"{about['execution_id']}: {about['state']}{worker}{held}")
     print_attempts(out, about["attempts"])
     _print_events(about["events"])
+    worker = about["worker"] or ((about["result"] or {}).get("task_metadata") or {}).get("worker_id")
+    if worker:
+        print(f"The log of {worker} is on its host; there, `sfworker logs {about['execution_id']}` prints this job's.")
     if about["result"] is not None:
         print_result(about["result"])
     elif about["state"] in ("success", "failure", "cancelled"):

@@ -98,8 +98,10 @@ def cast(column: pa.ChunkedArray, wanted: pa.DataType) -> pa.ChunkedArray:
             column = pc.replace_substring_regex(column, r"^\+?(-?\d+)(\.0*)?$", r"\1")
     elif pa.types.is_floating(column.type):
         column = _nulled(column, pc.is_nan(column))
-    # A safe cast would refuse integers beyond 2**53, which float64 rounds.
-    return column.cast(wanted, safe=wanted != pa.float64())
+    if wanted != pa.float64():
+        return column.cast(wanted)
+    # A safe cast would refuse integers beyond 2**53, which float64 rounds. Added to 0, -0.0 is 0, which it equals.
+    return pc.add(column.cast(wanted, safe=False), 0.0)
 
 
 def typed(column: pa.ChunkedArray) -> pa.ChunkedArray:

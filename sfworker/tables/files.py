@@ -210,7 +210,7 @@ def whole(field: str, path: Path) -> pa.Table:
     return text(field, path, header(field, path))
 
 
-def is_plain(path: Path, rows: int) -> bool:
+def is_plain(path: Path, columns: int, rows: int) -> bool:
     """Return whether a CSV file has its `rows` on a line each, and cells that a shell tool can split at commas.
 
     libpsi sorts files with such tools.
@@ -219,7 +219,9 @@ def is_plain(path: Path, rows: int) -> bool:
         if file.read(3) == b"\xef\xbb\xbf" or csv_text.holds_any(file, f"\r\0{ESCAPE}{SEPARATOR}".encode()):
             return False
     last_line = 0 if ends_a_line(path) else 1
-    return not csv_text.has_quotes(path) and rows_of_plain_csv(path) + last_line == rows
+    if csv_text.has_quotes(path) or rows_of_plain_csv(path) + last_line != rows:
+        return False
+    return _count(path, b",") == (columns - 1) * (rows + 1)
 
 
 def ends_a_line(path: Path) -> bool:
@@ -231,8 +233,12 @@ def ends_a_line(path: Path) -> bool:
 
 def rows_of_plain_csv(path: Path) -> int:
     """Return how many rows follow the header of a file that `is_plain`."""
+    return _count(path, b"\n") - 1
+
+
+def _count(path: Path, character: bytes) -> int:
     with path.open("rb") as file:
-        return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 18), b"")) - 1
+        return sum(chunk.count(character) for chunk in iter(lambda: file.read(1 << 18), b""))
 
 
 def plain_keys(field: str, table: pa.Table, columns: Sequence[str]) -> pa.Table:

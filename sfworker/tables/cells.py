@@ -75,7 +75,17 @@ def for_orc(column: pa.ChunkedArray) -> pa.ChunkedArray:
         return typed(column)
     if pa.types.is_null(column.type):
         return column.cast(pa.float64())
-    return text(column) if pa.types.is_time(column.type) else column
+    is_unfit = pa.types.is_time(column.type) or (pa.types.is_timestamp(column.type) and are_far(column))
+    return text(column) if is_unfit else column
+
+
+def are_far(column: pa.ChunkedArray | pa.Array) -> bool:
+    """Return whether there are times that 64 bits of nanoseconds do not hold, as ORC files need them to."""
+    try:
+        column.cast(pa.timestamp("ns", column.type.tz))
+    except pa.ArrowInvalid:
+        return True
+    return False
 
 
 def are_inexact(column: pa.ChunkedArray) -> bool:

@@ -29,7 +29,7 @@ from spu import experimental, libspu, psi
 
 from sfworker import limits
 from sfworker.disks import disk_full, is_full, watched
-from sfworker.errors import InputDataError, ModelMismatchError, TaskExecutionError
+from sfworker.errors import InputDataError, ModelMismatchError, SecretFlowTaskError, TaskExecutionError
 from sfworker.session.arithmetic import fraction_bits
 from sfworker.wire.frames import Floors
 
@@ -282,15 +282,18 @@ def _watched(*outputs: str) -> AbstractContextManager[None]:
     elsewhere = [path for path in map(Path, filter(None, outputs)) if not path.resolve().is_relative_to(scratch)]
     # An output that is yet to be made is on the disk of its directory.
     there = [("the outputs", path if path.exists() else path.parent) for path in elsewhere]
-    return watched(("the scratch directory", scratch), *there)
+    return watched(("the scratch directory", scratch), *there, break_off=_break_off)
+
+
+def _break_off(error: SecretFlowTaskError) -> None:
+    """End the job with an error on the main thread, as after any in SecretFlow's own. Nothing interrupts libpsi."""
+    get_global_context().set_local_exception(error)
+    os.kill(os.getpid(), signal.SIGINT)
 
 
 @contextmanager
 def _bounded(party: str, input_path: str, output_path: str) -> Iterator[None]:
-    """Break off the session where a join grows beyond this process's limits during the block.
-
-    Nothing interrupts libpsi, so the job ends on the main thread as after any error in one of SecretFlow's threads.
-    """
+    """Break off the session where a join grows beyond this process's limits during the block."""
     done = threading.Event()
 
     def look() -> None:
@@ -301,9 +304,7 @@ def _bounded(party: str, input_path: str, output_path: str) -> Iterator[None]:
                 while (block := output.read(1 << 20)) and not done.is_set():
                     rows, at = rows + block.count(b"\n"), at + len(block)
             if grown := limits.beyond(rows - 1, at, Path(input_path or os.devnull)):
-                context = get_global_context()
-                context.set_local_exception(limits.refusal(f"task_config.input_paths.{party}", "the join", grown))
-                os.kill(os.getpid(), signal.SIGINT)
+                _break_off(limits.refusal(f"task_config.input_paths.{party}", "the join", grown))
                 return
 
     watch = threading.Thread(target=look, daemon=True)

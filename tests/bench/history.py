@@ -29,11 +29,16 @@ RESULT = json.dumps({"status": "success", "result": "x" * 400}).encode()
 
 # Written as the scripts leave them, by the ten thousand.
 _ENDED = """
+local time = redis.call('TIME')[1] * 1000
 for n = ARGV[1], ARGV[2] do
   local record = 'sf:exec:ended-' .. n
-  redis.call('HSET', record, 'group', ARGV[3], 'run', '0123456789abcdef', 'state', 'done')
+  redis.call('HSET', record, 'group', ARGV[3], 'run', '0123456789abcdef', 'state', 'done', 'status', 'SUCCESS',
+    'answered', 'sf:jobs 1-' .. n)
   redis.call('EXPIRE', record, 604800)
   redis.call('SET', 'sf:result:ended-' .. n, ARGV[4], 'EX', 86400)
+  redis.call('SET', 'sf:envelope:ended-' .. n, ARGV[5], 'EX', 86400)
+  local facts = cjson.encode({'ended-' .. n, 'SUCCESS', 'psi', '', 'filler', 1, 0, 'sf:jobs', '1-' .. n, 't', 's'})
+  redis.call('ZADD', 'sf:ended', time - ARGV[2] + n, facts)
 end
 """
 _HELD = """

@@ -132,7 +132,9 @@ async def _held(redis: Redis, keys: Keys, group: str, wanted: Wanted) -> AsyncIt
     found: list[Listed] = []
     for stream in keys.job_streams():
         try:
-            consumers = [info["name"].decode() for info in await redis.xinfo_consumers(stream, group) if info["pending"]]
+            consumers = [
+                info["name"].decode() for info in await redis.xinfo_consumers(stream, group) if info["pending"]
+            ]
         except ResponseError as error:
             if not str(error).startswith(("no such key", "NOGROUP")):
                 raise
@@ -146,7 +148,7 @@ async def _held(redis: Redis, keys: Keys, group: str, wanted: Wanted) -> AsyncIt
 
 
 async def _waiting(redis: Redis, keys: Keys, group: str, stream: str, wanted: Wanted) -> AsyncIterator[Listed]:
-    """Yield the executions of a stream that wait for an attempt or were given back, of which only ids are read at once."""
+    """Yield a stream's executions that wait or were given back. Only their ids are read at once."""
     until = wanted.until
     places = [
         entry_id

@@ -185,6 +185,23 @@ async def test_whoever_sends_an_execution_again_hears_what_became_of_it(
     assert notice["message"] == f"this execution_id was sent again: {expected}; only a new execution_id is run"
 
 
+@pytest.mark.parametrize(
+    ("again", "said"),
+    [
+        ('{"execution_id":"e-1","x":"%s"}', ""),
+        ('{"x":"%s","execution_id":"e-1"}', "and what was sent now is another text"),
+    ],
+)
+async def test_long_envelopes_are_compared_as_texts(redis: Any, new_broker: OpenBroker, again: str, said: str) -> None:
+    broker = await new_broker("a")
+    for envelope in ('{"execution_id":"e-1","x":"%s"}', again):
+        await redis.xadd("sf:jobs", {"envelope": envelope % ("x" * 20_000)})
+        await broker.start(Attempt.of(await take_one(broker)), EVENT)
+    [notice] = await notices(redis)
+    assert said in notice["message"]
+    assert ("another text" in notice["message"]) == bool(said)
+
+
 async def test_a_retry_waits_with_the_pending_entry_and_comes_back_when_due(redis: Any, new_broker: OpenBroker) -> None:
     broker = await new_broker("a")
     attempt = await begun(redis, broker)

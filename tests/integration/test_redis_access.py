@@ -110,6 +110,7 @@ def start_worker(guarded: EmbeddedRedis, tmp_path: Path) -> Iterator[StartWorker
                 directory = tmp_path / name
                 directory.mkdir()
                 values = {"lease_seconds": "1.5", "worker_hostname": name, "spare_processes": "0"}
+                values["ended_maxlen"] = "2"
                 worker = RunningWorker(url_of(guarded, "worker"), directory, seen_at=url_of(guarded, seen_by), **values)
                 return stack.enter_context(worker)
 

@@ -57,6 +57,7 @@ async def fill(redis: Any, redis_url: str) -> None:
         send(redis, f"runs-{NASTY}", **named)
         await broker.progress(await take(broker), SAID)
         send(redis, f"queued-{NASTY}", NASTY, **named)
+        send(redis, f"lines-{NASTY}\n  another  success", **named)
 
 
 @pytest.mark.attack("terminal")
@@ -68,7 +69,8 @@ def test_no_text_of_others_steers_a_terminal(sfworker: Command, redis: Any, redi
         assert said, words
         assert not re.findall(r"[^\n]", "".join(each for each in said if not each.isprintable())), (words, said)
     listed = json.loads(sfworker("list", "--json").out)
-    assert {one["execution_id"].partition("-")[2] for one in listed["executions"]} == {NASTY}
+    assert {one["execution_id"].partition("-")[2].partition("\n")[0] for one in listed["executions"]} == {NASTY}
+    assert not any(line.startswith("  another") for line in sfworker("list").out.splitlines())
 
 
 @pytest.mark.attack("terminal")

@@ -250,7 +250,7 @@ class TestIds:
         assert (ids.execution_id, ids.task_id, ids.subtask_id) == ("e", "t", "s")
         assert ids.usable()
 
-    @pytest.mark.parametrize("value", [None, "", 5, [], "x" * 257, "e\n", "e\nf", "\x1b[31me"])
+    @pytest.mark.parametrize("value", [None, "", 5, [], "x" * 257])
     def test_not_usable(self, value: Any) -> None:
         assert not decode_ids(envelope(execution_id=value)).usable()
 

@@ -41,6 +41,8 @@ _BOUND = "sfworker_bound"
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", _BOUND}
 _COLOURS = {"DEBUG": "2", "INFO": "32", "WARNING": "33", "ERROR": "31", "CRITICAL": "1;31"}
 _CONTROL = {code: f"\\x{code:02x}" for code in [*range(32), *range(0x7F, 0xA0)]}
+_CONTROL_IN_JSON = {code: f"\\u{code:04x}" for code in range(0x7F, 0xA0)}
+"""Those that JSON lets stand, and that a terminal obeys where somebody looks into the log."""
 _log = logging.getLogger("sfworker.logs")
 
 
@@ -257,7 +259,7 @@ class _Renderer:
         self._secrets = secrets
 
     def json(self, record: logging.LogRecord) -> str:
-        return json.dumps(self._fields(record), ensure_ascii=False)
+        return json.dumps(self._fields(record), ensure_ascii=False).translate(_CONTROL_IN_JSON)
 
     def line(self, record: logging.LogRecord) -> str:
         """Return one line for people. A traceback follows on lines of its own."""

@@ -90,6 +90,13 @@ class TestRecord:
         assert record["exception"].startswith("Traceback (most recent call last):\n  File ")
         assert record["exception"].endswith("ValueError: why")
 
+    def test_no_text_steers_the_terminal_of_a_reader(self, console: Console) -> None:
+        with logs.configure(settings()), logs.ids(execution_id="e\x9b31m"):
+            log.info("said \x1b]0;x\x07 \x85")
+            line = console.text()
+        assert json.loads(line)["execution_id"] == "e\x9b31m"
+        assert line.rstrip("\n").isprintable()
+
     def test_what_cannot_be_shown_ends_nothing(self, console: Console) -> None:
         class Odd:
             def __str__(self) -> str:

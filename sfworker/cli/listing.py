@@ -116,6 +116,7 @@ def _cursor(text: str) -> tuple[int, int]:
 
 def _print(found: list[Listed]) -> None:
     from sfworker.cli.console import console, table
+    from sfworker.report.tables import shown
 
     out = console()
     listed = table("execution", "state", "task type", "attempts >", "ago >", "took >", "worker", "error type")
@@ -125,7 +126,9 @@ def _print(found: list[Listed]) -> None:
         took = _length((one.ended - one.started) / 1000) if one.ended and one.started else ""
         attempts = str(one.attempts or "")
         ago = _length(max(0.0, now - one.at) / 1000)
-        listed.add_row(one.execution_id, one.state, one.task_type, attempts, ago, took, one.worker, one.error_type)
+        listed.add_row(
+            shown(one.execution_id), one.state, one.task_type, attempts, ago, took, one.worker, one.error_type
+        )
     out.print(listed)
 
 

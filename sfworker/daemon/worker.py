@@ -39,6 +39,7 @@ from sfworker.pool.run_dir import LONGEST_PARENT, run_dir
 from sfworker.publish.status_notifier import StatusNotifier
 from sfworker.settings import Settings, unknown_variables, variable
 from sfworker.telemetry import Telemetry
+from sfworker.wire.entry import leave_no_core
 
 _log = logging.getLogger("sfworker.worker")
 GIVE_BACK_SECONDS = 10.0
@@ -49,6 +50,7 @@ _NOTHING_TO_DO = {signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
 async def serve(settings: Settings, group: str) -> int:
     """Work until SIGTERM or SIGINT and return the exit code. Raises SettingsError where a worker cannot start so."""
     os.umask(int(settings.umask, 8))
+    leave_no_core()  # its children's hold data
     load_modules(settings.jobs)
     worker_id = f"{settings.hostname()}-{os.getpid()}-{secrets.token_hex(2)}"
     telemetry = Telemetry.from_environ(os.environ, worker_id, __version__)

@@ -14,7 +14,6 @@ import contextlib
 import fcntl
 import json
 import os
-import resource
 import select
 import shutil
 import signal
@@ -22,6 +21,8 @@ import time
 import traceback
 from pathlib import Path
 from typing import Any, NoReturn
+
+from sfworker.wire import entry
 
 SLOTS = 10_000
 """Party processes of one party that Ray may place here, which is no limit: the worker has one of its own."""
@@ -49,7 +50,7 @@ def main() -> None:
     parser.add_argument("--parties", required=True)
     arguments = parser.parse_args()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core of a party's process holds data
+    entry.leave_no_core()  # that of a party's process holds data
     watcher = watch_over_session(arguments.directory)
     os.environ.update(ENVIRONMENT)
     try:

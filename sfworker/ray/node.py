@@ -33,6 +33,7 @@ from sfworker.pool.run_dir import run_dir
 from sfworker.ray.run import Run, not_started
 from sfworker.ray.versions import versions
 from sfworker.settings import Settings, load, variable
+from sfworker.wire import entry
 from sfworker.wire.frames import FrameError, encode_frame, receive_body
 from sfworker.wire.gateway import GiveWay
 from sfworker.wire.pipe import Pipe
@@ -233,6 +234,7 @@ def main() -> None:
         os._exit(0)
     os.setsid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    entry.leave_no_core()  # what comes to its gateway is in its memory
     import uvloop
 
     body = receive_body(connection)

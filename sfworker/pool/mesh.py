@@ -382,9 +382,9 @@ class Mesh:
         if isinstance(heard, Lost):
             if rank in self._failed:
                 return  # it has said why it ends
-            self._outcome.peer_absent = not heard.met and not heard.final
+            self._outcome.peer_absent = (not heard.met or heard.returns) and not heard.final
             self._outcome.peer_returns = heard.returns
-            kind = PeerFailedError if heard.met or heard.final else PeerAbsentError
+            kind = PeerAbsentError if self._outcome.peer_absent else PeerFailedError
             self.fail(Failure(f"party {heard.party} {cleaned(heard.why)}", kind.__name__, not heard.final))
             return
         match heard.frame:

@@ -180,7 +180,7 @@ class _Run:
             await self._end("failure", outcome, failure.error_type)
             self._note_end(
                 f"{failure.error_type}: {failure.error}" if self._settings.tell_peers_why else failure.error_type,
-                replayable=True,
+                replays=self._started.replays,
             )
 
     async def cancel(self, outcome: Outcome) -> None:
@@ -240,12 +240,12 @@ class _Run:
             await self._end("success", outcome, None)
             self._note_end("it has succeeded")
 
-    def _note_end(self, why: str, *, replayable: bool = False) -> None:
+    def _note_end(self, why: str, *, replays: int | None = None) -> None:
         """Let peers that come for this execution hear that it has ended here."""
         peers = parties_elsewhere(self._attempt.entry.envelope or b"") if self._settings.has_gateway() else []
         if peers and self._attempt.execution_id:
             known_as = shared_id(self._attempt.execution_id, self._tenant)
-            self._pool.gateway.note_end(Ended(known_as, why, peers, replayable))
+            self._pool.gateway.note_end(Ended(known_as, why, peers, replays))
 
     async def _retry_or_bury(self, job: Job, failure: Failure, outcome: Outcome) -> None:
         used = self._started.used_up

@@ -57,6 +57,8 @@ LOCAL_PAUSE = 0.003
 """Seconds between the first looks for a socket that this party's process is about to open."""
 CARRY_SECONDS = 15.0
 """Longest time in which a stream to a peer that was met is tried to be opened, where strangers crowd its port."""
+TELL_SECONDS = 2.0
+"""Longest time in which a peer that has just come is called to tell it how the attempt ended meanwhile."""
 LINGER_SECONDS = 0.2
 """Time in which streams end by themselves after the attempt has."""
 MAX_TOLD = 64
@@ -68,6 +70,8 @@ MOST_A_SECOND = 10.0
 MAX_STREAMS = 256
 """Streams of an execution, of which there are four or so for each device and peer."""
 
+NONSENSE = "says what no gateway says"
+
 
 class Peer:
     """Holds the state of one absent party."""
@@ -78,6 +82,10 @@ class Peer:
         self.account = account
         self.met = anyio.Event()
         """Set when it has taken this party's hello."""
+        self.came = anyio.Event()
+        """Set by its hello. Each call waits for another one."""
+        self.parted = anyio.Event()
+        """Set when it is not called or spoken to any more."""
         self.nonce = ""
         """Of its attempt, from its hello."""
         self.replays = 0
@@ -186,6 +194,10 @@ class Session:
             peer.outbox.put_nowait(Goodbye())
         for server in self._servers:
             server.close()
+        with anyio.move_on_after(TELL_SECONDS):
+            for peer in self.peers.values():
+                if peer.nonce:  # else it has no attempt that could hear
+                    await peer.parted.wait()
         await anyio.sleep(LINGER_SECONDS)
         for task in self._tasks:
             task.cancel()
@@ -243,11 +255,20 @@ class Session:
         peer = self.peers.get(party)
         if peer is None or half is not peer.control or peer.said_goodbye:
             return
-        self._lose(peer, "closed the connection without a word")
+        if half.spoke_nonsense:
+            self._lose(peer, NONSENSE)
+        else:
+            self._lose(peer, "closed the connection without a word", returns=True)
 
     def supersede(self) -> None:
-        """Give way to a later attempt of this execution, which another worker of this party has begun."""
+        """Give way to a later attempt of this execution, which another worker of this party has begun.
+
+        The peers hear so before that attempt's hello.
+        """
+        why = "another worker has begun a later attempt"
+        self.tell_peers(PeerFailed(why, "PartyProcessLostError", retryable=True, is_release=True))
         for peer in self.peers.values():
+            peer.outbox.put_nowait(Goodbye())
             self._lose(peer, "is wanted by a later attempt")
         self.closed = True
 
@@ -267,6 +288,7 @@ class Session:
         if not peer.nonce and preface.traceparent is not None and self.opened.traceparent is not None:
             self._tell(Met(peer.party, preface.traceparent))
         half.count()
+        peer.came.set()
         peer.control = half
         peer.heard_at = time.monotonic()
         if not peer.nonce:
@@ -298,6 +320,8 @@ class Session:
         except Exception as error:  # noqa: BLE001 - or the job would wait to its time limit
             _log.exception("the control stream to %s has failed", peer.party)
             self._lose(peer, f"cannot be called ({type(error).__name__})")
+        finally:
+            peer.parted.set()
 
     async def _keep(self, peer: Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         called = time.monotonic()
@@ -327,7 +351,8 @@ class Session:
                     why = "was silent for" if peer.nonce else "can be reached, but did not call back within"
                     self._lose(peer, f"{why} {within:.0f} s")  # and it is told so, as it may only have been paused
         except OSError as error:
-            self._lose(peer, f"cannot be spoken to any more ({type(error).__name__})")
+            ended = isinstance(error, ConnectionError)  # which its own control stream is about to tell, too
+            self._lose(peer, f"cannot be spoken to any more ({type(error).__name__})", returns=ended)
         finally:
             peer.account.open_streams -= 1
             writer.close()
@@ -344,7 +369,7 @@ class Session:
                 if (later := peer.pings - number) < len(peer.pinged_at):
                     peer.account.round_trip = time.monotonic() - peer.pinged_at[-1 - later]
         except FrameError:
-            self._lose(peer, "says what no gateway says")
+            self._lose(peer, NONSENSE)
         except (OSError, EOFError):
             pass  # its own control stream tells why
 
@@ -358,6 +383,7 @@ class Session:
         how: Meeting = "absent"
         try:
             while True:
+                peer.came = anyio.Event()
                 try:
                     with anyio.fail_after(max(began + bound - time.monotonic(), SHORTEST_CALL)):
                         streams = await self._dialler.call(opened.addresses[peer.party], preface)
@@ -376,17 +402,18 @@ class Session:
                 if time.monotonic() > began + bound:
                     self._lose(peer, f"did not come within {bound:.0f} s: it {why}", absent=True)
                     return None
-                await anyio.sleep(pause)
+                with anyio.move_on_after(pause):
+                    await peer.came.wait()
                 pause = min(pause * 1.5, LONGEST_PAUSE)
         finally:
             peer.account.met(how, time.monotonic() - began)
 
-    def _lose(self, peer: Peer, why: str, *, final: bool = False, absent: bool = False) -> None:
+    def _lose(self, peer: Peer, why: str, *, final: bool = False, absent: bool = False, returns: bool = False) -> None:
         if peer.said_goodbye and peer.has_succeeded:
             return  # it has heard that all have succeeded, as this party is about to
         if not self.closed and not peer.is_lost:
             peer.is_lost = True
-            self._tell(Lost(peer.party, why, met=bool(peer.nonce) and not absent, final=final))
+            self._tell(Lost(peer.party, why, met=bool(peer.nonce) and not absent, final=final, returns=returns))
 
     def _drop(self, local: Half) -> None:
         self._is_broken = self._is_broken or local.is_cut

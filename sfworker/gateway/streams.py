@@ -43,6 +43,8 @@ class Half(asyncio.Protocol):
         self._splitter = FrameSplitter(longest)
         self._held = bytearray()
         self._other: Half | None = None
+        self.spoke_nonsense = False
+        """True where it was closed here, because of what came."""
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -124,6 +126,7 @@ class Half(asyncio.Protocol):
                 if self._on_message is None:  # what follows is no message
                     return
         except FrameError:
+            self.spoke_nonsense = True
             self._hear_nonsense()
 
     def _hear_nonsense(self) -> None:

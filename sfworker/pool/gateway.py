@@ -106,7 +106,7 @@ class OwnGateway:
             self._refusal = ""
             self._writer = writer
             for ended in self._ends.values():
-                self._send(ended)
+                self._send(msgspec.structs.replace(ended, again=True))
             while True:
                 if isinstance(message := await _read(reader), Standing):
                     self._told = message.trouble

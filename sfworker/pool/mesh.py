@@ -146,7 +146,7 @@ class Mesh:
         self._outcome = Outcome()
         self._missing: set[int] = set(range(len(processes) + (len(remotes.names) if remotes else 0)))
         self._failed: set[int] = set()
-        """Processes that have said that they failed."""
+        """Ranks of the parties that have said that they failed."""
         self._reached: dict[str, set[int]] = {}
         self._paths = [0] * len(processes)
         self._weak_cause: Failure | None = None
@@ -380,9 +380,11 @@ class Mesh:
             return
         rank = self._names.index(heard.party)
         if isinstance(heard, Lost):
-            self._outcome.peer_absent = not heard.met and not heard.final
+            if rank in self._failed:
+                return  # it has said why it ends
+            self._outcome.peer_absent = (not heard.met or heard.returns) and not heard.final
             self._outcome.peer_returns = heard.returns
-            kind = PeerFailedError if heard.met or heard.final else PeerAbsentError
+            kind = PeerAbsentError if self._outcome.peer_absent else PeerFailedError
             self.fail(Failure(f"party {heard.party} {cleaned(heard.why)}", kind.__name__, not heard.final))
             return
         match heard.frame:
@@ -396,6 +398,7 @@ class Mesh:
                 told = f"party {heard.party} has left the execution to another worker there, and will be back"
                 self.fail(Failure(told, PeerAbsentError.__name__, True))
             case PeerFailed() as frame:
+                self._failed.add(rank)
                 self._missing.discard(rank)
                 self._hear_failure(frame, f"party {heard.party} failed with {frame.error_type}: {cleaned(frame.error)}")
         self._changed.set()
@@ -444,8 +447,9 @@ class Mesh:
             failure = Failure(sentence, PeerFailedError.__name__, frame.retryable)
         if frame.echo:
             self._weak_cause = failure
-            # Where every party has said how it ended, no cause can follow.
-            self._decide_within(ECHO_SECONDS if self._missing else 0.0)
+            # Where every party has said how it ended, no cause can follow; nor from here, where peers gave this one up.
+            here = range(len(self.processes)) if sentence is not None else ()
+            self._decide_within(ECHO_SECONDS if self._missing.difference(here) else 0.0)
         else:
             self.fail(failure)
 

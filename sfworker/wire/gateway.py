@@ -166,8 +166,13 @@ class Ended(Struct, frozen=True, tag="ended"):
     why: str
     peers: list[PartyName]
     """Who may hear that."""
-    replayable: bool
-    """True where somebody may let it run again, so that a peer that does so first has to wait."""
+    replays: int | None
+    """Number of times that it had been let run again by then; nothing where nobody may do so after this end.
+
+    A peer that lets it run again first has to wait for this party.
+    """
+    again: bool = False
+    """True where a gateway before this one was told."""
 
 
 class GiveWay(Struct, frozen=True, tag="give_way"):
@@ -252,7 +257,7 @@ class Lost(Struct, frozen=True, tag="lost"):
     final: bool = False
     """True where no other attempt can help."""
     returns: bool = False
-    """True where only this host's gateway has ended, which comes back."""
+    """True where only a gateway has ended, this host's or the peer's, which comes back."""
 
 
 class Standing(Struct, frozen=True, tag="standing"):

@@ -108,6 +108,8 @@ class Controlled(Protocol):
     exit_status: int | None
     ended: anyio.Event
 
+    @property
+    def is_lost(self) -> bool: ...
     def assign(self, listeners: Listeners, longest_frame: int) -> None: ...
     def require_own(self, frame: Making | Staging | Keeping, roots: Iterable[str]) -> None: ...
     def how_it_ended(self, *, memory_ran_out: bool) -> str: ...
@@ -231,16 +233,17 @@ class Mesh:
             self._changed.set()
 
     def break_off(self, failure: Failure) -> None:
-        """End the execution with `failure` where it has not ended yet."""
+        """End the execution with `failure` where it has not ended yet. A session that is kept may have ended, too."""
         if not self._settled():
             self.fail(failure)
+        self._changed.set()
 
     def suspect(self, failure: Failure) -> None:
         """End the execution with `failure` soon, where no other cause is heard of until then."""
         if not self._settled() and self._weak_cause is None:
             self._weak_cause = failure
             self._decide_within(ECHO_SECONDS)
-            self._changed.set()
+        self._changed.set()
 
     @property
     def groups(self) -> list[int]:
@@ -265,8 +268,8 @@ class Mesh:
 
     @property
     def has_ended(self) -> bool:
-        """True where a process has ended."""
-        return any(process.ended.is_set() for process in self.processes)
+        """True where a process has ended, or what joins it to the others has."""
+        return any(process.is_lost for process in self.processes)
 
     async def until_one_ended(self) -> None:
         """Wait for the end of a process, after the outcome."""

@@ -16,12 +16,12 @@ import pytest
 from sfworker.cli.embedded_redis import EmbeddedRedis
 from tests.integration import test_kept_sessions as here
 from tests.integration.test_kept_sessions import act, place
-from tests.ray.lab import Cluster, Node
+from tests.ray.lab import Cluster, Node, in_session
 from tests.ray.nodes import OnNodes, on_nodes, settings_of_node
-from tests.ray.test_faults import bridge, host
+from tests.ray.test_faults import bridge
 from tests.running_worker import PARTIES, RunningWorker, until
 
-KEEPS = {"session_jobs": "8", "jobs": here.JOBS}
+KEEPS = {"session_jobs": "8", "session_idle_seconds": "10", "jobs": here.JOBS}
 
 
 class OnCluster(RunningWorker):
@@ -85,6 +85,11 @@ def test_what_is_random_differs_between_jobs_of_a_session(keeping: RunningWorker
     here.test_what_is_random_differs_between_jobs_of_a_session(keeping)
 
 
+def hosts(nodes: OnNodes, node: str) -> list[int]:
+    session = nodes.cluster[node].session
+    return [pid for pid in in_session(session) if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::Host")]
+
+
 @pytest.mark.parametrize(
     "what",
     ["party process", *(pytest.param(each, marks=pytest.mark.slow) for each in ("gateway", "node", "host", "bridge"))],
@@ -93,27 +98,25 @@ def test_whatever_ends_while_it_waits_ends_it(nodes: OnNodes, what: str) -> None
     worker = nodes.worker
     place(worker.run(act()))
     waiting = {party: until(lambda party=party: nodes.waiting(party))[0] for party in PARTIES}  # type: ignore[misc]
-    find: dict[str, Callable[[], int]] = {
-        "party process": lambda: waiting["bob"],
-        "gateway": lambda: nodes.gateway("bob"),
-        "node": lambda: nodes.node_process("bob"),
-        "host": lambda: host(nodes, "two"),
-        "bridge": lambda: bridge(nodes),
+    find: dict[str, Callable[[], list[int]]] = {
+        "party process": lambda: [waiting["bob"]],
+        "gateway": lambda: [nodes.gateway("bob")],
+        "node": lambda: [nodes.node_process("bob")],
+        "host": lambda: hosts(nodes, "two"),
+        "bridge": lambda: [bridge(nodes)],
     }
-    os.kill(find[what](), signal.SIGKILL)
+    for pid in find[what]():
+        os.kill(pid, signal.SIGKILL)
     until(lambda: not set(waiting.values()) & {*nodes.serving(b"")})  # that of alice, too
     until(lambda: not nodes.left())
     assert place(worker.run(act(options={"max_retries": 3, "retry_delay": 0.1}))) == 1
 
 
 @pytest.mark.slow
-def test_it_ends_when_no_job_comes_and_nothing_is_left(cluster: Cluster, nodes_directory: Path, tmp_path: Path) -> None:
-    with EmbeddedRedis() as redis:
-        made = on_nodes(cluster, redis.url, tmp_path, nodes_directory, session_idle_seconds="1", **KEEPS)
-        with made as nodes:
-            assert [place(nodes.run(act())) for _ in range(2)] == [1, 2]
-            nodes.until_clean()
-            assert place(nodes.run(act())) == 1
+def test_it_ends_when_no_job_comes_and_nothing_is_left(nodes: OnNodes) -> None:
+    place(nodes.worker.run(act()))
+    nodes.until_clean()
+    assert place(nodes.worker.run(act())) == 1
 
 
 @pytest.mark.slow
@@ -127,7 +130,9 @@ def test_one_that_waits_holds_no_room_and_serves_on_when_there_is_some(tmp_path:
         ) as cluster,
         EmbeddedRedis() as redis,
         EmbeddedRedis() as others,
-        on_nodes(cluster, redis.url, tmp_path / "w1", directory, ray_cpus="1", **KEEPS) as keeping,
+        on_nodes(
+            cluster, redis.url, tmp_path / "w1", directory, ray_cpus="1", **{**KEEPS, "session_idle_seconds": "300"}
+        ) as keeping,
         on_nodes(cluster, others.url, tmp_path / "w2", directory, ray_cpus="1", **KEEPS) as other,
     ):
         assert place(keeping.run(act())) == 1

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import anyio
+import msgspec
 from msgspec import Raw, Struct
 
 from sfworker.disks import where_full
@@ -143,7 +144,7 @@ class Mesh:
         self.processes = processes
         self._remotes = remotes
         self._otherwise = otherwise
-        self._agreed: bool | None = None
+        self._agreed: Agreed | None = None
         self._log_line = log_line
         self._outcome = Outcome()
         self._missing: set[int] = set(range(len(processes) + (len(remotes.names) if remotes else 0)))
@@ -184,8 +185,10 @@ class Mesh:
                 self.fail(Failure.of(error))
         if self._remotes is not None and self._remotes.has_choice:
             await self._until(lambda: self._agreed is not None, began)
-        if self._agreed is False:
+        if self._agreed is not None and not self._agreed.keeps:
             self._take_others()
+            if self._agreed.all_keep:
+                self._starts = [msgspec.structs.replace(start, all_keep=True) for start in self._starts]
         for rank, process in enumerate(self.processes):
             listeners = Listeners(
                 partial(self._hear, rank),
@@ -374,7 +377,7 @@ class Mesh:
 
     def _hear_remote(self, heard: RemoteHeard | Agreed | Lost) -> None:
         if isinstance(heard, Agreed):
-            self._agreed = heard.keeps
+            self._agreed = heard
             self._changed.set()
             return
         # What a peer says right behind its success counts, as where it gave up a host that was paused meanwhile.

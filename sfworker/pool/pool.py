@@ -138,7 +138,7 @@ class Pool:
             if job.keeps_session:
                 session = await self._session(session_key(job, tenant, frames))
             remotes = self._remotes(job, self._sockets(session, job, used), session, tenant, replays, trace)
-            otherwise = partial(self._begin_anew, session, session.mesh, frames, used) if session else None
+            otherwise = self._otherwise(session, frames, used)
             processes = session.processes if session else []
             if not processes:
                 self._sessions.make_room()
@@ -193,6 +193,14 @@ class Pool:
         os.mkdir(directory, 0o700)
         used.append(directory)
         return directory
+
+    def _otherwise(
+        self, session: Session[PartyProcess] | None, frames: list[Start], used: list[str]
+    ) -> Callable[[], tuple[list[PartyProcess], list[Start]]] | None:
+        """Return what gives a session other processes, where it has links that the peers may not use."""
+        if session is None or not session.served:
+            return None
+        return partial(self._begin_anew, session, session.mesh, frames, used)
 
     def _begin_anew(
         self, session: Session[PartyProcess], mesh: Mesh | None, frames: list[Start], used: list[str]

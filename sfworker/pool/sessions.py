@@ -55,7 +55,9 @@ class Session(Generic[P]):
     def starts(self, frames: list[Start]) -> list[Start]:
         """Return the frames as those of the session's next execution."""
         number, self.served = self.served, self.served + 1
-        return [msgspec.structs.replace(frame, mesh_dir=self.directory, keeps=True, number=number) for frame in frames]
+        of_session = {"mesh_dir": self.directory, "keeps": True, "number": number}
+        # Parties elsewhere may not keep theirs.
+        return [msgspec.structs.replace(frame, all_keep=not frame.elsewhere, **of_session) for frame in frames]
 
     @property
     def is_alive(self) -> bool:

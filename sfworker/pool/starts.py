@@ -84,6 +84,7 @@ def opened(
         addresses=job.peers,
         traceparent=traceparent,
         kept=kept,
+        keeps=job.keeps_session,
     )
 
 

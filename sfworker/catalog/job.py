@@ -91,7 +91,7 @@ def accept(data: bytes, settings: Settings, now: float) -> Job:
         cluster=cluster,
         environment=_environment(envelope, settings) if cluster else {},
         peers=peers,
-        keeps_session=envelope.options.session == "reuse" and not _why_fresh(mode, cluster, settings),
+        keeps_session=envelope.options.session == "reuse" and not _why_fresh(mode, settings),
         agreed=params.agreed() if peers else None,
         resources=granted(envelope.options, settings),
         disclosures=[*task_type.disclosures, *(_dealt(envelope, task_type, parties, settings) if peers else [])],
@@ -103,18 +103,16 @@ def _unmet(envelope: Envelope, mode: Mode, cluster: str, settings: Settings) -> 
     found = []
     if envelope.sf_init_config.runtime_env is not None and not cluster:
         found.append("sf_init_config.runtime_env: has no effect in this worker")
-    if envelope.options.session == "reuse" and (why := _why_fresh(mode, cluster, settings)):
+    if envelope.options.session == "reuse" and (why := _why_fresh(mode, settings)):
         found.append(f"options.session: has no effect {why}")
     return found
 
 
-def _why_fresh(mode: Mode, cluster: str, settings: Settings) -> str:
+def _why_fresh(mode: Mode, settings: Settings) -> str:
     """Say why a session that might be kept is not, in the words behind "has no effect"."""
     if not settings.session_jobs:
         return f"in this worker, whose sessions are all fresh ({variable('session_jobs')})"
-    if mode == "none":
-        return "for a task type that joins no session"
-    return "on a Ray cluster, whose sessions are all fresh" if cluster else ""
+    return "for a task type that joins no session" if mode == "none" else ""
 
 
 def _parties(envelope: Envelope, settings: Settings) -> list[str]:

@@ -278,7 +278,8 @@ class _Run:
             self._notifier.retrying, self._attempt, self._started.attempt, failure, used, delay, counts=False
         )
         if await self._publish(retry):
-            _log.warning("waits for its peers again in %.0f s: %s", delay, failure.error)
+            what = "room" if outcome.no_room else "its peers"
+            _log.warning("waits for %s again in %.0f s: %s", what, delay, failure.error)
             await self._end("retry", outcome, failure.error_type)
 
     async def _release(self, counter: Literal["releases", "crashes"]) -> None:

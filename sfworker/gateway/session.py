@@ -92,6 +92,8 @@ class Peer:
         """Of its hello."""
         self.kept = ""
         """Of its hello."""
+        self.keeps = False
+        """Of its hello."""
         self.control: RemoteHalf | None = None
         """The stream of its latest hello."""
         self.heard_at = 0.0
@@ -119,8 +121,8 @@ class Session:
     ) -> None:
         self.opened = opened
         self._kept = opened.kept if keeps else ""
-        self._waits = bool(opened.kept)
-        """True until it is known whether kept links are used."""
+        self._waits = bool(opened.kept) or opened.keeps
+        """True until it is known whether kept links are used, and whether all parties keep their sessions."""
         self._is_broken = False
         self.nonce = secrets.token_hex(16)
         self.peers = {
@@ -293,7 +295,7 @@ class Session:
         peer.heard_at = time.monotonic()
         if not peer.nonce:
             peer.nonce, peer.replays, peer.met_at = preface.nonce, preface.replays, peer.heard_at
-            peer.kept = preface.kept
+            peer.kept, peer.keeps = preface.kept, preface.keeps
         self._halves.add(half)
         if self._waits and all(each.nonce for each in self.peers.values()):
             self._waits = False
@@ -301,7 +303,10 @@ class Session:
         return Answer(verdict="taken")
 
     async def _agree(self) -> None:
-        """Tell the worker whether all parties use the kept links, after opening new ones where they do not."""
+        """Tell the worker whether all parties use the kept links, after opening new ones where they do not.
+
+        Tell it, too, whether all keep their sessions.
+        """
         keeps = bool(self._kept) and all(peer.kept == self._kept for peer in self.peers.values())
         if self._kept and not keeps:
             try:
@@ -310,7 +315,8 @@ class Session:
                 for peer in self.peers.values():
                     self._lose(peer, f"cannot be joined, as sockets could not be opened here ({type(error).__name__})")
                 return
-        self._tell(Agreed(keeps))
+        all_keep = self.opened.keeps and all(peer.keeps for peer in self.peers.values())
+        self._tell(Agreed(keeps, all_keep))
 
     async def _call(self, peer: Peer) -> None:
         """Open a control stream to a peer, and keep it."""
@@ -470,6 +476,7 @@ class Session:
             replays=self.opened.replays if hello else 0,
             traceparent=self.opened.traceparent if hello else None,
             kept=self._kept if hello else "",
+            keeps=self.opened.keeps and hello,
         )
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:

@@ -124,7 +124,7 @@ class _Session:
         """Use the limits, which are the same for all, and note what this process is where others may follow."""
         if self._start is None:
             limits.use(start.limits)
-            if start.keeps and not start.elsewhere:  # parties elsewhere may not keep theirs, and all have to do alike
+            if start.all_keep:
                 from sfworker.session.opened_once import open_each_time
 
                 open_each_time()

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import anyio
+import msgspec
 from msgspec import Raw, Struct
 
 from sfworker.disks import where_full
@@ -108,6 +109,8 @@ class Controlled(Protocol):
     exit_status: int | None
     ended: anyio.Event
 
+    @property
+    def is_lost(self) -> bool: ...
     def assign(self, listeners: Listeners, longest_frame: int) -> None: ...
     def require_own(self, frame: Making | Staging | Keeping, roots: Iterable[str]) -> None: ...
     def how_it_ended(self, *, memory_ran_out: bool) -> str: ...
@@ -141,7 +144,7 @@ class Mesh:
         self.processes = processes
         self._remotes = remotes
         self._otherwise = otherwise
-        self._agreed: bool | None = None
+        self._agreed: Agreed | None = None
         self._log_line = log_line
         self._outcome = Outcome()
         self._missing: set[int] = set(range(len(processes) + (len(remotes.names) if remotes else 0)))
@@ -182,8 +185,10 @@ class Mesh:
                 self.fail(Failure.of(error))
         if self._remotes is not None and self._remotes.has_choice:
             await self._until(lambda: self._agreed is not None, began)
-        if self._agreed is False:
+        if self._agreed is not None and not self._agreed.keeps:
             self._take_others()
+            if self._agreed.all_keep:
+                self._starts = [msgspec.structs.replace(start, all_keep=True) for start in self._starts]
         for rank, process in enumerate(self.processes):
             listeners = Listeners(
                 partial(self._hear, rank),
@@ -231,16 +236,17 @@ class Mesh:
             self._changed.set()
 
     def break_off(self, failure: Failure) -> None:
-        """End the execution with `failure` where it has not ended yet."""
+        """End the execution with `failure` where it has not ended yet. A session that is kept may have ended, too."""
         if not self._settled():
             self.fail(failure)
+        self._changed.set()
 
     def suspect(self, failure: Failure) -> None:
         """End the execution with `failure` soon, where no other cause is heard of until then."""
         if not self._settled() and self._weak_cause is None:
             self._weak_cause = failure
             self._decide_within(ECHO_SECONDS)
-            self._changed.set()
+        self._changed.set()
 
     @property
     def groups(self) -> list[int]:
@@ -265,8 +271,8 @@ class Mesh:
 
     @property
     def has_ended(self) -> bool:
-        """True where a process has ended."""
-        return any(process.ended.is_set() for process in self.processes)
+        """True where a process has ended, or what joins it to the others has."""
+        return any(process.is_lost for process in self.processes)
 
     async def until_one_ended(self) -> None:
         """Wait for the end of a process, after the outcome."""
@@ -371,7 +377,7 @@ class Mesh:
 
     def _hear_remote(self, heard: RemoteHeard | Agreed | Lost) -> None:
         if isinstance(heard, Agreed):
-            self._agreed = heard.keeps
+            self._agreed = heard
             self._changed.set()
             return
         # What a peer says right behind its success counts, as where it gave up a host that was paused meanwhile.

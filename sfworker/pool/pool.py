@@ -38,10 +38,10 @@ from sfworker.pool.party_process import PartyProcess
 from sfworker.pool.processors import Processors
 from sfworker.pool.remotes import Remotes
 from sfworker.pool.run_dir import EXECUTIONS
-from sfworker.pool.sessions import Session, Sessions
+from sfworker.pool.sessions import Session, Sessions, memory_of_kept
 from sfworker.pool.starts import opened, session_key, starts
 from sfworker.pool.template import Template
-from sfworker.pool.usage import memory_above, processor_seconds
+from sfworker.pool.usage import available_memory, memory_above, processor_seconds
 from sfworker.settings import Settings
 from sfworker.telemetry import ExecutionTrace
 from sfworker.wire.frames import Start
@@ -86,7 +86,9 @@ class Pool:
         self._spares: deque[PartyProcess] = deque()
         self._numbers = count(1)
         self.processors = Processors()
-        self._sessions = Sessions(settings)
+        self._sessions: Sessions[PartyProcess] = Sessions(
+            settings, lambda: available_memory() < settings.session_memory_bytes
+        )
         self._changed = anyio.Event()
         self.gateway = OwnGateway(settings)
         self.clusters = Clusters(settings, worker_id, directory, tasks)
@@ -128,7 +130,7 @@ class Pool:
         used = [directory := self.new_directory()]
         template = self.template
         frames: list[Start] = []
-        session: Session | None = None
+        session: Session[PartyProcess] | None = None
         self._sessions.began()
         try:
             os.mkdir(directory, 0o700)
@@ -136,7 +138,7 @@ class Pool:
             if job.keeps_session:
                 session = await self._session(session_key(job, tenant, frames))
             remotes = self._remotes(job, self._sockets(session, job, used), session, tenant, replays, trace)
-            otherwise = partial(self._begin_anew, session, session.mesh, frames, used) if session else None
+            otherwise = self._otherwise(session, frames, used)
             processes = session.processes if session else []
             if not processes:
                 self._sessions.make_room()
@@ -166,11 +168,11 @@ class Pool:
             self._release(frames)
             self._sessions.ended()
             if session is not None and is_kept and self._sessions.offer(session):
-                self._tasks.start_soon(self._keep, mesh, remotes, used, session, self._memory_of_kept(job))
+                self._tasks.start_soon(self._keep, mesh, remotes, used, session, job)
             else:
                 self._tasks.start_soon(self._clean_up, mesh, used, session)
 
-    async def _session(self, key: bytes) -> Session:
+    async def _session(self, key: bytes) -> Session[PartyProcess]:
         """Return a kept session, or one that is yet to get processes."""
         if (session := await self._sessions.take(key)) is not None:
             return session
@@ -178,7 +180,7 @@ class Pool:
         os.mkdir(directory, 0o700)
         return Session(key, directory)
 
-    def _sockets(self, session: Session | None, job: Job, used: list[str]) -> str:
+    def _sockets(self, session: Session[PartyProcess] | None, job: Job, used: list[str]) -> str:
         """Return the directory for sockets that stand in for parties elsewhere.
 
         Where there is a kept session it is another one, which is needed only if the peers do not keep theirs.
@@ -192,8 +194,16 @@ class Pool:
         used.append(directory)
         return directory
 
+    def _otherwise(
+        self, session: Session[PartyProcess] | None, frames: list[Start], used: list[str]
+    ) -> Callable[[], tuple[list[PartyProcess], list[Start]]] | None:
+        """Return what gives a session other processes, where it has links that the peers may not use."""
+        if session is None or not session.served:
+            return None
+        return partial(self._begin_anew, session, session.mesh, frames, used)
+
     def _begin_anew(
-        self, session: Session, mesh: Mesh | None, frames: list[Start], used: list[str]
+        self, session: Session[PartyProcess], mesh: Mesh | None, frames: list[Start], used: list[str]
     ) -> tuple[list[PartyProcess], list[Start]]:
         """Give a session new processes, in the place of those that ran the last `mesh`. Raises OSError."""
         former = copy(session)
@@ -204,18 +214,18 @@ class Pool:
         session.processes += self._acquire_all(len(frames))
         return session.processes, session.starts(frames)
 
-    async def _end(self, session: Session) -> None:
+    async def _end(self, session: Session[PartyProcess]) -> None:
         await session.end()
         await anyio.to_thread.run_sync(_remove, [], session)
 
-    def _memory_of_kept(self, job: Job) -> int:
-        """Return the bytes that a kept session may use, of which most of a job's own limit has to be left."""
-        limit = job.resources.memory
-        most = self._settings.session_memory_bytes
-        return most if limit is None else min(most, limit.amount // 4)
-
     def _remotes(
-        self, job: Job, directory: str, session: Session | None, tenant: str, replays: int, trace: ExecutionTrace
+        self,
+        job: Job,
+        directory: str,
+        session: Session[PartyProcess] | None,
+        tenant: str,
+        replays: int,
+        trace: ExecutionTrace,
     ) -> Remotes | None:
         if not job.peers:
             return None
@@ -259,6 +269,7 @@ class Pool:
     def keep_no_more(self) -> None:
         """End the sessions that wait for a job."""
         self._sessions.close()
+        self.clusters.keep_no_more()
 
     async def stop(self) -> None:
         """End every process."""
@@ -344,7 +355,7 @@ class Pool:
             self._spares.popleft().close()
 
     async def _keep(
-        self, mesh: Mesh, remotes: Remotes | None, used: list[str], session: Session, most_memory: int
+        self, mesh: Mesh, remotes: Remotes | None, used: list[str], session: Session[PartyProcess], job: Job
     ) -> None:
         """Let a session wait for its next execution, and end it where none comes or it is not fit for one."""
         self.refill()
@@ -352,20 +363,15 @@ class Pool:
         if remotes is not None and not remains:
             remains = await self._keep_links(mesh, remotes, session)
         await anyio.to_thread.run_sync(_remove, used)
+        limit = job.resources.memory
+        most_memory = memory_of_kept(self._settings, limit.amount if limit else None)
         memory = None if remains else await anyio.to_thread.run_sync(memory_above, most_memory, mesh.groups)
         if memory is not None:
             remains = [f"{memory} bytes of memory"]
-        session.is_fit = not remains
-        session.renewed.set()
-        if remains:
-            _log.info("a session is not kept, because of what its job has left: %s", ", ".join(remains))
-        else:
-            await session.idle(mesh, self._settings.session_idle_seconds)
-        if remains or not session.is_taken:
-            self._sessions.remove(session)
+        if not await self._sessions.wait(session, mesh, remains):
             await self._clean_up(mesh, used, session)
 
-    async def _keep_links(self, mesh: Mesh, remotes: Remotes, session: Session) -> list[str]:
+    async def _keep_links(self, mesh: Mesh, remotes: Remotes, session: Session[PartyProcess]) -> list[str]:
         """End the attempt for the peers, but not the links, which began with the session's first attempt."""
         if session.remotes is not None:
             mesh.part()
@@ -374,7 +380,7 @@ class Pool:
         session.remotes, session.links = remotes, await remotes.keep()
         return [] if session.links else ["links that have ended"]
 
-    async def _clean_up(self, mesh: Mesh, used: list[str], session: Session | None) -> None:
+    async def _clean_up(self, mesh: Mesh, used: list[str], session: Session[PartyProcess] | None) -> None:
         self.refill()
         await mesh.dismiss()
         if session is not None:
@@ -382,7 +388,7 @@ class Pool:
         await anyio.to_thread.run_sync(_remove, used, session)
 
 
-def _remove(directories: list[str], session: Session | None = None) -> None:
+def _remove(directories: list[str], session: Session[PartyProcess] | None = None) -> None:
     for directory in [*directories, *([session.directory] if session else [])]:
         shutil.rmtree(directory, ignore_errors=True)
 

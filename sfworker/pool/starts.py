@@ -58,7 +58,8 @@ def session_key(job: Job, tenant: str, frames: list[Start]) -> bytes:
     ]
     acknowledged = acknowledges(job.task_type.name, _plain(job.envelope.spu_config))
     granted = [limit and limit.amount for limit in (job.resources.threads, job.resources.memory)]
-    return msgspec.json.encode([tenant, job.peers, acknowledged, granted, alike], order="deterministic")
+    joined = [tenant, job.cluster, job.peers]
+    return msgspec.json.encode([*joined, acknowledged, granted, alike], order="deterministic")
 
 
 def shared_id(execution_id: str, tenant: str) -> str:
@@ -83,6 +84,7 @@ def opened(
         addresses=job.peers,
         traceparent=traceparent,
         kept=kept,
+        keeps=job.keeps_session,
     )
 
 

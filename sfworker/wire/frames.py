@@ -85,6 +85,8 @@ class Start(Struct, frozen=True, tag=True, kw_only=True):
     max_result_bytes: int
     keeps: bool = False
     """True where the session may serve another execution afterwards."""
+    all_keep: bool = False
+    """True where that is so at all parties."""
     number: int = 0
     """Place of this execution among those of the session, from 0, the same at all parties."""
 

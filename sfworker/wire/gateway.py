@@ -84,6 +84,8 @@ class Preface(Struct, frozen=True, kw_only=True):
 
     Where all parties say the same, none of them opens others. Each execution has its hellos all the same.
     """
+    keeps: bool = False
+    """In a hello: the sender's session may serve other executions, before or after."""
 
 
 class Answer(Struct, frozen=True, kw_only=True):
@@ -195,6 +197,8 @@ class Open(Struct, frozen=True, tag="open", kw_only=True):
     """Of the execution's span, for the peers. Without one, theirs are not taken either."""
     kept: str = ""
     """As in the hello. `Agreed` follows then."""
+    keeps: bool = False
+    """As in the hello. `Agreed` follows then."""
 
 
 class Opened(Struct, frozen=True, tag="opened"):
@@ -231,6 +235,8 @@ class Agreed(Struct, frozen=True, tag="agreed"):
     """All peers have come, and either use the kept links as this party can, or all use new ones."""
 
     keeps: bool
+    all_keep: bool = False
+    """True where the sessions of all may serve other executions."""
 
 
 class Heard(Struct, frozen=True, tag="heard"):

@@ -73,6 +73,14 @@ class OnNodes:
 
         return until(found)
 
+    def waiting(self, party: str) -> list[int]:
+        """The party processes of kept sessions that wait for a job."""
+        return [pid for pid in self.parties(party) if os.readlink(f"/proc/{pid}/cwd") == "/"]
+
+    def gateway(self, party: str) -> int:
+        [gateway] = _children(self.node_process(party), program=b"gateway")
+        return gateway
+
     def node_process(self, party: str) -> int:
         [node] = self._nodes(party)
         return node

@@ -23,6 +23,7 @@ from redis.exceptions import ResponseError
 
 from sfworker.broker.connection import COMMAND_SECONDS, connect
 from sfworker.broker.entry import Entry, entry_from_fields, entry_from_parcel
+from sfworker.broker.gauges import Gauges, gauges
 from sfworker.broker.keys import DEAD_CONSUMER, PRIORITIES, RETRY_CONSUMER, Keys
 from sfworker.broker.misplaced import places
 from sfworker.broker.orders import DRAIN, NEVER_DUE, PAUSE_TYPE
@@ -625,6 +626,10 @@ class Broker:
             if (reader := await slow_reader(self._redis, area, self._settings)) is not None:
                 return reader
         return None
+
+    async def gauges(self) -> tuple[list[Gauges], list[Gauges]]:
+        """Return the figures of the job streams and of the results streams' readers."""
+        return await gauges(self._redis, self._areas, self._group)
 
     def _due_times(self, stream: str) -> str:
         return self.area(stream).retries(stream, self._group)

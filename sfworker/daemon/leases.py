@@ -47,6 +47,7 @@ class Leases:
         self._readiness = readiness
         self._drain = drain
         self._started_at = timestamp(time.time())
+        self._renewed_at = anyio.current_time()
 
     async def renew(self) -> None:
         """Renew running attempts' leases at a third of their length, and end attempts that were lost or cancelled."""
@@ -76,6 +77,7 @@ class Leases:
         async def sweep() -> None:
             if self._running.free > 0 and is_ready():
                 for entry in await self._broker.sweep(self._running.free, self._running.attempts):
+                    self._telemetry.count("reclaim")
                     await begin(entry)
 
         # A job of a killed worker then waits for its lease and a fifth more, at most.
@@ -113,6 +115,10 @@ class Leases:
         # Leases come first and the heartbeat has a time-out, so that nothing uses up the time that a lease has.
         attempts = self._running.attempts
         leases = await self._broker.renew(attempts)
+        now = anyio.current_time()
+        if attempts and now - self._renewed_at > self._settings.lease_seconds * 2 / 3:
+            self._telemetry.count("lease_late")
+        self._renewed_at = now
         for attempt, lease in zip(attempts, leases, strict=True):
             if lease is Lease.LOST:
                 self._telemetry.count("lease_lost")

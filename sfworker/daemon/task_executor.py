@@ -20,6 +20,7 @@ import msgspec
 
 from sfworker.broker.broker import Attempt, Broker, Lease, Started
 from sfworker.broker.patience import patiently
+from sfworker.catalog import all_task_types
 from sfworker.catalog.job import Job, accept, require_time_left
 from sfworker.daemon.retrying import decide
 from sfworker.errors import (
@@ -29,8 +30,10 @@ from sfworker.errors import (
     Failure,
     JobCancelledError,
     JobLostError,
+    PartyProcessLostError,
     ResultSaveError,
     SecretFlowTaskError,
+    published_error_types,
 )
 from sfworker.pool.keepers import HereKeeper, Keeper
 from sfworker.pool.mesh import Heard
@@ -40,7 +43,7 @@ from sfworker.pool.starts import shared_id
 from sfworker.publish.progress_reporter import ProgressReporter
 from sfworker.publish.status_notifier import StatusNotifier
 from sfworker.settings import Settings
-from sfworker.telemetry import ExecutionTrace, Telemetry
+from sfworker.telemetry import OTHER, EndedAttempt, ExecutionTrace, Telemetry
 from sfworker.wire.envelope import parties_elsewhere
 from sfworker.wire.events import JobResult, PerformanceMetrics, TaskMetadata, timestamp
 from sfworker.wire.frames import Keeping, Making, Staging
@@ -101,10 +104,13 @@ class TaskExecutor:
         run = _Run(self._services, attempt, started, job)
         if started.verdict == "lost":
             _log.warning("another worker has taken this job over before it started here")
+            run.note_end("lost")
         elif started.verdict == "held":
             _log.info("an operator has paused jobs like this one; it waits until they are resumed")
+            run.note_end("held")
         elif started.verdict == "duplicate":
             _log.info("this execution_id was sent before; the first one's answer stands")
+            run.note_end("duplicate")
         elif started.verdict == "poison":
             await run.bury(Failure.of(CrashLoopError()), Outcome())
         elif started.verdict == "cancelled":
@@ -203,17 +209,19 @@ class _Run:
             await self._succeed(outcome)
             return
         await self._keeper(outcome).discard(outcome.outputs)
+        if failure.error_type == PartyProcessLostError.__name__ and not outcome.template_lost:
+            self._telemetry.count("party_crash")
         if outcome.stopped is Stop.LEASE_LOST:
             await self._lease_lost("the computation was ended and nothing is published")
         elif outcome.stopped is Stop.DRAINED or outcome.never_ran:  # not the job's doing, so no attempt is used up
-            await self._release("releases")
+            await self._release("releases", outcome)
         elif outcome.stopped is Stop.CANCELLED:
             await self.cancel(outcome)
         elif outcome.no_room or (outcome.peer_absent and self._started.releases < self._settings.max_peer_waits):
             await self._come_again(failure, outcome)
         elif outcome.template_lost:
             # It may be the job that ends the template, so this counts towards `max_crashes`.
-            await self._release("crashes")
+            await self._release("crashes", outcome)
         else:
             await self._retry_or_bury(job, failure, outcome)
 
@@ -282,10 +290,10 @@ class _Run:
             _log.warning("waits for %s again in %.0f s: %s", what, delay, failure.error)
             await self._end("retry", outcome, failure.error_type)
 
-    async def _release(self, counter: Literal["releases", "crashes"]) -> None:
+    async def _release(self, counter: Literal["releases", "crashes"], outcome: Outcome) -> None:
         if await patiently("a job that is given back", partial(self._broker.release, self._attempt, counter)):
             _log.warning("given back, for any worker to run again")
-            self._trace.end("released", None)
+            self.note_end("released", outcome)
 
     async def _publish(self, publish: Callable[[], Awaitable[bool]]) -> bool:
         began = time.time()
@@ -293,12 +301,12 @@ class _Run:
         self._trace.span("publish", began, time.time())
         if not landed:
             await self._lease_lost("its outcome is dropped")
-            self._trace.end("lost", None)
         return landed
 
     async def _lease_lost(self, consequence: str) -> None:
         _log.warning("the lease was lost; %s", consequence)
         await self._notifier.lease_lost(self._attempt)
+        self.note_end("lost")
 
     def _result(
         self, status: Literal["success", "failure", "cancelled"], outcome: Outcome, failure: Failure | None
@@ -360,7 +368,7 @@ class _Run:
             "worker_id": self._worker_id,
             "stream": entry.stream,
             "message_id": entry.entry_id,
-            "task_type": self._job.task_type.name if self._job else "",
+            "task_type": self._task_type,
         }
         trace = self._telemetry.execution(entry.traceparent, entry.appended_at, attributes)
         trace.span("queue", entry.appended_at, self._began)
@@ -376,9 +384,27 @@ class _Run:
     async def _end(self, outcome_name: str, outcome: Outcome, error_type: str | None) -> None:
         if outcome_name != "retry":  # the next attempt goes on from the checkpoints that are kept
             await self._remove_left_behind([*self._started.written, *outcome.kept, *outcome.made])
+        self.note_end(outcome_name, outcome, error_type)
+
+    def note_end(self, outcome_name: str, outcome: Outcome | None = None, error_type: str | None = None) -> None:
+        """Tell telemetry how the attempt ended."""
         seconds = {"queue": self._queue_seconds, "total": time.time() - self._began}
-        timings = outcome.timings
-        measured = {"cluster": timings.cluster, "devices": timings.devices, "execution": timings.execution}
-        seconds |= {phase: measured[phase] for phase in timings.ended}
-        self._telemetry.finished(self._job.task_type.name if self._job else "unknown", outcome_name, seconds)
+        memory: int | None = None
+        if outcome is not None:
+            timings = outcome.timings
+            measured = {"cluster": timings.cluster, "devices": timings.devices, "execution": timings.execution}
+            seconds |= {phase: measured[phase] for phase in timings.ended}
+            memory = max(outcome.peak_rss.values(), default=None)
+        stream = self._attempt.entry.stream
+        named = "" if error_type is None else error_type if error_type in published_error_types() else OTHER
+        ended = EndedAttempt(self._task_type, outcome_name, named, stream, self._tenant, seconds, memory)
+        self._telemetry.finished(ended)
         self._trace.end(outcome_name, error_type)
+
+    @property
+    def _task_type(self) -> str:
+        """Name of the task type, also of a refused job; of an unknown one there could be any number."""
+        if self._job is not None:
+            return self._job.task_type.name
+        named = self._attempt.task_type
+        return named if any(known.name == named for known in all_task_types()) else OTHER

@@ -11,8 +11,9 @@ import logging
 import os
 import secrets
 import signal
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import ExitStack, contextmanager
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 
 import anyio
 from anyio.abc import TaskGroup
@@ -27,6 +28,7 @@ from sfworker.catalog import load_modules
 from sfworker.daemon import health
 from sfworker.daemon.cancelling import Cancelling
 from sfworker.daemon.leases import Leases
+from sfworker.daemon.measuring import Measuring
 from sfworker.daemon.priorities import RankOrder
 from sfworker.daemon.running import Running
 from sfworker.daemon.task_executor import Services, TaskExecutor
@@ -53,7 +55,7 @@ async def serve(settings: Settings, group: str) -> int:
     leave_no_core()  # its children's hold data
     load_modules(settings.jobs)
     worker_id = f"{settings.hostname()}-{os.getpid()}-{secrets.token_hex(2)}"
-    telemetry = Telemetry.from_environ(os.environ, worker_id, __version__)
+    telemetry = Telemetry.from_environ(os.environ, worker_id, __version__, group, has_server=bool(settings.health))
     with (
         configure(settings, worker_id),
         _run_dir(settings) as directory,
@@ -63,9 +65,12 @@ async def serve(settings: Settings, group: str) -> int:
         for sentence in unknown_variables():
             _log.warning(sentence)
         roots.prepare(settings)
-        async with open_broker(settings, group, worker_id) as broker, open_pool(settings, directory, worker_id) as pool:
+        async with (
+            open_broker(settings, group, worker_id) as broker,
+            open_pool(settings, directory, worker_id, telemetry) as pool,
+        ):
             worker = Worker(settings, worker_id, broker, pool, telemetry)
-            async with health.serving(listener, worker.readiness):
+            async with _serving(listener, worker.readiness, telemetry):
                 await worker.run()
         await anyio.to_thread.run_sync(telemetry.close)
         _log.info("worker %s has stopped", worker_id)
@@ -79,7 +84,7 @@ class Worker:
         self._settings = settings
         self._broker = broker
         self._pool = pool
-        self.readiness = health.Readiness(pool, settings.lease_seconds)
+        self.readiness = health.Readiness(pool, settings.lease_seconds, telemetry)
         self._running = Running(settings.concurrency, telemetry)
         self._leases = Leases(settings, worker_id, broker, self._running, telemetry, self.readiness, self._stop_taking)
         notifier = StatusNotifier(broker, worker_id)
@@ -93,6 +98,7 @@ class Worker:
                 telemetry=telemetry,
             )
         )
+        self._measuring = Measuring(broker, telemetry)
         self._ranks = RankOrder()
         self._draining = anyio.Event()
         self._hurry = anyio.Event()
@@ -114,6 +120,7 @@ class Worker:
                 _log.warning("Redis still lists this worker (%s); others will remove it", type(error).__name__)
 
     async def _start_and_take(self, standing: TaskGroup, jobs: TaskGroup) -> None:
+        standing.start_soon(self._measuring.event_loop)
         await patiently("the consumer group", self._broker.ensure_groups)
 
         cancelling = Cancelling(self._broker, self._running, self._executor, lambda entry: self._run(entry, jobs))
@@ -123,6 +130,7 @@ class Worker:
         standing.start_soon(self._leases.hear_cancellations, cancelling.cancel)
         standing.start_soon(cancelling.look_through_queue)
         standing.start_soon(self._leases.tidy)
+        standing.start_soon(self._measuring.streams)
         await self._pool.until_ready()
 
         async def begin(entry: Entry) -> None:
@@ -245,6 +253,19 @@ class Worker:
             await self._running.until_idle()
         if overdue.cancelled_caught:
             _log.warning("Redis is away; what ran here will be taken over when its lease has run out")
+
+
+@asynccontextmanager
+async def _serving(
+    listener: socket.socket | None, readiness: health.Readiness, telemetry: Telemetry
+) -> AsyncIterator[None]:
+    if listener is None:
+        yield
+        return
+    from sfworker.daemon.serving import serving  # aiohttp, which only workers with such an address need
+
+    async with serving(listener, readiness, telemetry):
+        yield
 
 
 @contextmanager

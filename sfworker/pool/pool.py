@@ -43,7 +43,7 @@ from sfworker.pool.starts import opened, session_key, starts
 from sfworker.pool.template import Template
 from sfworker.pool.usage import available_memory, memory_above, processor_seconds
 from sfworker.settings import Settings
-from sfworker.telemetry import ExecutionTrace
+from sfworker.telemetry import ExecutionTrace, Telemetry
 from sfworker.wire.frames import Start
 
 _log = logging.getLogger("sfworker.pool")
@@ -78,8 +78,11 @@ class Execution:
 class Pool:
     """Runs computations. Made by `open_pool`."""
 
-    def __init__(self, settings: Settings, directory: str, worker_id: str, tasks: TaskGroup) -> None:
+    def __init__(
+        self, settings: Settings, directory: str, worker_id: str, telemetry: Telemetry, tasks: TaskGroup
+    ) -> None:
         self._settings = settings
+        self._telemetry = telemetry
         self._directory = directory
         self._tasks = tasks
         self.template = Template(settings, directory)
@@ -263,6 +266,7 @@ class Pool:
                 self.trouble += f"; it did not last for {failures} times in a row"
             _log.error("%s; it is started again in %.1f s", self.trouble, pause)
             self._discard_spares()
+            self._telemetry.count("template_restart")
             await anyio.sleep(pause)
             self.template = Template(self._settings, self._directory)
 
@@ -409,10 +413,12 @@ def _line_logger(job: Job) -> Callable[[str, bytes], None]:
 
 
 @asynccontextmanager
-async def open_pool(settings: Settings, directory: str, worker_id: str = "") -> AsyncIterator[Pool]:
+async def open_pool(
+    settings: Settings, directory: str, worker_id: str = "", telemetry: Telemetry | None = None
+) -> AsyncIterator[Pool]:
     """Open a pool whose processes live in the block. The first is ready some seconds later."""
     async with anyio.create_task_group() as tasks:
-        pool = Pool(settings, directory, worker_id, tasks)
+        pool = Pool(settings, directory, worker_id, telemetry or Telemetry(), tasks)
         tasks.start_soon(pool.run)
         tasks.start_soon(pool.gateway.run)
         tasks.start_soon(pool.clusters.run)

@@ -36,7 +36,8 @@ local function tell_repeated(state, status, of_stream, of_entry)
   end
   local here, sent = pcall(cjson.decode, content(stream, entry))
   local there, earlier = pcall(cjson.decode, first)
-  if here and there and not same(sent, earlier) then said = said .. ', and what was sent now differs from that' end
+  event.differs = here and there and not same(sent, earlier)
+  if event.differs then said = said .. ', and what was sent now differs from that' end
   if state == 'done' and redis.call('EXISTS', KEYS[7]) == 0 then said = said .. ', and its result has expired' end
   event.status, event.stage, event.attempt = status or statuses[state], nil, nil
   event.message = 'this execution_id was sent again: ' .. said .. '; only a new execution_id is run'

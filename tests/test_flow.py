@@ -1,4 +1,4 @@
-"""Envelopes that are made of parameter structs, and flows of them; what a worker does with them is `jobs/test_flow.py`."""
+"""Envelopes that are made of parameter structs, and flows of them; on real workers in `integration/test_flows.py`."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_worker_takes_every_struct_as_it_was_meant(name: str) -> None:
     task = convert(TASKS[name], kind)
     job = Job(parties=["alice", "bob"], spu=SPU, heu=HEU, options=Options(max_retries=0, threads=2))
     envelope = job.envelope(task)
-    taken = accept(json.dumps(envelope).encode(), Settings(data_roots="/data"), now=0.0)
+    taken = accept(json.dumps(envelope).encode(), Settings(data_roots=["/data"]), now=0.0)
     assert convert(taken.envelope.task_config, kind) == task
     assert (taken.envelope.options, taken.parties, taken.warnings) == (job.options, ["alice", "bob"], [])
 
@@ -106,7 +106,13 @@ def test_what_is_wrong_is_named_before_it_is_sent(job: Job, task: TaskParams, se
 
 
 def test_steps_are_known_by_name_and_follow_each_other_unless_they_say_otherwise() -> None:
-    steps = [Hello(), Hello(), Step(PSI, name="join", depends_on=["hello"], execution_id="mine"), Step(PSI), OwnParams()]
+    steps: list[TaskParams | Step] = [
+        Hello(),
+        Hello(),
+        Step(PSI, name="join", depends_on=["hello"], execution_id="mine"),
+        Step(PSI),
+        OwnParams(),
+    ]
     planned = plan(JOB, steps)
     assert [(step.name, step.execution_id, step.depends_on) for step in planned] == [
         ("hello", "flow-1-hello", ()),
@@ -128,7 +134,7 @@ def test_steps_are_known_by_name_and_follow_each_other_unless_they_say_otherwise
         ([Step(PSI, name="a\nb")], "step a\nb: subtask_id: "),
     ],
 )
-def test_a_plan_that_cannot_be_run_is_refused(steps: list[Any], sentence: str) -> None:
+def test_a_plan_that_cannot_be_run_is_refused(steps: list[TaskParams | Step], sentence: str) -> None:
     with pytest.raises(ParameterValidationError, match=sentence):
         plan(JOB, steps)
 
@@ -152,7 +158,7 @@ async def client(redis_url: str) -> AsyncIterator[Client]:
 async def sent(redis: Redis, count: int) -> list[dict[str, Any]]:
     """The first envelopes on the job stream, waited for."""
     with anyio.fail_after(10):
-        while len(entries := await redis.xrange("sf:jobs")) < count:
+        while len(entries := await redis.xrange("sf:jobs")) < count:  # noqa: ASYNC110 - a stream sets no event
             await anyio.sleep(0.01)
     return [{"entry_id": entry_id} | json.loads(fields[b"envelope"]) for entry_id, fields in entries]
 
@@ -165,7 +171,11 @@ async def answer(redis: Redis, execution_id: str, *, heard: bool = True, **resul
 
 
 async def notice(redis: Redis, entry: dict[str, Any], **said: Any) -> None:
-    fields = {"execution_id": entry["execution_id"], "entry_id": entry["entry_id"], "payload": json.dumps(said)}
+    fields: dict[Any, Any] = {
+        "execution_id": entry["execution_id"],
+        "entry_id": entry["entry_id"],
+        "payload": json.dumps(said),
+    }
     await redis.xadd("sf:notices", fields)
 
 
@@ -182,7 +192,8 @@ async def test_a_struct_is_submitted_as_a_new_execution_with_what_the_client_kno
 async def test_steps_that_need_not_wait_run_at_once_and_results_are_in_the_steps_order(
     client: Client, redis: Redis
 ) -> None:
-    steps = [Hello(), Step(Hello(), "a"), Step(Hello(), "b", ["hello"]), Step(Hello(), "last", ["a", "b"])]
+    steps: list[TaskParams | Step] = [Hello()]
+    steps += [Step(Hello(), "a"), Step(Hello(), "b", ["hello"]), Step(Hello(), "last", ["a", "b"])]
     results: dict[str, Any] = {}
 
     async def run() -> None:
@@ -233,14 +244,16 @@ async def test_what_was_sent_before_is_taken_only_as_the_worker_says(
         if sentence is None:
             await sent(redis, 2)
             await answer(redis, "flow-1-own")
-    assert [str(error).startswith("step hello (execution flow-1-hello) ") for error in caught] == [True] * bool(sentence)
+    assert [str(error).startswith("step hello (execution flow-1-hello) ") for error in caught] == [True] * bool(
+        sentence
+    )
     assert all(sentence in str(error) for error in caught if sentence)
     assert await redis.xlen("sf:jobs") == (1 if sentence else 2)
 
 
 async def test_nothing_is_sent_where_one_step_is_wrong(client: Client, redis: Redis) -> None:
     wrong = SsLr(input_paths={}, keys={}, label=ColumnRef(party="carol", column="y"), model_path={})
-    with pytest.raises(ParameterValidationError, match="step ss_lr: task_config.label.party: "):
+    with pytest.raises(ParameterValidationError, match=r"step ss_lr: task_config\.label\.party: "):
         await client.run_flow([PSI, wrong])
     with pytest.raises(TimeoutError):
         await client.run_flow([PSI], timeout=0.1)

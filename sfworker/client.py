@@ -4,14 +4,15 @@ But for `replay`, `served` and the record that `find` asks for, they speak the d
 another language does in a few lines. They check no envelope: that is the worker's part, which answers a bad one with a
 FAILURE that names the field. Reads are repeated while Redis is away; `submit`, `cancel` and `replay` never are: the
 caller decides whether to send again (which is safe: a second job with the same `execution_id` is answered from the
-first, and what was replayed is not dead any more).
+first, and what was replayed is not dead any more). Envelopes that are made of parameter structs are checked, though:
+of a flow, none is sent where one is wrong.
 """
 
 from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
@@ -28,7 +29,9 @@ from sfworker.broker.dead import find_dead_job
 from sfworker.broker.keys import PRIORITIES, Keys
 from sfworker.broker.overview import is_served
 from sfworker.broker.patience import pause
-from sfworker.errors import EnvelopeError
+from sfworker.catalog.base import TaskParams
+from sfworker.errors import EnvelopeError, FlowError
+from sfworker.flow import Job, PlannedStep, Step, plan
 from sfworker.publish.status_notifier import StatusNotifier
 from sfworker.report.tables import tables
 from sfworker.settings import Settings
@@ -45,6 +48,8 @@ CANCEL_TTL_SECONDS = 86_400
 MAX_CONNECTIONS = 1024  # each `wait` and `events` that is under way holds one
 _AWAY = (exceptions.ConnectionError, exceptions.TimeoutError)
 _FROM_THE_START = "0-0"
+_UNDER_WAY = {"RUNNING", "RETRY"}
+_ANEW = "to run it anew, give the step another execution_id, or the flow another task_id"
 _T = TypeVar("_T")
 
 
@@ -117,10 +122,16 @@ class Known:
 
 
 class Client:
-    """Asynchronous client. Use as `async with Client(url) as client`."""
+    """Asynchronous client. Use as `async with Client(url) as client`.
 
-    def __init__(self, redis_url: str = "redis://localhost:6379/0", *, prefix: str = "sf") -> None:
+    `job` is what envelopes have in common that are made of parameter structs.
+    """
+
+    def __init__(
+        self, redis_url: str = "redis://localhost:6379/0", *, prefix: str = "sf", job: Job | None = None
+    ) -> None:
         self.keys = Keys(prefix)
+        self.job = job or Job()
         self._url = redis_url
         self._redis = connect(redis_url, max_connections=MAX_CONNECTIONS)
 
@@ -135,13 +146,16 @@ class Client:
     async def close(self) -> None:
         await self._redis.aclose()
 
-    async def submit(self, envelope: dict[str, Any], priority: str | None = None) -> Submission:
+    async def submit(self, envelope: dict[str, Any] | TaskParams, priority: str | None = None) -> Submission:
         """Append a job to the stream of `priority` (`high`, `normal`, `low`; default: the envelope's options.priority).
 
-        Raises EnvelopeError without an `execution_id`, ValueError for an unknown `priority`, redis' own errors where
-        Redis is away or refuses. A lost connection leaves open whether the job was appended; sending the same envelope
-        again is safe.
+        Of a parameter struct the envelope is made as `Job.envelope` does, a new execution each time; that says what is
+        wrong with it. Raises EnvelopeError without an `execution_id`, ValueError for an unknown `priority`, redis' own
+        errors where Redis is away or refuses. A lost connection leaves open whether the job was appended; sending the
+        same envelope again is safe.
         """
+        if isinstance(envelope, TaskParams):
+            envelope = self.job.envelope(envelope)
         execution_id = envelope.get("execution_id")
         if not isinstance(execution_id, str) or not execution_id:
             raise EnvelopeError("envelope: needs an execution_id, a non-empty string")
@@ -191,6 +205,17 @@ class Client:
         """Wait for the final result. Raises TimeoutError after `timeout` seconds; the job itself goes on."""
         with anyio.fail_after(timeout):
             return await _patiently(lambda: self._wait(execution_id))
+
+    async def run_flow(self, steps: Iterable[TaskParams | Step], timeout: float | None = None) -> dict[str, Result]:
+        """Run the steps of a flow, each when those that it depends on have succeeded; return the results by name.
+
+        Nothing is sent where an envelope is wrong, which raises ParameterValidationError. A step that was answered
+        before, by its execution_id, is not run again as long as its result is kept. Raises FlowError, naming the step,
+        where one fails or was cancelled, where what was answered before differs from what is sent now, and where its
+        result has expired; then nothing more is sent, and steps that run go on. TimeoutError after `timeout` seconds.
+        """
+        with anyio.fail_after(timeout):
+            return await self._run_flow(plan(self.job, steps))
 
     async def events(self, execution: Submission | str) -> AsyncGenerator[dict[str, Any], None]:
         """Yield status events in order, those said before included, and end after the final one.
@@ -256,6 +281,51 @@ class Client:
             job = await find_dead_job(self._redis, self.keys, group, execution_id)
             return await StatusNotifier(broker, worker_id="").replayed(job.attempt) if job else "not dead"
 
+    async def _run_flow(self, steps: list[PlannedStep]) -> dict[str, Result]:
+        results: dict[str, Result] = {}
+        unsent, sent = list(steps), dict[str, PlannedStep]()
+        unsure = set[str]()
+        streams = (self.keys.results, self.keys.notices)
+        after = {stream: await _patiently(partial(self._tail, stream)) for stream in streams}
+        poll_at = 0.0
+        while unsent or sent:
+            for step in [each for each in unsent if results.keys() >= set(each.depends_on)]:
+                unsent.remove(step)
+                earlier = await _patiently(partial(self.result, step.execution_id))
+                entry_id = (await _patiently(partial(self.submit, step.envelope))).entry_id
+                sent[entry_id] = step
+                if earlier is not None:  # maybe of other parameters, as a notice will say
+                    unsure.add(entry_id)
+            notices, ended = await _patiently(partial(self._hear, after))
+            if polls := anyio.current_time() >= poll_at:  # for entries that were trimmed before they were read
+                poll_at = anyio.current_time() + POLL_SECONDS
+            for entry_id, step in list(sent.items()):
+                if (notice := notices.get(entry_id)) is not None:
+                    unsure.discard(entry_id)
+                    _heed(step, notice)
+                if entry_id in unsure or not (polls or notice is not None or step.execution_id in ended):
+                    continue
+                result = await _patiently(partial(self.result, step.execution_id))
+                if result is not None:
+                    results[step.name] = _succeeded(step, result)
+                    del sent[entry_id]
+                elif notice is not None and notice.get("status") not in _UNDER_WAY:
+                    raise FlowError(f"{_called(step)} was answered before, and its result has expired; {_ANEW}")
+        return {step.name: results[step.name] for step in steps}
+
+    async def _hear(self, after: dict[str, str]) -> tuple[dict[str, dict[str, Any]], set[str]]:
+        """Wait for what is said `after`, which moves on; return notices by entry, and the executions that ended."""
+        notices, ended = dict[str, dict[str, Any]](), set[str]()
+        streams: dict[Any, Any] = dict(after)
+        for name, entries in await self._redis.xread(streams, count=READ_COUNT, block=BLOCK_MILLISECONDS):
+            for entry_id, fields in entries:
+                after[name.decode()] = entry_id.decode()
+                if b"entry_id" in fields:
+                    notices[fields[b"entry_id"].decode()] = msgspec.json.decode(fields[b"payload"], type=dict[str, Any])
+                elif fields.get(b"kind") == b"result" and b"execution_id" in fields:
+                    ended.add(fields[b"execution_id"].decode())
+        return notices, ended
+
     async def _wait(self, execution_id: str) -> Result:
         async with self._redis.pubsub() as pubsub:
             await pubsub.subscribe(self.keys.statuses(execution_id))
@@ -305,8 +375,11 @@ class Client:
             before, left = f"({page[-1][0].decode()}", left - len(page)
 
     async def _results_tail(self) -> str:
-        """Return the id of the last entry on the results stream."""
-        newest = await self._redis.xrevrange(self.keys.results, count=1)
+        return await self._tail(self.keys.results)
+
+    async def _tail(self, stream: str) -> str:
+        """Return the id of the last entry on a stream."""
+        newest = await self._redis.xrevrange(stream, count=1)
         return newest[0][0].decode() if newest else _FROM_THE_START
 
     async def _read_results(self, after: str, *, block: bool) -> list[tuple[bytes, dict[bytes, bytes]]]:
@@ -319,12 +392,14 @@ class Client:
 class SyncClient:
     """The same for code without an event loop, which runs in a thread. Use as `with SyncClient(url) as client`."""
 
-    def __init__(self, redis_url: str = "redis://localhost:6379/0", *, prefix: str = "sf") -> None:
+    def __init__(
+        self, redis_url: str = "redis://localhost:6379/0", *, prefix: str = "sf", job: Job | None = None
+    ) -> None:
         self._stack = contextlib.ExitStack()
         self._portal: BlockingPortal = self._stack.enter_context(start_blocking_portal())
         try:
             self._client = self._stack.enter_context(
-                self._portal.wrap_async_context_manager(Client(redis_url, prefix=prefix))
+                self._portal.wrap_async_context_manager(Client(redis_url, prefix=prefix, job=job))
             )
         except BaseException:
             self._stack.close()
@@ -341,7 +416,7 @@ class SyncClient:
     def close(self) -> None:
         self._stack.close()
 
-    def submit(self, envelope: dict[str, Any], priority: str | None = None) -> Submission:
+    def submit(self, envelope: dict[str, Any] | TaskParams, priority: str | None = None) -> Submission:
         """As `Client.submit`."""
         submission: Submission = self._portal.call(self._client.submit, envelope, priority)
         return submission
@@ -362,6 +437,10 @@ class SyncClient:
     def wait(self, execution_id: str, timeout: float | None = None) -> Result:
         """As `Client.wait`."""
         return self._portal.call(self._client.wait, execution_id, timeout)
+
+    def run_flow(self, steps: Iterable[TaskParams | Step], timeout: float | None = None) -> dict[str, Result]:
+        """As `Client.run_flow`."""
+        return self._portal.call(self._client.run_flow, steps, timeout)
 
     def events(self, execution: Submission | str) -> Generator[dict[str, Any], None, None]:
         """As `Client.events`."""
@@ -425,6 +504,28 @@ def _traceparent() -> dict[str, str]:
     carrier: dict[str, str] = {}
     TraceContextTextMapPropagator().inject(carrier)
     return {"traceparent": carrier["traceparent"]} if "traceparent" in carrier else {}
+
+
+def _heed(step: PlannedStep, notice: Mapping[str, Any]) -> None:
+    if notice.get("differs"):
+        raise FlowError(f"{_called(step)} was sent before with other parameters, options or devices; {_ANEW}")
+
+
+def _succeeded(step: PlannedStep, result: Result) -> Result:
+    """Return the result. Raises FlowError where it is that of no success."""
+    match result.get("status"):
+        case "success":
+            return result
+        case "cancelled":
+            raise FlowError(f"{_called(step)} was cancelled; {_ANEW}")
+    raise FlowError(
+        f"{_called(step)} failed: {result.get('error_type')}: {result.get('error')}; "
+        f"mend it and let a worker's operator replay this execution, or {_ANEW}"
+    )
+
+
+def _called(step: PlannedStep) -> str:
+    return f"step {step.name} (execution {step.execution_id})"
 
 
 def _is_final(message: dict[str, Any] | None) -> bool:

@@ -131,8 +131,12 @@ class BrokerError(SecretFlowTaskError):
     """Redis refused a command that the worker needs."""
 
 
-# A command line says these; and what was cancelled has no error.
-_NEVER_PUBLISHED = (SettingsError, BrokerError, JobCancelledError)
+class FlowError(SecretFlowTaskError):
+    """A step of a flow did not succeed."""
+
+
+# A command line or the client says these; and what was cancelled has no error.
+_NEVER_PUBLISHED = (SettingsError, BrokerError, FlowError, JobCancelledError)
 
 
 def published_error_types() -> list[str]:

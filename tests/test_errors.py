@@ -37,6 +37,7 @@ RETRYABLE = {
     "JobCancelledError": False,
     "SettingsError": False,
     "BrokerError": False,
+    "FlowError": False,
 }
 CLASSES = [
     found

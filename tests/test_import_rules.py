@@ -25,6 +25,8 @@ DAEMON_SIDE = [
     "report",
     "broker",
     "client",
+    "flow",
+    "tasks",
     "logs",
     "telemetry",
     *SHARED,

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import entry_points
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import msgspec
 from msgspec import Meta, Struct
@@ -128,6 +128,7 @@ class TaskType:
 
 
 _task_types: dict[str, TaskType] = {}
+_P = TypeVar("_P", bound=TaskParams)
 
 
 def register(task_type: TaskType) -> TaskType:
@@ -213,10 +214,15 @@ def validate(task_config: dict[str, Any], parties: list[str]) -> tuple[TaskType,
     if not isinstance(name, str) or not name:
         raise ParameterValidationError("task_config.task_type: required, the name of a task type as a string")
     task_type = find(name)
-    try:
-        params = tolerance.convert(task_config, task_type.params)
-    except msgspec.ValidationError as error:
-        sentence = explain(error, "task_config")
-        raise ParameterValidationError(f"{sentence}; `sfworker tasks {name}` lists the parameters") from None
+    params = decode(task_config, task_type.params)
     params.check(parties)
     return task_type, params
+
+
+def decode(task_config: dict[str, Any], kind: type[_P]) -> _P:
+    """Make parameters of JSON values. Raises ParameterValidationError, naming the field; `check` is not called."""
+    try:
+        return tolerance.convert(task_config, kind)
+    except msgspec.ValidationError as error:
+        sentence, name = explain(error, "task_config"), kind.__struct_config__.tag
+        raise ParameterValidationError(f"{sentence}; `sfworker tasks {name}` lists the parameters") from None

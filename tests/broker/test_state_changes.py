@@ -179,8 +179,10 @@ async def test_whoever_sends_an_execution_again_hears_what_became_of_it(
     [notice] = await notices(redis)
     statuses = {"running": "RUNNING", "waiting": "RETRY", "dead": "FAILURE", "cancelled in the queue": "CANCELLED"}
     assert notice["status"] == statuses.get(state, "SUCCESS")
+    differs = sent == "another" and state != "expired"
+    assert notice["differs"] is differs
     expected = "its first job is not answered yet" if state in {"running", "waiting"} else "it was answered before"
-    expected += ", and what was sent now differs from that" * (sent == "another" and state != "expired")
+    expected += ", and what was sent now differs from that" * differs
     expected += ", and its result has expired" * (state == "expired")
     assert notice["message"] == f"this execution_id was sent again: {expected}; only a new execution_id is run"
 

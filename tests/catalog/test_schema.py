@@ -90,7 +90,7 @@ def test_every_schema_has_an_id_of_its_own_a_title_and_flowing_text(schemas: dic
 def test_errors_stages_and_times_are_told(schemas: dict[str, dict[str, Any]]) -> None:
     event, result = schemas["event"]["properties"], schemas["result"]["properties"]
     assert {"ParameterValidationError", "PeerFailedError", None} < set(event["error_type"]["enum"])
-    assert not {"SettingsError", "BrokerError", "JobCancelledError"} & set(event["error_type"]["enum"])
+    assert not {"SettingsError", "BrokerError", "FlowError", "JobCancelledError"} & set(event["error_type"]["enum"])
     assert result["error_type"]["enum"] == event["error_type"]["enum"]
     assert "task_failed_final" in event["stage"]["enum"]
     assert "RETRY" in event["status"]["enum"]

@@ -10,9 +10,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
 
 from sfworker.cli import _parser
 from tests.documents.shell import ROOT, Block, Reader, blocks, commands
@@ -96,11 +101,43 @@ def test_wire(reader: Reader, node: Node) -> None:
         told = reader.run(f"node {file}")
         assert ("Hello, Node!" in told) == (number == 0)
     assert reader.run("redis-cli EXISTS sf:cancel:e-5") == "1\n"
-    [program] = shown(WIRE, "python")
+    program, flow = shown(WIRE, "python")
     (reader.directory / "submit.py").write_text(program.text)
     told = reader.run("python submit.py")
     assert "task_succeeded" in told
     assert "Hello, Python!" in told
+    follow_flow(reader, flow)
+
+
+def follow_flow(reader: Reader, flow: Block) -> None:
+    """Run the script, which finds what plain Python finds; twice, as it computes nothing again; and with a change."""
+    said = [line for line in flow.text.splitlines() if line and not line.startswith(("import", "from"))]
+    assert len(said) < 15
+    chance = np.random.default_rng(3)
+    age, income = chance.normal(45, 12, 900), chance.lognormal(1, 0.6, 900)
+    label = chance.random(900) < 1 / (1 + np.exp(3 - age / 20 - income / 3))
+    table = pd.DataFrame({"id": [f"{row:04d}" for row in range(900)], "y": label * 1, "age": age, "income": income})
+    files = reader.directory / "data"
+    table[["id", "y", "age"]].iloc[:800].to_csv(files / "alice-in.csv", index=False)
+    table[["id", "income"]].iloc[100:].sample(frac=1, random_state=1).to_csv(files / "bob-in.csv", index=False)
+    (reader.directory / "flow.py").write_text(flow.text)
+    count, auc = reader.run("python flow.py").split()
+    assert int(count) == 700
+    read = partial(pd.read_csv, dtype={"id": str})
+    train, test = (read(files / f"alice-{part}.csv") for part in ("train", "test"))
+    assert sorted([*train["id"], *test["id"]]) == sorted(table["id"][100:800])
+    woe = [read(files / "alice-woe.csv")["age"], read(files / "bob-woe.csv")["income"]]
+    held_out = [read(files / "alice-test-woe.csv")["age"], read(files / "bob-test-woe.csv")["income"]]
+    plain = LogisticRegression(C=1e6).fit(np.stack(woe, 1), train["y"]).predict_proba(np.stack(held_out, 1))[:, 1]
+    assert abs(float(auc) - roc_auc_score(test["y"], plain)) < 0.01
+    scores = read(files / "scores.csv")
+    assert abs(float(auc) - roc_auc_score(scores["y"], -scores["predict_score"])) < 1e-6
+    (files / "alice-in.csv").unlink()
+    assert reader.run("python flow.py").split() == [count, auc]
+    (reader.directory / "flow.py").write_text(flow.text.replace("stratify=y", "stratify=y, train_size=0.6"))
+    assert "step train_test_split (execution churn-1-train_test_split) was sent before with other parameters" in (
+        reader.run("! python flow.py 2>&1")
+    )
 
 
 def test_jobs(reader: Reader) -> None:

@@ -47,7 +47,8 @@ local function tell_repeated(state, status, of_stream, of_entry)
     said = state == 'dead' and said or 'its first job is not answered yet'
     first = content(of_stream, of_entry)
   end
-  said = said .. difference(first, content(stream, entry))
+  local differing = difference(first, content(stream, entry))
+  event.differs, said = differing ~= '', said .. differing
   if state == 'done' and redis.call('EXISTS', KEYS[7]) == 0 then said = said .. ', and its result has expired' end
   event.status, event.stage, event.attempt = status or statuses[state], nil, nil
   event.message = 'this execution_id was sent again: ' .. said .. '; only a new execution_id is run'

@@ -105,9 +105,9 @@ def _print(about: dict[str, Any]) -> None:
     from sfworker.cli.results import print_result
 
     out = console()
-    worker = f", on {about['worker']}" if about["worker"] and about["state"] == "running" else ""
+    where = f", on {about['worker']}" if about["worker"] and about["state"] == "running" else ""
     held = ", as jobs like it are paused" if about["held"] else ""
-    print(f"{about['execution_id']}: {about['state']}{worker}{held}")
+    print(f"{about['execution_id']}: {about['state']}{where}{held}")
     print_attempts(out, about["attempts"])
     _print_events(about["events"])
     worker = about["worker"] or ((about["result"] or {}).get("task_metadata") or {}).get("worker_id")

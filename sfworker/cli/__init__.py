@@ -17,7 +17,7 @@ from typing import Any, NoReturn, Protocol
 
 _SHELLS = ("bash", "zsh", "tcsh")
 _SUBCOMMANDS = (
-    *("run", "submit", "watch", "status", "list", "show", "logs", "cancel", "dead", "replay", "retry-now"),
+    *("run", "submit", "watch", "status", "top", "list", "show", "logs", "cancel", "dead", "replay", "retry-now"),
     *("pause", "resume", "drain", "groups"),
     *("report", "tasks", "schema", "doctor", "gateway", "certs", "demo"),
 )

@@ -13,11 +13,12 @@ from redis.exceptions import RedisError
 from sfworker.broker.broker import Broker, Lease
 from sfworker.broker.entry import Entry
 from sfworker.broker.keys import Keys
-from sfworker.broker.overview import WorkerOverview
+from sfworker.broker.overview import RunningJob, WorkerOverview
 from sfworker.broker.patience import pause
 from sfworker.daemon.health import Readiness
 from sfworker.daemon.running import Running
 from sfworker.pool.outcome import Stop
+from sfworker.pool.usage import memory_of
 from sfworker.settings import Settings
 from sfworker.telemetry import Telemetry
 from sfworker.wire.events import timestamp
@@ -132,12 +133,29 @@ class Leases:
             running=len(attempts),
             free=max(self._running.free, 0),
             executions=[attempt.execution_id for attempt in attempts],
+            jobs=await self._jobs(),
         )
         with anyio.fail_after(self._settings.lease_seconds / 3):
             await self._broker.heartbeat(msgspec.json.encode(heartbeat))
             if not self._readiness.draining and await self._broker.is_to_drain():
                 _log.info("an operator drains this worker: no new jobs, running ones may finish")
                 self._drain()
+
+    async def _jobs(self) -> list[RunningJob]:
+        """Return what runs here. Memory is counted in a thread, as the kernel walks through page tables for it."""
+        executions = self._running.executions
+        groups = [group for _, execution in executions for group in execution.groups]
+        used = await anyio.to_thread.run_sync(memory_of, groups) if groups else {}
+        return [
+            RunningJob(
+                execution_id=attempt.known_as,
+                task_type=attempt.task_type,
+                began=execution.began,
+                progress=execution.progress,
+                memory_bytes=sum(used.get(group, 0) for group in execution.groups),
+            )
+            for attempt, execution in executions
+        ]
 
     async def _regularly(self, seconds: float, action: Callable[[], Awaitable[None]]) -> None:
         failures = 0

@@ -46,7 +46,7 @@ from sfworker.settings import Settings
 from sfworker.telemetry import OTHER, EndedAttempt, ExecutionTrace, Telemetry
 from sfworker.wire.envelope import parties_elsewhere
 from sfworker.wire.events import JobResult, PerformanceMetrics, TaskMetadata, timestamp
-from sfworker.wire.frames import Keeping, Making, Staging
+from sfworker.wire.frames import Keeping, Making, Progressed, Staging
 from sfworker.wire.gateway import Ended
 
 _log = logging.getLogger("sfworker.executor")
@@ -160,6 +160,8 @@ class _Run:
                     path = frame.staged if isinstance(frame, Staging) else frame.path
                     tasks.start_soon(self._notifier.wrote, self._attempt, path)
                 else:
+                    if isinstance(frame, Progressed):
+                        execution.progress = frame.fraction
                     reporter.hear(frame)
 
             replays = self._started.replays

@@ -13,6 +13,7 @@ import asyncio
 import logging
 import os
 import shutil
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -61,6 +62,14 @@ class Execution:
         self._mesh: Mesh | None = None
         self.stopped: Stop | None = None
         self.stop_asked = anyio.Event()
+        self.began = time.time()
+        self.progress: float | None = None
+        """How far the job says that it is, from 0 to 1."""
+
+    @property
+    def groups(self) -> list[int]:
+        """Process groups of its parties on this host, none before they have begun."""
+        return self._mesh.groups if self._mesh else []
 
     def stop(self, reason: Stop) -> None:
         """End the computation, or keep it from beginning."""

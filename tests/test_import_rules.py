@@ -27,6 +27,7 @@ DAEMON_SIDE = [
     "client",
     "flow",
     "tasks",
+    "job_logs",
     "logs",
     "telemetry",
     *SHARED,

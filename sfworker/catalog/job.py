@@ -6,11 +6,13 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from msgspec import UnsetType
+
 from sfworker.catalog.base import TaskType, validate
 from sfworker.catalog.resources import Resources, granted
 from sfworker.errors import ExpiredError, ParameterValidationError
 from sfworker.settings import Settings, variable
-from sfworker.wire.devices import DEFAULT_FIELD, FIELDS, PROTOCOLS
+from sfworker.wire.devices import FIELDS, PROTOCOLS
 from sfworker.wire.envelope import (
     Envelope,
     SpuConfig,
@@ -248,7 +250,7 @@ def _check_spu(config: SpuConfig, parties: list[str], settings: Settings) -> Non
         raise ParameterValidationError(
             f"{_RUNTIME}.protocol: {protocol} keeps no secrets; use SEMI2K, or set SFWORKER_ALLOW_INSECURE_PROTOCOLS"
         )
-    if (runtime.field or DEFAULT_FIELD) not in FIELDS:
+    if not isinstance(runtime.field, UnsetType) and runtime.field not in FIELDS:
         raise ParameterValidationError(f"{_RUNTIME}.field: one of {', '.join(sorted(FIELDS))}")
     fewest, most = PROTOCOLS[protocol]
     count = len(set(nodes)) or len(parties)

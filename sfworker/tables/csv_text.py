@@ -45,7 +45,7 @@ _MAGIC = {
     b"\xff\xfe": "is in UTF-16; convert it to UTF-8",
     b"\xfe\xff": "is in UTF-16; convert it to UTF-8",
 }
-_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars", "\x01": "Ctrl-A (Hive's own)"}
 _OPEN_QUOTE = "a cell begins with a quote that nothing closes; correct the file"
 csv.field_size_limit(sys.maxsize)  # the csv module would take no cell beyond 128 KiB
 

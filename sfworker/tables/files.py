@@ -52,6 +52,7 @@ SEPARATOR = "\x1f"
 _SPECIAL = f'[,"\r\n\0{ESCAPE}{SEPARATOR}]'
 _LEADING_ZERO = r"^[+-]?0[0-9xX]"
 _WHOLE_OR_MISSING = rf"^(\s*[+-]?\d+\s*|{'|'.join(map(re.escape, cells.MISSING))})$"
+_WITH_COMMAS = re.compile(r"\s*[+-]?[\d.]*,[\d.,]+\s*")
 _BATCH_ROWS = 1 << 12
 _SMALL = 1 << 22
 _PANDAS_INDEX = re.compile(r"__index_level_\d+__")
@@ -139,10 +140,11 @@ def numbers(field: str, path: Path, columns: Sequence[str]) -> Matrix:
         try:
             values = cells.cast(table.column(column), pa.float64()).to_numpy()
         except cells.UNREADABLE:
-            where = _where(_first_unlike(table.column(column), pa.float64()))
-            raise InputDataError(
-                f"{field}: column {column!r} holds no number{where}; correct the file or leave the column out"
-            ) from None
+            row = _first_unlike(table.column(column), pa.float64())
+            remedy = "correct the file or leave the column out"
+            if row and _WITH_COMMAS.fullmatch(str(table.column(column)[row - 1])):
+                remedy = "its digits have commas among them; write a point before decimals, and nothing for thousands"
+            raise InputDataError(f"{field}: column {column!r} holds no number{_where(row)}; {remedy}") from None
         if np.isnan(values).any():
             row = int(np.argmax(np.isnan(values))) + 1
             raise InputDataError(

@@ -241,6 +241,8 @@ RUNTIME = "spu_config.cluster_def.runtime_config"
         ({"protocol": None}, "protocol: required and missing"),
         ({"field": ["FM128"]}, "field: expected"),
         ({"field": "FM64\n"}, "field: one of FM128, FM32, FM64"),
+        ({"field": ""}, "field: one of FM128, FM32, FM64"),
+        ({"field": 0}, "field: one of FM128, FM32, FM64"),
         ({"share_max_chunk_size": 1}, "share_max_chunk_size: expected `int` >="),
     ],
 )

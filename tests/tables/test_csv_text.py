@@ -127,6 +127,7 @@ def test_the_reason_is_the_true_one(tmp_path: Path, rows: int, wrong: str, said:
     [
         (b"id;x\n1;2,5\n", "separated by semicolons"),
         (b"id\tx\n1\t2\n", "separated by tabs"),
+        (b"id\x01x\n1\x012\n", "separated by Ctrl-A"),
         (b"PAR1\x15\x04", "is a Parquet file"),
         (b"PK\x03\x04\x14\x00\x06\x00", "Excel"),
         (b"\x1f\x8b\x08\x00", "gzip"),

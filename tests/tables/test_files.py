@@ -51,6 +51,7 @@ def test_numbers(tmp_path: Path) -> None:
     ("content", "said"),
     [
         ("v\n1\n4711x\n", ["'v'", "no number", "row 2"]),
+        ('v\n1\n"4.711,50"\n', ["'v'", "no number", "row 2", "commas"]),
         ("v,w\n1,1\n,2\n", ["'v'", "no value", "row 2"]),
         ("v\n1\ninf\n", ["'v'", "finite", "row 2"]),
         ("v\n1\nnan\n", ["'v'", "row 2"]),

@@ -22,6 +22,7 @@ from sfworker.broker.overview import last_delivered
 from sfworker.wire.envelope import decode_ids, decode_task_type
 
 PAGE = 500
+PENDING = 200
 ENTRIES = 50
 """Entries whose payload is read at once, each of which may be as long as an envelope."""
 State = Literal["queued", "running", "waiting", "success", "failure", "cancelled"]
@@ -168,7 +169,7 @@ async def _owned(redis: Redis, stream: str, group: str, consumer: str) -> list[s
     found: list[str] = []
     first = "-"
     try:
-        while page := await redis.xpending_range(stream, group, first, "+", PAGE, consumer):
+        while page := await redis.xpending_range(stream, group, first, "+", PENDING, consumer):
             found += [entry["message_id"].decode() for entry in page]
             first = f"({found[-1]}"
     except ResponseError as error:
@@ -317,13 +318,18 @@ async def find(redis: Redis, keys: Keys, group: str, execution_id: str) -> Found
     return Found(
         state=_state(record, answer),
         group=record.get("group"),
-        envelope=(entry and entry.envelope) or await redis.get(keys.envelope(execution_id)),
+        envelope=(entry and entry.envelope) or await _kept_envelope(redis, keys.envelope(execution_id)),
         entry_id=entry.entry_id if entry else None,
         worker=record.get("worker", ""),
         is_held="held" in record,
         history=history(record),
         result=None if answer is None else msgspec.json.decode(answer, type=dict[str, Any]),
     )
+
+
+async def _kept_envelope(redis: Redis, key: str) -> bytes | None:
+    envelope = await redis.get(key)
+    return None if envelope is None else entry_from_fields("", "", {b"envelope": envelope}).envelope
 
 
 async def _record(redis: Redis, key: str) -> dict[str, str]:

@@ -103,7 +103,11 @@ def accept(data: bytes, settings: Settings, now: float) -> Job:
 
 def _unmet(envelope: Envelope, mode: Mode, cluster: str, settings: Settings) -> list[str]:
     found = []
-    if envelope.sf_init_config.runtime_env is not None and not cluster:
+    if mode == "none":
+        for name in ("spu_config", "heu_config"):
+            if getattr(envelope, name) is not None:
+                found.append(f"{name}: has no effect for a task type that joins no session")
+    if envelope.sf_init_config.runtime_env and not cluster:
         found.append("sf_init_config.runtime_env: has no effect in this worker")
     if envelope.options.session == "reuse" and (why := _why_fresh(mode, settings)):
         found.append(f"options.session: has no effect {why}")

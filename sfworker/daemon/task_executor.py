@@ -44,7 +44,7 @@ from sfworker.publish.progress_reporter import ProgressReporter
 from sfworker.publish.status_notifier import StatusNotifier
 from sfworker.settings import Settings
 from sfworker.telemetry import OTHER, EndedAttempt, ExecutionTrace, Telemetry
-from sfworker.wire.envelope import parties_elsewhere
+from sfworker.wire.envelope import Options, parties_elsewhere
 from sfworker.wire.events import JobResult, PerformanceMetrics, TaskMetadata, timestamp
 from sfworker.wire.frames import Keeping, Making, Progressed, Staging
 from sfworker.wire.gateway import Ended
@@ -128,7 +128,12 @@ class TaskExecutor:
         envelope = attempt.entry.envelope
         if not envelope:
             raise EnvelopeError("envelope: the stream entry has no such field; append the job as `envelope`, in JSON")
-        return accept(envelope, self._services.settings, time.time())
+        job = accept(envelope, self._services.settings, time.time())
+        asked = job.envelope.options.priority
+        stream = self._services.broker.area(attempt.entry.stream).jobs(asked)
+        if asked != Options().priority and attempt.entry.stream != stream:
+            job.warnings.append(f"options.priority: has no effect, as the stream decides; append the job to {stream}")
+        return job
 
 
 class _Run:

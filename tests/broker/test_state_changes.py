@@ -303,6 +303,22 @@ async def test_one_that_starts_takes_over_at_once_where_others_were_there(redis:
     assert await other.sweep(1) == [attempt.entry]
 
 
+async def test_a_clock_that_is_set_back_delays_no_takeover_by_more_than_a_lease(
+    redis: Any, new_broker: OpenBroker
+) -> None:
+    silent, other = await new_broker("silent"), await new_broker("other", lease_seconds=1.0)
+    attempt = await begun(redis, silent)
+    await redis.xclaim("sf:jobs", GROUP, "silent", 0, [attempt.entry.entry_id], idle=2000)
+    tomorrow = (await redis.time())[0] * 1000 + 86_400_000
+    for name in ("other", "@all"):
+        await redis.hset(other.keys.workers(GROUP), name, f"{tomorrow} {tomorrow - 1000}")
+    assert await other.sweep(1) == []
+    for _ in range(12):
+        await anyio.sleep(0.1)
+        assert await other.renew([]) == []
+    assert await other.sweep(1) == [attempt.entry]
+
+
 async def test_leases_are_renewed_where_redis_has_no_memory(redis: Any, new_broker: OpenBroker) -> None:
     broker, other = await new_broker("a"), await new_broker("other", lease_seconds=1.0)
     attempt = await begun(redis, broker)

@@ -63,7 +63,8 @@ local function is_in_touch(workers, worker, lease)
   local now = now_ms()
   local function note(name, first)
     local seen, since = string.match(redis.call('HGET', workers, name) or '', '^(%d+) (%d+)$')
-    if not seen then since = first elseif now - seen > lease / 2 then since = now end
+    -- A time to come is one before the clock was set back.
+    if not seen then since = first elseif now - seen > lease / 2 or tonumber(since) > now then since = now end
     -- pcall, because a Redis without memory refuses it; leases have to be renewed all the same.
     local noted = redis.pcall('HSET', workers, name, now .. ' ' .. since)
     return type(noted) == 'table' and now or tonumber(since)

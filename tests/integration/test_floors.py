@@ -356,7 +356,7 @@ def test_filters_of_components_tell_no_few_rows(platform: Platform) -> None:
         table("bob", "in.csv", {"z": "float64", "w": "int64"}, ["id2"]),
     )
 
-    def answer(component: str, attributes: dict[str, Any]) -> dict[str, Any]:
+    def answer(component: str, attributes: dict[str, Any]) -> Any:
         outputs = ["out.orc", "out-else.orc"]
         return platform.answer(node(f"data_filter/{component}:1.0.0", [tables], outputs, attributes))
 

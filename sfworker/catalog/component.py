@@ -239,8 +239,9 @@ COMPONENT = register(
             "refused are input tables of fewer rows than SFWORKER_MIN_INPUT_ROWS; intersections of fewer keys than "
             "SFWORKER_MIN_INTERSECTION_ROWS, or of none where SFWORKER_REVEAL_EMPTY_INTERSECTIONS is false; bins "
             "that WOE, a report of rules or stats_psi would tell, of some and fewer rows than SFWORKER_MIN_BIN_ROWS; "
-            "groups of fewer rows than SFWORKER_MIN_GROUP_ROWS are left out, and refused where none is left; who "
-            "reads the error learns that",
+            "groups of fewer rows than SFWORKER_MIN_GROUP_ROWS are left out, and refused where none is left; "
+            "conditions of filters that some rows but fewer than these satisfy, or do not; who reads the error learns "
+            "that",
         ),
     )
 )

@@ -92,7 +92,8 @@ def evaluate(
     floors.hold(component, context.floors)
     try:
         floors.require_size(context, param, find)
-        component.evaluate(offered)
+        with floors.held_filter(component, offered, context.floors):
+            component.evaluate(offered)
         offered.storage.close()
     except Exception as error:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # SecretFlow's own answer to the same error may be on its way

@@ -53,7 +53,8 @@ _SPECIAL = f'[,"\r\n\0{ESCAPE}{SEPARATOR}]'
 _LEADING_ZERO = r"^[+-]?0[0-9xX]"
 _WHOLE_OR_MISSING = rf"^(\s*[+-]?\d+\s*|{'|'.join(map(re.escape, cells.MISSING))})$"
 _WITH_COMMAS = re.compile(r"\s*[+-]?[\d.]*,[\d.,]+\s*")
-_BATCH_ROWS = 1 << 12
+_BATCH_ROWS, _FEWEST, _BATCHES = 1 << 12, 16, 1 << 10
+"""Rows that are read at once, and the number of batches of a file with fewer, as its few rows may be long ones."""
 _SMALL = 1 << 22
 _PANDAS_INDEX = re.compile(r"__index_level_\d+__")
 
@@ -317,8 +318,9 @@ def _read_columnar(field: str, path: Path, columns: list[str]) -> pa.Table:
 def _batches(path: Path, columns: list[str]) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
     """Return the schema of `columns` and their batches, in which texts may be dictionaries."""
     if _ending(path) == ORC:
-        found = dataset.dataset(path, format="orc")
-        schema, batches = found.schema, found.scanner(columns, batch_size=_BATCH_ROWS, use_threads=False).to_batches()
+        found, rows = dataset.dataset(path, format="orc"), orc.ORCFile(path).nrows
+        at_once = min(_BATCH_ROWS, max(_FEWEST, rows // _BATCHES))
+        schema, batches = found.schema, found.scanner(columns, batch_size=at_once, use_threads=False).to_batches()
     else:
         unit = "us" if _holds_far_times(path, columns) else None
         file = parquet.ParquetFile(path, coerce_int96_timestamp_unit=unit)

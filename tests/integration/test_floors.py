@@ -347,6 +347,28 @@ def test_components_refuse_files_of_few_rows(platform: Platform, component: str)
 
 
 @pytest.mark.attack("results")
+def test_filters_of_components_tell_no_few_rows(platform: Platform) -> None:
+    frames = both(ROWS)
+    frames["bob"]["w"] = range(ROWS)
+    write(platform, frames)
+    tables = vertical(
+        table("alice", "in.csv", {"x": "float64", "p": "float64"}, ["id"], {"y": "int64"}),
+        table("bob", "in.csv", {"z": "float64", "w": "int64"}, ["id2"]),
+    )
+
+    def answer(component: str, attributes: dict[str, Any]) -> Any:
+        outputs = ["out.orc", "out-else.orc"]
+        return platform.answer(node(f"data_filter/{component}:1.0.0", [tables], outputs, attributes))
+
+    for value in (1, ROWS - LEAST):
+        few = {"comparator": ">", "bound_value": str(value), "input/input_ds/feature": ["w"]}
+        refused(platform, answer("condition_filter", few), "SFWORKER_MIN_GROUP_ROWS")
+    for few_rows in ("w = 7", "w <> 7"):
+        refused(platform, answer("expr_condition_filter", {"expr": few_rows}), "SFWORKER_MIN_GROUP_ROWS")
+    assert answer("expr_condition_filter", {"expr": f"w < {LEAST}"})["status"] == "success"
+
+
+@pytest.mark.attack("results")
 @pytest.mark.parametrize("device", ["spu", "heu"])
 def test_components_tell_no_small_bins(platform: Platform, device: str) -> None:
     write(platform, both(ROWS))

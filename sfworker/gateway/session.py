@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import anyio
@@ -67,6 +68,8 @@ MAX_PINGED = 16
 """Latest pings whose answers are measured."""
 MOST_A_SECOND = 10.0
 """Messages of a peer beyond these, of which an honest one sends one a second."""
+FIRST_CHANNELS = CHANNELS[:2]
+"""Links that every job with an SPU uses, so that their handshakes are over when its processes come to them."""
 MAX_STREAMS = 256
 """Streams of an execution, of which there are four or so for each device and peer."""
 
@@ -84,6 +87,8 @@ class Peer:
         """Set when it has taken this party's hello."""
         self.came = anyio.Event()
         """Set by its hello. Each call waits for another one."""
+        self.ahead: dict[str, asyncio.Task[RemoteHalf | None]] = {}
+        """By channel, a stream to it that is opened before this party's process asks for one."""
         self.parted = anyio.Event()
         """Set when it is not called or spoken to any more."""
         self.nonce = ""
@@ -135,6 +140,9 @@ class Session:
         self._said = said
         self._tell = tell
         self._own_rank = opened.terms.parties.index(dialler.party)
+        self._channels = iter(CHANNELS if opened.has_spu else CHANNELS[:1])
+        self._newest = ""
+        """The channel whose stand-ins were opened last."""
         self._servers: list[asyncio.AbstractServer] = []
         self._halves: set[Half] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -152,12 +160,24 @@ class Session:
             self._start(self._call(peer))
 
     async def _open_stand_ins(self) -> None:
+        """Open those of the first channels. The one after an SPU's is opened when that one is used."""
+        for channel in islice(self._channels, len(FIRST_CHANNELS)):
+            await self._open_channel(channel)
+
+    async def _open_next(self) -> None:
+        try:
+            for channel in islice(self._channels, 1):
+                await self._open_channel(channel)
+        except OSError as error:
+            self._said.say("no socket could be opened for another SPU (%s)", type(error).__name__)
+
+    async def _open_channel(self, channel: str) -> None:
+        self._newest = channel
         loop = asyncio.get_running_loop()
         for peer in self.peers.values():
-            for channel in CHANNELS:
-                path = f"{self.opened.directory}/{channel}-{peer.rank}.sock"
-                accept = partial(self._stand_in, peer, channel)
-                self._servers.append(await loop.create_unix_server(accept, path))
+            path = f"{self.opened.directory}/{channel}-{peer.rank}.sock"
+            accept = partial(self._stand_in, peer, channel)
+            self._servers.append(await loop.create_unix_server(accept, path))
 
     @property
     def is_whole(self) -> bool:
@@ -201,7 +221,7 @@ class Session:
                 if peer.nonce:  # else it has no attempt that could hear
                     await peer.parted.wait()
         await anyio.sleep(LINGER_SECONDS)
-        for task in self._tasks:
+        for task in (*self._tasks, *(task for peer in self.peers.values() for task in peer.ahead.values())):
             task.cancel()
         for half in self._halves:
             half.close()
@@ -220,10 +240,10 @@ class Session:
             return self._hear_hello(peer, preface, half)
         if preface.nonce != peer.nonce or preface.channel not in CHANNELS or len(self._halves) >= MAX_STREAMS:
             return Answer(verdict="refused", why="knows no such stream")
-        half.hold()
+        # Not before something comes: streams are opened ahead, and a process may close a connection that stays idle.
+        half.hold(lambda: self._start(self._connect(preface.channel, half)))
         half.count()
         self._halves.add(half)
-        self._start(self._connect(preface.channel, half))
         return Answer(verdict="taken")
 
     def hear(self, party: str, body: bytes) -> None:
@@ -331,6 +351,9 @@ class Session:
 
     async def _keep(self, peer: Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         called = time.monotonic()
+        if not self.opened.kept:
+            ahead = FIRST_CHANNELS if self.opened.has_spu else FIRST_CHANNELS[:1]
+            peer.ahead = {channel: asyncio.create_task(self._open_ahead(peer, channel)) for channel in ahead}
         peer.met.set()
         peer.outbox.put_nowait(Ping())  # so that jobs which are over sooner are measured, too
         peer.account.open_streams += 1
@@ -429,11 +452,16 @@ class Session:
         half = Half(None, lambda: self._drop(half))
         self._halves.add(half)
         self._start(self._carry(peer, channel, half))
+        if channel == self._newest and not self.closed:
+            self._start(self._open_next())
         return half
 
     async def _carry(self, peer: Peer, channel: str, local: Half) -> None:
         """Open a stream to the peer for a connection of this party's process."""
         await peer.met.wait()
+        if (ahead := peer.ahead.pop(channel, None)) and (opened := await ahead) and not opened.is_closed:
+            opened.join(local)
+            return
         preface = self._preface(peer, channel)
         until = time.monotonic() + CARRY_SECONDS
         while not local.is_closed:
@@ -448,6 +476,13 @@ class Session:
             else:
                 remote.join(local)
                 return
+
+    async def _open_ahead(self, peer: Peer, channel: str) -> RemoteHalf | None:
+        with suppress(OSError, EOFError, NotTakenError):  # it is tried again when it is needed
+            return await self._dialler.open_stream(
+                self.opened.addresses[peer.party], self._preface(peer, channel), self._halves
+            )
+        return None
 
     async def _connect(self, channel: str, remote: RemoteHalf) -> None:
         """Join a peer's stream with this party's own socket, which its process may not have opened yet."""

@@ -82,6 +82,7 @@ def opened(
         settings=settings.of_gateway(),
         terms=terms(job),
         addresses=job.peers,
+        has_spu=envelope.spu_config is not None,
         traceparent=traceparent,
         kept=kept,
         keeps=job.keeps_session,

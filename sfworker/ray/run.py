@@ -226,6 +226,7 @@ class Run:
             settings=self._settings.of_gateway(),
             terms=self._begin.terms,
             addresses=self._begin.gateways,
+            has_spu=self._begin.start.spu_config is not None,
         )
 
     def _limit(self, name: str) -> Limit | None:

@@ -193,6 +193,8 @@ class Open(Struct, frozen=True, tag="open", kw_only=True):
     terms: Terms
     addresses: dict[PartyName, str]
     """Of the other parties' gateways."""
+    has_spu: bool = False
+    """False where the links of SPUs are not needed."""
     traceparent: str | None = None
     """Of the execution's span, for the peers. Without one, theirs are not taken either."""
     kept: str = ""

@@ -14,7 +14,9 @@ from sfworker.gateway.dialling import split
 from sfworker.settings import Settings
 from sfworker.wire.frames import encode_frame, receive_body
 from sfworker.wire.gateway import (
+    CHANNELS,
     Answer,
+    Ask,
     Attach,
     Ended,
     Goodbye,
@@ -26,11 +28,12 @@ from sfworker.wire.gateway import (
     Told,
     decode_control,
     decode_preface,
+    decode_state,
 )
 from tests.gateway.attempts import Attempt, Connection, echoed, gateways_alone, settings_of
 from tests.gateway.sites import Sites
 from tests.gateway.test_strangers import TERMS, answer, connect, preface
-from tests.running_worker import PARTIES
+from tests.running_worker import PARTIES, until
 
 SITES = [*PARTIES, "carol"]
 
@@ -151,6 +154,31 @@ def test_a_peer_that_has_just_come_hears_how_the_attempt_ended_meanwhile(sites: 
                 called.sendall(encode_frame(Answer(verdict="taken")))
                 heard = [decode_control(receive_body(called) or b"") for _ in range(2)]
     assert heard == [Told(failed), Goodbye()]
+
+
+def test_links_are_open_before_a_process_asks_for_them(sites: Sites) -> None:
+    """Those of one SPU, as most jobs have no other; sockets of the next one are there when it is used."""
+
+    def streams() -> int:
+        asking = Connection(sites["alice"])
+        asking.send(Ask())
+        state = decode_state(asking.body() or b"")
+        asking.close()
+        [bob] = [peer for peer in state.peers if peer.party == "bob"]
+        return bob.open_streams
+
+    until(lambda: streams() == 0)
+    with Attempt(sites["alice"], ":ahead", PARTIES) as alice, Attempt(sites["bob"], ":ahead", PARTIES):
+        until(lambda: streams() == 6)  # one for hellos and two for links from each side
+        assert not (alice.directory / "spu-1-1.sock").exists()
+        with alice.stream(1, CHANNELS[0]) as fed, alice.stream(1, CHANNELS[1]) as spu:
+            assert echoed(fed)
+            assert echoed(spu)
+            assert streams() == 6
+        until((alice.directory / "spu-1-1.sock").exists)
+    until(lambda: streams() == 0)
+    with Attempt(sites["alice"], ":none", PARTIES, has_spu=False) as alice:
+        assert sorted(path.name for path in alice.directory.glob("*-1.sock")) == ["fed-1.sock"]
 
 
 @pytest.mark.slow

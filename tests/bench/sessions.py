@@ -1,4 +1,4 @@
-"""What kept sessions save: jobs in sessions of their own and in a kept one, in turns, on one host, across sites, on Ray."""
+"""What kept sessions save: jobs in sessions of their own and in a kept one, in turns: on one host, across sites, on Ray."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def sessions(figures: Figures) -> None:
         near.mkdir()
         tasks = {name: task(name, data) for name in JOBS}
         # A slot more, as a kept session gives way to a fresh job where there is one.
-        settings = {"session_jobs": "1000", "concurrency": "2", "data_roots": str(data)}
+        settings: dict[str, Any] = {"session_jobs": "1000", "concurrency": "2", "data_roots": str(data)}
         with worker(**settings) as local:
             for name, task_config in tasks.items():
                 measure(figures, f"{name}, on one host", locally(local, task_config))

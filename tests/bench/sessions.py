@@ -1,4 +1,4 @@
-"""What kept sessions save: jobs in sessions of their own and in a kept one, in turns: on one host, across sites, on Ray."""
+"""What kept sessions save: jobs in fresh sessions and in a kept one, in turns, on one host, across sites and on Ray."""
 
 from __future__ import annotations
 

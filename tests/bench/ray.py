@@ -15,7 +15,7 @@ from tests.bench.gateway import SPU, in_turns, until_success
 from tests.bench.measuring import REPETITIONS, Figures, Listener, bare, worker, write_ids
 from tests.bench.ray_environment import ray_python
 from tests.ray.lab import Cluster, Node, in_session
-from tests.ray.nodes import TEMPLATE, OnNodes
+from tests.ray.nodes import TEMPLATE, OnNodes, children
 from tests.running_worker import FLOORS, PARTIES, ROOT, RunningWorker, envelope, until
 
 ROWS = 10_000
@@ -115,10 +115,8 @@ def many_jobs(figures: Figures, directory: Path, count: int, seconds: float) -> 
     figures.add(name, f"{per_second:.2f} ({per_second / most:.0%} of what the slots allow)")
     if (count, seconds) == (NODES[-1], WAITS[0]):
         for who, spent in used.items():
-            each = (spent - before[who]) / len(jobs)
-            figures.add(
-                f"  processor time of a job: {who}", f"{1000 * each:.0f} ms, of which {1 / each:.0f} fit a second"
-            )
+            each = 1000 * (spent - before[who]) / len(jobs)
+            figures.add(f"  processor time of a job: {who}", f"{each:.1f} ms")
 
 
 def processor_time(running: RunningWorker, cluster: Cluster, directory: Path) -> dict[str, float]:
@@ -126,11 +124,11 @@ def processor_time(running: RunningWorker, cluster: Cluster, directory: Path) ->
     cpu = running.redis.info("cpu")
     ray = {pid for node in cluster.nodes.values() for pid in in_session(node.session)}
     bridges = [pid for pid in running.children() if b"sfworker.ray.bridge" in command(pid)]
-    own = [pid for pid in OnNodes(running, cluster, directory).serving(b"") if pid not in ray]
+    serving = OnNodes(running, cluster, directory).serving(b"sfworker.ray.node")
     return {
-        "parties' processes": sum(used(pid) for pid in own if TEMPLATE in command(pid)),
-        "their nodes' processes": sum(used(pid) for pid in own if b"sfworker.ray.node" in command(pid)),
-        "their gateways": sum(used(pid) for pid in own if b"gateway" in command(pid)),
+        "parties' processes": sum(map(used, children(*serving, program=TEMPLATE))),
+        "their nodes' processes": sum(used(pid, with_children=False) for pid in serving),
+        "their gateways": sum(map(used, children(*serving, program=b"gateway"))),
         "Ray's workers, hosts among them": sum(used(pid) for pid in ray if command(pid).startswith(b"ray::")),
         "Ray's own, on all nodes": sum(used(pid) for pid in ray if not command(pid).startswith((b"ray::", GCS))),
         "Ray's head (GCS)": sum(used(pid) for pid in ray if GCS in command(pid)),

@@ -52,6 +52,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core of a party's process holds data
     watcher = watch_over_session(arguments.directory)
     os.environ.update(ENVIRONMENT)
+    os.environ["RAY_worker_niceness"] = "0"  # parties yield to the worker by a niceness of their own, as in a mesh
     try:
         node = _start(arguments.directory, json.loads(arguments.parties))
         os.write(1, f"{node.gcs_address}\n".encode())

@@ -159,6 +159,7 @@ def test_a_head_serves_on_loopback_those_with_its_token_and_is_gone_with_its_wor
         hosts = json.loads(ours.stdout.readline())
         assert len(set(hosts)) == 2
         assert set(hosts) <= in_session(session)
+        assert {os.getpriority(os.PRIO_PROCESS, pid) for pid in hosts} == {os.getpriority(os.PRIO_PROCESS, 0)}
         assert listening(in_session(session) | {ours.pid}) == LOOPBACK
         assert stranger.wait(60) != 0
         said = stranger.communicate()[1]

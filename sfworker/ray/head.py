@@ -32,6 +32,8 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 """Variables that head and drivers on 127.0.0.1 need."""
+_NICENESS = {"RAY_worker_niceness": "0"}
+"""Variables by which parties yield to the worker no more than in a mesh, where they have a niceness of their own."""
 HEALTH_CHECKS = {
     "health_check_initial_delay_ms": 0,
     "health_check_period_ms": 1000,
@@ -51,8 +53,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core of a party's process holds data
     watcher = watch_over_session(arguments.directory)
-    os.environ.update(ENVIRONMENT)
-    os.environ["RAY_worker_niceness"] = "0"  # parties yield to the worker by a niceness of their own, as in a mesh
+    os.environ.update(ENVIRONMENT | _NICENESS)
     try:
         node = _start(arguments.directory, json.loads(arguments.parties))
         os.write(1, f"{node.gcs_address}\n".encode())

@@ -101,7 +101,7 @@ def many_jobs(figures: Figures, directory: Path, count: int, seconds: float) -> 
     with Cluster(*nodes) as cluster, worker(ray_addresses=cluster.address, **settings) as running:
         sleeps = {"task_type": "act", "action": "hang", "seconds": seconds}
         for pair in pairs:  # so that their hosts are there
-            running.run(of(pair, cluster, sleeps | {"seconds": 0.0}))
+            running.run(of(pair, cluster, sleeps | {"seconds": 0.0}), 180.0)
         jobs = [of(pair, cluster, sleeps) for _ in range(WAVES * SLOTS) for pair in pairs]
         before, began = processor_time(running, cluster, directory), time.perf_counter()
         for job in jobs:

@@ -16,6 +16,7 @@ import pytest
 from sfworker.cli.embedded_redis import EmbeddedRedis
 from tests.integration import test_kept_sessions as here
 from tests.integration.test_kept_sessions import act, place
+from tests.integration.test_kept_sessions_long import SETTINGS, require_all_right
 from tests.ray.lab import Cluster, Node, in_session
 from tests.ray.nodes import OnNodes, on_nodes, settings_of_node
 from tests.ray.test_faults import bridge
@@ -117,6 +118,12 @@ def test_it_ends_when_no_job_comes_and_nothing_is_left(nodes: OnNodes) -> None:
     place(nodes.worker.run(act()))
     nodes.until_clean()
     assert place(nodes.worker.run(act())) == 1
+
+
+@pytest.mark.slow
+def test_every_answer_of_two_hundred_jobs_is_right(cluster: Cluster, nodes_directory: Path, tmp_path: Path) -> None:
+    with EmbeddedRedis() as redis, OnCluster(cluster, redis.url, tmp_path, **SETTINGS) as worker:
+        require_all_right(worker, nodes_directory / "shared")
 
 
 @pytest.mark.slow

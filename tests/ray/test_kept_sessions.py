@@ -64,13 +64,13 @@ def test_where_something_remains_no_other_job_is_served(keeping: RunningWorker, 
     here.test_where_something_remains_no_other_job_is_served(keeping, kind)
 
 
-@pytest.mark.parametrize(
-    "action", ["raise", *(pytest.param(each, marks=pytest.mark.slow) for each in ("kill", "stubborn"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("action", ["raise", "kill", "stubborn"])
 def test_no_other_job_is_served_after_an_error_or_a_limit(keeping: RunningWorker, action: str) -> None:
     here.test_no_other_job_is_served_after_an_error_or_a_limit(keeping, action)
 
 
+@pytest.mark.slow
 def test_nor_after_a_cancel(keeping: RunningWorker) -> None:
     here.test_nor_after_a_cancel(keeping)
 
@@ -91,10 +91,8 @@ def hosts(nodes: OnNodes, node: str) -> list[int]:
     return [pid for pid in in_session(session) if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::Host")]
 
 
-@pytest.mark.parametrize(
-    "what",
-    ["party process", *(pytest.param(each, marks=pytest.mark.slow) for each in ("gateway", "node", "host", "bridge"))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["party process", "gateway", "node", "host", "bridge"])
 def test_whatever_ends_while_it_waits_ends_it(nodes: OnNodes, what: str) -> None:
     worker = nodes.worker
     place(worker.run(act()))

@@ -97,6 +97,7 @@ def test_whatever_ends_while_it_waits_ends_it(nodes: OnNodes, what: str) -> None
     worker = nodes.worker
     place(worker.run(act()))
     waiting = {party: until(lambda party=party: nodes.waiting(party))[0] for party in PARTIES}  # type: ignore[misc]
+    assert set(waiting.values()) <= {*nodes.serving(b"")}
     find: dict[str, Callable[[], list[int]]] = {
         "party process": lambda: [waiting["bob"]],
         "gateway": lambda: [nodes.gateway("bob")],

@@ -101,7 +101,7 @@ def job(kind: str, data: Path, number: int) -> dict[str, Any]:
 
 def answer(worker: RunningWorker, kind: str, sent: dict[str, Any]) -> dict[str, Any]:
     if kind != "hang":
-        return worker.run(sent)
+        return worker.run(sent, 180.0)
     execution_id = worker.send(sent)
     worker.until_said(execution_id, "devices_ready")
     worker.redis.set(f"sf:cancel:{execution_id}", 1, ex=60)

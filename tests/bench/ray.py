@@ -116,7 +116,9 @@ def many_jobs(figures: Figures, directory: Path, count: int, seconds: float) -> 
     if (count, seconds) == (NODES[-1], WAITS[0]):
         for who, spent in used.items():
             each = 1000 * (spent - before[who]) / len(jobs)
-            figures.add(f"  processor time of a job: {who}", f"{each:.1f} ms")
+            figures.add(
+                f"  processor time of a job: {who}", f"{each:.1f} ms ({1000 / max(each, 0.1):.0f} jobs/s fill one)"
+            )
 
 
 def processor_time(running: RunningWorker, cluster: Cluster, directory: Path) -> dict[str, float]:

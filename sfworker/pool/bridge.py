@@ -107,7 +107,7 @@ class HostedProcess:
     @property
     def is_lost(self) -> bool:
         """True where it has ended, or its node has said that it cannot go on or does not reach another party's."""
-        return self._is_cut_off or self.ended.is_set()
+        return self._is_cut_off or self.ended.is_set() or self._bridge.lost.is_set()
 
     def assign(self, listeners: Listeners, longest_frame: int) -> None:
         """Begin to listen. Its node looks at the length of frames."""

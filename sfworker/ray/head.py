@@ -33,6 +33,8 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 """Variables that head and drivers on 127.0.0.1 need."""
+_NICENESS = {"RAY_worker_niceness": "0"}
+"""Variables by which parties yield to the worker no more than in a mesh, where they have a niceness of their own."""
 HEALTH_CHECKS = {
     "health_check_initial_delay_ms": 0,
     "health_check_period_ms": 1000,
@@ -52,7 +54,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     entry.leave_no_core()  # that of a party's process holds data
     watcher = watch_over_session(arguments.directory)
-    os.environ.update(ENVIRONMENT)
+    os.environ.update(ENVIRONMENT | _NICENESS)
     try:
         node = _start(arguments.directory, json.loads(arguments.parties))
         os.write(1, f"{node.gcs_address}\n".encode())

@@ -16,6 +16,7 @@ import pytest
 from sfworker.cli.embedded_redis import EmbeddedRedis
 from tests.integration import test_kept_sessions as here
 from tests.integration.test_kept_sessions import act, place
+from tests.integration.test_kept_sessions_long import SETTINGS, require_all_right
 from tests.ray.lab import Cluster, Node, in_session
 from tests.ray.nodes import OnNodes, on_nodes, settings_of_node
 from tests.ray.test_faults import bridge
@@ -58,18 +59,18 @@ def test_what_a_job_leaves_is_removed_before_the_next_one(keeping: RunningWorker
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", here.LASTING)
+@pytest.mark.parametrize("kind", here.LASTING[:-1])  # Ray's niceness and a party's own are the most there can be
 def test_where_something_remains_no_other_job_is_served(keeping: RunningWorker, kind: str) -> None:
     here.test_where_something_remains_no_other_job_is_served(keeping, kind)
 
 
-@pytest.mark.parametrize(
-    "action", ["raise", *(pytest.param(each, marks=pytest.mark.slow) for each in ("kill", "stubborn"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("action", ["raise", "kill", "stubborn"])
 def test_no_other_job_is_served_after_an_error_or_a_limit(keeping: RunningWorker, action: str) -> None:
     here.test_no_other_job_is_served_after_an_error_or_a_limit(keeping, action)
 
 
+@pytest.mark.slow
 def test_nor_after_a_cancel(keeping: RunningWorker) -> None:
     here.test_nor_after_a_cancel(keeping)
 
@@ -90,14 +91,13 @@ def hosts(nodes: OnNodes, node: str) -> list[int]:
     return [pid for pid in in_session(session) if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::Host")]
 
 
-@pytest.mark.parametrize(
-    "what",
-    ["party process", *(pytest.param(each, marks=pytest.mark.slow) for each in ("gateway", "node", "host", "bridge"))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["party process", "gateway", "node", "host", "bridge"])
 def test_whatever_ends_while_it_waits_ends_it(nodes: OnNodes, what: str) -> None:
     worker = nodes.worker
     place(worker.run(act()))
     waiting = {party: until(lambda party=party: nodes.waiting(party))[0] for party in PARTIES}  # type: ignore[misc]
+    assert set(waiting.values()) <= {*nodes.serving(b"")}
     find: dict[str, Callable[[], list[int]]] = {
         "party process": lambda: [waiting["bob"]],
         "gateway": lambda: [nodes.gateway("bob")],
@@ -117,6 +117,12 @@ def test_it_ends_when_no_job_comes_and_nothing_is_left(nodes: OnNodes) -> None:
     place(nodes.worker.run(act()))
     nodes.until_clean()
     assert place(nodes.worker.run(act())) == 1
+
+
+@pytest.mark.slow
+def test_every_answer_of_two_hundred_jobs_is_right(cluster: Cluster, nodes_directory: Path, tmp_path: Path) -> None:
+    with EmbeddedRedis() as redis, OnCluster(cluster, redis.url, tmp_path, **SETTINGS) as worker:
+        require_all_right(worker, nodes_directory / "shared")
 
 
 @pytest.mark.slow

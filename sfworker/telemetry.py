@@ -28,6 +28,7 @@ worker's id, or `<host>-gateway-<party>`). Only the attributes in `_ATTRIBUTES` 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import threading
@@ -490,7 +491,8 @@ def _recording(traces: list[str], metrics: list[str], worker_id: str, version: s
         from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, REGISTRY, generate_latest
 
         for about_python in (GC_COLLECTOR, PLATFORM_COLLECTOR):  # of no use here; PROCESS_COLLECTOR's figures are
-            REGISTRY.unregister(about_python)
+            with contextlib.suppress(KeyError):  # gone already, by another one in this process
+                REGISTRY.unregister(about_python)
         readers.append(PrometheusMetricReader())
         page = partial(generate_latest, REGISTRY)
     return RecordingTelemetry(_resource(worker_id, version), processors, readers, group, page)

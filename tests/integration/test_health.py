@@ -83,7 +83,7 @@ def test_each_state_from_the_start_to_the_end(redis: EmbeddedRedis, tmp_path: Pa
 
         os.kill(worker.template(), signal.SIGKILL)
         until(lambda: state(address) in {"template_lost", "starting"}, 2)
-        until(lambda: state(address) == "ready")
+        until(lambda: state(address) == "ready", 60)
         until(lambda: incidents(address).get("template_restart") == 1)
         assert incidents(address).keys() == {"reconnect", "template_restart"}
 

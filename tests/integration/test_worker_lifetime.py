@@ -109,7 +109,7 @@ def test_a_worker_that_was_paused_past_its_lease_kills_its_computation_and_publi
 ) -> None:
     addresses = [f"unix:{tmp_path}/{name}.health" for name in ("paused", "other")]
     paused = start_worker("paused", concurrency="2", health=addresses[0])
-    hanging, ending = [paused.send(act("hang", attempts=1)), paused.send(act("report", seconds=1.0))]
+    hanging, ending = [paused.send(act("hang", attempts=1)), paused.send(act("report", seconds=4.0))]
     for execution_id in (hanging, ending):
         paused.until_said(execution_id, "task_started")
     computing = set(until(paused.parties_with_children)) | (paused.processes() - paused.parties() - {paused.template()})

@@ -68,6 +68,12 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     address: Annotated[str, Meta(description="Session address of envelopes that name none.")] = "local"
     log_level: Annotated[LogLevel, Meta(description="Minimum log level of the worker.")] = "INFO"
     log_file: Annotated[str, Meta(description="Log file beside the console; empty: none.")] = ""
+    log_file_bytes: Annotated[
+        int, Meta(ge=0, description="Size at which the worker itself begins a new log file; 0: it does not.")
+    ] = 0
+    log_files_kept: Annotated[
+        int, Meta(ge=1, le=1000, description="Former log files that it keeps then, as `LOG_FILE.1` and so on.")
+    ] = 5
     party_log_level: Annotated[
         LogLevel, Meta(description="Minimum log level of SecretFlow's own Python and C++ code.")
     ] = "WARNING"

@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import sys
 import threading
 import time
@@ -74,6 +75,7 @@ _ATTRIBUTES = {
 _BOUNDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
 _BYTE_BOUNDS = tuple(float(1 << power) for power in range(26, 39))
 _DELAY_BOUNDS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 _log = logging.getLogger("sfworker.telemetry")
 
 Incident = Literal[
@@ -424,6 +426,12 @@ class _RecordedTrace(ExecutionTrace):
             self._span.set_attribute("error.type", error_type)
             self._span.set_status(StatusCode.ERROR)
         self._span.end()
+
+
+def trace_id(traceparent: str | None) -> str | None:
+    """Return the trace that a `traceparent` names, None where it is none."""
+    found = _TRACEPARENT.fullmatch(traceparent or "")
+    return found[1] if found else None
 
 
 def _extracted(traceparent: str | None) -> Context:

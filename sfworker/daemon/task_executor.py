@@ -35,6 +35,7 @@ from sfworker.errors import (
     SecretFlowTaskError,
     published_error_types,
 )
+from sfworker.logs import bind
 from sfworker.pool.keepers import HereKeeper, Keeper
 from sfworker.pool.mesh import Heard
 from sfworker.pool.outcome import Outcome, Stop
@@ -43,7 +44,7 @@ from sfworker.pool.starts import shared_id
 from sfworker.publish.progress_reporter import ProgressReporter
 from sfworker.publish.status_notifier import StatusNotifier
 from sfworker.settings import Settings
-from sfworker.telemetry import OTHER, EndedAttempt, ExecutionTrace, Telemetry
+from sfworker.telemetry import OTHER, EndedAttempt, ExecutionTrace, Telemetry, trace_id
 from sfworker.wire.envelope import parties_elsewhere
 from sfworker.wire.events import JobResult, PerformanceMetrics, TaskMetadata, timestamp
 from sfworker.wire.frames import Keeping, Making, Staging
@@ -102,6 +103,7 @@ class TaskExecutor:
         except ExpiredError as error:
             refusal = Failure.of(error)
         run = _Run(self._services, attempt, started, job)
+        run.bind_to_log()
         if started.verdict == "lost":
             _log.warning("another worker has taken this job over before it started here")
             run.note_end("lost")
@@ -179,7 +181,8 @@ class _Run:
         """Answer with a failure that no further attempt follows."""
         result = self._result("failure", outcome, failure)
         if await self._publish(partial(self._notifier.failed, self._attempt, self._started.attempt, failure, result)):
-            _log.warning("failed for good with %s: %s", failure.error_type, failure.error)
+            told = self._told(failure)
+            _log.warning("failed for good with %s: %s", failure.error_type, failure.error, extra=told)
             await self._end("failure", outcome, failure.error_type)
             self._note_end(
                 f"{failure.error_type}: {failure.error}" if self._settings.tell_peers_why else failure.error_type,
@@ -189,7 +192,7 @@ class _Run:
     async def cancel(self, outcome: Outcome) -> None:
         result = self._result("cancelled", outcome, Failure.of(JobCancelledError()))
         if await self._publish(partial(self._notifier.cancelled, self._attempt, self._started.attempt, result)):
-            _log.info("cancelled")
+            _log.info("cancelled", extra=self._told())
             await self._end("cancelled", outcome, None)
             self._note_end("it was cancelled")
 
@@ -241,7 +244,7 @@ class _Run:
         result = self._result("success", outcome, None)
         if await self._publish(partial(self._notifier.succeeded, self._attempt, self._started.attempt, result)):
             outcome.is_answered = True
-            _log.info("succeeded after %.3f s", result.performance_metrics.total_seconds)
+            _log.info("succeeded after %.3f s", result.performance_metrics.total_seconds, extra=self._told())
             await self._end("success", outcome, None)
             self._note_end("it has succeeded")
 
@@ -265,8 +268,9 @@ class _Run:
             self._notifier.retrying, self._attempt, self._started.attempt, failure, used, decision.delay_seconds
         )
         if await self._publish(retry):
+            delay, told = decision.delay_seconds, self._told(failure)
             _log.warning(
-                "failed with %s, next attempt in %.0f s: %s", failure.error_type, decision.delay_seconds, failure.error
+                "failed with %s, next attempt in %.0f s: %s", told["error_type"], delay, failure.error, extra=told
             )
             await self._end("retry", outcome, failure.error_type)
 
@@ -283,12 +287,12 @@ class _Run:
             self._notifier.retrying, self._attempt, self._started.attempt, failure, used, delay, counts=False
         )
         if await self._publish(retry):
-            _log.warning("waits for its peers again in %.0f s: %s", delay, failure.error)
+            _log.warning("waits for its peers again in %.0f s: %s", delay, failure.error, extra=self._told(failure))
             await self._end("retry", outcome, failure.error_type)
 
     async def _release(self, counter: Literal["releases", "crashes"], outcome: Outcome) -> None:
         if await patiently("a job that is given back", partial(self._broker.release, self._attempt, counter)):
-            _log.warning("given back, for any worker to run again")
+            _log.warning("given back, for any worker to run again", extra=self._told())
             self.note_end("released", outcome)
 
     async def _publish(self, publish: Callable[[], Awaitable[bool]]) -> bool:
@@ -381,6 +385,16 @@ class _Run:
         if outcome_name != "retry":  # the next attempt goes on from the checkpoints that are kept
             await self._remove_left_behind([*self._started.written, *outcome.kept, *outcome.made])
         self.note_end(outcome_name, outcome, error_type)
+
+    def bind_to_log(self) -> None:
+        """Bind what is known of the attempt from its start to all records from now on."""
+        trace = trace_id(self._trace.traceparent) or trace_id(self._attempt.entry.traceparent)
+        bind(task_type=self._task_type, attempt=self._started.attempt, trace_id=trace)
+
+    def _told(self, failure: Failure | None = None) -> dict[str, str | float]:
+        """Return the fields of a record on the attempt's end."""
+        seconds = {"seconds": round(time.time() - self._began, 3)}
+        return {**seconds, "error_type": failure.error_type} if failure else {**seconds}
 
     def note_end(self, outcome_name: str, outcome: Outcome | None = None, error_type: str | None = None) -> None:
         """Tell telemetry how the attempt ended."""

@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import anyio
 import msgspec
@@ -47,7 +47,7 @@ from sfworker.settings import Settings
 from sfworker.telemetry import OTHER, EndedAttempt, ExecutionTrace, Telemetry, trace_id
 from sfworker.wire.envelope import parties_elsewhere
 from sfworker.wire.events import JobResult, PerformanceMetrics, TaskMetadata, timestamp
-from sfworker.wire.frames import Keeping, Making, Staging
+from sfworker.wire.frames import MOST_SPANS, Keeping, Making, Progressed, Staging
 from sfworker.wire.gateway import Ended
 
 _log = logging.getLogger("sfworker.executor")
@@ -154,7 +154,11 @@ class _Run:
         async with anyio.create_task_group() as tasks:
             reporter = ProgressReporter(partial(self._notifier.progressed, self._attempt, number), tasks)
 
+            steps: list[tuple[float, str]] = []
+
             def hear(frame: Heard) -> None:
+                if self._trace.records and isinstance(frame, Progressed) and len(steps) < MOST_SPANS:
+                    steps.append((time.time(), frame.message or ""))
                 if isinstance(frame, Making | Staging | Keeping):
                     path = frame.staged if isinstance(frame, Staging) else frame.path
                     tasks.start_soon(self._notifier.wrote, self._attempt, path)
@@ -164,7 +168,7 @@ class _Run:
             replays = self._started.replays
             async with self._pool.execute(job, number, execution, hear, self._tenant, replays, self._trace) as outcome:
                 await reporter.close()  # every stage is published before the answer
-                self._trace_outcome(outcome)
+                self._trace_outcome(outcome, steps)
                 await self._answer(job, outcome)
 
     async def report_loss(self) -> None:
@@ -374,12 +378,28 @@ class _Run:
         trace.span("queue", entry.appended_at, self._began)
         return trace
 
-    def _trace_outcome(self, outcome: Outcome) -> None:
+    def _trace_outcome(self, outcome: Outcome, steps: list[tuple[float, str]]) -> None:
+        if not self._trace.records:
+            return
         begun = self._began
-        for phase, name in (("cluster", "cluster"), ("devices", "devices"), ("execution", "task")):
+        for phase, name in (("cluster", "cluster"), ("devices", "devices")):
             if ended := outcome.timings.ended.get(phase):
                 self._trace.span(name, begun, ended)
                 begun = ended
+        now = time.time()
+        is_ready = "devices" in outcome.timings.ended or (self._job is not None and self._job.mode == "none")
+        task = self._trace.span("task", begun, outcome.timings.ended.get("execution", now)) if is_ready else None
+        for at, message in steps:
+            self._trace.span("step", begun, at, task, step=message[:100])
+            begun = at
+        for party, traced in outcome.traced.items():
+            told: list[Any] = []
+            for each in traced.spans:
+                # A party process is a stranger, whose clock may be another host's.
+                began, ended = (min(max(at, self._began), now) for at in (each.began, each.ended))
+                within = told[each.within] if 0 <= each.within < len(told) else task
+                left_out = {} if told or not traced.left_out else {"left_out": traced.left_out}
+                told.append(self._trace.span(each.name, began, ended, within, party=party, **left_out))
 
     async def _end(self, outcome_name: str, outcome: Outcome, error_type: str | None) -> None:
         if outcome_name != "retry":  # the next attempt goes on from the checkpoints that are kept

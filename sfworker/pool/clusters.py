@@ -92,6 +92,8 @@ class Clusters:
         limits: Limits,
         execution: Handle,
         log_line: Callable[[str, bytes], None],
+        *,
+        traced: bool,
     ) -> AsyncIterator[Outcome]:
         """Run the job's computation and yield its outcome. After the block, all that it used is let go."""
         try:
@@ -114,7 +116,8 @@ class Clusters:
             process.break_off, process.suspect = mesh.break_off, mesh.suspect
         try:
             execution.begun(mesh)
-            outcome = await self._run(mesh, placement, starts_elsewhere(job, attempt, self._settings), limits, listener)
+            frames = starts_elsewhere(job, attempt, self._settings, traced=traced)
+            outcome = await self._run(mesh, placement, frames, limits, listener)
             outcome.keeper = NodesKeeper(job.parties, placement.run, placement.bridge.ask, self._remove_soon)
             yield outcome
         finally:

@@ -125,7 +125,9 @@ class Pool:
             tell_why=self._settings.tell_peers_why,
         )
         if job.cluster:
-            placed = self.clusters.execute(job, attempt, listener, tenant, limits, execution, _line_logger())
+            placed = self.clusters.execute(
+                job, attempt, listener, tenant, limits, execution, _line_logger(), traced=trace.records
+            )
             async with placed as outcome:
                 yield outcome
             return
@@ -136,7 +138,7 @@ class Pool:
         self._sessions.began()
         try:
             os.mkdir(directory, 0o700)
-            frames = starts(job, attempt, self._settings, directory, self.processors)
+            frames = starts(job, attempt, self._settings, directory, self.processors, traced=trace.records)
             if job.keeps_session:
                 session = await self._session(session_key(job, tenant, frames))
             remotes = self._remotes(job, self._sockets(session, job, used), session, tenant, replays, trace)

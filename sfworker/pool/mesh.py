@@ -345,7 +345,7 @@ class Mesh:
             case Progressed():
                 self._listener(frame)
             case Traced():
-                self._outcome.traced[self._names[rank]] = frame
+                self._hear_spans(rank, frame)
             case Making() | Staging() | Keeping():
                 self._hear_path(rank, frame)
             case Succeeded():
@@ -401,6 +401,12 @@ class Mesh:
         released = self._outcome.stopped in (Stop.DRAINED, Stop.LEASE_LOST) or self._outcome.template_lost
         echo = failure.error_type in _ECHOES
         self._tell(PeerFailed(why[:MAX_TEXT], failure.error_type, failure.retryable, echo=echo, is_release=released))
+
+    def _hear_spans(self, rank: int, frame: Traced) -> None:
+        party = self._names[rank]
+        if not self._starts[rank].traced or party in self._outcome.traced:
+            raise FrameError("spans that nobody asked for")
+        self._outcome.traced[party] = frame
 
     def _hear_path(self, rank: int, frame: Making | Staging | Keeping) -> None:
         self._paths[rank] += 1

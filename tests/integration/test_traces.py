@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from sfworker.cli.embedded_redis import EmbeddedRedis
 from tests.acting_job import SECRET
+from tests.attack.test_frames import frame
 from tests.running_worker import RunningWorker, envelope, until
 from tests.test_telemetry import SPAN_ID, TRACE_ID, TRACEPARENT, Collector
 
@@ -52,7 +54,7 @@ def traced(tmp_path_factory: pytest.TempPathFactory, redis_server: EmbeddedRedis
     with Collector() as collector:
         thread = threading.Thread(target=collector.serve_forever, args=(0.05,))
         thread.start()
-        worker = RunningWorker(redis_server.url, directory)
+        worker = RunningWorker(redis_server.url, directory, jobs="tests.acting_job,tests.attack.framing_job")
         worker.environment |= {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": f"{collector.url}/v1/traces"}
         worker.environment |= {"OTEL_BSP_SCHEDULE_DELAY": "200"}
         try:
@@ -107,6 +109,20 @@ def test_steps_and_a_retry_which_is_a_trace_of_its_own(traced: Traced) -> None:
     assert [named(span)["error.type"] for span in (first, second)] == ["TaskExecutionError"] * 2
     failed = [span for span in traced.spans() if span.trace_id == second.trace_id and span.name == "compute"]
     assert len(failed) == 1  # also of one that fails
+
+
+def test_what_a_party_process_makes_up_stays_within_the_attempt(traced: Traced) -> None:
+    spans = [["compute", 0.0, 9e9, 63], ["run", 9e9, 1.0, 0], ["meet", 1.0, 2.0, 2]]
+    said = frame("Traced", spans=spans, left_out=7) + frame("Succeeded", result=b"{}", peak_rss_bytes=0)
+    [first] = traced.attempts(traced.send(envelope({"task_type": "say", "said": b64encode(said).decode()})))
+    told = {span.name: span for span in traced.spans() if span.trace_id == first.trace_id}
+    begin, end = first.start_time_unix_nano, first.end_time_unix_nano
+    for name in ("compute", "run", "meet"):
+        assert begin <= told[name].start_time_unix_nano <= told[name].end_time_unix_nano <= end
+    assert [told[name].parent_span_id for name in ("compute", "run", "meet")] == [
+        *(told["task"].span_id, told["compute"].span_id, told["task"].span_id)
+    ]
+    assert named(told["compute"])["sfworker.spans.left_out"] == 7
 
 
 def test_no_data_is_in_them(traced: Traced) -> None:

@@ -232,6 +232,19 @@ class TestRequests:
             each.close()
         assert time.monotonic() - began < 9
 
+    def test_those_who_ask_for_metrics_and_do_not_read_are_cut_off(self, address: str) -> None:
+        host, _, port = address.rpartition(":")
+        greedy = [socket.create_connection((host, int(port)), 10) for _ in range(50)]
+        for each in greedy:
+            each.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 100)
+        assert b"sfworker_slots_free" in self.said(address, b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert asked(address) == (200, READY)
+        for each in greedy:
+            with suppress(ConnectionResetError):
+                while each.recv(1 << 16):
+                    pass
+            each.close()
+
     def test_the_command_prints_and_exits(self, address: str, tmp_path: Path) -> None:
         def command(*arguments: str, **variables: str) -> tuple[int, str]:
             found = subprocess.run(

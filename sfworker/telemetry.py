@@ -12,12 +12,17 @@ worker has an HTTP server. Everything is exported by threads; a collector that i
 | `cluster` | internal | start of the party processes, parties joined | |
 | `devices` | internal | parties joined, devices ready | |
 | `task` | internal | devices ready, outcome known | |
+| `step` | internal | the last message of progress, this one; inside `task` | `sfworker.step`, the message (`epoch 3 of 10`) |
+| `join`, `make devices`, `compute` | internal | of each party process here | `sfworker.party`, `sfworker.spans.left_out` |
+| `compile`, `run` | internal | a program for the SPU; inside `compute` | `sfworker.party` |
+| `reveal`, `meet`, `intersect` | internal | waits for peers: for a value, for all to be there, in a PSI | `sfworker.party` |
 | `publish` | internal | outcome known, answer published | |
 
-One trace per execution: its first span continues the entry's `traceparent`, so all attempts of an execution stand beside
-each other under the web side's span. Without a usable one it is a trace of its own. Where parties are elsewhere, each has
+The first attempt continues the entry's `traceparent`, so it stands under the web side's span. Each later attempt is a trace
+of its own with a link to that span. Without a usable one all are. Where parties are elsewhere, each has
 a trace of its own whose first span has links to those of the others (`sfworker.party`): none continues another's, so that
-nobody decides what another party samples.
+nobody decides what another party samples. A party process tells at most 64 spans, when it ends; it exports nothing itself, as it may
+have no network.
 
 Metrics are those of `METRICS`, which deploy/README.md explains. A party's gateway exports its own metrics, by `export`.
 Metrics can be scraped, too: `prometheus` among the exporters is the page that `Telemetry.page` returns.
@@ -28,7 +33,9 @@ worker's id, or `<host>-gateway-<party>`). Only the attributes in `_ATTRIBUTES` 
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import re
 import sys
 import threading
 import time
@@ -64,6 +71,8 @@ _ATTRIBUTES = {
     "attempt": "sfworker.attempt",
     "party": "sfworker.party",
     "parties": "sfworker.parties",
+    "step": "sfworker.step",
+    "left_out": "sfworker.spans.left_out",
     "worker_id": "messaging.client.id",
     "stream": "messaging.destination.name",
     "message_id": "messaging.message.id",
@@ -73,6 +82,7 @@ _ATTRIBUTES = {
 _BOUNDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
 _BYTE_BOUNDS = tuple(float(1 << power) for power in range(26, 39))
 _DELAY_BOUNDS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 _log = logging.getLogger("sfworker.telemetry")
 
 Incident = Literal[
@@ -142,9 +152,11 @@ class ExecutionTrace:
 
     traceparent: str | None = None
     """Of its first span, for workers of other parties."""
+    records = False
+    """Whether anybody wants spans of it."""
 
-    def span(self, name: str, start: float, end: float, **attributes: str | int) -> None:
-        """Record a step that is over. Times are in Unix seconds."""
+    def span(self, name: str, start: float, end: float, within: Any = None, **attributes: str | int) -> Any:
+        """Record a step that is over, and return what later ones may be `within`. Times are in Unix seconds."""
 
     def link(self, party: str, traceparent: str) -> None:
         """Link to the span of another party's worker for this execution. What is no `traceparent` is left out."""
@@ -380,10 +392,14 @@ class _RecordedTrace(ExecutionTrace):
         attributes: Mapping[str, str | int],
     ) -> None:
         from opentelemetry.context import Context
-        from opentelemetry.trace import SpanKind, set_span_in_context
+        from opentelemetry.trace import Link, SpanKind, get_current_span, set_span_in_context
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-        parent = _extracted(traceparent)
+        parent, links = _extracted(traceparent), []
+        web_side = get_current_span(parent).get_span_context()
+        if attributes.get("attempt", 1) != 1 and web_side.is_valid:
+            # A later attempt may come long after that trace has ended, and is no step of it.
+            parent, links = Context(), [Link(web_side)]
         fixed = {
             **messaging,
             "messaging.operation.name": "process",
@@ -395,18 +411,24 @@ class _RecordedTrace(ExecutionTrace):
             parent,
             SpanKind.CONSUMER,
             {**fixed, **_exported(attributes)},
+            links,
             start_time=_nanoseconds(started),
         )
+        self.records = self._span.is_recording()
         self._context = set_span_in_context(self._span, Context())
         carrier: dict[str, str] = {}
         TraceContextTextMapPropagator().inject(carrier, self._context)
         self.traceparent = carrier.get("traceparent")
 
-    def span(self, name: str, start: float, end: float, **attributes: str | int) -> None:
+    def span(self, name: str, start: float, end: float, within: Any = None, **attributes: str | int) -> Any:
+        from opentelemetry.context import Context
+        from opentelemetry.trace import set_span_in_context
+
         child = self._tracer.start_span(
-            name, self._context, attributes=_exported(attributes), start_time=_nanoseconds(start)
+            name, within or self._context, attributes=_exported(attributes), start_time=_nanoseconds(start)
         )
         child.end(_nanoseconds(max(start, end)))
+        return set_span_in_context(child, Context())
 
     def link(self, party: str, traceparent: str) -> None:
         from opentelemetry.trace import get_current_span
@@ -423,6 +445,12 @@ class _RecordedTrace(ExecutionTrace):
             self._span.set_attribute("error.type", error_type)
             self._span.set_status(StatusCode.ERROR)
         self._span.end()
+
+
+def trace_id(traceparent: str | None) -> str | None:
+    """Return the trace that a `traceparent` names, None where it is none."""
+    found = _TRACEPARENT.fullmatch(traceparent or "")
+    return found[1] if found else None
 
 
 def _extracted(traceparent: str | None) -> Context:
@@ -490,7 +518,8 @@ def _recording(traces: list[str], metrics: list[str], worker_id: str, version: s
         from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, REGISTRY, generate_latest
 
         for about_python in (GC_COLLECTOR, PLATFORM_COLLECTOR):  # of no use here; PROCESS_COLLECTOR's figures are
-            REGISTRY.unregister(about_python)
+            with contextlib.suppress(KeyError):  # gone already, by another one in this process
+                REGISTRY.unregister(about_python)
         readers.append(PrometheusMetricReader())
         page = partial(generate_latest, REGISTRY)
     return RecordingTelemetry(_resource(worker_id, version), processors, readers, group, page)

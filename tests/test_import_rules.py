@@ -68,6 +68,11 @@ def test_the_daemon_never_imports_secretflow() -> None:
     assert imported_with(modules) & SECRETFLOW == set()
 
 
+def test_a_worker_without_a_port_imports_no_server() -> None:
+    modules = [name for name in modules_under(DAEMON_SIDE) if name != "sfworker.daemon.serving"]
+    assert imported_with(modules) & {"aiohttp", "prometheus_client"} == set()
+
+
 def test_party_processes_never_import_redis() -> None:
     modules = modules_under(PARTY_SIDE)
     assert "sfworker.party.process" in modules

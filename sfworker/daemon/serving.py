@@ -38,23 +38,19 @@ _silent.disabled = True
 async def serving(listener: socket.socket, readiness: Readiness, telemetry: Telemetry) -> AsyncIterator[None]:
     """Answer requests on `listener` during the block."""
     loop = asyncio.get_running_loop()
-    http = web.Server(
-        _Answers(readiness, telemetry).answer,
-        logger=_silent,
-        access_log=None,
-        tcp_keepalive=False,
-        max_line_size=_HEAD_BYTES,
-        max_field_size=_HEAD_BYTES,
-        lingering_time=0,
-    )
+    http = web.Server(_Answers(readiness, telemetry).answer)
 
-    def connect() -> web.RequestHandler:
-        connection = http()
-        if len(http.connections) < CONNECTIONS:
-            loop.call_later(SECONDS, _cut_off, connection)
-        else:
-            loop.call_soon(_cut_off, connection)  # when it has been given its transport
-        return connection
+    def connect() -> _Connection:
+        return _Connection(
+            http,
+            loop=loop,
+            logger=_silent,
+            access_log=_silent,
+            tcp_keepalive=False,
+            max_line_size=_HEAD_BYTES,
+            max_field_size=_HEAD_BYTES,
+            lingering_time=0,
+        )
 
     create = loop.create_unix_server if listener.family == socket.AF_UNIX else loop.create_server
     server = await create(connect, sock=listener)
@@ -65,6 +61,15 @@ async def serving(listener: socket.socket, readiness: Readiness, telemetry: Tele
         for connection in http.connections:
             _cut_off(connection)
         await http.shutdown(0)
+
+
+class _Connection(web.RequestHandler):
+    """A client's connection, which is cut off after SECONDS, or at once where there are too many."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        is_crowd = len(self._manager.connections) > CONNECTIONS if self._manager else True
+        asyncio.get_running_loop().call_later(0.0 if is_crowd else SECONDS, _cut_off, self)
 
 
 def _cut_off(connection: web.RequestHandler) -> None:

@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import anyio
 import msgspec
@@ -35,6 +35,7 @@ from sfworker.errors import (
     SecretFlowTaskError,
     published_error_types,
 )
+from sfworker.logs import bind
 from sfworker.pool.keepers import HereKeeper, Keeper
 from sfworker.pool.mesh import Heard
 from sfworker.pool.outcome import Outcome, Stop
@@ -43,10 +44,10 @@ from sfworker.pool.starts import shared_id
 from sfworker.publish.progress_reporter import ProgressReporter
 from sfworker.publish.status_notifier import StatusNotifier
 from sfworker.settings import Settings
-from sfworker.telemetry import OTHER, EndedAttempt, ExecutionTrace, Telemetry
+from sfworker.telemetry import OTHER, EndedAttempt, ExecutionTrace, Telemetry, trace_id
 from sfworker.wire.envelope import Options, parties_elsewhere
 from sfworker.wire.events import JobResult, PerformanceMetrics, TaskMetadata, timestamp
-from sfworker.wire.frames import Keeping, Making, Progressed, Staging
+from sfworker.wire.frames import MOST_SPANS, Keeping, Making, Progressed, Staging
 from sfworker.wire.gateway import Ended
 
 _log = logging.getLogger("sfworker.executor")
@@ -102,6 +103,7 @@ class TaskExecutor:
         except ExpiredError as error:
             refusal = Failure.of(error)
         run = _Run(self._services, attempt, started, job)
+        run.bind_to_log()
         if started.verdict == "lost":
             _log.warning("another worker has taken this job over before it started here")
             run.note_end("lost")
@@ -160,7 +162,11 @@ class _Run:
         async with anyio.create_task_group() as tasks:
             reporter = ProgressReporter(partial(self._notifier.progressed, self._attempt, number), tasks)
 
+            steps: list[tuple[float, str]] = []
+
             def hear(frame: Heard) -> None:
+                if self._trace.records and isinstance(frame, Progressed) and len(steps) < MOST_SPANS:
+                    steps.append((time.time(), frame.message or ""))
                 if isinstance(frame, Making | Staging | Keeping):
                     path = frame.staged if isinstance(frame, Staging) else frame.path
                     tasks.start_soon(self._notifier.wrote, self._attempt, path)
@@ -172,7 +178,7 @@ class _Run:
             replays = self._started.replays
             async with self._pool.execute(job, number, execution, hear, self._tenant, replays, self._trace) as outcome:
                 await reporter.close()  # every stage is published before the answer
-                self._trace_outcome(outcome)
+                self._trace_outcome(outcome, steps)
                 await self._answer(job, outcome)
 
     async def report_loss(self) -> None:
@@ -189,7 +195,8 @@ class _Run:
         """Answer with a failure that no further attempt follows."""
         result = self._result("failure", outcome, failure)
         if await self._publish(partial(self._notifier.failed, self._attempt, self._started.attempt, failure, result)):
-            _log.warning("failed for good with %s: %s", failure.error_type, failure.error)
+            told = self._told(failure)
+            _log.warning("failed for good with %s: %s", failure.error_type, failure.error, extra=told)
             await self._end("failure", outcome, failure.error_type)
             self._note_end(
                 f"{failure.error_type}: {failure.error}" if self._settings.tell_peers_why else failure.error_type,
@@ -199,7 +206,7 @@ class _Run:
     async def cancel(self, outcome: Outcome) -> None:
         result = self._result("cancelled", outcome, Failure.of(JobCancelledError()))
         if await self._publish(partial(self._notifier.cancelled, self._attempt, self._started.attempt, result)):
-            _log.info("cancelled")
+            _log.info("cancelled", extra=self._told())
             await self._end("cancelled", outcome, None)
             self._note_end("it was cancelled")
 
@@ -251,7 +258,7 @@ class _Run:
         result = self._result("success", outcome, None)
         if await self._publish(partial(self._notifier.succeeded, self._attempt, self._started.attempt, result)):
             outcome.is_answered = True
-            _log.info("succeeded after %.3f s", result.performance_metrics.total_seconds)
+            _log.info("succeeded after %.3f s", result.performance_metrics.total_seconds, extra=self._told())
             await self._end("success", outcome, None)
             self._note_end("it has succeeded")
 
@@ -275,8 +282,9 @@ class _Run:
             self._notifier.retrying, self._attempt, self._started.attempt, failure, used, decision.delay_seconds
         )
         if await self._publish(retry):
+            delay, told = decision.delay_seconds, self._told(failure)
             _log.warning(
-                "failed with %s, next attempt in %.0f s: %s", failure.error_type, decision.delay_seconds, failure.error
+                "failed with %s, next attempt in %.0f s: %s", told["error_type"], delay, failure.error, extra=told
             )
             await self._end("retry", outcome, failure.error_type)
 
@@ -294,12 +302,13 @@ class _Run:
         )
         if await self._publish(retry):
             what = "room" if outcome.no_room else "its peers"
-            _log.warning("waits for %s again in %.0f s: %s", what, delay, failure.error)
+            told = self._told(failure)
+            _log.warning("waits for %s again in %.0f s: %s", what, delay, failure.error, extra=told)
             await self._end("retry", outcome, failure.error_type)
 
     async def _release(self, counter: Literal["releases", "crashes"], outcome: Outcome) -> None:
         if await patiently("a job that is given back", partial(self._broker.release, self._attempt, counter)):
-            _log.warning("given back, for any worker to run again")
+            _log.warning("given back, for any worker to run again", extra=self._told())
             self.note_end("released", outcome)
 
     async def _publish(self, publish: Callable[[], Awaitable[bool]]) -> bool:
@@ -381,17 +390,43 @@ class _Run:
         trace.span("queue", entry.appended_at, self._began)
         return trace
 
-    def _trace_outcome(self, outcome: Outcome) -> None:
+    def _trace_outcome(self, outcome: Outcome, steps: list[tuple[float, str]]) -> None:
+        if not self._trace.records:
+            return
         begun = self._began
-        for phase, name in (("cluster", "cluster"), ("devices", "devices"), ("execution", "task")):
+        for phase, name in (("cluster", "cluster"), ("devices", "devices")):
             if ended := outcome.timings.ended.get(phase):
                 self._trace.span(name, begun, ended)
                 begun = ended
+        now = time.time()
+        is_ready = "devices" in outcome.timings.ended or (self._job is not None and self._job.mode == "none")
+        task = self._trace.span("task", begun, outcome.timings.ended.get("execution", now)) if is_ready else None
+        for at, message in steps:
+            self._trace.span("step", begun, at, task, step=message[:100])
+            begun = at
+        for party, traced in outcome.traced.items():
+            told: list[Any] = []
+            for each in traced.spans:
+                # A party process is a stranger, whose clock may be another host's.
+                began, ended = (min(max(at, self._began), now) for at in (each.began, each.ended))
+                within = told[each.within] if 0 <= each.within < len(told) else task
+                left_out = {} if told or not traced.left_out else {"left_out": traced.left_out}
+                told.append(self._trace.span(each.name, began, ended, within, party=party, **left_out))
 
     async def _end(self, outcome_name: str, outcome: Outcome, error_type: str | None) -> None:
         if outcome_name != "retry":  # the next attempt goes on from the checkpoints that are kept
             await self._remove_left_behind([*self._started.written, *outcome.kept, *outcome.made])
         self.note_end(outcome_name, outcome, error_type)
+
+    def bind_to_log(self) -> None:
+        """Bind what is known of the attempt from its start to all records from now on."""
+        trace = trace_id(self._trace.traceparent) or trace_id(self._attempt.entry.traceparent)
+        bind(task_type=self._task_type, attempt=self._started.attempt, trace_id=trace)
+
+    def _told(self, failure: Failure | None = None) -> dict[str, str | float]:
+        """Return the fields of a record on the attempt's end."""
+        seconds = {"seconds": round(time.time() - self._began, 3)}
+        return {**seconds, "error_type": failure.error_type} if failure else {**seconds}
 
     def note_end(self, outcome_name: str, outcome: Outcome | None = None, error_type: str | None = None) -> None:
         """Tell telemetry how the attempt ended."""

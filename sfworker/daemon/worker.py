@@ -33,7 +33,7 @@ from sfworker.daemon.priorities import RankOrder
 from sfworker.daemon.running import Running
 from sfworker.daemon.task_executor import Services, TaskExecutor
 from sfworker.errors import SettingsError
-from sfworker.logs import configure, ids
+from sfworker.logs import configure, ids, reopen
 from sfworker.pool import roots
 from sfworker.pool.outcome import Stop
 from sfworker.pool.pool import Execution, Pool, open_pool
@@ -46,7 +46,7 @@ from sfworker.wire.entry import leave_no_core
 _log = logging.getLogger("sfworker.worker")
 GIVE_BACK_SECONDS = 10.0
 LEAVE_SECONDS = 3.0
-_NOTHING_TO_DO = {signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
+_NOTHING_TO_DO = {signal.SIGUSR1, signal.SIGUSR2}
 
 
 async def serve(settings: Settings, group: str) -> int:
@@ -216,7 +216,10 @@ class Worker:
             heard.append(signal.SIGHUP)
         with anyio.open_signal_receiver(*heard) as signals:
             async for number in signals:
-                if number in _NOTHING_TO_DO and not (number == signal.SIGHUP and hang_up_stops):
+                if number == signal.SIGHUP and not hang_up_stops:
+                    reopen()
+                    _log.info("SIGHUP: the log file is opened anew")
+                elif number in _NOTHING_TO_DO:
                     _log.info(
                         "%s: nothing to do; a rotated log file is noticed without it", signal.Signals(number).name
                     )

@@ -99,6 +99,8 @@ class Clusters:
         limits: Limits,
         execution: Handle,
         log_line: Callable[[str, bytes], None],
+        *,
+        traced: bool,
     ) -> AsyncIterator[Outcome]:
         """Run the job's computation and yield its outcome. After the block, all that it used is let go."""
         try:
@@ -113,7 +115,7 @@ class Clusters:
             if owed := self._owed.pop((job.cluster, party), None):
                 self._tasks.start_soon(self.remove, job.cluster, party, list(owed))
         self._sessions.began()
-        frames = starts_elsewhere(job, attempt, self._settings)
+        frames = starts_elsewhere(job, attempt, self._settings, traced=traced)
         session = await self._session(session_key(job, tenant, frames)) if job.keeps_session else None
         if session is None or not session.processes:
             self._sessions.make_room()

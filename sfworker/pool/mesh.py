@@ -57,6 +57,7 @@ from sfworker.wire.frames import (
     Staging,
     Start,
     Succeeded,
+    Traced,
     decode_party_frame,
     longest_party_frame,
 )
@@ -343,25 +344,16 @@ class Mesh:
             return
         if rank not in self._missing:
             raise FrameError("a frame after its outcome")
-        if isinstance(frame, Making | Staging | Keeping):
-            self._count_path(rank)
-            roots = chain.from_iterable(self._starts[rank].data_roots.values())
-            self.processes[rank].require_own(frame, roots)
         match frame:
             case StageReached():
                 self._tell(PeerReached(frame.stage, frame.seconds))
                 self._reach(rank, frame)
             case Progressed():
                 self._listener(frame)
-            case Making():
-                self._outcome.made.append(frame.path)
-                self._listener(frame)
-            case Staging():
-                self._outcome.outputs.append(frame)
-                self._listener(frame)
-            case Keeping():
-                self._outcome.kept.append(frame.path)
-                self._listener(frame)
+            case Traced():
+                self._hear_spans(rank, frame)
+            case Making() | Staging() | Keeping():
+                self._hear_path(rank, frame)
             case Succeeded():
                 self._note_end(rank, frame.peak_rss_bytes)
                 self._tell(PeerSucceeded())
@@ -419,10 +411,25 @@ class Mesh:
         echo = failure.error_type in _ECHOES
         self._tell(PeerFailed(why[:MAX_TEXT], failure.error_type, failure.retryable, echo=echo, is_release=released))
 
-    def _count_path(self, rank: int) -> None:
+    def _hear_spans(self, rank: int, frame: Traced) -> None:
+        party = self._names[rank]
+        if not self._starts[rank].traced or party in self._outcome.traced:
+            raise FrameError("spans that nobody asked for")
+        self._outcome.traced[party] = frame
+
+    def _hear_path(self, rank: int, frame: Making | Staging | Keeping) -> None:
         self._paths[rank] += 1
         if self._paths[rank] > MOST_PATHS:
             raise FrameError(f"more than {MOST_PATHS} paths of outputs")
+        self.processes[rank].require_own(frame, chain.from_iterable(self._starts[rank].data_roots.values()))
+        match frame:
+            case Making():
+                self._outcome.made.append(frame.path)
+            case Staging():
+                self._outcome.outputs.append(frame)
+            case Keeping():
+                self._outcome.kept.append(frame.path)
+        self._listener(frame)
 
     def _hear_nonsense(self, rank: int, error: FrameError) -> None:
         """End the execution of a process that says what no party process says, as a job's own code may."""

@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
+from contextvars import copy_context
 from copy import copy
 from functools import partial
 from itertools import count
@@ -27,7 +28,7 @@ from anyio.abc import TaskGroup
 from sfworker.catalog.job import Job
 from sfworker.disks import disk_full, says_full
 from sfworker.errors import Failure, TaskExecutionError
-from sfworker.logs import ids, party_line
+from sfworker.logs import party_line
 from sfworker.pool import outputs
 from sfworker.pool.clusters import Clusters
 from sfworker.pool.gateway import OwnGateway
@@ -135,7 +136,9 @@ class Pool:
             tell_why=self._settings.tell_peers_why,
         )
         if job.cluster:
-            placed = self.clusters.execute(job, attempt, listener, tenant, limits, execution, _line_logger(job))
+            placed = self.clusters.execute(
+                job, attempt, listener, tenant, limits, execution, _line_logger(), traced=trace.records
+            )
             async with placed as outcome:
                 yield outcome
             return
@@ -146,7 +149,7 @@ class Pool:
         self._sessions.began()
         try:
             os.mkdir(directory, 0o700)
-            frames = starts(job, attempt, self._settings, directory, self.processors)
+            frames = starts(job, attempt, self._settings, directory, self.processors, traced=trace.records)
             if job.keeps_session:
                 session = await self._session(session_key(job, tenant, frames))
             remotes = self._remotes(job, self._sockets(session, job, used), session, tenant, replays, trace)
@@ -155,7 +158,7 @@ class Pool:
             if not processes:
                 self._sessions.make_room()
                 processes += self._acquire_all(len(frames))
-            mesh = Mesh(template, processes, _line_logger(job), remotes, otherwise)
+            mesh = Mesh(template, processes, _line_logger(), remotes, otherwise)
             if session is not None:
                 session.mesh = mesh
                 frames = session.starts(frames)
@@ -411,12 +414,12 @@ def _reason(error: Exception) -> str:
     return os.strerror(error.errno) if isinstance(error, OSError) and error.errno else type(error).__name__
 
 
-def _line_logger(job: Job) -> Callable[[str, bytes], None]:
-    envelope = job.envelope
+def _line_logger() -> Callable[[str, bytes], None]:
+    """Return what logs lines of the execution's processes with the fields that are bound here and now."""
+    bound = copy_context()
 
     def log_line(party: str, line: bytes) -> None:
-        with ids(execution_id=envelope.execution_id, task_id=envelope.task_id, subtask_id=envelope.subtask_id):
-            party_line(line, party=party)
+        bound.run(party_line, line, party=party)
 
     return log_line
 

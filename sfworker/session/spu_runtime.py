@@ -31,6 +31,7 @@ from sfworker import limits
 from sfworker.disks import disk_full, is_full, watched
 from sfworker.errors import InputDataError, ModelMismatchError, SecretFlowTaskError, TaskExecutionError
 from sfworker.session.arithmetic import fraction_bits
+from sfworker.session.spans import span, spanned
 from sfworker.wire.frames import Floors
 
 _NO_RESULT = -1
@@ -47,6 +48,11 @@ class PartyRuntime(spu_module.SPURuntime):  # type: ignore[misc]
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self._names: set[str] = set()
+
+    @spanned("run")
+    def run(self, *arguments: Any, **named: Any) -> Any:
+        """Run a program as SecretFlow does."""
+        return super().run(*arguments, **named)
 
     def get_new_share_name(self) -> str:
         name: str = super().get_new_share_name()
@@ -208,7 +214,8 @@ class PartyRuntime(spu_module.SPURuntime):  # type: ignore[misc]
         An intersection says hello to its peers as the start of the link did. Where a peer still waits for the first
         hello, the second takes its place, and the peer then waits for ever for another one.
         """
-        self.link.barrier()
+        with span("meet"):
+            self.link.barrier()
 
     def export_share(self, name: str) -> tuple[bytes, list[bytes]]:
         """Return this party's share of a value, as its description and its chunks."""
@@ -343,7 +350,8 @@ def _require_common(execute: Callable[[Any, Any], Any], floors: Floors, config: 
 
     Where none at all is an answer, it tells that a single key asked for is not there.
     """
-    report = execute(config, link)
+    with span("intersect"):
+        report = execute(config, link)
     if report.intersection_count == _NO_RESULT:
         return report
     of_three = getattr(config, "protocol_conf", None) and config.protocol_conf.protocol == _OF_THREE
@@ -385,11 +393,13 @@ def use_compiled_again() -> None:
     def compile_once(function: Any, options: Any, name: str, *arguments: Any, **named: Any) -> Any:
         program = _program(function)
         if program is None:
-            return stock_compile(function, options, name, *arguments, **named)
+            with span("compile"):
+                return stock_compile(function, options, name, *arguments, **named)
         leaves, tree = jax.tree_util.tree_flatten((arguments, named))
         key = (program, name, options, tree, tuple((leaf.shape, str(leaf.dtype), leaf.vtype) for leaf in leaves))
         if key not in compiled:
-            compiled[key] = stock_compile(function, options, name, *arguments, **named)
+            with span("compile"):
+                compiled[key] = stock_compile(function, options, name, *arguments, **named)
         executable, shape = compiled[key]
         return copy.deepcopy(executable), shape  # a run writes names of variables into the executable
 

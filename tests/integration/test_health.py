@@ -83,7 +83,7 @@ def test_each_state_from_the_start_to_the_end(redis: EmbeddedRedis, tmp_path: Pa
 
         os.kill(worker.template(), signal.SIGKILL)
         until(lambda: state(address) in {"template_lost", "starting"}, 2)
-        until(lambda: state(address) == "ready")
+        until(lambda: state(address) == "ready", 60)
         until(lambda: incidents(address).get("template_restart") == 1)
         assert incidents(address).keys() == {"reconnect", "template_restart"}
 
@@ -231,6 +231,19 @@ class TestRequests:
                 assert each.recv(1) == b""
             each.close()
         assert time.monotonic() - began < 9
+
+    def test_those_who_ask_for_metrics_and_do_not_read_are_cut_off(self, address: str) -> None:
+        host, _, port = address.rpartition(":")
+        greedy = [socket.create_connection((host, int(port)), 10) for _ in range(50)]
+        for each in greedy:
+            each.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 100)
+        assert b"sfworker_slots_free" in self.said(address, b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert asked(address) == (200, READY)
+        for each in greedy:
+            with suppress(ConnectionResetError):
+                while each.recv(1 << 16):
+                    pass
+            each.close()
 
     def test_the_command_prints_and_exits(self, address: str, tmp_path: Path) -> None:
         def command(*arguments: str, **variables: str) -> tuple[int, str]:

@@ -107,9 +107,9 @@ def test_a_worker_that_is_killed_with_its_template_leaves_a_directory_to_the_nex
 def test_a_worker_that_was_paused_past_its_lease_kills_its_computation_and_publishes_nothing(
     start_worker: StartWorker, tmp_path: Path
 ) -> None:
-    addresses = [f"unix:{tmp_path}/{name}" for name in ("paused", "other")]
+    addresses = [f"unix:{tmp_path}/{name}.health" for name in ("paused", "other")]
     paused = start_worker("paused", concurrency="2", health=addresses[0])
-    hanging, ending = [paused.send(act("hang", attempts=1)), paused.send(act("report", seconds=1.0))]
+    hanging, ending = [paused.send(act("hang", attempts=1)), paused.send(act("report", seconds=4.0))]
     for execution_id in (hanging, ending):
         paused.until_said(execution_id, "task_started")
     computing = set(until(paused.parties_with_children)) | (paused.processes() - paused.parties() - {paused.template()})

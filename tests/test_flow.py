@@ -11,6 +11,7 @@ import pytest
 from msgspec import convert
 from redis.asyncio import Redis
 
+from sfworker import client as client_module
 from sfworker import tasks
 from sfworker.broker.connection import connect
 from sfworker.catalog import TaskParams, all_task_types, load_modules
@@ -190,8 +191,10 @@ async def test_a_struct_is_submitted_as_a_new_execution_with_what_the_client_kno
 
 
 async def test_steps_that_need_not_wait_run_at_once_and_results_are_in_the_steps_order(
-    client: Client, redis: Redis
+    client: Client, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(client_module, "POLL_SECONDS", 0.1)
+    monkeypatch.setattr(client_module, "BLOCK_MILLISECONDS", 100)
     steps: list[TaskParams | Step] = [Hello()]
     steps += [Step(Hello(), "a"), Step(Hello(), "b", ["hello"]), Step(Hello(), "last", ["a", "b"])]
     results: dict[str, Any] = {}

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from sklearn.metrics import roc_auc_score
 
 from sfworker.cli import _parser
 from tests.documents.shell import ROOT, Block, Reader, blocks, commands
+from tests.network import free_ports
 from tests.node.packages import Node
 from tests.running_worker import until
 
@@ -32,6 +34,8 @@ HOUSE = ROOT / "sfworker" / "README.md"
 TESTS = ROOT / "tests" / "README.md"
 DOCUMENTS = [README, DEPLOY, WIRE, JOBS, HOUSE, TESTS]
 WORKER = "sfworker run --embedded redis-data"
+GO_PATH = Path("/usr/share/gocode")
+"""Where Debian puts packages of Go."""
 
 
 @pytest.fixture
@@ -62,7 +66,7 @@ def test_every_document_is_known_and_every_block_has_a_language() -> None:
     assert {str(each.relative_to(ROOT)) for each in DOCUMENTS} | without_commands == set(listed.stdout.split())
     for document in DOCUMENTS:
         for block in blocks(document):
-            assert block.language in {"", "sh", "console", "python", "js", "json"}, block
+            assert block.language in {"", "sh", "console", "python", "js", "ts", "go", "json"}, block
             assert block.language or not re.search(r"^(\$ |make |sfworker )", block.text, re.MULTILINE)
             if block.note:
                 [test] = re.findall(r"^run by (\S+)$", block.note)
@@ -107,6 +111,44 @@ def test_wire(reader: Reader, node: Node) -> None:
     assert "task_succeeded" in told
     assert "Hello, Python!" in told
     follow_flow(reader, flow)
+
+
+def test_wire_in_typescript(reader: Reader, node: Node) -> None:
+    """Types are made, the compiler takes the example, and Node runs it."""
+    reader.start_worker(WORKER)
+    (reader.directory / "node_modules").symlink_to(node.packages / "node_modules")
+    [example] = shown(WIRE, "ts")
+    (reader.directory / "example.mts").write_text(example.text)
+    tools = node.packages / "node_modules" / ".bin"
+    for name in ("envelope", "event", "result"):
+        reader.run(f"sfworker schema {name} | {tools}/json2ts > {name}.ts")
+    reader.run(f"{tools}/tsc --strict --target es2022 --module esnext --moduleResolution bundler example.mts")
+    told = reader.run("node example.mjs")
+    assert "task_started" in told
+    assert "Hello, TypeScript!" in told
+
+
+def test_wire_in_go(reader: Reader) -> None:
+    """Where Go and redigo are, as Debian installs both (golang-go, golang-github-gomodule-redigo-dev)."""
+    if shutil.which("go") is None or not (GO_PATH / "src" / "github.com" / "gomodule" / "redigo").exists():
+        pytest.skip(
+            "Go or redigo is not installed; on Debian: apt-get install golang-go golang-github-gomodule-redigo-dev"
+        )
+    reader.start_worker(WORKER)
+    [port] = free_ports(1)
+    assert reader.run(f"redis-cli CONFIG SET port {port}") == "OK\n"
+    reader.environment |= {
+        "GO111MODULE": "off",
+        "GOPATH": str(GO_PATH),
+        "GOCACHE": str(reader.directory / "go-cache"),
+        "REDIS_URL": f"redis://127.0.0.1:{port}",
+    }
+    [example] = shown(WIRE, "go")
+    (reader.directory / "main.go").write_text(example.text)
+    assert reader.run("gofmt -l main.go") == ""
+    told = reader.run("go vet main.go && go run main.go")
+    assert "status task_started RUNNING" in told
+    assert "Hello, Go!" in told
 
 
 def follow_flow(reader: Reader, flow: Block) -> None:

@@ -44,6 +44,15 @@ def reader(tmp_path: Path) -> Iterator[Reader]:
         yield Reader(tmp_path, stack)
 
 
+@pytest.fixture(scope="module")
+def integrator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
+    """Who reads the integrators' page beside a running worker."""
+    with ExitStack() as stack:
+        reader = Reader(tmp_path_factory.mktemp("wire"), stack)
+        reader.start_worker(WORKER)
+        yield reader
+
+
 def follow(reader: Reader, block: Block) -> list[str]:
     """Do what the block says; returns what each command printed."""
     return [told for command in commands(block.text) if (told := _obey(reader, command)) is not None]
@@ -91,79 +100,73 @@ def test_readme(reader: Reader) -> None:
     assert "table_keys_duplicated" in told
 
 
-def test_wire(reader: Reader, node: Node) -> None:
+def test_wire(integrator: Reader, node: Node) -> None:
     """The same in three languages, and how to cancel."""
-    reader.start_worker(WORKER)
     for block in shown(WIRE, "sh"):
-        follow(reader, block)
-    assert json.loads(reader.run("redis-cli --raw GET sf:result:e-1"))["status"] == "success"
-    assert {each.name for each in reader.directory.glob("tables/*")} == {"summary.csv"}
-    assert reader.run("redis-cli EXISTS sf:cancel:e-4") == "1\n"
+        follow(integrator, block)
+    assert json.loads(integrator.run("redis-cli --raw GET sf:result:e-1"))["status"] == "success"
+    assert {each.name for each in integrator.directory.glob("tables/*")} == {"summary.csv"}
+    assert integrator.run("redis-cli EXISTS sf:cancel:e-4") == "1\n"
     for number, script in enumerate(shown(WIRE, "js")):
         file = node.packages / f"{number}.mjs"
         file.write_text(script.text)
-        told = reader.run(f"node {file}")
+        told = integrator.run(f"node {file}")
         assert ("Hello, Node!" in told) == (number == 0)
-    assert reader.run("redis-cli EXISTS sf:cancel:e-5") == "1\n"
-    program, flow = shown(WIRE, "python")
-    (reader.directory / "submit.py").write_text(program.text)
-    told = reader.run("python submit.py")
+    assert integrator.run("redis-cli EXISTS sf:cancel:e-5") == "1\n"
+    program, _ = shown(WIRE, "python")
+    (integrator.directory / "submit.py").write_text(program.text)
+    told = integrator.run("python submit.py")
     assert "task_succeeded" in told
     assert "Hello, Python!" in told
-    follow_flow(reader, flow)
 
 
-def test_wire_in_typescript(reader: Reader, node: Node) -> None:
+def test_wire_in_typescript(integrator: Reader, node: Node) -> None:
     """Types are made, the compiler takes the example, and Node runs it."""
-    reader.start_worker(WORKER)
-    (reader.directory / "node_modules").symlink_to(node.packages / "node_modules")
+    (integrator.directory / "node_modules").symlink_to(node.packages / "node_modules")
     [example] = shown(WIRE, "ts")
-    (reader.directory / "example.mts").write_text(example.text)
+    (integrator.directory / "example.mts").write_text(example.text)
     tools = node.packages / "node_modules" / ".bin"
     for name in ("envelope", "event", "result"):
-        reader.run(f"sfworker schema {name} | {tools}/json2ts > {name}.ts")
-    reader.run(f"{tools}/tsc --strict --target es2022 --module esnext --moduleResolution bundler example.mts")
-    told = reader.run("node example.mjs")
+        integrator.run(f"sfworker schema {name} | {tools}/json2ts > {name}.ts")
+    integrator.run(f"{tools}/tsc --strict --target es2022 --module esnext --moduleResolution bundler example.mts")
+    told = integrator.run("node example.mjs")
     assert "task_started" in told
     assert "Hello, TypeScript!" in told
 
 
-def test_wire_in_go(reader: Reader) -> None:
+def test_wire_in_go(integrator: Reader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where Go and redigo are, as Debian installs both (golang-go, golang-github-gomodule-redigo-dev)."""
     if shutil.which("go") is None or not (GO_PATH / "src" / "github.com" / "gomodule" / "redigo").exists():
         pytest.skip(
             "Go or redigo is not installed; on Debian: apt-get install golang-go golang-github-gomodule-redigo-dev"
         )
-    reader.start_worker(WORKER)
     [port] = free_ports(1)
-    assert reader.run(f"redis-cli CONFIG SET port {port}") == "OK\n"
-    reader.environment |= {
-        "GO111MODULE": "off",
-        "GOPATH": str(GO_PATH),
-        "GOCACHE": str(reader.directory / "go-cache"),
-        "REDIS_URL": f"redis://127.0.0.1:{port}",
-    }
+    assert integrator.run(f"redis-cli CONFIG SET port {port}") == "OK\n"
+    of_go = {"GO111MODULE": "off", "GOPATH": str(GO_PATH), "GOCACHE": str(tmp_path)}
+    of_go["REDIS_URL"] = f"redis://127.0.0.1:{port}"  # which redigo takes, and no Unix socket
+    monkeypatch.setattr(integrator, "environment", integrator.environment | of_go)
     [example] = shown(WIRE, "go")
-    (reader.directory / "main.go").write_text(example.text)
-    assert reader.run("gofmt -l main.go") == ""
-    told = reader.run("go vet main.go && go run main.go")
+    (integrator.directory / "main.go").write_text(example.text)
+    assert integrator.run("gofmt -l main.go") == ""
+    told = integrator.run("go vet main.go && go run main.go")
     assert "status task_started RUNNING" in told
     assert "Hello, Go!" in told
 
 
-def follow_flow(reader: Reader, flow: Block) -> None:
+def test_wire_has_a_flow(integrator: Reader) -> None:
     """Run the script, which finds what plain Python finds; twice, as it computes nothing again; and with a change."""
+    _, flow = shown(WIRE, "python")
     said = [line for line in flow.text.splitlines() if line and not line.startswith(("import", "from"))]
     assert len(said) < 15
     chance = np.random.default_rng(3)
     age, income = chance.normal(45, 12, 900), chance.lognormal(1, 0.6, 900)
     label = chance.random(900) < 1 / (1 + np.exp(3 - age / 20 - income / 3))
     table = pd.DataFrame({"id": [f"{row:04d}" for row in range(900)], "y": label * 1, "age": age, "income": income})
-    files = reader.directory / "data"
+    files = integrator.directory / "data"
     table[["id", "y", "age"]].iloc[:800].to_csv(files / "alice-in.csv", index=False)
     table[["id", "income"]].iloc[100:].sample(frac=1, random_state=1).to_csv(files / "bob-in.csv", index=False)
-    (reader.directory / "flow.py").write_text(flow.text)
-    count, auc = reader.run("python flow.py").split()
+    (integrator.directory / "flow.py").write_text(flow.text)
+    count, auc = integrator.run("python flow.py").split()
     assert int(count) == 700
     read = partial(pd.read_csv, dtype={"id": str})
     train, test = (read(files / f"alice-{part}.csv") for part in ("train", "test"))
@@ -171,14 +174,14 @@ def follow_flow(reader: Reader, flow: Block) -> None:
     woe = [read(files / "alice-woe.csv")["age"], read(files / "bob-woe.csv")["income"]]
     held_out = [read(files / "alice-test-woe.csv")["age"], read(files / "bob-test-woe.csv")["income"]]
     plain = LogisticRegression(C=1e6).fit(np.stack(woe, 1), train["y"]).predict_proba(np.stack(held_out, 1))[:, 1]
-    assert abs(float(auc) - roc_auc_score(test["y"], plain)) < 0.01
+    assert abs(float(auc) - roc_auc_score(test["y"], plain)) < 0.02
     scores = read(files / "scores.csv")
     assert abs(float(auc) - roc_auc_score(scores["y"], -scores["predict_score"])) < 1e-6
     (files / "alice-in.csv").unlink()
-    assert reader.run("python flow.py").split() == [count, auc]
-    (reader.directory / "flow.py").write_text(flow.text.replace("stratify=y", "stratify=y, train_size=0.6"))
+    assert integrator.run("python flow.py").split() == [count, auc]
+    (integrator.directory / "flow.py").write_text(flow.text.replace("stratify=y", "stratify=y, train_size=0.6"))
     assert "step train_test_split (execution churn-1-train_test_split) was sent before with other parameters" in (
-        reader.run("! python flow.py 2>&1")
+        integrator.run("! python flow.py 2>&1")
     )
 
 

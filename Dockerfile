@@ -33,7 +33,7 @@ RUN apt-get update \
     && python -m pip uninstall --yes --root-user-action=ignore setuptools wheel pip \
     && groupadd --gid 10001 sfworker \
     && useradd --uid 10001 --gid sfworker --home-dir /nonexistent --no-create-home --shell /usr/sbin/nologin sfworker \
-    && install --directory --owner=sfworker --group=sfworker --mode=0750 /data
+    && install --directory --owner=sfworker --group=sfworker --mode=0750 /data /logs
 COPY --from=build /opt/sfworker /opt/sfworker
 ENV PATH=/opt/sfworker/bin:$PATH \
     PYTHONUNBUFFERED=1 \
@@ -41,6 +41,7 @@ ENV PATH=/opt/sfworker/bin:$PATH \
     HOME=/tmp \
     SFWORKER_RUN_DIR=/tmp \
     SFWORKER_DATA_ROOTS='{"alice":"/data/alice","bob":"/data/bob"}' \
+    SFWORKER_JOB_LOGS=/logs \
     SFWORKER_HEALTH=unix:/tmp/sfworker-health
 WORKDIR /data
 USER 10001:10001

@@ -1,7 +1,8 @@
 """Writes structured logs of the daemon and, through it, of its party processes. Runs in the daemon.
 
     any task --record--> bounded queue --> listener thread --> console (stderr)
-                                                          `--> log file, if any
+                                                          |--> log file, if any
+                                                          `--> a file for each execution, if wanted
 
 The event loop only ever puts a record into the queue. A full disk, a file that cannot be written or a console that
 nobody reads costs records, which are counted, and never time. A record holds `time`, `level`, `pid`, `worker_id`,
@@ -27,6 +28,7 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import unquote, unquote_plus, urlsplit
 
+from sfworker.job_logs import JobLogs
 from sfworker.settings import Settings
 from sfworker.wire.party_log import decode_line
 
@@ -89,6 +91,8 @@ def configure(settings: Settings, worker_id: str = "") -> Iterator[None]:
     sinks: list[logging.Handler] = [_Console(render)]
     if settings.log_file:
         sinks.append(_File(settings.log_file, render))
+    if settings.job_logs:
+        sinks.append(_OfJobs(JobLogs(settings), render))
     waiting: queue.Queue[Any] = queue.Queue(QUEUE_RECORDS)
     listener = _Listener(waiting, *sinks)
     root = logging.getLogger()
@@ -220,6 +224,29 @@ class _File(_Sink, WatchedFileHandler):
         with contextlib.suppress(OSError, ValueError):
             if stream is not None:
                 stream.close()
+
+
+class _OfJobs(_Sink):
+    """Writes what is about an execution to a log of its own, too."""
+
+    def __init__(self, job_logs: JobLogs, render: _Renderer) -> None:
+        super().__init__()
+        self._job_logs = job_logs
+        self._json = render.json
+        self._fails = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        execution_id = vars(record).get(_BOUND, {}).get("execution_id")
+        if execution_id is None:
+            return
+        try:
+            self._job_logs.write(execution_id, self._json(record))
+        except OSError as error:
+            if not self._fails:
+                _log.error("logs of executions cannot be written (%s)", error.strerror)
+            self._fails = True
+        else:
+            self._fails = False
 
 
 class _Renderer:

@@ -68,6 +68,10 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     address: Annotated[str, Meta(description="Session address of envelopes that name none.")] = "local"
     log_level: Annotated[LogLevel, Meta(description="Minimum log level of the worker.")] = "INFO"
     log_file: Annotated[str, Meta(description="Log file beside the console; empty: none.")] = ""
+    job_logs: Annotated[
+        str, Meta(description="Directory of a log file for each execution, for `sfworker logs`; empty: none.")
+    ] = ""
+    job_logs_kept: Annotated[int, Meta(ge=1, description="Number of these files at most, the newest.")] = 10_000
     party_log_level: Annotated[
         LogLevel, Meta(description="Minimum log level of SecretFlow's own Python and C++ code.")
     ] = "WARNING"

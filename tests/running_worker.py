@@ -68,7 +68,8 @@ class RunningWorker:
         started_by: Sequence[str] = (),
         **settings: Any,
     ) -> None:
-        self.redis: Any = Redis.from_url(seen_at or redis_url)
+        self.redis_url = seen_at or redis_url
+        self.redis: Any = Redis.from_url(self.redis_url)
         self.name = str(settings.get("worker_hostname", ""))
         self.log_file = directory / "worker.log"
         self.run_dir = directory.with_name(f"{directory.name}-run")  # which no data root may hold

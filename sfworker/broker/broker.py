@@ -25,6 +25,7 @@ from sfworker.broker.connection import COMMAND_SECONDS, connect
 from sfworker.broker.entry import Entry, entry_from_fields, entry_from_parcel
 from sfworker.broker.keys import DEAD_CONSUMER, PRIORITIES, RETRY_CONSUMER, Keys
 from sfworker.broker.misplaced import places
+from sfworker.broker.orders import DRAIN, NEVER_DUE, PAUSE_TYPE
 from sfworker.broker.overview import last_delivered
 from sfworker.broker.pipe import Pipe
 from sfworker.broker.readers import SlowReader, slow_reader
@@ -91,7 +92,7 @@ class Attempt:
 class Started:
     """Reply to the start of an attempt, as `lua/start.lua` describes it."""
 
-    verdict: Literal["run", "cancelled", "poison", "duplicate", "lost"]
+    verdict: Literal["run", "held", "cancelled", "poison", "duplicate", "lost"]
     attempt: int
     crashes: int
     releases: int
@@ -141,6 +142,7 @@ class Broker:
         self._worker = worker_id
         # By stream, whether a new job is to go before one whose next attempt is due. See `lua/take.lua`.
         self._turns: dict[str, int] = {}
+        self._paused: set[str] = set()
         self._served = list(self._area_of_stream)
         self.misplaced: list[str] = []
         """A sentence for each key that held a value of another type when `mend` looked."""
@@ -210,13 +212,15 @@ class Broker:
             asked.append(served.index(streams[slot % len(streams)]) + 1)
         turns = [self._turns.get(stream, 0) for stream in served]
         arguments = (self._group, self._worker, RETRY_CONSUMER, *turns, *asked)
-        parcels, turns = await self._scripts.call("take", self._with_due_times(served), *arguments)
+        keys = (*self._with_due_times(served), self.keys.orders(self._group))
+        parcels, turns, paused = await self._scripts.call("take", keys, *arguments)
         self._turns.update(zip(served, turns, strict=True))
+        self._paused = {stream for stream, is_paused in zip(served, paused, strict=True) if is_paused}
         return _entries(parcels)
 
     async def wait(self) -> list[Entry]:
         """Wait up to a second for the next new job. Streams that get one in the same moment give one each."""
-        streams = self._served
+        streams = [stream for stream in self._served if stream not in self._paused]
         if not streams:
             await anyio.sleep(BLOCK_SECONDS)
             return []
@@ -275,8 +279,11 @@ class Broker:
         """Begin the attempt, and publish that unless `silently`."""
         area = self.area(attempt.entry.stream)
         of_earlier = (area.envelope(attempt.known_as), area.result(attempt.known_as), area.notices)
-        keys = (*self._keys(attempt), self._cancel(attempt), self._answers(attempt.entry.stream), *of_earlier)
-        more = (*event_around_attempt, self._settings.max_crashes, int(not silently))
+        stream, task_type = attempt.entry.stream, "" if silently else attempt.task_type
+        of_holding = (self.keys.orders(self._group), self._due_times(stream))
+        keys = (*self._keys(attempt), self._cancel(attempt), self._answers(stream), *of_earlier, *of_holding)
+        kind = (int(not silently), task_type, RETRY_CONSUMER)
+        more = (*event_around_attempt, self._settings.max_crashes, *kind)
         verdict, number, crashes, releases, written, replays = await self._scripts.call(
             "start", keys, *self._arguments(attempt), *more
         )
@@ -420,9 +427,73 @@ class Broker:
         """Write this worker's heartbeat, which expires with the lease."""
         await self._redis.set(self.keys.worker(self._worker), content, px=_ms(self._settings.lease_seconds))
 
+    async def is_to_drain(self) -> bool:
+        """Return whether an operator wants this worker to stop."""
+        orders = self.keys.orders(self._group)
+        return await cast(Awaitable["bytes | None"], self._redis.hget(orders, f"{DRAIN}{self._worker}")) is not None
+
+    # --- what operators want of all workers
+
+    async def give_order(self, name: str) -> None:
+        """Note an order, by a name of `broker/orders.py`."""
+        await cast(Awaitable[int], self._redis.hset(self.keys.orders(self._group), name, str(await self._now())))
+
+    async def hasten_one(self, execution_id: str) -> Literal["due", "held", "not waiting"]:
+        """Let an execution that waits for its next attempt be due at once, unless its task type is paused."""
+        record = self.keys.execution(execution_id)
+        found = await cast(Awaitable["list[bytes | None]"], self._redis.hmget(record, ["state", "stream", "entry"]))
+        state, stream, entry = (each and each.decode() for each in found)
+        if state != "retry" or not entry or stream not in self._area_of_stream:
+            return "not waiting"
+        due = await self._redis.zscore(self._due_times(stream), entry)
+        if due is None or due == NEVER_DUE:
+            return "not waiting" if due is None else "held"
+        await self.hasten(stream, [entry])
+        return "due"
+
+    async def hasten_all(self) -> int:
+        """Let all that wait for their next attempt be due at once, and return how many there are."""
+        hastened = 0
+        for stream in self._area_of_stream:
+            due_times = self._due_times(stream)
+            while waiting := await self._redis.zrangebyscore(
+                due_times, f"({await self._now()}", f"({NEVER_DUE}", 0, PAGE
+            ):
+                await self.hasten(stream, [entry_id.decode() for entry_id in waiting])
+                hastened += len(waiting)
+        return hastened
+
+    async def _now(self) -> int:
+        """Return the time in ms by Redis' clock."""
+        seconds, microseconds = await self._redis.time()
+        return int(seconds) * 1000 + int(microseconds) // 1000
+
+    async def lift_order(self, name: str) -> bool:
+        """Take an order back, and return whether there was one. Jobs that waited for their type are due at once.
+
+        Those whose type is still paused are held up again when a worker takes them.
+        """
+        lifted = bool(await cast(Awaitable[int], self._redis.hdel(self.keys.orders(self._group), name)))
+        if name.startswith(PAUSE_TYPE):
+            for stream in self._area_of_stream:
+                due_times = self._due_times(stream)
+                left = await self._redis.zcount(due_times, NEVER_DUE, NEVER_DUE)
+                while left > 0:
+                    held = await self._redis.zrangebyscore(due_times, NEVER_DUE, NEVER_DUE, 0, min(left, PAGE))
+                    await self.hasten(stream, [entry_id.decode() for entry_id in held])
+                    left -= len(held) or left
+        return lifted
+
+    async def hasten(self, stream: str, entry_ids: Sequence[str]) -> None:
+        """Let entries that wait for their next attempt be due at once. Those that do not wait are passed over."""
+        if entry_ids:
+            due = dict.fromkeys(entry_ids, await self._now())
+            await self._redis.zadd(self._due_times(stream), due, xx=True, lt=True)
+
     async def leave(self) -> None:
         """Remove this worker's heartbeat, and its consumers where they own nothing any more."""
-        keys = (self.keys.worker(self._worker), self.keys.workers(self._group), *self._served)
+        books = (self.keys.workers(self._group), self.keys.orders(self._group))
+        keys = (self.keys.worker(self._worker), *books, *self._served)
         await self._scripts.call("leave", keys, self._group, self._worker)
 
     async def tidy(self) -> int:
@@ -461,6 +532,8 @@ class Broker:
         known = await cast(Awaitable["dict[bytes, bytes]"], self._redis.hgetall(workers))
         if gone := [name.decode() for name, seen in known.items() if int(seen.split()[0]) < since]:
             await cast(Awaitable[int], self._redis.hdel(workers, *gone))
+            orders = [f"{DRAIN}{name}" for name in gone]
+            await cast(Awaitable[int], self._redis.hdel(self.keys.orders(self._group), *orders))
 
     @asynccontextmanager
     async def cancellations(self) -> AsyncIterator[AsyncIterator[tuple[str, Keys]]]:

@@ -246,6 +246,8 @@ class Found(Struct, frozen=True, kw_only=True):
     entry_id: str | None
     worker: str
     """The worker of the last attempt of one that is not answered, or failed for good."""
+    is_held: bool
+    """Whether an operator has paused jobs like it."""
     history: list[PastAttempt]
     """The last hundred ended attempts of one that is not answered, or failed for good, oldest first."""
     result: dict[str, Any] | None
@@ -270,6 +272,7 @@ async def find(redis: Redis, keys: Keys, group: str, execution_id: str) -> Found
         envelope=(entry and entry.envelope) or await redis.get(keys.envelope(execution_id)),
         entry_id=entry.entry_id if entry else None,
         worker=record.get("worker", ""),
+        is_held="held" in record,
         history=history(record),
         result=None if answer is None else msgspec.json.decode(answer, type=dict[str, Any]),
     )

@@ -1,7 +1,7 @@
 """Names all keys and channels. The first seven rows are a contract with the web side.
 
 A tenant has all of these, its channels `task_status` too, under a prefix of its own, `sf:tenant:<name>`. Only the
-workers, who serve all tenants, are under the prefix `sf` alone.
+workers, who serve all tenants, and the orders to them are under the prefix `sf` alone.
 
 | key | type | what |
 |---|---|---|
@@ -18,6 +18,7 @@ workers, who serve all tenants, are under the prefix `sf` alone.
 | sf:retries:<priority>:<group> | sorted set | ids of the stream's entries that `@retry` owns, by due time in ms |
 | sf:answers:<group> | hash | whom to answer for each entry that has begun: ids of its execution, by `stream entry` |
 | sf:worker:<worker_id> | string | a live worker's heartbeat, expires |
+| sf:orders:<group> | hash | what operators have paused and which workers they drain, each since when, in ms |
 | sf:workers:<group> | hash | when each worker was last here and since when without a break, in ms; `@all`: any |
 """
 
@@ -110,6 +111,9 @@ class Keys:
 
     def workers(self, group: str) -> str:
         return f"{self._fleet}:workers:{group}"
+
+    def orders(self, group: str) -> str:
+        return f"{self._fleet}:orders:{group}"
 
     @property
     def _fleet(self) -> str:

@@ -16,6 +16,7 @@ from redis.exceptions import ResponseError
 
 from sfworker.broker.keys import DEAD_CONSUMER, PRIORITIES, RETRY_CONSUMER, Keys
 from sfworker.broker.misplaced import misplaced
+from sfworker.broker.orders import NEVER_DUE, Order, standing_orders
 
 
 class StreamOverview(Struct, frozen=True, kw_only=True):
@@ -26,6 +27,8 @@ class StreamOverview(Struct, frozen=True, kw_only=True):
     queued: int
     running: int
     retrying: int
+    held: int = 0
+    """Those whose task type an operator has paused."""
     dead: int
 
 
@@ -46,9 +49,11 @@ class Overview(Struct, frozen=True, kw_only=True):
     queued: int
     running: int
     retrying: int
+    held: int = 0
     dead: int
     streams: list[StreamOverview]
     workers: list[WorkerOverview]
+    orders: list[Order] = []
     misplaced: list[str] = []
     """A sentence for each key that holds a value of another type. Job streams among them are not counted."""
 
@@ -58,16 +63,21 @@ async def overview(redis: Redis, keys: Keys, group: str, tenants: Sequence[str] 
     areas = [keys, *keys.of_tenants(tenants)]
     wrong = {place.key: place.sentence(kind) for place, kind in (await misplaced(redis, areas, group)).items()}
     counted = [
-        (stream, priority) for area in areas for priority in PRIORITIES if (stream := area.jobs(priority)) not in wrong
+        (area, stream, priority)
+        for area in areas
+        for priority in PRIORITIES
+        if (stream := area.jobs(priority)) not in wrong
     ]
-    streams = [await _stream(redis, stream, priority, group) for stream, priority in counted]
+    streams = [await _stream(redis, area, stream, priority, group) for area, stream, priority in counted]
     return Overview(
         queued=sum(stream.queued for stream in streams),
         running=sum(stream.running for stream in streams),
         retrying=sum(stream.retrying for stream in streams),
+        held=sum(stream.held for stream in streams),
         dead=sum(stream.dead for stream in streams),
         streams=streams,
-        workers=[] if keys.workers(group) in wrong else list(_decoded(await _heartbeats(redis, keys, group))),
+        workers=[] if keys.workers(group) in wrong else await live_workers(redis, keys, group),
+        orders=await standing_orders(redis, keys, group),
         misplaced=list(wrong.values()),
     )
 
@@ -87,6 +97,11 @@ async def consumers(redis: Redis, keys: Keys) -> dict[str, set[str]]:
     return found
 
 
+async def live_workers(redis: Redis, keys: Keys, group: str) -> list[WorkerOverview]:
+    """Return the workers that serve the consumer group now."""
+    return list(_decoded(await _heartbeats(redis, keys, group)))
+
+
 async def is_served(redis: Redis, keys: Keys, group: str) -> bool:
     """Return whether a live worker serves the consumer group `group`."""
     return bool(await _heartbeats(redis, keys, group))
@@ -101,7 +116,7 @@ async def last_delivered(redis: Redis, stream: str, group: str) -> str:
     return "0-0"
 
 
-async def _stream(redis: Redis, stream: str, priority: str, group: str) -> StreamOverview:
+async def _stream(redis: Redis, keys: Keys, stream: str, priority: str, group: str) -> StreamOverview:
     length = await redis.xlen(stream)
     owned: dict[str, int] = {}
     lag, delivered = None, "-"
@@ -122,10 +137,23 @@ async def _stream(redis: Redis, stream: str, priority: str, group: str) -> Strea
     queued = lag if lag is not None else length - sum(owned.values())
     unread = await redis.xrange(stream, delivered, "+", count=1)
     queued = max(1, min(queued, length)) if unread else 0
-    retrying, dead = owned.pop(RETRY_CONSUMER, 0), owned.pop(DEAD_CONSUMER, 0)
+    waiting, dead = owned.pop(RETRY_CONSUMER, 0), owned.pop(DEAD_CONSUMER, 0)
+    held = await _held(redis, keys.retries(stream, group)) if waiting else 0
     return StreamOverview(
-        stream=stream, priority=priority, queued=queued, running=sum(owned.values()), retrying=retrying, dead=dead
+        stream=stream,
+        priority=priority,
+        queued=queued,
+        running=sum(owned.values()),
+        retrying=max(0, waiting - held),
+        held=held,
+        dead=dead,
     )
+
+
+async def _held(redis: Redis, due_times: str) -> int:
+    with suppress(ResponseError):  # another type, which workers replace
+        return int(await redis.zcount(due_times, NEVER_DUE, NEVER_DUE))
+    return 0
 
 
 async def _heartbeats(redis: Redis, keys: Keys, group: str) -> list[bytes]:

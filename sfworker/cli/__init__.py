@@ -16,9 +16,12 @@ from typing import Any, NoReturn, Protocol
 
 _SHELLS = ("bash", "zsh", "tcsh")
 _SUBCOMMANDS = (
-    *("run", "submit", "watch", "status", "list", "show", "cancel", "dead", "replay"),
+    *("run", "submit", "watch", "status", "list", "show", "logs", "cancel", "dead", "replay", "retry-now"),
+    *("pause", "resume", "drain", "groups"),
     *("report", "tasks", "schema", "doctor", "gateway", "certs", "demo"),
 )
+_FILES = {"list": "listing", "logs": "job_log", "retry-now": "retry_now"}
+"""Modules of another name than their subcommand; a module `list` would hide Python's own here."""
 
 
 _EXIT_CODES = """\
@@ -140,7 +143,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.set_defaults(run=None)
     subparsers = parser.add_subparsers(metavar="COMMAND")
     for name in _SUBCOMMANDS:
-        file = "listing" if name == "list" else name  # a module of that name would hide Python's `list` here
+        file = _FILES.get(name, name)
         module: _Subcommand = import_module(f"sfworker.cli.{file}")  # type: ignore[assignment, unused-ignore]
         subparser = subparsers.add_parser(name, help=module.SUMMARY, description=f"{module.SUMMARY}.")
         module.add_arguments(subparser)

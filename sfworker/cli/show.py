@@ -71,6 +71,7 @@ def _facts(execution_id: str, found: Found, events: list[dict[str, Any]], *, pat
         "group": found.group,
         "entry_id": found.entry_id,
         "worker": found.worker or None,
+        "held": found.is_held,
         "envelope": envelope if paths else without_what_looks_like_paths(envelope),
         "attempts": [past_attempt(past) for past in found.history],
         "events": events,
@@ -105,9 +106,13 @@ def _print(about: dict[str, Any]) -> None:
 
     out = console()
     worker = f", on {about['worker']}" if about["worker"] and about["state"] == "running" else ""
-    print(f"{about['execution_id']}: {about['state']}{worker}")
+    held = ", as jobs like it are paused" if about["held"] else ""
+    print(f"{about['execution_id']}: {about['state']}{worker}{held}")
     print_attempts(out, about["attempts"])
     _print_events(about["events"])
+    worker = about["worker"] or ((about["result"] or {}).get("task_metadata") or {}).get("worker_id")
+    if worker:
+        print(f"The log of {worker} is on its host; there, `sfworker logs {about['execution_id']}` prints this job's.")
     if about["result"] is not None:
         print_result(about["result"])
     elif about["state"] in ("success", "failure", "cancelled"):

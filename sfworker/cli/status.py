@@ -57,12 +57,12 @@ def _print(figures: Overview, group: str) -> None:
     from sfworker.cli.console import console, table
 
     out = console()
-    queues = table("stream", "queued >", "running >", "retrying >", "dead >")
+    queues = table("stream", "queued >", "running >", "retrying >", "held >", "dead >")
     for stream in figures.streams:
-        counts = (stream.queued, stream.running, stream.retrying, stream.dead)
+        counts = (stream.queued, stream.running, stream.retrying, stream.held, stream.dead)
         queues.add_row(stream.stream, *map(str, counts))
     out.print(queues)
-    for sentence in figures.misplaced:
+    for sentence in (*figures.misplaced, *(order.sentence for order in figures.orders)):
         print(sentence)
     if figures.dead:
         print("Dead jobs have failed for good; `sfworker dead list` names them.")

@@ -37,6 +37,7 @@ class Leases:
         running: Running,
         telemetry: Telemetry,
         readiness: Readiness,
+        drain: Callable[[], None],
     ) -> None:
         self._settings = settings
         self._worker_id = worker_id
@@ -44,6 +45,7 @@ class Leases:
         self._running = running
         self._telemetry = telemetry
         self._readiness = readiness
+        self._drain = drain
         self._started_at = timestamp(time.time())
 
     async def renew(self) -> None:
@@ -127,6 +129,9 @@ class Leases:
         )
         with anyio.fail_after(self._settings.lease_seconds / 3):
             await self._broker.heartbeat(msgspec.json.encode(heartbeat))
+            if not self._readiness.draining and await self._broker.is_to_drain():
+                _log.info("an operator drains this worker: no new jobs, running ones may finish")
+                self._drain()
 
     async def _regularly(self, seconds: float, action: Callable[[], Awaitable[None]]) -> None:
         failures = 0

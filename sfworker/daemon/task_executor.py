@@ -101,6 +101,8 @@ class TaskExecutor:
         run = _Run(self._services, attempt, started, job)
         if started.verdict == "lost":
             _log.warning("another worker has taken this job over before it started here")
+        elif started.verdict == "held":
+            _log.info("an operator has paused jobs like this one; it waits until they are resumed")
         elif started.verdict == "duplicate":
             _log.info("this execution_id was sent before; the first one's answer stands")
         elif started.verdict == "poison":

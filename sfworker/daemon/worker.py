@@ -79,7 +79,7 @@ class Worker:
         self._pool = pool
         self.readiness = health.Readiness(pool, settings.lease_seconds)
         self._running = Running(settings.concurrency, telemetry)
-        self._leases = Leases(settings, worker_id, broker, self._running, telemetry, self.readiness)
+        self._leases = Leases(settings, worker_id, broker, self._running, telemetry, self.readiness, self._stop_taking)
         notifier = StatusNotifier(broker, worker_id)
         self._executor = TaskExecutor(
             Services(
@@ -215,8 +215,11 @@ class Worker:
                     self._hurry.set()
                 else:
                     _log.info("%s: no new jobs, running ones may finish", signal.Signals(number).name)
-                    self.readiness.draining = True
-                    self._draining.set()
+                    self._stop_taking()
+
+    def _stop_taking(self) -> None:
+        self.readiness.draining = True
+        self._draining.set()
 
     async def _drain(self) -> None:
         """Wait for running jobs, give back those that are left, and return when none is or Redis does not answer."""

@@ -31,7 +31,7 @@ LONGEST = 43
 """Bytes that the path of a head's directory may have: Ray's sockets in it add 64, and a socket's may have 107."""
 LONGEST_PARENT = LONGEST - len(f"/{PREFIX}12345678/h0")
 _OF_THE_WORKER = ("redis_url", "prefix", "tenants", "log_file", "health", "party", "peers", "peer_pins", "jobs")
-_GROUPS_OF_THE_WORKER = ("ray_", "gateway_", "tls_")
+_GROUPS_OF_THE_WORKER = ("ray_", "gateway_", "tls_", "job_logs")
 """Settings that nodes on the own head do not get, and beginnings of others' names."""
 
 

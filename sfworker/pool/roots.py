@@ -50,7 +50,6 @@ def _named(settings: Settings) -> Iterator[tuple[str, str]]:
 
 def refusal(root: Path, settings: Settings) -> str:
     """Say what a directory is that cannot be a root, or nothing."""
-    run_dir = Path(os.path.realpath(settings.run_dir))
     if root == Path("/"):
         return "the whole file system"
     if any(root.is_relative_to(each) for each in _OF_THE_SYSTEM):
@@ -59,9 +58,17 @@ def refusal(root: Path, settings: Settings) -> str:
         return "a directory that many programs share"
     if root in _homes():
         return "somebody's home"
+    return _of_the_worker(root, settings)
+
+
+def _of_the_worker(root: Path, settings: Settings) -> str:
+    run_dir = Path(os.path.realpath(settings.run_dir))
     within = any(each.parent == run_dir and each.name.startswith(PREFIX) for each in (root, *root.parents))
     if within or run_dir.is_relative_to(root):
         return f"where other jobs' scratch is ({variable('run_dir')}), or around it"
+    logs = settings.job_logs and Path(os.path.realpath(settings.job_logs))
+    if logs and (logs.is_relative_to(root) or root.is_relative_to(logs)):
+        return f"where logs of executions are ({variable('job_logs')}), or around it"
     return ""
 
 

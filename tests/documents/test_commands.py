@@ -215,13 +215,16 @@ def test_deploy(reader: Reader) -> None:
     reader.start_worker(WORKER)
     job = {"task_id": "t", "subtask_id": "s", "execution_id": "bad-1", "sf_init_config": {}}
     job |= {"task_config": {"task_type": "act", "action": "raise"}, "options": {"max_retries": 0}}
-    start, known, dead = shown(DEPLOY, "sh")
+    start, known, orders, dead = shown(DEPLOY, "sh")
     (reader.directory / "bad.json").write_text(json.dumps(job))
     told = follow(reader, start)
     assert "ERROR" not in told[0]
     reader.run("sfworker submit bad.json")
     until(lambda: "bad-1" in reader.run("sfworker dead list --json"), 30)
     assert all("bad-1" in reader.run(command) for command in commands(known.text))
+    told = follow(reader, orders)
+    assert "paused: no ss_xgb job begins" in told[1]
+    assert "secretflow" in told[-1]
     for command in commands(dead.text):
         until(lambda: "bad-1" in reader.run("sfworker dead list --json"), 30)
         reader.run(command)

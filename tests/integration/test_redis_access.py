@@ -192,6 +192,17 @@ def test_the_worker_has_no_rights_that_nobody_uses(
             assert main(words) == 0
         retried = worker.send(act("raise", attempts=1, options={"max_retries": 1, "retry_delay": 0.1}))
         assert worker.until_ended(retried)["status"] == "SUCCESS"
+        retried = worker.send(act("raise", attempts=1, options={"max_retries": 1, "retry_delay": 600}))
+        worker.until_said(retried, "task_retrying")
+        for words in (
+            ["pause", "--task-type", "act"],
+            ["resume", "--task-type", "act"],
+            ["groups", "list"],
+            ["retry-now", retried],
+            ["retry-now", "--all"],
+        ):
+            assert main(words) == 0
+        worker.until_ended(retried)
         buried = worker.send(act("raise_final"))
         worker.until_ended(buried)
         for words in (

@@ -248,6 +248,19 @@ local function parcel(stream, entry)
   return {stream, entry[1], envelope, traceparent}
 end
 
+-- Score of a waiting entry that is not due before an operator lifts what holds it up, in the year 2286.
+local NEVER_DUE = 9999999999999
+
+-- Returns which order of an operator (sf:orders:<group>) holds up an entry of this stream and task type, or nil. With
+-- pcall, because what somebody has put in the place of the orders is none.
+local function pause(orders, stream, task_type)
+  local names = {'pause', 'pause stream ' .. stream, 'pause type ' .. (task_type or '')}
+  local since = redis.pcall('HMGET', orders, unpack(names))
+  for i, name in ipairs(names) do
+    if since[i] then return name end
+  end
+end
+
 -- Claims a pending entry and returns its parcel. One whose payload was deleted is not claimed (see hand_over) and makes
 -- a parcel without envelope, {stream, id}.
 local function claim(stream, group, consumer, min_idle, entry)

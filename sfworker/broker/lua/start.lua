@@ -1,11 +1,14 @@
 -- Begins an attempt, counts it and publishes that, unless it must not run. Notes how one left unfinished has ended.
 --   KEYS 1-3 as in the prelude   4 cancel mark (sf:cancel:<id>)   5 ids to answer (sf:answers:<group>)
 --        6 envelope of one that was answered (sf:envelope:<id>)   7 its result (sf:result:<id>)   8 notices (sf:notices)
+--        9 operators' orders (sf:orders:<group>)   10 due times (sf:retries:<priority>:<group>)
 --   ARGV 1-11 as in the prelude   12, 13 RUNNING event before and after the attempt's number
 --        14 crashes at which a job is poison   15 1 where a start is told, else 0
+--        16 task type   17 consumer @retry
 --   Reply {verdict, attempt, crashes, releases, written, replays}, where `written` is the paths that earlier attempts
 --   staged, as JSON, and the verdict is one of
 --     run        go on
+--     held       an operator has paused its stream or task type; it waits as for a retry, and no attempt was begun
 --     cancelled  the attempt is begun, but only to finish as cancelled
 --     poison     the attempt is begun, but only to be buried: its workers died too often
 --     duplicate  the same execution was sent twice; the entry is settled, the first one's answer stands, as a notice says
@@ -46,7 +49,7 @@ local function tell_repeated(state, status, of_stream, of_entry)
 end
 
 if owner(stream, group, entry) ~= ARGV[2] then return {'lost', 0, 0, 0, '[]', 0} end
-look(KEYS[3], nil, KEYS[5])
+look(KEYS[3], KEYS[10], KEYS[5])
 replaced(record)
 
 local known = redis.call('HMGET', record, 'run', 'state', 'attempt', 'crashes', 'releases', 'group', 'stream', 'entry',
@@ -76,6 +79,17 @@ if not repeated then
     if came_back then releases = releases + 1 else crashes = crashes + 1 end
     note(record, came_back and 'lease_lost' or 'crashed')
   end
+  local held_by = ARGV[15] == '1' and crashes < limit and redis.call('EXISTS', KEYS[4]) == 0
+    and pause(KEYS[9], stream, ARGV[16])
+  if held_by and hand_over(stream, group, entry, ARGV[17]) then
+    redis.call('HSET', record, 'group', group, 'stream', stream, 'entry', entry, 'run', '', 'state', 'retry',
+      'attempt', attempt, 'crashes', crashes, 'releases', releases, 'held', held_by)
+    remember(KEYS[5])
+    local of_type = held_by == 'pause type ' .. ARGV[16] -- else its whole stream waits, and it with that
+    redis.call('ZADD', KEYS[10], of_type and NEVER_DUE or now_ms(), entry)
+    return {'held', attempt, crashes, releases, '[]', replays}
+  end
+  redis.call('HDEL', record, 'held')
   if crashes < limit then attempt = attempt + 1 end
   redis.call('HSET', record, 'group', group, 'stream', stream, 'entry', entry, 'run', run, 'worker', ARGV[2],
     'state', 'running', 'attempt', attempt, 'crashes', crashes, 'releases', releases,

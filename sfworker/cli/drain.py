@@ -1,0 +1,50 @@
+"""`sfworker drain`: let one worker finish what it runs and stop, as SIGTERM does on its own host."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from typing import TYPE_CHECKING
+
+from sfworker.cli.arguments import not_empty
+from sfworker.cli.connection import (
+    add_group_argument,
+    add_redis_arguments,
+    connected_broker,
+    connected_redis,
+    settings_from,
+)
+from sfworker.errors import SecretFlowTaskError
+
+if TYPE_CHECKING:
+    from sfworker.settings import Settings
+
+SUMMARY = "Let a worker finish what it runs, take no more, and stop"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("worker_id", type=not_empty, metavar="WORKER", help="its id, as `sfworker status` prints it")
+    add_group_argument(parser)
+    add_redis_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    return asyncio.run(_drain(settings_from(arguments), arguments.group, arguments.worker_id))
+
+
+async def _drain(settings: Settings, group: str, worker_id: str) -> int:
+    from sfworker.broker.keys import Keys
+    from sfworker.broker.orders import DRAIN
+    from sfworker.broker.overview import live_workers
+    from sfworker.cli.known import require_group
+
+    async with connected_redis(settings) as redis, connected_broker(settings, group) as broker:
+        await require_group(redis, broker.keys, group)
+        workers = await live_workers(redis, Keys(settings.prefix), group)
+        found = next((worker for worker in workers if worker.worker_id == worker_id), None)
+        if found is None:
+            served = ", ".join(worker.worker_id for worker in workers) or "none"
+            raise SecretFlowTaskError(f"no worker {worker_id} serves group {group} now; there is {served}")
+        await broker.give_order(f"{DRAIN}{worker_id}")
+    print(f"{worker_id} takes no more jobs within a third of its lease, and stops when what it runs has ended")
+    return 0

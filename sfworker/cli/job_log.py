@@ -1,0 +1,99 @@
+"""`sfworker logs`: print the log of one execution, on a host whose worker ran it."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import msgspec
+
+from sfworker.cli.arguments import not_empty
+from sfworker.cli.connection import add_redis_arguments, connected_client, settings_from
+from sfworker.errors import SecretFlowTaskError, SettingsError
+from sfworker.settings import variable
+
+if TYPE_CHECKING:
+    from sfworker.settings import Settings
+
+SUMMARY = "Print the log of a job, on a host whose worker ran it"
+LOOK_SECONDS = 0.2
+_SHOWN_APART = {"time", "level", "logger", "message", "exception"}
+_NOT_SHOWN = {*_SHOWN_APART, "pid", "worker_id", "execution_id", "task_id", "subtask_id"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("execution_id", type=not_empty, metavar="ID", help="the execution_id of the envelope")
+    parser.add_argument("--follow", action="store_true", help="go on with what is written, until the job has ended")
+    parser.add_argument("--json", action="store_true", help="print lines of JSON, for programs")
+    add_redis_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from sfworker.job_logs import log_file_of
+
+    settings, execution_id = settings_from(arguments), arguments.execution_id
+    if not settings.job_logs:
+        raise SettingsError(f"{variable('job_logs')}: names no directory here, so workers keep no logs of jobs")
+    log = _Log(log_file_of(settings.job_logs, execution_id), as_json=arguments.json)
+    if arguments.follow:
+        asyncio.run(_follow(log, execution_id, settings))
+    elif not log.print_new():
+        raise SecretFlowTaskError(
+            f"no log of {execution_id} is kept on this host; `sfworker show` names the worker that ran it"
+        )
+    return 0
+
+
+class _Log:
+    """The file of a log, of which more and more is printed."""
+
+    def __init__(self, file: Path, *, as_json: bool) -> None:
+        self._file = file
+        self._as_json = as_json
+        self._read = 0
+        self._rest = b""
+
+    def print_new(self) -> bool:
+        """Print the lines that were not printed yet, and return whether there is a log."""
+        try:
+            with self._file.open("rb") as file:
+                file.seek(self._read)
+                said = file.read()
+        except FileNotFoundError:
+            return False
+        self._read += len(said)
+        *lines, self._rest = (self._rest + said).split(b"\n")
+        for line in lines:
+            text = line.decode(errors="replace")
+            print(text if self._as_json else _shown(text), flush=True)
+        return True
+
+
+async def _follow(log: _Log, execution_id: str, settings: Settings) -> None:
+    async with connected_client(settings) as client:
+        while True:
+            known = await client.find(execution_id)
+            log.print_new()  # after the look at the state, so that what was written before the end is not missed
+            if known is not None and known.state == "answered":
+                return
+            await anyio.sleep(LOOK_SECONDS)
+
+
+def _shown(line: str) -> str:
+    """Return a line for people. A traceback follows on lines of its own."""
+    try:
+        fields = msgspec.json.decode(line, type=dict[str, Any])
+    except msgspec.DecodeError:
+        return _plain(line)
+    time, level, logger, message = (fields.get(name, "") for name in ("time", "level", "logger", "message"))
+    more = "".join(f" {name}={value}" for name, value in fields.items() if name not in _NOT_SHOWN)
+    trace = "".join(f"\n    {_plain(each)}" for each in str(fields.get("exception", "")).splitlines())
+    return _plain(f"{time} {level:8}{logger}: {message}{more}") + trace
+
+
+def _plain(text: str) -> str:
+    """Return the text without what could steer a terminal."""
+    return "".join(each if each.isprintable() else f"\\x{ord(each):02x}" for each in text)

@@ -1,0 +1,62 @@
+"""`sfworker retry-now`: try jobs again at once that wait for their next attempt."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from typing import TYPE_CHECKING
+
+from sfworker.cli.arguments import not_empty
+from sfworker.cli.connection import (
+    add_group_argument,
+    add_redis_arguments,
+    connected_broker,
+    connected_client,
+    connected_redis,
+    settings_from,
+)
+from sfworker.errors import SecretFlowTaskError
+
+if TYPE_CHECKING:
+    from sfworker.settings import Settings
+
+SUMMARY = "Try jobs again at once that wait for their next attempt"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("execution_id", type=not_empty, metavar="ID", nargs="?", help="the execution_id of the envelope")
+    which.add_argument("--all", action="store_true", help="all of them")
+    add_group_argument(parser)
+    add_redis_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    settings, group = settings_from(arguments), arguments.group
+    return asyncio.run(_all(settings, group) if arguments.all else _one(settings, group, arguments.execution_id))
+
+
+async def _one(settings: Settings, group: str, execution_id: str) -> int:
+    from sfworker.cli.known import require_group, sentence
+
+    async with connected_redis(settings) as redis, connected_broker(settings, group) as broker:
+        await require_group(redis, broker.keys, group)
+        outcome = await broker.hasten_one(execution_id)
+    if outcome == "not waiting":
+        async with connected_client(settings) as client:
+            known = await client.find(execution_id)
+        raise SecretFlowTaskError(f"{sentence(execution_id, known)}, so there is no attempt to hasten")
+    if outcome == "held":
+        raise SecretFlowTaskError(f"jobs like {execution_id} are paused; `sfworker resume` lets them begin")
+    print(f"{execution_id} is tried again as soon as a worker is free")
+    return 0
+
+
+async def _all(settings: Settings, group: str) -> int:
+    from sfworker.cli.known import require_group
+
+    async with connected_redis(settings) as redis, connected_broker(settings, group) as broker:
+        await require_group(redis, broker.keys, group)
+        hastened = await broker.hasten_all()
+    print(f"{hastened} will be tried again as soon as workers are free")
+    return 0

@@ -33,6 +33,7 @@ JOBS = ROOT / "sfworker" / "jobs" / "README.md"
 HOUSE = ROOT / "sfworker" / "README.md"
 TESTS = ROOT / "tests" / "README.md"
 DOCUMENTS = [README, DEPLOY, WIRE, JOBS, HOUSE, TESTS]
+CHINESE = [each.with_name("README.zh.md") for each in (README, WIRE)]
 WORKER = "sfworker run --embedded redis-data"
 GO_PATH = Path("/usr/share/gocode")
 """Where Debian puts packages of Go."""
@@ -72,7 +73,8 @@ def shown(document: Path, *languages: str) -> list[Block]:
 def test_every_document_is_known_and_every_block_has_a_language() -> None:
     listed = subprocess.run(["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True)
     without_commands = {"CHANGELOG.md", "sfworker/catalog/README.md"}
-    assert {str(each.relative_to(ROOT)) for each in DOCUMENTS} | without_commands == set(listed.stdout.split())
+    known = {str(each.relative_to(ROOT)) for each in (*DOCUMENTS, *CHINESE)}
+    assert known | without_commands == set(listed.stdout.split())
     for document in DOCUMENTS:
         for block in blocks(document):
             assert block.language in {"", "sh", "console", "python", "js", "ts", "go", "json"}, block

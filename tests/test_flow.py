@@ -18,10 +18,9 @@ from sfworker.catalog import TaskParams, all_task_types, load_modules
 from sfworker.catalog.job import accept
 from sfworker.client import Client
 from sfworker.errors import EnvelopeError, FlowError, ParameterValidationError
-from sfworker.flow import Job, Step, plan
+from sfworker.flow import Job, Options, Step, plan
 from sfworker.settings import Settings
 from sfworker.tasks import ColumnRef, Hello, Psi, SsLr
-from sfworker.wire.envelope import Options
 from tests.catalog.examples import HEU, SPU, TASKS
 
 JOB = Job(parties=["alice", "bob"], spu="SEMI2K", task_id="flow-1")
@@ -80,7 +79,8 @@ def test_only_what_is_said_is_in_the_envelope() -> None:
     bare = Job().envelope(OwnParams(times=2))
     assert bare["task_config"] == {"task_type": "own", "times": 2}
     assert bare.keys() == {"task_id", "subtask_id", "execution_id", "sf_init_config", "task_config"}
-    assert bare["execution_id"] != Job().envelope(OwnParams())["execution_id"]
+    again = Job().envelope(OwnParams(times=2))
+    assert (bare["execution_id"] == again["execution_id"], bare["task_id"] == again["task_id"]) == (False, False)
 
 
 @pytest.mark.parametrize(
@@ -123,6 +123,10 @@ def test_steps_are_known_by_name_and_follow_each_other_unless_they_say_otherwise
         ("own", "flow-1-own", ("psi-2",)),
     ]
     assert [step.envelope["subtask_id"] for step in planned] == [step.name for step in planned]
+    nameless = Job()
+    first, second = plan(nameless, [Hello(), Hello(name="2")]), plan(nameless, [Hello(name="3")])
+    assert len({each.envelope["task_id"] for each in first}) == 1
+    assert first[0].execution_id != second[0].execution_id
 
 
 @pytest.mark.parametrize(

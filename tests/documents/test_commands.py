@@ -33,7 +33,7 @@ JOBS = ROOT / "sfworker" / "jobs" / "README.md"
 HOUSE = ROOT / "sfworker" / "README.md"
 TESTS = ROOT / "tests" / "README.md"
 DOCUMENTS = [README, DEPLOY, WIRE, JOBS, HOUSE, TESTS]
-CHINESE = [each.with_name("README.zh.md") for each in (README, WIRE)]
+CHINESE = [each.with_name("README.zh.md") for each in (README, DEPLOY, WIRE)]
 WORKER = "sfworker run --embedded redis-data"
 GO_PATH = Path("/usr/share/gocode")
 """Where Debian puts packages of Go."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from sys import maxsize
 from typing import Any
 from uuid import uuid4
@@ -15,6 +15,8 @@ from msgspec import NODEFAULT, Struct
 from sfworker.catalog.base import TaskParams, decode
 from sfworker.errors import ParameterValidationError, SecretFlowTaskError
 from sfworker.wire.envelope import Options, decode_envelope
+
+__all__ = ["Job", "Options", "PlannedStep", "Step", "plan"]
 
 
 def _any_id() -> str:
@@ -34,8 +36,8 @@ class Job:
     options: Options = field(default_factory=Options)
     sf_init_config: dict[str, Any] = field(default_factory=dict)
     """More fields of it than `parties`: `address`, `cluster_config`."""
-    task_id: str = field(default_factory=_any_id)
-    """The flow, by which its executions are known again. Default: a new one."""
+    task_id: str | None = None
+    """The flow, by which its executions are known again. Default: a new one each time."""
 
     def envelope(
         self, task: TaskParams, *, execution_id: str | None = None, subtask_id: str | None = None
@@ -48,7 +50,7 @@ class Job:
         config = {"task_type": type(task).__struct_config__.tag, **_said(task)}
         spu = {"cluster_def": {"runtime_config": {"protocol": self.spu}}} if isinstance(self.spu, str) else self.spu
         envelope: dict[str, Any] = {
-            "task_id": self.task_id,
+            "task_id": self.task_id or _any_id(),
             "subtask_id": subtask_id or config["task_type"],
             "execution_id": execution_id or _any_id(),
             "sf_init_config": self.sf_init_config | ({} if self.parties is None else {"parties": list(self.parties)}),
@@ -91,6 +93,7 @@ def plan(job: Job, steps: Iterable[TaskParams | Step]) -> list[PlannedStep]:
 
     Raises ParameterValidationError, naming the step and the field.
     """
+    job = replace(job, task_id=job.task_id or _any_id())
     planned: dict[str, PlannedStep] = {}
     counts: Counter[str] = Counter()
     for given in steps:

@@ -11,16 +11,16 @@ import pytest
 from msgspec import convert
 from redis.asyncio import Redis
 
+from sfworker import client as client_module
 from sfworker import tasks
 from sfworker.broker.connection import connect
 from sfworker.catalog import TaskParams, all_task_types, load_modules
 from sfworker.catalog.job import accept
 from sfworker.client import Client
 from sfworker.errors import EnvelopeError, FlowError, ParameterValidationError
-from sfworker.flow import Job, Step, plan
+from sfworker.flow import Job, Options, Step, plan
 from sfworker.settings import Settings
 from sfworker.tasks import ColumnRef, Hello, Psi, SsLr
-from sfworker.wire.envelope import Options
 from tests.catalog.examples import HEU, SPU, TASKS
 
 JOB = Job(parties=["alice", "bob"], spu="SEMI2K", task_id="flow-1")
@@ -79,7 +79,8 @@ def test_only_what_is_said_is_in_the_envelope() -> None:
     bare = Job().envelope(OwnParams(times=2))
     assert bare["task_config"] == {"task_type": "own", "times": 2}
     assert bare.keys() == {"task_id", "subtask_id", "execution_id", "sf_init_config", "task_config"}
-    assert bare["execution_id"] != Job().envelope(OwnParams())["execution_id"]
+    again = Job().envelope(OwnParams(times=2))
+    assert (bare["execution_id"] == again["execution_id"], bare["task_id"] == again["task_id"]) == (False, False)
 
 
 @pytest.mark.parametrize(
@@ -122,6 +123,10 @@ def test_steps_are_known_by_name_and_follow_each_other_unless_they_say_otherwise
         ("own", "flow-1-own", ("psi-2",)),
     ]
     assert [step.envelope["subtask_id"] for step in planned] == [step.name for step in planned]
+    nameless = Job()
+    first, second = plan(nameless, [Hello(), Hello(name="2")]), plan(nameless, [Hello(name="3")])
+    assert len({each.envelope["task_id"] for each in first}) == 1
+    assert first[0].execution_id != second[0].execution_id
 
 
 @pytest.mark.parametrize(
@@ -190,8 +195,10 @@ async def test_a_struct_is_submitted_as_a_new_execution_with_what_the_client_kno
 
 
 async def test_steps_that_need_not_wait_run_at_once_and_results_are_in_the_steps_order(
-    client: Client, redis: Redis
+    client: Client, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(client_module, "POLL_SECONDS", 0.1)
+    monkeypatch.setattr(client_module, "BLOCK_MILLISECONDS", 100)
     steps: list[TaskParams | Step] = [Hello()]
     steps += [Step(Hello(), "a"), Step(Hello(), "b", ["hello"]), Step(Hello(), "last", ["a", "b"])]
     results: dict[str, Any] = {}

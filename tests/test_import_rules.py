@@ -97,3 +97,8 @@ def test_a_task_type_in_one_file_loads_nothing_heavy_into_the_daemon() -> None:
     """Parameters and function may stand in one file: what it needs of the runtime is light."""
     loaded = imported_with(["tests.acting_job"])
     assert loaded & (SECRETFLOW | REDIS | {"numpy", "pandas", "pyarrow"}) == set()
+
+
+def test_the_web_sides_part_loads_nothing_that_the_base_package_lacks() -> None:
+    loaded = imported_with(["sfworker.client", "sfworker.flow", "sfworker.tasks"])
+    assert loaded & (SECRETFLOW | {"numpy", "pandas", "pyarrow", "matplotlib", "jinja2", "uvloop"}) == set()

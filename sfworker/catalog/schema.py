@@ -22,7 +22,7 @@ from sfworker import __version__
 from sfworker.catalog.base import TaskType
 from sfworker.errors import published_error_types
 from sfworker.wire.envelope import Envelope
-from sfworker.wire.events import JobResult, StatusEvent
+from sfworker.wire.events import JobResult, Notice, StatusEvent
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _JSON_TYPES: Mapping[type, str] = {bool: "boolean", int: "integer", float: "number", str: "string"}
@@ -56,6 +56,11 @@ def event_schema() -> dict[str, Any]:
 def job_result_schema() -> dict[str, Any]:
     """Describes the final answer of an execution; its `result` is open, as the task type decides what it holds."""
     return _with_error_types(_document("result", JobResult, output=True)[0])
+
+
+def notice_schema() -> dict[str, Any]:
+    """Describes what is said of an execution that was sent again."""
+    return _document("notice", Notice, output=True)[0]
 
 
 def parameters_schema(task_type: TaskType) -> dict[str, Any]:

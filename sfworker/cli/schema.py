@@ -1,4 +1,4 @@
-"""`sfworker schema`: JSON Schema of what goes in and what comes out."""
+"""`sfworker schema`: JSON Schema of what goes in and what comes out, and AsyncAPI of the streams and channels."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from sfworker.cli.run import add_jobs_argument
 
-SUMMARY = "Print JSON Schema: of the envelope, an event, a result, or a task type's parameters or result"
+SUMMARY = "Print JSON Schema: of the envelope, an event, a result, or a task type's parameters or result; or AsyncAPI"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,7 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         nargs="?",
         default="envelope",
-        help="envelope (default), event, result, or a task type, whose parameters go flat into task_config",
+        help="envelope (default), event, result, a task type, whose parameters go flat into task_config, or asyncapi, "
+        "an AsyncAPI document of streams and channels",
     )
     parser.add_argument("--result", action="store_true", help="of what the task type NAME answers as `result`")
     add_jobs_argument(parser)
@@ -39,6 +40,10 @@ def schema(name: str, jobs: list[str] | None = None, *, of_result: bool = False)
     task_types = installed_task_types(jobs)
     if name == "envelope":
         return schema.envelope_schema(task_types)
+    if name == "asyncapi":
+        from sfworker.cli import asyncapi
+
+        return asyncapi.document(task_types)
     if name == "event":
         return schema.event_schema()
     if name == "result":

@@ -50,6 +50,19 @@ class StatusEvent(Struct, frozen=True, kw_only=True, omit_defaults=True):
     message_id: Annotated[str, Meta(description="Stream entry id, where no execution_id could be read.")] | None = None
 
 
+class Notice(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What became of an execution that was sent again, as published on `sf:notices`."""
+
+    execution_id: str | None
+    task_id: str | None
+    subtask_id: str | None
+    status: Annotated[Status | None, Meta(description="Of what was sent first; absent where it was not kept.")] = None
+    timestamp: Timestamp
+    worker_id: str
+    message: Annotated[str, Meta(description="A sentence for people.")]
+    differs: Annotated[bool, Meta(description="Whether what was sent now is other than what was sent first.")]
+
+
 class PerformanceMetrics(Struct, frozen=True, kw_only=True):
     """Time by phase in seconds, and the largest resident memory per party in bytes."""
 

@@ -32,6 +32,11 @@ def blocks(document: Path) -> list[Block]:
     return [Block(*found) for found in _BLOCK.findall(document.read_text())]
 
 
+def prose(document: Path) -> str:
+    """The text without its blocks."""
+    return _BLOCK.sub("", document.read_text())
+
+
 def commands(script: str) -> Iterator[str]:
     """The commands of a script, those over several lines in one piece, comments left out."""
     command = ""

@@ -9,8 +9,8 @@ import pytest
 
 from sfworker import errors
 from sfworker.errors import published_error_types
-from tests.documents.shell import ROOT
-from tests.documents.test_commands import DEPLOY, DOCUMENTS, TESTS, WIRE
+from tests.documents.shell import ROOT, prose
+from tests.documents.test_commands import CHINESE, DEPLOY, DOCUMENTS, TESTS, WIRE
 
 CHANGELOG = ROOT / "CHANGELOG.md"
 CATALOGUE = ROOT / "sfworker" / "catalog" / "README.md"
@@ -40,16 +40,18 @@ def test_every_test_that_is_named_exists() -> None:
     assert named - there == set()
 
 
-@pytest.mark.parametrize("document", [*DOCUMENTS, CHANGELOG, CATALOGUE], ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "document", [*DOCUMENTS, *CHINESE, CHANGELOG, CATALOGUE], ids=lambda path: str(path.relative_to(ROOT))
+)
 def test_links_lead_somewhere(document: Path) -> None:
-    for target in re.findall(r"\]\(([^)]+)\)", document.read_text()):
+    for target in re.findall(r"\]\(([^)]+)\)", prose(document)):
         if target.startswith("https://"):
             continue
         path, _, anchor = target.partition("#")
         there = document.parent / path if path else document
         assert there.exists(), target
         if anchor:
-            heads = re.findall(r"^#+ (.*)$", there.read_text(), re.MULTILINE)
+            heads = re.findall(r"^#+ (.*)$", prose(there), re.MULTILINE)
             assert anchor in {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}, target
 
 

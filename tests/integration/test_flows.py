@@ -11,9 +11,8 @@ import pytest
 from sfworker.catalog import TaskParams
 from sfworker.client import SyncClient
 from sfworker.errors import FlowError
-from sfworker.flow import Job, Step
+from sfworker.flow import Job, Options, Step
 from sfworker.tasks import Hello
-from sfworker.wire.envelope import Options
 from tests.acting_job import ActAloneParams
 from tests.running_worker import RunningWorker
 

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +37,22 @@ class Node:
         return json.loads(done.stdout) if done.stdout else None
 
 
-@pytest.fixture(scope="session")
-def node() -> Iterator[Node]:
-    """The packages are installed once per test run, outside the tree, and removed again."""
+@contextmanager
+def installed(lock: Path) -> Iterator[Node]:
+    """Install what a directory's lock names, outside the tree, and remove it again."""
     if shutil.which("npm") is None:
         pytest.skip("npm is not installed")
     with tempfile.TemporaryDirectory(prefix="sfworker-npm-") as directory:
         for name in ("package.json", "package-lock.json"):
-            shutil.copy(HERE / name, directory)
+            shutil.copy(lock / name, directory)
         command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
         done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         yield Node(Path(directory))
+
+
+@pytest.fixture(scope="session")
+def node() -> Iterator[Node]:
+    """The packages are installed once per test run."""
+    with installed(HERE) as packages:
+        yield packages

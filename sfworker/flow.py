@@ -12,7 +12,7 @@ from uuid import uuid4
 import msgspec
 from msgspec import NODEFAULT, Struct
 
-from sfworker.catalog.base import TaskParams, decode
+from sfworker.catalog.base import TaskParams, all_task_types, decode
 from sfworker.errors import ParameterValidationError, SecretFlowTaskError
 from sfworker.wire.envelope import Options, decode_envelope
 
@@ -56,8 +56,9 @@ class Job:
             "sf_init_config": self.sf_init_config | ({} if self.parties is None else {"parties": list(self.parties)}),
             "task_config": config,
         }
-        more = {"spu_config": spu, "heu_config": self.heu, "options": _said(self.options)}
-        envelope |= {name: value for name, value in more.items() if value}
+        joins = any(each.params is type(task) and each.session for each in all_task_types())
+        devices = {"spu_config": spu, "heu_config": self.heu} if joins else {}  # which a task of one process has not
+        envelope |= {name: value for name, value in {**devices, "options": _said(self.options)}.items() if value}
         _check(envelope, type(task))
         return envelope
 

@@ -56,8 +56,8 @@ class Job:
             "sf_init_config": self.sf_init_config | ({} if self.parties is None else {"parties": list(self.parties)}),
             "task_config": config,
         }
-        joins = any(each.params is type(task) and each.session for each in all_task_types())
-        devices = {"spu_config": spu, "heu_config": self.heu} if joins else {}  # which a task of one process has not
+        alone = any(each.params is type(task) and not each.session for each in all_task_types())
+        devices = {} if alone else {"spu_config": spu, "heu_config": self.heu}
         envelope |= {name: value for name, value in {**devices, "options": _said(self.options)}.items() if value}
         _check(envelope, type(task))
         return envelope

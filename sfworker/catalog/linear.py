@@ -107,7 +107,10 @@ class SsGlmParams(TrainParams, tag="ss_glm", frozen=True, kw_only=True):
     link: Annotated[
         Link | None, Meta(description="Function that makes the mean linear. Default: Logit for Bernoulli, else Log.")
     ] = None
-    optimizer: Annotated[Literal["IRLS", "SGD"], Meta(description="How the model is found.")] = "IRLS"
+    optimizer: Annotated[
+        Literal["IRLS", "SGD"],
+        Meta(description="How the model is found; SGD only with Log and Logit, or Identity and `tweedie_power` 0."),
+    ] = "IRLS"
     epochs: Annotated[
         Annotated[int, Meta(ge=1, le=10_000)] | None,
         Meta(description="Passes over the data. Default: 10 with IRLS; with SGD as for `ss_lr`."),
@@ -142,6 +145,14 @@ class SsGlmParams(TrainParams, tag="ss_glm", frozen=True, kw_only=True):
             raise ParameterValidationError("task_config.link: Logit goes with Bernoulli, and with nothing else")
         if self.distribution == "Tweedie" and 0 < self.tweedie_power < 1:
             raise ParameterValidationError("task_config.tweedie_power: has to be 0 or from 1 to 2")
+        is_normal = self.distribution == "Tweedie" and self.tweedie_power == 0
+        by_sgd = {"Logit", "Log", *(["Identity"] if is_normal else [])}
+        if self.optimizer == "SGD" and self.resolved_link not in by_sgd:
+            # Its steps divide by means that begin at 0, or at infinity, and end anywhere.
+            raise ParameterValidationError(
+                "task_config.optimizer: SGD finds models of the links Log and Logit, and with Identity those of "
+                "tweedie_power 0; set IRLS"
+            )
         if self.offset is not None and self.resolved_link not in ("Log", "Logit"):
             raise ParameterValidationError("task_config.offset: goes with the links Log and Logit only")
 

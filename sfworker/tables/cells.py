@@ -14,6 +14,8 @@ MISSING = (
     *("NULL", "NaN", "None", "n/a", "nan", "null"),
 )
 """Texts that stand for no number, as in pandas."""
+TRUE, FALSE = ("true", "True", "TRUE"), ("false", "False", "FALSE")
+"""Texts of which columns are booleans, as in pandas."""
 _WHOLE = 2.0**53
 """Whole numbers that a double holds are exact below this, and not beyond."""
 _WRITTEN_ALIKE = 1e10
@@ -106,6 +108,8 @@ def cast(column: pa.ChunkedArray, wanted: pa.DataType) -> pa.ChunkedArray:
         column = _spelled(column)
         if wanted == pa.int64():
             column = pc.replace_substring_regex(column, r"^\+?(-?\d+)(\.0*)?$", r"\1")
+        elif wanted == pa.float64() and pc.all(pc.is_in(column.drop_null(), value_set=pa.array(TRUE + FALSE))).as_py():
+            column = column.cast(pa.bool_())  # numbers of 1 and 0, as they are where a file stores them as booleans
     elif pa.types.is_floating(column.type):
         column = _nulled(column, pc.is_nan(column))
     if wanted != pa.float64():

@@ -28,6 +28,7 @@ from pyarrow import csv as pa_csv
 
 from sfworker import limits
 from sfworker.errors import InputDataError
+from sfworker.tables import cells
 
 BLOCK_SIZES = (1 << 20, 1 << 25, (1 << 31) - 1)
 """Bytes that Arrow parses at a time. A row has to fit, so the next size is for longer ones."""
@@ -98,8 +99,8 @@ def read(
         column_types=types,
         null_values=missing,
         # Without Arrow's 1 and 0, which are numbers.
-        true_values=["true", "True", "TRUE"],
-        false_values=["false", "False", "FALSE"],
+        true_values=cells.TRUE,
+        false_values=cells.FALSE,
     )
     start = beginning(field, path)
     rows = _Rows(start)

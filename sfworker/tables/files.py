@@ -8,7 +8,7 @@ One rule says what a cell means, in all formats and for keys, labels, features a
   missing values that pandas takes (`NA`, `null`); in one of text they are text. Blanks belong to text, not to numbers.
 - A column's type is the one that a Parquet or ORC file stores. In a CSV file it is what all cells look like: whole
   numbers, numbers, booleans, and otherwise text. Text are also dates, whole numbers with leading zeros and those that
-  no 64 bits hold. `column_types` of an envelope names another type.
+  no 64 bits hold. `column_types` of an envelope names another type. Booleans are 1 and 0 where a number is asked for.
 - As a key, and written to a CSV file, a cell is text: that of a CSV file as it is written, whole numbers (also in
   columns of floating-point or decimal numbers) as digits alone, other numbers as shortly as reads back the same,
   booleans as `true` and `false`, dates as 2024-02-29, times as 2024-02-29 12:30:00 (midnight as the date alone, a time

@@ -153,6 +153,24 @@ def test_normal_is_least_squares(worker: RunningWorker, data: Path) -> None:
     assert close(found, expected)
 
 
+@pytest.mark.parametrize(("distribution", "link", "power"), [("Gamma", "Reciprocal", 2), ("Poisson", "Identity", 1)])
+def test_links_but_log(worker: RunningWorker, data: Path, distribution: str, link: str, power: float) -> None:
+    chance = np.random.default_rng(9)
+    x = chance.uniform(-1, 1, (300, 4))
+    line = x @ [0.5, -0.3, 0.2, 0.1] + 2
+    of_line = np.reciprocal if link == "Reciprocal" else np.positive
+    y = chance.gamma(5, of_line(line) / 5) if distribution == "Gamma" else chance.poisson(line)
+    write(data, x, y)
+    design = np.column_stack([x, np.ones(len(y))])
+    beta = np.array([0, 0, 0, 0, of_line(y.mean())])
+    for _ in range(25):
+        mu = of_line(design @ beta)
+        slope = -(mu**2) if link == "Reciprocal" else np.ones(len(y))
+        weights = slope**2 / mu**power
+        beta = np.linalg.solve((design.T * weights) @ design, (design.T * weights) @ (design @ beta + (y - mu) / slope))
+    assert close(trained_and_predicted(worker, data, distribution=distribution, link=link), of_line(design @ beta))
+
+
 def test_gradient_descent_finds_the_same(worker: RunningWorker, data: Path) -> None:
     x, mean = counts()
     y = np.random.default_rng(4).poisson(mean)
@@ -224,6 +242,8 @@ def test_three_parties(worker: RunningWorker, data: Path) -> None:
         ({"distribution": "Poisson", "link": "Logit"}, "task_config.link"),
         ({"distribution": "Bernoulli", "link": "Log"}, "task_config.link"),
         ({"distribution": "Tweedie", "tweedie_power": 0.5}, "task_config.tweedie_power"),
+        ({"distribution": "Poisson", "link": "Identity", "optimizer": "SGD"}, "task_config.optimizer: SGD finds"),
+        ({"distribution": "Gamma", "link": "Reciprocal", "optimizer": "SGD"}, "task_config.optimizer: SGD finds"),
         (
             {"distribution": "Gamma", "link": "Identity", "offset": {"party": "bob", "column": "f2"}},
             "task_config.offset",

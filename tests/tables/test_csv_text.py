@@ -9,7 +9,9 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
+from sfworker import limits
 from sfworker.errors import InputDataError
 from sfworker.tables import csv_text, files
 
@@ -148,3 +150,11 @@ def test_other_files_are_named_for_what_they_are(tmp_path: Path, content: bytes,
 def test_one_column_may_hold_semicolons(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("a;b\nx\n1;2\n")
     assert ours(tmp_path / "t.csv") == {"a;b": ["x", "1;2"]}
+
+
+def test_rows_that_would_be_filled_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = replace(limits.used(), expanded_bytes=1 << 20)
+    monkeypatch.setattr(limits, "used", lambda: small)
+    (tmp_path / "t.csv").write_text(",".join(f"c{number}" for number in range(1000)) + "\n" + "1\n" * 5000)
+    with pytest.raises(InputDataError, match="SFWORKER_MAX_EXPANDED_BYTES"):
+        files.text(FIELD, tmp_path / "t.csv", ["c0"])

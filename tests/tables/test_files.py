@@ -203,6 +203,15 @@ def test_what_a_cell_of_a_parquet_file_is(tmp_path: Path, array: pa.Array, read:
 
 
 @pytest.mark.parametrize("ending", ["csv", "parquet", "orc"])
+def test_booleans_are_numbers_where_such_are_asked_for(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"t.{ending}"
+    files.write(FIELD, path, pa.table({"v": [True, False, True], "some": [True, None, False]}))
+    assert files.numbers(FIELD, path, ["v"]).tolist() == [[1], [0], [1]]
+    assert files.typed(FIELD, path, ["some"], {"some": "float"}).column(0).to_pylist() == [1, None, 0]
+    refuses(partial(files.numbers, FIELD, file(tmp_path, "v\ntrue\n1\n"), ["v"]), "no number in row 2", tmp_path)
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet", "orc"])
 def test_zero_has_no_sign(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"t.{ending}"
     files.write(FIELD, path, pa.table({"v": [-0.0, 0.0, 1.5]}))

@@ -133,15 +133,13 @@ async def _held(redis: Redis, keys: Keys, group: str, wanted: Wanted) -> AsyncIt
     found: list[Listed] = []
     for stream in keys.job_streams():
         try:
-            consumers = [
-                info["name"].decode() for info in await redis.xinfo_consumers(stream, group) if info["pending"]
-            ]
+            consumers = [info["name"] for info in await redis.xinfo_consumers(stream, group) if info["pending"]]
         except ResponseError as error:
             if not str(error).startswith(("no such key", "NOGROUP")):
                 raise
             continue
         for consumer in consumers:
-            if consumer not in (RETRY_CONSUMER, DEAD_CONSUMER):
+            if consumer not in (RETRY_CONSUMER.encode(), DEAD_CONSUMER.encode()):
                 found += await _live_page(redis, keys, group, stream, await _owned(redis, stream, group, consumer))
     for one in sorted(found, key=lambda each: each.at, reverse=True):
         if wanted.has(one):
@@ -164,7 +162,7 @@ async def _waiting(redis: Redis, keys: Keys, group: str, stream: str, wanted: Wa
                 yield one
 
 
-async def _owned(redis: Redis, stream: str, group: str, consumer: str) -> list[str]:
+async def _owned(redis: Redis, stream: str, group: str, consumer: str | bytes) -> list[str]:
     """Return the ids of the entries that a consumer owns, oldest first."""
     found: list[str] = []
     first = "-"

@@ -187,4 +187,4 @@ def _decoded(heartbeats: Iterable[bytes]) -> Iterable[WorkerOverview]:
 
 
 def _text(name: bytes | str) -> str:
-    return name.decode() if isinstance(name, bytes) else name
+    return name.decode(errors="replace") if isinstance(name, bytes) else name  # others name theirs as they like

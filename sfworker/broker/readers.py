@@ -41,9 +41,9 @@ async def slow_reader(redis: Redis, keys: Keys, settings: Settings) -> SlowReade
         for info in await redis.xinfo_groups(keys.results):
             first = info["last-delivered-id"]
             if info["pending"]:
-                first = (await redis.xpending(keys.results, info["name"].decode()))["min"] or first
+                first = (await redis.xpending(keys.results, info["name"]))["min"] or first
             milliseconds, _, sequence = first.decode().partition("-")
-            unread.append(((int(milliseconds), int(sequence)), info["name"].decode()))
+            unread.append(((int(milliseconds), int(sequence)), info["name"].decode(errors="replace")))
     except ResponseError as error:
         if not str(error).startswith(("no such key", "NOGROUP")):
             raise

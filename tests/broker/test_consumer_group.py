@@ -13,6 +13,7 @@ from redis.exceptions import ConnectionError as AwayError
 from sfworker.broker import broker as broker_module
 from sfworker.broker.broker import Attempt, Broker, Lease
 from sfworker.broker.connection import connect
+from sfworker.broker.finding import Wanted, executions
 from sfworker.broker.keys import Keys
 from sfworker.broker.overview import overview
 from tests.broker.conftest import GROUP, OpenBroker
@@ -39,7 +40,7 @@ async def begun(redis: Any, broker: Broker) -> Attempt:
     return attempt
 
 
-async def be_silent(redis: Any, consumer: str, *entry_ids: str) -> None:
+async def be_silent(redis: Any, consumer: str | bytes, *entry_ids: str) -> None:
     """Give entries to `consumer`, as if it had not been heard of since long ago."""
     await redis.xclaim("sf:jobs", GROUP, consumer, 0, entry_ids, idle=LONG_AGO, justid=True)
 
@@ -79,6 +80,29 @@ async def test_a_crashed_job_is_found_behind_many_that_run_and_wait(redis: Any, 
     assert [entry.entry_id for entry in await other.sweep(1)] == [taken[-1]]
     assert await other.sweep(1) == []
     assert await owners(redis) == {"@retry": 300, "@dead": 300, "busy": 300, "other": 1}
+
+
+async def test_others_name_their_groups_and_consumers_as_they_like(redis: Any, new_broker: OpenBroker) -> None:
+    broker, name = await new_broker("a", results_maxlen=100, lease_seconds=60.0), b"\xff\xfe no text"
+    for stream in ("sf:jobs", "sf:results"):
+        await redis.xgroup_create(stream, name, "0", mkstream=True)
+    await append(redis, 2)
+    await redis.xreadgroup(GROUP, name, {"sf:jobs": ">"}, count=1)
+    await redis.xreadgroup(name, name, {"sf:jobs": ">"})
+    for _ in range(300):
+        await redis.xadd("sf:results", {"kind": "status"})
+    await redis.xreadgroup(name, name, {"sf:results": ">"}, count=1)
+    assert await broker.tidy() == 0
+    reader = await broker.slow_reader()
+    assert reader is not None
+    assert reader.group.endswith(" no text")
+    assert [entry.stream async for entry in broker.queued()] == ["sf:jobs"]
+    assert (await overview(redis, broker.keys, GROUP)).running == 1
+    found = [one.state async for one in executions(redis, broker.keys, GROUP, Wanted())]
+    assert found == ["queued", "queued"]
+    assert await broker.sweep(1) == []
+    await be_silent(redis, name, (await redis.xrange("sf:jobs", count=1))[0][0].decode())
+    assert len(await broker.sweep(1)) == 1
 
 
 async def test_a_group_that_is_made_again_reads_what_came_meanwhile(redis: Any, new_broker: OpenBroker) -> None:

@@ -10,7 +10,7 @@ SEED = 20
 
 
 @pytest.mark.parametrize(
-    ("jobs", "workers", "is_short"), [(20, 1, True), pytest.param(1000, 2, False, marks=pytest.mark.slow)]
+    ("jobs", "workers", "is_short"), [(14, 1, True), pytest.param(1000, 2, False, marks=pytest.mark.slow)]
 )
 def test_both_parties_answer_every_job_once_and_alike(jobs: int, workers: int, is_short: bool) -> None:
     report = run(jobs, SEED, workers, is_short=is_short)

@@ -1,10 +1,10 @@
-"""Most of a minute of what `make chaos` does for ten minutes."""
+"""Half a minute of what `make chaos` does for ten minutes."""
 
 from __future__ import annotations
 
 from tests.chaos.__main__ import run, show
 
-SECONDS = 45.0
+SECONDS = 25.0
 SEED = 20
 
 
@@ -12,5 +12,5 @@ def test_every_job_is_answered_once_whatever_is_killed() -> None:
     report = run(SECONDS, SEED)
     show(report)
     assert report.violations == []
-    assert report.jobs.total() > 50
-    assert report.faults.total() > 10
+    assert report.jobs.total() > 30
+    assert report.faults.total() > 5

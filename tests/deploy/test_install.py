@@ -139,6 +139,7 @@ def test_wheel_and_sdist_carry_constraints_licence_and_types(built: Path) -> Non
     assert {*carried, "LICENSE", "README.md", "CHANGELOG.md", "requirements.lock"} <= names
 
 
+@pytest.mark.slow
 def test_pip_alone_installs_a_worker_that_agrees_with_scikit_learn(worker: Environment) -> None:
     assert worker.run(["pip", "check"]).returncode == 0
     done = worker.run(["sfworker", "demo", "--json"])
@@ -147,6 +148,7 @@ def test_pip_alone_installs_a_worker_that_agrees_with_scikit_learn(worker: Envir
     assert worker.grown() < MOST_OF_THE_WORKER, worker.grown()
 
 
+@pytest.mark.slow
 def test_the_base_package_is_small_and_submits_to_that_worker(
     worker: Environment, web_side: Environment, tmp_path: Path
 ) -> None:
@@ -184,6 +186,7 @@ def test_doctor_of_the_base_package_names_the_remedy(web_side: Environment) -> N
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_what_deploy_readme_says_of_constraints(worker: Environment, built: Path) -> None:
     """Last, as it changes what is installed: the versions that were tried together."""
     [block] = [each for each in blocks(ROOT / "deploy" / "README.md") if each.note.endswith("test_install.py")]

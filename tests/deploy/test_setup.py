@@ -49,6 +49,7 @@ def test_uv_is_fetched_and_a_missing_python_is_one_sentence(clone: Path) -> None
     assert not (clone / ".venv").exists()
 
 
+@pytest.mark.slow
 def test_an_index_that_is_not_reached_is_one_sentence(clone: Path) -> None:
     (clone / "bin").mkdir()
     for name in ("python", "python3", "python3.10"):

@@ -105,9 +105,18 @@ JOINS = [
 ]
 
 
+def joins() -> Iterator[Any]:
+    """Each join around the floor, and the first one with still fewer keys; the others' refusal is the same code."""
+    for number, join in enumerate(JOINS):
+        for common in (0, 1, LEAST - 1, LEAST):
+            name = f"{common}-{'-'.join(map(str, join.values()))}"
+            yield pytest.param(
+                join, common, id=name, marks=() if common >= LEAST - 1 or not number else pytest.mark.slow
+            )
+
+
 @pytest.mark.attack("results")
-@pytest.mark.parametrize("join", JOINS, ids=lambda join: "-".join(map(str, join.values())))
-@pytest.mark.parametrize("common", [0, 1, LEAST - 1, LEAST])
+@pytest.mark.parametrize(("join", "common"), list(joins()))
 def test_an_intersection_of_too_few_keys_is_not_told(platform: Platform, join: dict[str, Any], common: int) -> None:
     """Keys that are repeated count once."""
     write(platform, {party: keyed(9, common, repeated=4) for party in ("alice", "bob")})
@@ -202,7 +211,7 @@ TASKS: list[dict[str, Any]] = [
 
 @pytest.mark.attack("results")
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task["task_type"])
-@pytest.mark.parametrize("rows", [1, LEAST - 1])
+@pytest.mark.parametrize("rows", [pytest.param(1, marks=pytest.mark.slow), LEAST - 1])
 def test_a_file_of_too_few_rows_is_refused(platform: Platform, task: dict[str, Any], rows: int) -> None:
     frames = both(rows)
     frames["alice"]["x"] = SENTINEL

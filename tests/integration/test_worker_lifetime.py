@@ -73,6 +73,7 @@ def test_a_killed_workers_job_runs_on_another_and_is_answered_once(start_worker:
     until(lambda: not list(first.run_dir.iterdir()))
 
 
+@pytest.mark.slow
 def test_at_default_settings_a_killed_workers_job_runs_elsewhere_within_20_seconds(start_worker: StartWorker) -> None:
     first = start_worker("first", lease_seconds="")
     execution_id = first.send(act("hang", attempts=1))

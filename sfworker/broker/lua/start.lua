@@ -13,6 +13,15 @@
 local stream, record, group, entry, run = KEYS[1], KEYS[2], ARGV[1], ARGV[3], ARGV[4]
 local statuses = {running = 'RUNNING', retry = 'RETRY', dead = 'FAILURE'}
 
+local longest_read = 65536 -- bytes of an envelope: all of Redis waits for as long as one is decoded
+
+-- Returns an envelope as a table, nil where it is none, or so long that nothing is to be said of it.
+local function decoded(text)
+  if not text or #text > longest_read then return nil end
+  local well, found = pcall(cjson.decode, text)
+  if well then return found end
+end
+
 -- Returns whether two decoded texts of JSON mean the same.
 local function same(a, b)
   if type(a) ~= 'table' or type(b) ~= 'table' then return a == b end
@@ -34,9 +43,8 @@ local function tell_repeated(state, status, of_stream, of_entry)
     said = state == 'dead' and said or 'its first job is not answered yet'
     first = content(of_stream, of_entry)
   end
-  local here, sent = pcall(cjson.decode, content(stream, entry))
-  local there, earlier = pcall(cjson.decode, first)
-  if here and there and not same(sent, earlier) then said = said .. ', and what was sent now differs from that' end
+  local sent, earlier = decoded(content(stream, entry)), decoded(first)
+  if sent and earlier and not same(sent, earlier) then said = said .. ', and what was sent now differs from that' end
   if state == 'done' and redis.call('EXISTS', KEYS[7]) == 0 then said = said .. ', and its result has expired' end
   event.status, event.stage, event.attempt = status or statuses[state], nil, nil
   event.message = 'this execution_id was sent again: ' .. said .. '; only a new execution_id is run'

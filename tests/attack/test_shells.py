@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from tests.catalog.examples import TASKS, job
 from tests.jobs.components import node, table
 from tests.running_worker import PARTIES, RunningWorker, envelope
 
@@ -117,3 +119,64 @@ def test_names_of_parties(shell: Shell, name: str) -> None:
     assert result["error"].startswith(
         "sf_init_config.parties[0]: expected `str` of ASCII letters, digits, `_`, `-` and `.`"
     )
+
+
+Place = tuple[Any, ...]
+
+
+def places(value: Any, place: Place = ()) -> Iterator[Place]:
+    """Where texts are in a task: values and, marked by `...` at their end, names of columns."""
+    if isinstance(value, dict):
+        for name, each in value.items():
+            yield from places(each, (*place, name))
+            if place and name not in PARTIES and place[-1] in PARTIES:
+                yield (*place, name, ...)
+    elif isinstance(value, list):
+        for number, each in enumerate(value):
+            yield from places(each, (*place, number))
+    elif isinstance(value, str) and place != ("task_type",):
+        yield place
+
+
+def nasty(text: str) -> str:
+    """A text with all that a shell knows: a file that is there, or a column that the files have."""
+    return f"{NASTY}-{text}" if "." in text else f"{text}{COLUMN}"
+
+
+def with_nasty(task: dict[str, Any], place: Place) -> dict[str, Any]:
+    made = copy.deepcopy(task)
+    is_name = place[-1] is ...
+    *way, last = place[:-1] if is_name else place
+    inside: Any = made
+    for each in way:
+        inside = inside[each]
+    if is_name:
+        inside[nasty(last)] = inside.pop(last)
+    else:
+        inside[last] = nasty(inside[last])
+    return made
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TASKS)
+def test_every_text_of_a_task(shell: Shell, name: str) -> None:
+    columns: dict[str, list[float]] = {
+        each: [number % 2 for number in range(40)] for each in ("x", "y", "city", "income", "exposure", "of")
+    }
+    columns |= {"pred": [number / 40 for number in range(40)], "id": [*range(40)]}
+    frame = pd.DataFrame(
+        {
+            each: values
+            for plain, values in columns.items()
+            for each, values in ((plain, values), (nasty(plain), values))
+        }
+    )
+    for party in PARTIES:
+        for each in ("a.csv", "b.csv", nasty("a.csv"), nasty("b.csv")):
+            frame.to_csv(shell.data / party / each, index=False)
+    for place in [*places(TASKS[name])]:
+        result = shell.worker.run(
+            job(with_nasty(TASKS[name], place), options={"time_limit": 30, "soft_time_limit": 25})
+        )
+        assert not shell.mark.exists(), (place, result)
+        assert result["status"] == "success" or result["error_type"] not in ("TaskExecutionError",), (place, result)

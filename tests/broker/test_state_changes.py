@@ -204,6 +204,24 @@ async def test_long_envelopes_are_compared_as_texts(redis: Any, new_broker: Open
     assert ("another text" in notice["message"]) == bool(said)
 
 
+@pytest.mark.attack("stream entry")
+async def test_a_long_envelope_that_is_sent_again_keeps_nobody_waiting(redis: Any, new_broker: OpenBroker) -> None:
+    """Redis would decode it for seconds, in which it serves nobody, and take 30 times its length of memory."""
+    broker = await new_broker("a")
+    for sent in ("[]", "{}"):
+        long = f'{{"execution_id": "e-1", "more": [{sent}{",[]" * (1 << 20)}]}}'
+        await redis.xadd("sf:jobs", {"envelope": long})
+        attempt = Attempt.of(await take_one(broker))
+        before = (await redis.info("memory"))["used_memory_lua"]
+        started = await broker.start(attempt, EVENT)
+        if started.verdict == "run":
+            await broker.finish(attempt, "SUCCESS", b"{}", b"{}")
+    assert started.verdict == "duplicate"
+    assert (await redis.info("memory"))["used_memory_lua"] - before < 1 << 25
+    [notice] = await notices(redis)
+    assert "it was answered before, and what was sent now is another text than that; only" in notice["message"]
+
+
 async def test_a_retry_waits_with_the_pending_entry_and_comes_back_when_due(redis: Any, new_broker: OpenBroker) -> None:
     broker = await new_broker("a")
     attempt = await begun(redis, broker)

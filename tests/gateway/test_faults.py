@@ -23,7 +23,12 @@ SILENCE = 2.0
 @pytest.fixture(scope="module")
 def sites(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sites]:
     directory = tmp_path_factory.mktemp("sites")
-    with Sites(directory, PARTIES, rendezvous_seconds=str(RENDEZVOUS), peer_silence_seconds=str(SILENCE)) as sites:
+    settings: dict[str, Any] = {
+        "rendezvous_seconds": str(RENDEZVOUS),
+        "peer_silence_seconds": str(SILENCE),
+        "lease_seconds": "6",
+    }
+    with Sites(directory, PARTIES, **settings) as sites:
         yield sites
 
 

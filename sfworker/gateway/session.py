@@ -45,6 +45,7 @@ from sfworker.wire.gateway import (
     Ping,
     Pong,
     Preface,
+    Sent,
     Told,
     decode_control,
     decode_pong,
@@ -107,6 +108,8 @@ class Peer:
         """Messages on its control streams."""
         self.told = 0
         self.has_succeeded = False
+        self.is_sent = False
+        """True when it was sent that this party has succeeded."""
         self.said_goodbye = False
         self.is_lost = False
         self.ponged_at = 0.0
@@ -368,6 +371,10 @@ class Session:
                         peer.pinged_at.append(time.monotonic())
                         message = Ping(peer.pings)
                     await self._dialler.write(peer.party, writer, message)
+                    if isinstance(message, Told) and isinstance(message.frame, PeerSucceeded):
+                        peer.is_sent = True
+                        if all(each.is_sent for each in self.peers.values()):
+                            self._tell(Sent())
                     if isinstance(message, Goodbye):
                         return
                 # Strangers that crowd this party's port, or a wall, may keep the peer from calling back.

@@ -42,7 +42,7 @@ from sfworker.errors import (
 )
 from sfworker.pool.channel import Listeners
 from sfworker.pool.outcome import Outcome, Stop
-from sfworker.pool.remotes import MAX_TEXT, Remotes, cleaned
+from sfworker.pool.remotes import MAX_TEXT, FromGateway, Remotes, cleaned
 from sfworker.pool.usage import oom_kills
 from sfworker.wire.frames import (
     Failed,
@@ -61,7 +61,7 @@ from sfworker.wire.frames import (
     decode_party_frame,
     longest_party_frame,
 )
-from sfworker.wire.gateway import Agreed, Lost, PeerFailed, PeerFrame, PeerReached, PeerSucceeded
+from sfworker.wire.gateway import Agreed, Lost, PeerFailed, PeerFrame, PeerReached, PeerSucceeded, Sent
 from sfworker.wire.gateway import Heard as RemoteHeard
 
 ECHO_SECONDS = 1.0
@@ -78,6 +78,7 @@ RENEW_SECONDS = 5.0
 MOST_PATHS = 1000
 """Outputs, directories and checkpoints of one process."""
 ASK = signal.SIGUSR1
+OWN_SUCCESS = -1
 Heard = StageReached | Progressed | Making | Staging | Keeping
 Listener = Callable[[Heard], None]
 _ECHOES = {PeerFailedError.__name__, PeerAbsentError.__name__}
@@ -149,6 +150,9 @@ class Mesh:
         self._log_line = log_line
         self._outcome = Outcome()
         self._missing: set[int] = set(range(len(processes) + (len(remotes.names) if remotes else 0)))
+        """Ranks of the parties that have not said how they ended; and OWN_SUCCESS until the peers were sent it."""
+        if remotes:
+            self._missing.add(OWN_SUCCESS)
         self._failed: set[int] = set()
         """Ranks of the parties that have said that they failed."""
         self._reached: dict[str, set[int]] = {}
@@ -367,7 +371,11 @@ class Mesh:
                 raise FrameError("an answer to no question")
         self._changed.set()
 
-    def _hear_remote(self, heard: RemoteHeard | Agreed | Lost) -> None:
+    def _hear_remote(self, heard: FromGateway) -> None:
+        if isinstance(heard, Sent):
+            self._missing.discard(OWN_SUCCESS)
+            self._changed.set()
+            return
         if isinstance(heard, Agreed):
             self._agreed = heard
             self._changed.set()
@@ -461,8 +469,8 @@ class Mesh:
         if frame.echo:
             self._weak_cause = failure
             # Where every party has said how it ended, no cause can follow; nor from here, where peers gave this one up.
-            here = range(len(self.processes)) if sentence is not None else ()
-            self._decide_within(ECHO_SECONDS if self._missing.difference(here) else 0.0)
+            others = len(self.processes) if sentence is not None else 0
+            self._decide_within(ECHO_SECONDS if any(rank >= others for rank in self._missing) else 0.0)
         else:
             self.fail(failure)
 

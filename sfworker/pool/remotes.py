@@ -26,6 +26,7 @@ from sfworker.wire.gateway import (
     Open,
     Opened,
     PeerFrame,
+    Sent,
     Tell,
     decode_from_gateway,
 )
@@ -33,6 +34,8 @@ from sfworker.wire.gateway import (
 OPEN_SECONDS = 10.0
 CONNECT_PAUSE = 0.05
 MAX_TEXT = 1000
+FromGateway = Heard | Agreed | Sent | Lost
+"""What the gateway tells of an attempt."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
 
 
@@ -53,7 +56,7 @@ class Remotes:
         self._lost = False
         self._links = ""
         self._kept = anyio.Event()
-        self._hear: Callable[[Heard | Agreed | Lost], None] = _ignore
+        self._hear: Callable[[FromGateway], None] = _ignore
 
     @property
     def is_lost(self) -> bool:
@@ -72,7 +75,7 @@ class Remotes:
             await self._kept.wait()
         return self._links
 
-    async def open(self, hear: Callable[[Heard | Agreed | Lost], None]) -> None:
+    async def open(self, hear: Callable[[FromGateway], None]) -> None:
         """Open the sockets that stand in for the parties, and begin to call them. Raises GatewayLostError."""
         self._hear = hear
         try:
@@ -140,7 +143,7 @@ class Remotes:
             case Kept(links):
                 self._links = links
                 self._kept.set()
-            case Heard() | Agreed() | Lost() as heard:
+            case Heard() | Agreed() | Sent() | Lost() as heard:
                 self._hear(heard)
 
     def _hear_end(self) -> None:
@@ -158,5 +161,5 @@ def cleaned(text: str) -> str:
     return _CONTROL.sub(" ", text)[:MAX_TEXT]
 
 
-def _ignore(heard: Heard | Agreed | Lost) -> None:
+def _ignore(heard: FromGateway) -> None:
     pass

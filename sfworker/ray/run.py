@@ -25,7 +25,7 @@ from sfworker.pool.exits import sentence
 from sfworker.pool.guard import guard
 from sfworker.pool.mesh import DISMISSAL_SECONDS, KILL_SECONDS, OF_FULL_DISKS
 from sfworker.pool.pool import Pool
-from sfworker.pool.remotes import Remotes, cleaned
+from sfworker.pool.remotes import FromGateway, Remotes, cleaned
 from sfworker.pool.sessions import memory_of_kept
 from sfworker.pool.starts import floors
 from sfworker.pool.usage import available_memory, memory_above, oom_kills, processor_seconds
@@ -44,7 +44,7 @@ from sfworker.wire.frames import (
     encode_body,
     longest_party_frame,
 )
-from sfworker.wire.gateway import Agreed, Heard, Lost, Open
+from sfworker.wire.gateway import Lost, Open
 from sfworker.wire.party_log import decode_line, encode_record
 from sfworker.wire.pipe import Pipe
 from sfworker.wire.ray import USED_SECONDS, Begin, Broken, Closed, Exited, LinkLost, Nonsense, Printed, Said, Used
@@ -273,7 +273,7 @@ class Run:
             how = sentence(process.exit_status, memory_ran_out=oom_kills() > self._oom_kills)
             self._say(Exited(self._number, process.exit_status, how))
 
-    def _hear_link(self, heard: Heard | Agreed | Lost) -> None:
+    def _hear_link(self, heard: FromGateway) -> None:
         if isinstance(heard, Lost):
             self._say(LinkLost(self._number, heard.party, cleaned(heard.why)))
 

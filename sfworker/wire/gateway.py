@@ -12,9 +12,8 @@ certificate says, never what a message says.
 
 A worker has one connection to its gateway that only stands (`Attach`, answered by `Opened`; then each `Standing` of
 the gateway), and one for each execution (`Open`, answered by `Opened`), on which follow `Alive`, `Tell` and `Close`
-from the worker, and `Heard`, `Met` and `Lost` from the gateway. Where the session is kept, `Keep` comes in the place of
-`Close`, which ends the links then. Commands of the same user send `Ask`, which is answered
-by `GatewayState`.
+from the worker, and `Heard`, `Met`, `Sent` and `Lost` from the gateway. Where the session is kept, `Keep` comes in the
+place of `Close`, which ends the links then. Commands of the same user send `Ask`, which is answered by `GatewayState`.
 
 A gateway that is being replaced finishes its executions. The one after it has the port, and passes on what comes for
 them (`Passed`, answered by `Answer`) over a socket in the gateways' directory.
@@ -241,6 +240,10 @@ class Agreed(Struct, frozen=True, tag="agreed"):
     """True where the sessions of all may serve other executions."""
 
 
+class Sent(Struct, frozen=True, tag="sent"):
+    """All peers have been sent that this party has succeeded. It has not before, as this gateway may end."""
+
+
 class Heard(Struct, frozen=True, tag="heard"):
     """A peer's worker says something."""
 
@@ -339,6 +342,6 @@ def _decoded(decoder: msgspec.msgpack.Decoder[_T], body: bytes) -> _T:
 
 
 decode_from_worker = msgspec.msgpack.Decoder(Attach | GiveWay | Ended | Open | Alive | Tell | Keep | Close | Ask).decode
-decode_from_gateway = msgspec.msgpack.Decoder(Opened | Heard | Met | Agreed | Kept | Lost).decode
+decode_from_gateway = msgspec.msgpack.Decoder(Opened | Heard | Met | Agreed | Kept | Lost | Sent).decode
 decode_standing = msgspec.msgpack.Decoder(Opened | Standing).decode
 decode_state = msgspec.msgpack.Decoder(GatewayState).decode

@@ -23,7 +23,12 @@ SILENCE = 2.0
 @pytest.fixture(scope="module")
 def sites(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sites]:
     directory = tmp_path_factory.mktemp("sites")
-    with Sites(directory, PARTIES, rendezvous_seconds=str(RENDEZVOUS), peer_silence_seconds=str(SILENCE)) as sites:
+    settings: dict[str, Any] = {
+        "rendezvous_seconds": str(RENDEZVOUS),
+        "peer_silence_seconds": str(SILENCE),
+        "lease_seconds": "6",
+    }
+    with Sites(directory, PARTIES, **settings) as sites:
         yield sites
 
 
@@ -107,6 +112,26 @@ def test_a_party_that_has_succeeded_is_needed_until_all_have(sites: Sites, what:
     gone = time.monotonic()
     sites["alice"].worker.until_said(jobs["alice"]["execution_id"], "task_retrying")
     assert time.monotonic() - gone < 3
+    for party in PARTIES:
+        result = sites.result(party, jobs[party])
+        assert (result["status"], result["task_metadata"]["attempt"]) == ("success", 2), result
+
+
+def test_no_party_succeeds_before_its_gateway_has_said_so(sites: Sites) -> None:
+    """Else it would have succeeded alone where that gateway ends just then."""
+    alice, bob = sites["alice"], sites["bob"]
+    options = {"max_retries": 1, "retry_delay": 0.5}
+    jobs = sites.jobs(act("succeed", "bob", seconds=1.0, attempts=1), options=options)
+    acted = bob.worker.log().count("acting: succeed")
+    begun(sites, jobs)
+    until(lambda: bob.worker.log().count("acting: succeed") > acted)
+    time.sleep(0.3)  # from the job's last line to the frame that says so
+    assert alice.gateway is not None
+    os.kill(alice.gateway.pid, signal.SIGSTOP)
+    time.sleep(1.2)  # until alice has succeeded, too
+    kill(alice.gateway.pid)
+    alice.gateway.wait()
+    alice.start_gateway()
     for party in PARTIES:
         result = sites.result(party, jobs[party])
         assert (result["status"], result["task_metadata"]["attempt"]) == ("success", 2), result

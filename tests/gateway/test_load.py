@@ -23,7 +23,7 @@ AHEAD = 12
 
 @pytest.fixture(scope="module")
 def sites(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sites]:
-    settings = {"concurrency": "2", "drain_timeout": "20", "rendezvous_seconds": "20"}
+    settings: dict[str, Any] = {"concurrency": "2", "drain_timeout": "20", "rendezvous_seconds": "20"}
     with Sites(tmp_path_factory.mktemp("sites"), PARTIES, **settings) as sites:
         write_inputs(sites)
         for party in PARTIES:
@@ -54,7 +54,7 @@ class Load:
     def open(self) -> int:
         """How many are not answered by both."""
         keys = [f"sf:result:{execution_id}" for execution_id in self.sent]
-        return len(keys) - min(self._sites[party].worker.redis.exists(*keys) for party in PARTIES)
+        return len(keys) - min(int(self._sites[party].worker.redis.exists(*keys)) for party in PARTIES)
 
     def results(self) -> list[list[dict[str, Any]]]:
         """Those of both parties, each a right success."""
@@ -104,7 +104,7 @@ def test_an_execution_may_land_on_any_worker_of_each_party(sites: Sites) -> None
     assert {result["task_metadata"]["attempt"] for both in results for result in both} == {1}
 
 
-def test_a_gateway_that_is_killed_costs_attempts_and_no_job(sites: Sites) -> None:
+def test_a_gateway_that_is_killed_costs_no_attempt_and_no_job(sites: Sites) -> None:
     alice = sites["alice"]
     with under_load(sites) as load:
         for _ in range(5):
@@ -117,7 +117,7 @@ def test_a_gateway_that_is_killed_costs_attempts_and_no_job(sites: Sites) -> Non
     results = load.results()
     used, free = load.retries(counted=True), load.retries(counted=False)
     print(f"{len(results)} jobs, 5 kills: {len(used)} attempts used up, {len(free)} retries that used up none")
-    assert len(used) <= 5 * 8  # of the four executions that run at a time, at both parties
+    assert used == []
 
 
 def test_replacing_workers_and_gateways_one_after_the_other_costs_no_attempt(sites: Sites) -> None:

@@ -301,9 +301,8 @@ class _Run:
             self._notifier.retrying, self._attempt, self._started.attempt, failure, used, delay, counts=False
         )
         if await self._publish(retry):
-            what = "room" if outcome.no_room else "its peers"
             told = self._told(failure)
-            _log.warning("waits for %s again in %.0f s: %s", what, delay, failure.error, extra=told)
+            _log.warning("comes again in %.0f s and uses up no attempt: %s", delay, failure.error, extra=told)
             await self._end("retry", outcome, failure.error_type)
 
     async def _release(self, counter: Literal["releases", "crashes"], outcome: Outcome) -> None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from sfworker.cli.embedded_redis import EmbeddedRedis
 from tests.ray.lab import Cluster, Node
-from tests.ray.nodes import on_nodes, settings_of_node
+from tests.ray.nodes import OnNodes, on_nodes, settings_of_node
 from tests.running_worker import envelope, until
 
 pytestmark = pytest.mark.slow
+
+
+def _told_that_it_waits(nodes: OnNodes) -> bool:
+    return "and uses up no attempt: the nodes of its parties have no room" in nodes.worker.log()
 
 
 def test_a_job_for_which_there_is_no_room_waits_and_holds_nobody_up(tmp_path: Path) -> None:
@@ -38,7 +43,7 @@ def test_a_job_for_which_there_is_no_room_waits_and_holds_nobody_up(tmp_path: Pa
             event = worker.worker.until_said(execution_id, "task_retrying", 60.0)
             assert "no room" in event["error"]
             assert event["retry_count"] == 0
-            until(lambda worker=worker: "waits for room again in " in worker.worker.log())  # type: ignore[misc]
+            until(partial(_told_that_it_waits, worker))
             assert not [event for event in worker.said(execution_id) if event["status"] == "FAILURE"]
         for worker in (first, second):  # one that runs here, and one whose parties have room
             assert worker.worker.run(envelope({"task_type": "hello"}))["status"] == "success"

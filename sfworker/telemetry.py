@@ -415,20 +415,18 @@ class _RecordedTrace(ExecutionTrace):
             start_time=_nanoseconds(started),
         )
         self.records = self._span.is_recording()
-        self._context = set_span_in_context(self._span, Context())
+        self._context_of = partial(set_span_in_context, context=Context())
+        self._context = self._context_of(self._span)
         carrier: dict[str, str] = {}
         TraceContextTextMapPropagator().inject(carrier, self._context)
         self.traceparent = carrier.get("traceparent")
 
     def span(self, name: str, start: float, end: float, within: Any = None, **attributes: str | int) -> Any:
-        from opentelemetry.context import Context
-        from opentelemetry.trace import set_span_in_context
-
         child = self._tracer.start_span(
             name, within or self._context, attributes=_exported(attributes), start_time=_nanoseconds(start)
         )
         child.end(_nanoseconds(max(start, end)))
-        return set_span_in_context(child, Context())
+        return self._context_of(child)
 
     def link(self, party: str, traceparent: str) -> None:
         from opentelemetry.trace import get_current_span

@@ -19,7 +19,7 @@ import pytest
 
 from sfworker.cli.embedded_redis import EmbeddedRedis
 from sfworker.daemon.health import ask
-from tests.integration.test_metrics import incidents
+from tests.integration.exported import incidents
 from tests.running_worker import RunningWorker, envelope, kill, until
 
 LEASE = 1.5

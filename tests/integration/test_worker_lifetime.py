@@ -16,7 +16,7 @@ from redis import Redis
 from redis.exceptions import ConnectionError as AwayError
 
 from sfworker.cli.embedded_redis import EmbeddedRedis
-from tests.integration.test_metrics import incidents
+from tests.integration.exported import incidents
 from tests.running_worker import RunningWorker, envelope, kill, until
 
 LEASE = 1.5

@@ -1,4 +1,4 @@
-"""What a collector gets of a real worker's executions: where their time went, in the daemon and at each party."""
+"""What a real worker exports: every metric that deploy/README.md lists, and spans of where executions' time went."""
 
 from __future__ import annotations
 
@@ -13,14 +13,20 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from sfworker.cli.embedded_redis import EmbeddedRedis
+from sfworker.telemetry import METRICS
 from tests.acting_job import SECRET
 from tests.attack.test_frames import frame
+from tests.documents.test_metrics_table import prometheus_name
+from tests.integration.exported import Page
 from tests.running_worker import RunningWorker, envelope, until
 from tests.test_telemetry import SPAN_ID, TRACE_ID, TRACEPARENT, Collector
 
 
 class Traced(NamedTuple):
+    """A worker, where its metrics are, and who gets its spans."""
+
     worker: RunningWorker
+    address: str
     collector: Collector
 
     def send(self, job: dict[str, Any]) -> str:
@@ -49,20 +55,95 @@ def named(span: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def traced(tmp_path_factory: pytest.TempPathFactory, redis_server: EmbeddedRedis) -> Iterator[Traced]:
+def traced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traced]:
     directory: Path = tmp_path_factory.mktemp("traced")
-    with Collector() as collector:
+    address = f"unix:{directory}/health"
+    settings = {"health": address, "concurrency": "2", "results_maxlen": "100", "tenants": "t"}
+    settings |= {"jobs": "tests.acting_job,tests.attack.framing_job", "cancel_grace_seconds": "0.2"}
+    with EmbeddedRedis("--appendfsync", "no") as server, Collector() as collector:
         thread = threading.Thread(target=collector.serve_forever, args=(0.05,))
         thread.start()
-        worker = RunningWorker(redis_server.url, directory, jobs="tests.acting_job,tests.attack.framing_job")
+        worker = RunningWorker(server.url, directory, **settings)
+        for _ in range(300):
+            worker.redis.xadd("sf:results", {"kind": "status"})
+        worker.redis.xgroup_create("sf:results", "web", id="0")
         worker.environment |= {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": f"{collector.url}/v1/traces"}
         worker.environment |= {"OTEL_BSP_SCHEDULE_DELAY": "200"}
         try:
             with worker:
-                yield Traced(worker, collector)
+                yield Traced(worker, address, collector)
         finally:
             collector.shutdown()
             thread.join()
+
+
+def act(action: str, **options: Any) -> dict[str, Any]:
+    return envelope({"task_type": "act_alone", "action": action}, options=options)
+
+
+def test_every_metric_that_is_documented_is_told_and_no_other(traced: Traced) -> None:
+    """The first test of this worker, as it counts what has happened there."""
+    worker, address = traced.worker, traced.address
+    assert worker.run(act("succeed"))["status"] == "success"
+    worker.run(act("kill"))
+    refused = worker.run(envelope({"task_type": "psi", "no_such": SECRET}))
+    assert refused["status"] == "failure"
+    worker.run(envelope({"task_type": SECRET}))
+    retried = worker.send(act("raise", max_retries=1, retry_delay=600))
+    worker.until_said(retried, "task_retrying")
+    hanging = [worker.send(act("hang")) for _ in range(2)]
+    for execution_id in hanging:
+        worker.until_said(execution_id, "task_started")
+    worker.send(act("succeed"), "sf:jobs:low")
+    worker.redis.xreadgroup("web", "one", {"sf:results": ">"}, count=5)
+
+    def streams() -> dict[str, float]:
+        page = Page(address)
+        figures = ("queued", "lag", "pending", "retrying", "dead")
+        return {name: page.figure(f"stream_{name}", messaging_consumer_group_name="secretflow") for name in figures}
+
+    until(lambda: streams() == {"queued": 1, "lag": 1, "pending": 2, "retrying": 1, "dead": 3})
+    page = Page(address)
+
+    assert page.figure("stream_queued", messaging_destination_name="sf:jobs:low") == 1
+    assert 0 < page.figure("stream_oldest_age_seconds", messaging_destination_name="sf:jobs:low") < 60
+    assert page.figure("stream_dead", messaging_destination_name="sf:jobs", sfworker_tenant="") == 3
+    assert page.figure("results_pending", messaging_consumer_group_name="web") == 5
+    assert page.figure("results_lag", messaging_consumer_group_name="web") > 295
+    assert (page.figure("executions_running"), page.figure("slots_free")) == (2, 0)
+    for labels, count in [
+        ({"outcome": "success", "error_type": "", "task_type": "act_alone"}, 1),
+        ({"outcome": "failure", "error_type": "PartyProcessLostError", "task_type": "act_alone"}, 1),
+        ({"outcome": "failure", "error_type": refused["error_type"], "task_type": "psi"}, 1),
+        ({"outcome": "failure", "error_type": "TaskTypeNotFoundError", "task_type": "_OTHER"}, 1),
+        ({"outcome": "retry", "task_type": "act_alone"}, 1),
+    ]:
+        assert page.figure("executions_total", messaging_destination_name="sf:jobs", **labels) == count, labels
+    succeeded = {"outcome": "success", "task_type": "act_alone"}
+    for phase in ("queue", "execution", "total"):
+        assert page.figure("execution_duration_seconds_count", phase=phase, **succeeded) == 1
+    assert 0 < page.figure("execution_duration_seconds_sum", phase="execution", **succeeded) < 30
+    assert page.figure("execution_memory_bytes_count", **succeeded) == 1
+    assert 1 << 24 < page.figure("execution_memory_bytes_sum", **succeeded) < 1 << 32
+    assert page.figure("event_loop_delay_seconds_count") >= 1
+    assert page.figure("incidents_total", sfworker_incident="party_crash") == 1
+    assert page.figure("incidents_total", sfworker_incident="results_unread") == 1
+
+    ours = [sample for sample in page.samples if sample.name.startswith("sfworker_")]
+    for name, metric in METRICS.items():
+        parts = ("_bucket", "_count", "_sum") if metric.kind == "histogram" else ("",)
+        names = {prometheus_name(name) + part for part in parts}
+        told = [sample for sample in ours if sample.name in names]
+        assert {sample.name for sample in told} == names
+        attributes = frozenset(attribute.replace(".", "_") for attribute in metric.attributes)
+        assert {frozenset(sample.labels.keys() - {"le"}) for sample in told} == {attributes}
+        ours = [sample for sample in ours if sample not in told]
+    assert ours == []
+    assert SECRET not in json.dumps([sample.labels for sample in page.samples])
+    for execution_id in hanging:
+        worker.redis.set(f"sf:cancel:{execution_id}", "1")
+        worker.redis.publish("sf:control", execution_id)
+        worker.until_ended(execution_id)
 
 
 def test_parties_say_where_their_time_went(traced: Traced) -> None:

@@ -11,7 +11,7 @@ import os
 import resource
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
@@ -22,6 +22,8 @@ MARGIN = 1 << 20
 """Free bytes below which a disk counts as full, because a library's next write may be cut off."""
 _LOOK_SECONDS = 0.01
 _LOOKS_PER_PROBE = 5
+_PATIENCE_SECONDS = 5.0
+"""Time for a library to notice itself that a disk is full."""
 _WRITE = 1 << 16
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _TEXTS = [os.strerror(number) for number in _FULL]
@@ -63,11 +65,12 @@ def where_full(scratch: str, roots: Iterable[str]) -> ResultSaveError | None:
 
 
 @contextmanager
-def watched(*places: tuple[str, Path]) -> Iterator[None]:
+def watched(*places: tuple[str, Path], break_off: Callable[[ResultSaveError], None]) -> Iterator[None]:
     """Watch the disks of `places` (what errors call it, and a file or directory) during the block.
 
     Raises ResultSaveError at its end, also in place of the block's own exception, where one was full meanwhile. An
-    exception that says so without more is laid to the first.
+    exception that says so without more is laid to the first. A block that goes on is ended by `break_off` with the
+    error, as parties of libpsi may wait for each other where both have failed.
     """
     full: list[str] = []
     done = threading.Event()
@@ -82,6 +85,8 @@ def watched(*places: tuple[str, Path]) -> Iterator[None]:
             )
             if full or done.wait(_LOOK_SECONDS):
                 break
+        if full and not done.wait(_PATIENCE_SECONDS):
+            break_off(disk_full(full[0]))
 
     watch = threading.Thread(target=look, daemon=True)
     watch.start()

@@ -88,7 +88,7 @@ class PeerFailedError(TaskExecutionError):
 
 
 class PeerAbsentError(TaskExecutionError):
-    """Another party did not come to this execution."""
+    """Another party did not come to this execution, or left it and is to be back."""
 
 
 class GatewayLostError(TaskExecutionError):

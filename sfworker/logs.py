@@ -6,7 +6,7 @@
 
 The event loop only ever puts a record into the queue. A full disk, a file that cannot be written or a console that
 nobody reads costs records, which are counted, and never time. A record holds `time`, `level`, `pid`, `worker_id`,
-`logger`, `message`, then the ids that are bound (`ids`), the fields of `extra` and, at last, `exception`.
+`logger`, `message`, then what is bound (`ids`, `bind`), the fields of `extra` and, at last, `exception`.
 
 Tracebacks are complete here, as the daemon never sees data. Lines of party processes were made free of data by
 `sfworker.wire.party_log` before. The password of Redis is taken out of everything, since exceptions quote URLs.
@@ -23,7 +23,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from datetime import datetime, timezone
-from logging.handlers import QueueHandler, QueueListener, WatchedFileHandler
+from io import TextIOWrapper
+from logging.handlers import QueueHandler, QueueListener, RotatingFileHandler, WatchedFileHandler
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import unquote, unquote_plus, urlsplit
@@ -35,12 +36,14 @@ from sfworker.wire.party_log import decode_line
 QUEUE_RECORDS = 10_000
 CLOSE_SECONDS = 2.0
 _STDERR = 2
-_ids: ContextVar[Mapping[str, str]] = ContextVar("ids", default=MappingProxyType({}))
+_ids: ContextVar[Mapping[str, str | int]] = ContextVar("ids", default=MappingProxyType({}))
 # Attribute of a record that holds ids and party, beside the fields of `extra`.
 _BOUND = "sfworker_bound"
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", _BOUND}
 _COLOURS = {"DEBUG": "2", "INFO": "32", "WARNING": "33", "ERROR": "31", "CRITICAL": "1;31"}
 _CONTROL = {code: f"\\x{code:02x}" for code in [*range(32), *range(0x7F, 0xA0)]}
+_CONTROL_IN_JSON = {code: f"\\u{code:04x}" for code in range(0x7F, 0xA0)}
+"""Those that JSON lets stand, and that a terminal obeys where somebody looks into the log."""
 _log = logging.getLogger("sfworker.logs")
 
 
@@ -62,6 +65,16 @@ def ids(
         yield
     finally:
         _ids.reset(token)
+
+
+def bind(**fields: str | int | None) -> None:
+    """Bind more fields, other than None, to every record made from now on, until the end of the block of `ids`."""
+    _ids.set({**_ids.get(), **{name: value for name, value in fields.items() if value is not None}})
+
+
+def reopen() -> None:
+    """Have the log file opened anew with the next record."""
+    _File.reopens = True
 
 
 def party_line(line: bytes, *, party: str, pid: int | None = None, verbatim: bool = False) -> None:
@@ -90,7 +103,7 @@ def configure(settings: Settings, worker_id: str = "") -> Iterator[None]:
     render = _Renderer(worker_id or settings.hostname(), _secrets(settings.redis_url))
     sinks: list[logging.Handler] = [_Console(render)]
     if settings.log_file:
-        sinks.append(_File(settings.log_file, render))
+        sinks.append(_File(settings, render))
     if settings.job_logs:
         sinks.append(_OfJobs(JobLogs(settings), render))
     waiting: queue.Queue[Any] = queue.Queue(QUEUE_RECORDS)
@@ -188,11 +201,23 @@ class _Console(_Sink):
                 left = left[os.write(_STDERR, left) :]
 
 
-class _File(_Sink, WatchedFileHandler):
-    """Writes JSON lines to a file that log rotation may move away at any time."""
+class _File(_Sink, RotatingFileHandler, WatchedFileHandler):
+    """Writes JSON lines to a file that it may rotate itself, and that log rotation may move away at any time."""
 
-    def __init__(self, path: str, render: _Renderer) -> None:
-        WatchedFileHandler.__init__(self, path, encoding="utf-8", errors="backslashreplace", delay=True)
+    reopens = False
+    """Whether it is to be opened anew."""
+
+    def __init__(self, settings: Settings, render: _Renderer) -> None:
+        RotatingFileHandler.__init__(
+            self,
+            settings.log_file,
+            maxBytes=settings.log_file_bytes,
+            backupCount=settings.log_files_kept,
+            encoding="utf-8",
+            errors="backslashreplace",
+            delay=True,
+        )
+        self.dev = self.ino = -1  # of no file yet, as WatchedFileHandler has it
         self._json = render.json
         self._missing = 0
 
@@ -207,18 +232,30 @@ class _File(_Sink, WatchedFileHandler):
                 _log.warning("the log file can be written again; %d records are missing in it", missing)
 
     def _write(self, line: str) -> None:
+        if _File.reopens:
+            _File.reopens = False
+            self._close_stream()
         self.reopenIfNeeded()
-        if self.stream is None:
-            self.stream = self._open()
-            self._statstream()
+        stream = self.stream or self._begin()
+        if self.maxBytes and (size := stream.tell()) > 0 and size + len(line.encode()) > self.maxBytes:
+            self.doRollover()
+            stream = self._begin()
         # A line that a full disk cut short must not take the next one with it.
-        self.stream.write(f"\n{line}" if self._missing else line)
-        self.stream.flush()
+        stream.write(f"\n{line}" if self._missing else line)
+        stream.flush()
+
+    def _begin(self) -> TextIOWrapper:
+        self.stream = self._open()
+        self._statstream()
+        return self.stream
 
     def _give_up(self, error: Exception) -> None:
         if self._missing == 0:
             _log.error("the log file cannot be written (%s); until it can, records are on the console only", error)
         self._missing += 1
+        self._close_stream()
+
+    def _close_stream(self) -> None:
         stream, self.stream = self.stream, None
         # Closed together with the buffered text, whose writing would fail again and again.
         with contextlib.suppress(OSError, ValueError):
@@ -257,7 +294,7 @@ class _Renderer:
         self._secrets = secrets
 
     def json(self, record: logging.LogRecord) -> str:
-        return json.dumps(self._fields(record), ensure_ascii=False)
+        return json.dumps(self._fields(record), ensure_ascii=False).translate(_CONTROL_IN_JSON)
 
     def line(self, record: logging.LogRecord) -> str:
         """Return one line for people. A traceback follows on lines of its own."""

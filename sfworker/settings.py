@@ -72,6 +72,12 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         str, Meta(description="Directory of a log file for each execution, for `sfworker logs`; empty: none.")
     ] = ""
     job_logs_kept: Annotated[int, Meta(ge=1, description="Number of these files at most, the newest.")] = 10_000
+    log_file_bytes: Annotated[
+        int, Meta(ge=0, description="Size at which the worker itself begins a new log file; 0: it does not.")
+    ] = 0
+    log_files_kept: Annotated[
+        int, Meta(ge=1, le=1000, description="Former log files that it keeps then, as `LOG_FILE.1` and so on.")
+    ] = 5
     party_log_level: Annotated[
         LogLevel, Meta(description="Minimum log level of SecretFlow's own Python and C++ code.")
     ] = "WARNING"

@@ -1,8 +1,9 @@
 """Exports traces and metrics by OpenTelemetry, as its standard `OTEL_*` variables say. Runs in daemon and gateway.
 
 Without them nothing is imported and every call does nothing. `OTEL_TRACES_EXPORTER` and `OTEL_METRICS_EXPORTER` take
-`otlp` (over HTTP, protobuf), `console`, both, or `none`; where one is not set, an `OTEL_EXPORTER_OTLP_ENDPOINT` (or the
-signal's own) means `otlp`. Everything is exported by threads; a collector that is down costs spans, never time.
+`otlp` (over HTTP, protobuf), `console`, several, or `none`; where one is not set, an `OTEL_EXPORTER_OTLP_ENDPOINT` (or
+the signal's own) means `otlp`. A worker's metrics take `prometheus`, too, which is also meant where none is set and the
+worker has an HTTP server. Everything is exported by threads; a collector that is down costs spans, never time.
 
 | span | kind | from, to | attributes |
 |---|---|---|---|
@@ -11,22 +12,20 @@ signal's own) means `otlp`. Everything is exported by threads; a collector that 
 | `cluster` | internal | start of the party processes, parties joined | |
 | `devices` | internal | parties joined, devices ready | |
 | `task` | internal | devices ready, outcome known | |
+| `step` | internal | the last message of progress, this one; inside `task` | `sfworker.step`, the message (`epoch 3 of 10`) |
+| `join`, `make devices`, `compute` | internal | of each party process here | `sfworker.party`, `sfworker.spans.left_out` |
+| `compile`, `run` | internal | a program for the SPU; inside `compute` | `sfworker.party` |
+| `reveal`, `meet`, `intersect` | internal | waits for peers: for a value, for all to be there, in a PSI | `sfworker.party` |
 | `publish` | internal | outcome known, answer published | |
 
-One trace per execution: its first span continues the entry's `traceparent`, so all attempts of an execution stand beside
-each other under the web side's span. Without a usable one it is a trace of its own. Where parties are elsewhere, each has
+The first attempt continues the entry's `traceparent`, so it stands under the web side's span. Each later attempt is a trace
+of its own with a link to that span. Without a usable one all are. Where parties are elsewhere, each has
 a trace of its own whose first span has links to those of the others (`sfworker.party`): none continues another's, so that
-nobody decides what another party samples.
+nobody decides what another party samples. A party process tells at most 64 spans, when it ends; it exports nothing itself, as it may
+have no network.
 
-| metric | kind, unit | attributes |
-|---|---|---|
-| `sfworker.executions` | counter, `{execution}` | `sfworker.task.type`, `sfworker.outcome` |
-| `sfworker.execution.duration` | histogram, `s` | `sfworker.phase` (`queue`, `cluster`, `devices`, `execution`, `total`), `sfworker.task.type`, `sfworker.outcome` |
-| `sfworker.executions.running` | up-down counter, `{execution}` | |
-| `sfworker.slots.free` | up-down counter, `{slot}` | |
-| `sfworker.incidents` | counter, `{incident}` | `sfworker.incident` (`lease_lost`, `template_restart`, `reconnect`, `results_unread`, ...) |
-
-A party's gateway exports its own metrics, by `export`; deploy/README.md lists them.
+Metrics are those of `METRICS`, which deploy/README.md explains. A party's gateway exports its own metrics, by `export`.
+Metrics can be scraped, too: `prometheus` among the exporters is the page that `Telemetry.page` returns.
 
 Both carry the resource attributes `service.name` (default `sfworker`), `service.version` and `service.instance.id` (the
 worker's id, or `<host>-gateway-<party>`). Only the attributes in `_ATTRIBUTES` are ever exported: no parameters, no paths, no data.
@@ -34,15 +33,18 @@ worker's id, or `<host>-gateway-<party>`). Only the attributes in `_ATTRIBUTES` 
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from sfworker.errors import SettingsError
+from sfworker.settings import variable
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -53,7 +55,12 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span, Tracer
 
 CLOSE_SECONDS = 3.0
+OTHER = "_OTHER"
+"""Stands for a name that is not ours, as OpenTelemetry has it, since of those there could be any number."""
+READING_SECONDS = 20.0
+"""Age at which figures of streams are told no more."""
 _EXPORTERS = ("otlp", "console", "none")
+_PROMETHEUS = "prometheus"
 _PROTOCOL = "http/protobuf"
 # The caller's name of each attribute and the exported one. Attributes that are not listed are never exported.
 _ATTRIBUTES = {
@@ -64,15 +71,80 @@ _ATTRIBUTES = {
     "attempt": "sfworker.attempt",
     "party": "sfworker.party",
     "parties": "sfworker.parties",
+    "step": "sfworker.step",
+    "left_out": "sfworker.spans.left_out",
     "worker_id": "messaging.client.id",
     "stream": "messaging.destination.name",
-    "group": "messaging.consumer.group.name",
     "message_id": "messaging.message.id",
     "error_type": "error.type",
 }
 # Bounds of the histogram in seconds. The SDK's own are meant for milliseconds.
 _BOUNDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
+_BYTE_BOUNDS = tuple(float(1 << power) for power in range(26, 39))
+_DELAY_BOUNDS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 _log = logging.getLogger("sfworker.telemetry")
+
+Incident = Literal[
+    "lease_late", "lease_lost", "party_crash", "reclaim", "reconnect", "results_unread", "template_restart"
+]
+INCIDENTS: dict[Incident, str] = {
+    "lease_late": "The leases of running jobs were renewed later than two thirds of a lease after the last time.",
+    "lease_lost": "Another worker has taken over a job that ran here; the computation was ended.",
+    "party_crash": "A party process ended without an outcome.",
+    "reclaim": "A job was taken over from a worker that had renewed its lease no more.",
+    "reconnect": "Redis was away or refused, and answers again.",
+    "results_unread": "A consumer group holds the results stream longer than it is to be; seen once a minute.",
+    "template_restart": "The template process was lost and is started again.",
+}
+
+
+class Metric(NamedTuple):
+    """A metric of a worker. Every figure of it has all of `attributes`, empty ones too, as Prometheus' labels do."""
+
+    kind: Literal["counter", "up_down_counter", "gauge", "histogram"]
+    unit: str
+    description: str
+    attributes: tuple[str, ...] = ()
+    bounds: tuple[float, ...] = ()
+    """Of a histogram's buckets."""
+
+
+_GROUP = ("messaging.system", "messaging.consumer.group.name")
+_STREAM = (*_GROUP, "messaging.destination.name", "sfworker.tenant")
+_TYPE = ("sfworker.task.type", "sfworker.outcome")
+METRICS = {
+    "sfworker.executions": Metric(
+        "counter", "{execution}", "Attempts that ended here.", (*_STREAM, *_TYPE, "error.type")
+    ),
+    "sfworker.execution.duration": Metric(
+        "histogram", "s", "Where the time of attempts went.", (*_TYPE, "sfworker.phase"), _BOUNDS
+    ),
+    "sfworker.execution.memory": Metric(
+        "histogram", "By", "Peak of the resident memory of an attempt's largest process.", _TYPE, _BYTE_BOUNDS
+    ),
+    "sfworker.executions.running": Metric("up_down_counter", "{execution}", "Executions that run here now.", _GROUP),
+    "sfworker.slots.free": Metric("up_down_counter", "{slot}", "Executions that could run beside them.", _GROUP),
+    "sfworker.stream.queued": Metric("gauge", "{job}", "Jobs that nobody has taken yet.", _STREAM),
+    "sfworker.stream.oldest_age": Metric("gauge", "s", "Time since the oldest of these was appended.", _STREAM),
+    "sfworker.stream.lag": Metric("gauge", "{entry}", "Entries not delivered yet, by the server's count.", _STREAM),
+    "sfworker.stream.pending": Metric("gauge", "{job}", "Jobs that workers have taken and not answered.", _STREAM),
+    "sfworker.stream.retrying": Metric("gauge", "{job}", "Jobs that wait for their next attempt.", _STREAM),
+    "sfworker.stream.dead": Metric("gauge", "{job}", "Jobs that failed for good and are kept.", _STREAM),
+    "sfworker.results.lag": Metric("gauge", "{entry}", "Results and events that a reader has not read yet.", _STREAM),
+    "sfworker.results.pending": Metric("gauge", "{entry}", "Those that it has read and not acknowledged.", _STREAM),
+    "sfworker.incidents": Metric("counter", "{incident}", "Things that should be rare.", ("sfworker.incident",)),
+    "sfworker.event_loop.delay": Metric("histogram", "s", "How late the daemon's event loop wakes.", (), _DELAY_BOUNDS),
+}
+
+
+class Reading(NamedTuple):
+    """Figures of one stream and group at one time, by the last word of the metric's name."""
+
+    stream: str
+    tenant: str
+    group: str
+    figures: Mapping[str, float]
 
 
 class ExecutionTrace:
@@ -80,9 +152,11 @@ class ExecutionTrace:
 
     traceparent: str | None = None
     """Of its first span, for workers of other parties."""
+    records = False
+    """Whether anybody wants spans of it."""
 
-    def span(self, name: str, start: float, end: float, **attributes: str | int) -> None:
-        """Record a step that is over. Times are in Unix seconds."""
+    def span(self, name: str, start: float, end: float, within: Any = None, **attributes: str | int) -> Any:
+        """Record a step that is over, and return what later ones may be `within`. Times are in Unix seconds."""
 
     def link(self, party: str, traceparent: str) -> None:
         """Link to the span of another party's worker for this execution. What is no `traceparent` is left out."""
@@ -91,19 +165,40 @@ class ExecutionTrace:
         """Record that the execution was answered with `outcome`."""
 
 
+class EndedAttempt(NamedTuple):
+    """An attempt that ended. `task_type` and `error_type` are ours, `seconds` by phase that it came to."""
+
+    task_type: str
+    outcome: str
+    error_type: str
+    stream: str
+    tenant: str
+    seconds: Mapping[str, float]
+    memory: int | None
+    """Bytes that its largest process here had at its peak."""
+
+
 class Telemetry:
     """Takes the worker's traces and metrics. This class drops them; `from_environ` returns one that records."""
 
+    measures = False
+    """Whether anybody wants metrics."""
+
     @staticmethod
-    def from_environ(environ: Mapping[str, str], worker_id: str, version: str) -> Telemetry:
+    def from_environ(
+        environ: Mapping[str, str], worker_id: str, version: str, group: str = "", *, has_server: bool = False
+    ) -> Telemetry:
         """Return telemetry as `environ` asks for. The SDK itself reads the process's environment.
 
-        Raises SettingsError, naming the variable, for values that are not supported here.
+        `has_server` says whether the worker has an HTTP server for `page`. Raises SettingsError, naming the variable,
+        for values that are not supported here.
         """
-        traces, metrics = _exporters(environ, "TRACES"), _exporters(environ, "METRICS")
+        traces, metrics = _exporters(environ, "TRACES"), _exporters(environ, "METRICS", has_server=has_server)
+        if _PROMETHEUS in metrics and not has_server:
+            raise SettingsError(f"OTEL_METRICS_EXPORTER: prometheus needs {variable('health')}, where it is served")
         if not traces and not metrics:
             return Telemetry()
-        return _recording(traces, metrics, worker_id, version)
+        return _recording(traces, metrics, worker_id, version, group)
 
     def execution(self, traceparent: str | None, started: float, attributes: Mapping[str, str | int]) -> ExecutionTrace:
         """Begin an execution's trace, `started` (Unix seconds) being the append. `_ATTRIBUTES` lists `attributes`."""
@@ -112,11 +207,21 @@ class Telemetry:
     def slots(self, running: int, free: int) -> None:
         """Set the number of executions that run here, and of those that could run beside them."""
 
-    def finished(self, task_type: str, outcome: str, seconds: Mapping[str, float]) -> None:
-        """Count an ended execution. `task_type` is from the catalogue, `seconds` are by phase that it came to."""
+    def finished(self, attempt: EndedAttempt) -> None:
+        """Count an ended attempt."""
 
-    def count(self, name: str) -> None:
-        """Count a rare event such as `lease_lost`, `template_restart` or `reconnect`."""
+    def count(self, incident: Incident) -> None:
+        """Count a rare event."""
+
+    def streams(self, jobs: Sequence[Reading], results: Sequence[Reading]) -> None:
+        """Set the figures of the job streams and of the results streams' readers, until READING_SECONDS from now."""
+
+    def loop_was_late(self, seconds: float) -> None:
+        """Note by how much the event loop woke too late."""
+
+    def page(self) -> bytes | None:
+        """Return all metrics as Prometheus reads them, None where nobody wants that. Takes milliseconds."""
+        return None
 
     def close(self) -> None:
         """Send what is left, blocking for at most CLOSE_SECONDS. Not for the event loop's thread while it has work."""
@@ -142,7 +247,8 @@ def export(
 
     Raises SettingsError as `Telemetry.from_environ` does.
     """
-    if not (exporters := _exporters(environ, "METRICS")):
+    # What is scraped is scraped from workers: the gateway has no HTTP server.
+    if not (exporters := [name for name in _exporters(environ, "METRICS") if name != _PROMETHEUS]):
         return partial(_shut_down, [])
     from opentelemetry.sdk.metrics import MeterProvider
 
@@ -180,73 +286,122 @@ class RecordingTelemetry(Telemetry):
     """Telemetry with exporters behind it."""
 
     def __init__(
-        self, resource: Resource, processors: Iterable[SpanProcessor], readers: Iterable[MetricReader]
+        self,
+        resource: Resource,
+        processors: Collection[SpanProcessor],
+        readers: Collection[MetricReader],
+        group: str = "",
+        page: Callable[[], bytes] | None = None,
     ) -> None:
         from opentelemetry.sdk.metrics import MeterProvider
         from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, View
         from opentelemetry.sdk.trace import TracerProvider
 
+        self.measures = bool(readers)
+        self._traces = bool(processors)
+        self._page = page
+        self._messaging = {"messaging.system": "redis", "messaging.consumer.group.name": group}
+
         # `close` shuts both down. At exit they would wait for the collector without a bound.
         self._tracers = TracerProvider(resource=resource, shutdown_on_exit=False)
         for processor in processors:
             self._tracers.add_span_processor(processor)
-        duration = "sfworker.execution.duration"
-        view = View(instrument_name=duration, aggregation=ExplicitBucketHistogramAggregation(_BOUNDS))
-        self._meters = MeterProvider(list(readers), resource, shutdown_on_exit=False, views=[view])
+        views = [
+            View(instrument_name=name, aggregation=ExplicitBucketHistogramAggregation(metric.bounds))
+            for name, metric in METRICS.items()
+            if metric.bounds
+        ]
+        self._meters = MeterProvider(list(readers), resource, shutdown_on_exit=False, views=views)
         self._tracer = self._tracers.get_tracer("sfworker")
         self._running = self._free = 0
+        self._readings: Mapping[str, Sequence[Reading]] = {}
+        self._read_at = 0.0
 
         meter = self._meters.get_meter("sfworker")
-        self._executions = meter.create_counter("sfworker.executions", "{execution}", "Executions that ended.")
-        self._duration = meter.create_histogram(duration, "s", "Where the time of executions went.")
-        self._incidents = meter.create_counter("sfworker.incidents", "{incident}", "Things that should be rare.")
-        meter.create_observable_up_down_counter(
-            "sfworker.executions.running", [self._observe_running], "{execution}", "Executions that run now."
-        )
-        meter.create_observable_up_down_counter(
-            "sfworker.slots.free", [self._observe_free], "{slot}", "Executions that could run beside them."
-        )
+        kept: dict[str, Any] = {}
+        for name, metric in METRICS.items():
+            if metric.kind in ("counter", "histogram"):
+                create = getattr(meter, f"create_{metric.kind}")
+                kept[name] = create(name, metric.unit, metric.description)
+            else:
+                create = getattr(meter, f"create_observable_{metric.kind}")
+                create(name, [partial(_observe, partial(self._figures, name))], metric.unit, metric.description)
+        self._executions, self._incidents = kept["sfworker.executions"], kept["sfworker.incidents"]
+        self._duration, self._memory = kept["sfworker.execution.duration"], kept["sfworker.execution.memory"]
+        self._delay = kept["sfworker.event_loop.delay"]
 
     def execution(self, traceparent: str | None, started: float, attributes: Mapping[str, str | int]) -> ExecutionTrace:
-        return _RecordedTrace(self._tracer, traceparent, started, attributes)
+        if not self._traces:
+            return _NO_TRACE
+        return _RecordedTrace(self._tracer, traceparent, started, self._messaging, attributes)
 
     def slots(self, running: int, free: int) -> None:
         self._running, self._free = running, free
 
-    def finished(self, task_type: str, outcome: str, seconds: Mapping[str, float]) -> None:
-        attributes = {"sfworker.task.type": task_type, "sfworker.outcome": outcome}
-        self._executions.add(1, attributes)
-        for phase, duration in seconds.items():
-            self._duration.record(max(duration, 0.0), {**attributes, "sfworker.phase": phase})
+    def finished(self, attempt: EndedAttempt) -> None:
+        kind = {"sfworker.task.type": attempt.task_type, "sfworker.outcome": attempt.outcome}
+        of_stream = self._of_stream(attempt.stream, attempt.tenant)
+        self._executions.add(1, {**of_stream, **kind, "error.type": attempt.error_type})
+        for phase, duration in attempt.seconds.items():
+            self._duration.record(max(duration, 0.0), {**kind, "sfworker.phase": phase})
+        if attempt.memory is not None:
+            self._memory.record(attempt.memory, kind)
 
-    def count(self, name: str) -> None:
-        self._incidents.add(1, {"sfworker.incident": name})
+    def count(self, incident: Incident) -> None:
+        self._incidents.add(1, {"sfworker.incident": incident})
+
+    def streams(self, jobs: Sequence[Reading], results: Sequence[Reading]) -> None:
+        self._readings = {"stream": jobs, "results": results}
+        self._read_at = time.monotonic()
+
+    def loop_was_late(self, seconds: float) -> None:
+        self._delay.record(max(seconds, 0.0))
+
+    def page(self) -> bytes | None:
+        return self._page() if self._page else None
 
     def close(self) -> None:
         _shut_down([self._tracers, self._meters])
 
-    def _observe_running(self, options: CallbackOptions) -> Iterable[Observation]:
-        from opentelemetry.metrics import Observation
+    def _figures(self, name: str) -> Iterable[tuple[float, Mapping[str, str]]]:
+        if name == "sfworker.executions.running":
+            return [(self._running, self._messaging)]
+        if name == "sfworker.slots.free":
+            return [(self._free, self._messaging)]
+        if time.monotonic() - self._read_at > READING_SECONDS:  # Redis is away; old figures would look like new ones
+            return []
+        _, kind, figure = name.split(".")
+        return [
+            (reading.figures[figure], self._of_stream(reading.stream, reading.tenant, reading.group))
+            for reading in self._readings.get(kind, ())
+            if figure in reading.figures
+        ]
 
-        return [Observation(self._running)]
-
-    def _observe_free(self, options: CallbackOptions) -> Iterable[Observation]:
-        from opentelemetry.metrics import Observation
-
-        return [Observation(self._free)]
+    def _of_stream(self, stream: str, tenant: str, group: str | None = None) -> dict[str, str]:
+        told = {**self._messaging, "messaging.destination.name": stream, "sfworker.tenant": tenant}
+        return told if group is None else {**told, "messaging.consumer.group.name": group}
 
 
 class _RecordedTrace(ExecutionTrace):
     def __init__(
-        self, tracer: Tracer, traceparent: str | None, started: float, attributes: Mapping[str, str | int]
+        self,
+        tracer: Tracer,
+        traceparent: str | None,
+        started: float,
+        messaging: Mapping[str, str],
+        attributes: Mapping[str, str | int],
     ) -> None:
         from opentelemetry.context import Context
-        from opentelemetry.trace import SpanKind, set_span_in_context
+        from opentelemetry.trace import Link, SpanKind, get_current_span, set_span_in_context
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-        parent = _extracted(traceparent)
+        parent, links = _extracted(traceparent), []
+        web_side = get_current_span(parent).get_span_context()
+        if attributes.get("attempt", 1) != 1 and web_side.is_valid:
+            # A later attempt may come long after that trace has ended, and is no step of it.
+            parent, links = Context(), [Link(web_side)]
         fixed = {
-            "messaging.system": "redis",
+            **messaging,
             "messaging.operation.name": "process",
             "messaging.operation.type": "process",
         }
@@ -256,18 +411,24 @@ class _RecordedTrace(ExecutionTrace):
             parent,
             SpanKind.CONSUMER,
             {**fixed, **_exported(attributes)},
+            links,
             start_time=_nanoseconds(started),
         )
+        self.records = self._span.is_recording()
         self._context = set_span_in_context(self._span, Context())
         carrier: dict[str, str] = {}
         TraceContextTextMapPropagator().inject(carrier, self._context)
         self.traceparent = carrier.get("traceparent")
 
-    def span(self, name: str, start: float, end: float, **attributes: str | int) -> None:
+    def span(self, name: str, start: float, end: float, within: Any = None, **attributes: str | int) -> Any:
+        from opentelemetry.context import Context
+        from opentelemetry.trace import set_span_in_context
+
         child = self._tracer.start_span(
-            name, self._context, attributes=_exported(attributes), start_time=_nanoseconds(start)
+            name, within or self._context, attributes=_exported(attributes), start_time=_nanoseconds(start)
         )
         child.end(_nanoseconds(max(start, end)))
+        return set_span_in_context(child, Context())
 
     def link(self, party: str, traceparent: str) -> None:
         from opentelemetry.trace import get_current_span
@@ -284,6 +445,12 @@ class _RecordedTrace(ExecutionTrace):
             self._span.set_attribute("error.type", error_type)
             self._span.set_status(StatusCode.ERROR)
         self._span.end()
+
+
+def trace_id(traceparent: str | None) -> str | None:
+    """Return the trace that a `traceparent` names, None where it is none."""
+    found = _TRACEPARENT.fullmatch(traceparent or "")
+    return found[1] if found else None
 
 
 def _extracted(traceparent: str | None) -> Context:
@@ -315,16 +482,19 @@ class _Patient:
         return result
 
 
-def _exporters(environ: Mapping[str, str], signal: str) -> list[str]:
+def _exporters(environ: Mapping[str, str], signal: str, *, has_server: bool = False) -> list[str]:
     """Return the exporters of a signal (TRACES, METRICS), none where nothing asks for any."""
     if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return []
-    variable = f"OTEL_{signal}_EXPORTER"
+    setting = f"OTEL_{signal}_EXPORTER"
     endpoints = ("OTEL_EXPORTER_OTLP_ENDPOINT", f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT")
     default = "otlp" if any(environ.get(name) for name in endpoints) else "none"
-    names = [name.strip().lower() for name in (environ.get(variable) or default).split(",") if name.strip()]
-    if unknown := [name for name in names if name not in _EXPORTERS]:
-        raise SettingsError(f"{variable}: exporter {unknown[0]!r} is not one of {', '.join(_EXPORTERS)}")
+    if has_server:
+        default += f",{_PROMETHEUS}"
+    taken = (*_EXPORTERS, _PROMETHEUS) if signal == "METRICS" else _EXPORTERS
+    names = [name.strip().lower() for name in (environ.get(setting) or default).split(",") if name.strip()]
+    if unknown := [name for name in names if name not in taken]:
+        raise SettingsError(f"{setting}: exporter {unknown[0]!r} is not one of {', '.join(taken)}")
     if "otlp" in names:
         for name in (f"OTEL_EXPORTER_OTLP_{signal}_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"):
             if protocol := environ.get(name):
@@ -334,14 +504,25 @@ def _exporters(environ: Mapping[str, str], signal: str) -> list[str]:
     return [name for name in dict.fromkeys(names) if name != "none"]
 
 
-def _recording(traces: list[str], metrics: list[str], worker_id: str, version: str) -> RecordingTelemetry:
+def _recording(traces: list[str], metrics: list[str], worker_id: str, version: str, group: str) -> RecordingTelemetry:
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
     try:
         processors = [BatchSpanProcessor(_span_exporter(name)) for name in traces]
     except ValueError as error:
         raise _not_taken(error) from None
-    return RecordingTelemetry(_resource(worker_id, version), processors, _readers(metrics))
+    readers = _readers(name for name in metrics if name != _PROMETHEUS)
+    page = None
+    if _PROMETHEUS in metrics:
+        from opentelemetry.exporter.prometheus import PrometheusMetricReader
+        from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, REGISTRY, generate_latest
+
+        for about_python in (GC_COLLECTOR, PLATFORM_COLLECTOR):  # of no use here; PROCESS_COLLECTOR's figures are
+            with contextlib.suppress(KeyError):  # gone already, by another one in this process
+                REGISTRY.unregister(about_python)
+        readers.append(PrometheusMetricReader())
+        page = partial(generate_latest, REGISTRY)
+    return RecordingTelemetry(_resource(worker_id, version), processors, readers, group, page)
 
 
 def _resource(instance_id: str, version: str) -> Resource:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -40,6 +41,7 @@ Action = Literal[
     "multiply",
     "allocate",
     "fill_scratch",
+    "warn",
 ]
 
 
@@ -139,5 +141,9 @@ def _act(context: JobContext[ActParams], params: ActParams) -> None:
                 with tempfile.NamedTemporaryFile(delete=False) as file:
                     file.write(bytes(10_000_000))
                 time.sleep(0.01)
+        case "warn":
+            warnings.warn("the balance does not add up", stacklevel=1)
+            warnings.warn(f"the balance of {SECRET} is wrong", RuntimeWarning, stacklevel=1)
+            os.write(2, b"[2026-11-24 13:41:40.113] [warning] [bucket.cc:166] the bucket is full\n")
         case "succeed":
             pass

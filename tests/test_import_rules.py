@@ -27,6 +27,7 @@ DAEMON_SIDE = [
     "client",
     "flow",
     "tasks",
+    "job_logs",
     "logs",
     "telemetry",
     *SHARED,
@@ -65,6 +66,11 @@ def test_the_daemon_never_imports_secretflow() -> None:
     modules = modules_under(DAEMON_SIDE)
     assert "sfworker.daemon.worker" in modules
     assert imported_with(modules) & SECRETFLOW == set()
+
+
+def test_a_worker_without_a_port_imports_no_server() -> None:
+    modules = [name for name in modules_under(DAEMON_SIDE) if name != "sfworker.daemon.serving"]
+    assert imported_with(modules) & {"aiohttp", "prometheus_client"} == set()
 
 
 def test_party_processes_never_import_redis() -> None:

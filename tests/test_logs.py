@@ -12,6 +12,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,13 @@ class TestRecord:
             record = console.record()
         assert record["exception"].startswith("Traceback (most recent call last):\n  File ")
         assert record["exception"].endswith("ValueError: why")
+
+    def test_no_text_steers_the_terminal_of_a_reader(self, console: Console) -> None:
+        with logs.configure(settings()), logs.ids(execution_id="e\x9b31m"):
+            log.info("said \x1b]0;x\x07 \x85")
+            line = console.text()
+        assert json.loads(line)["execution_id"] == "e\x9b31m"
+        assert line.rstrip("\n").isprintable()
 
     def test_what_cannot_be_shown_ends_nothing(self, console: Console) -> None:
         class Odd:
@@ -270,6 +278,20 @@ class TestTerminal:
         assert lines[4] == "    ValueError: why\r\n"
 
 
+class TestBound:
+    def test_fields_of_an_attempt_end_with_its_ids(self, console: Console) -> None:
+        with logs.configure(settings(), "host-1"):
+            with logs.ids(execution_id="e"):
+                logs.bind(task_type="psi", attempt=2, trace_id=None)
+                log.info("one")
+                record = console.record()
+            log.info("two")
+            after = console.record()
+        assert (record["execution_id"], record["task_type"], record["attempt"]) == ("e", "psi", 2)
+        assert "trace_id" not in record
+        assert not {"execution_id", "task_type", "attempt"} & after.keys()
+
+
 class TestFile:
     def test_gets_what_the_console_gets(self, console: Console, tmp_path: Path) -> None:
         file = tmp_path / "w.log"
@@ -292,6 +314,33 @@ class TestFile:
         assert "one" in moved
         assert "four" in now
         assert len((moved + now).splitlines()) == 4
+
+    def test_is_rotated_at_its_size(self, console: Console, tmp_path: Path) -> None:
+        file = tmp_path / "w.log"
+        with logs.configure(settings(log_file=str(file), log_file_bytes=300, log_files_kept=2)):
+            for number in range(8):
+                log.info("number %d", number)
+                console.record()
+        texts = [path.read_text() for path in (file, tmp_path / "w.log.1", tmp_path / "w.log.2")]
+        assert all(0 < len(text) <= 300 for text in texts)
+        assert [json.loads(line)["message"] for text in reversed(texts) for line in text.splitlines()] == [
+            f"number {number}" for number in range(8 - sum(text.count("\n") for text in texts), 8)
+        ]
+        assert len(list(tmp_path.iterdir())) == 3
+
+    def test_is_opened_anew_when_asked(self, console: Console, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """For a file whose place tells nothing, as where a file system gives a new one the old one's number."""
+        file, opened = tmp_path / "w.log", count()
+        real = logs._File._open
+        monkeypatch.setattr(logs._File, "_open", lambda self: real(self) if next(opened) < 9 else None)
+        with logs.configure(settings(log_file=str(file))):
+            for text in ("one", "two", "three"):
+                log.info(text)
+                console.record()
+                if text == "two":
+                    logs.reopen()
+        assert [json.loads(line)["message"] for line in file.read_text().splitlines()] == ["one", "two", "three"]
+        assert next(opened) == 2
 
     def test_that_cannot_be_written_and_then_can(self, console: Console, tmp_path: Path) -> None:
         file = tmp_path / "missing" / "w.log"

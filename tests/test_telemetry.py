@@ -27,7 +27,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from sfworker import telemetry as telemetry_module
 from sfworker.errors import SettingsError
-from sfworker.telemetry import RecordingTelemetry, Telemetry
+from sfworker.telemetry import EndedAttempt, Incident, Reading, RecordingTelemetry, Telemetry
 
 TRACE_ID, SPAN_ID = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 TRACEPARENT = f"00-{TRACE_ID}-{SPAN_ID}-01"
@@ -39,8 +39,8 @@ ATTRIBUTES: dict[str, str | int] = {
     "attempt": 1,
     "stream": "sf:jobs",
     "message_id": "1-0",
-    "group": "secretflow",
 }
+ENDED = EndedAttempt("psi", "success", "", "sf:jobs", "", {}, None)
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +56,7 @@ class Memory:
         self.spans = InMemorySpanExporter()
         self.reader = InMemoryMetricReader()
         processors = [SimpleSpanProcessor(self.spans)]
-        self.telemetry = RecordingTelemetry(Resource({}), processors, [self.reader])
+        self.telemetry = RecordingTelemetry(Resource({}), processors, [self.reader], "secretflow")
 
     def span(self, name: str) -> ReadableSpan:
         (found,) = [span for span in self.spans.get_finished_spans() if span.name == name]
@@ -116,7 +116,8 @@ class TestNothingAsked:
             lambda: trace.span("task", 1.0, 2.0, attempt=1),
             lambda: trace.end("success", None),
             lambda: telemetry.slots(1, 2),
-            lambda: telemetry.finished("psi", "success", {}),
+            lambda: telemetry.finished(ENDED),
+            lambda: telemetry.loop_was_late(0.1),
             lambda: telemetry.count("reconnect"),
         ]
         for call in calls:
@@ -247,9 +248,9 @@ class TestTrace:
 
 class TestMetrics:
     def test_executions(self, memory: Memory) -> None:
-        memory.telemetry.finished("psi", "success", {"queue": 0.25, "total": 1.5})
-        memory.telemetry.finished("psi", "success", {"queue": 0.5, "total": -0.1})
-        memory.telemetry.finished("psi", "failure", {})
+        memory.telemetry.finished(ENDED._replace(seconds={"queue": 0.25, "total": 1.5}))
+        memory.telemetry.finished(ENDED._replace(seconds={"queue": 0.5, "total": -0.1}))
+        memory.telemetry.finished(ENDED._replace(outcome="failure", error_type="InputDataError"))
         counted = {point.attributes["sfworker.outcome"]: point.value for point in memory.points("sfworker.executions")}
         assert counted == {"success": 2, "failure": 1}
         phases = {p.attributes["sfworker.phase"]: p for p in memory.points("sfworker.execution.duration")}
@@ -264,9 +265,20 @@ class TestMetrics:
         assert [point.value for point in memory.points("sfworker.executions.running")] == [2]
         assert [point.value for point in memory.points("sfworker.slots.free")] == [2]
 
+    def test_figures_of_streams_are_told_no_more_when_they_are_old(
+        self, memory: Memory, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        reading = Reading("sf:jobs", "", "secretflow", {"queued": 3, "lag": 2})
+        memory.telemetry.streams([reading], [])
+        assert [point.value for point in memory.points("sfworker.stream.queued")] == [3]
+        assert memory.points("sfworker.stream.dead") == []  # which the server did not tell
+        monkeypatch.setattr(telemetry_module, "READING_SECONDS", -1.0)
+        assert memory.points("sfworker.stream.queued") == []
+
     def test_incidents(self, memory: Memory) -> None:
-        for name in ("reconnect", "lease_lost", "reconnect"):
-            memory.telemetry.count(name)
+        happened: list[Incident] = ["reconnect", "lease_lost", "reconnect"]
+        for incident in happened:
+            memory.telemetry.count(incident)
         points = memory.points("sfworker.incidents")
         assert {p.attributes["sfworker.incident"]: p.value for p in points} == {"reconnect": 2, "lease_lost": 1}
 
@@ -319,7 +331,7 @@ class TestCollector:
         trace.span("queue", 1_700_000_000.0, 1_700_000_001.0)
         trace.end("success", None)
         telemetry.slots(1, 3)
-        telemetry.finished("psi", "success", {"total": 0.5})
+        telemetry.finished(ENDED._replace(seconds={"total": 0.5}))
         telemetry.close()
 
         request = ExportTraceServiceRequest.FromString(b"".join(collector.bodies("/v1/traces")))
@@ -347,7 +359,7 @@ class TestCollector:
         monkeypatch.setenv("OTEL_SERVICE_NAME", "psi-workers")
         telemetry = Telemetry.from_environ(os.environ, "host-1", "0.1")
         telemetry.execution(None, 1.0, ATTRIBUTES).end("success", None)
-        telemetry.finished("psi", "success", {})
+        telemetry.finished(ENDED)
         telemetry.close()
         assert {path for path, _ in collector.received} == {"/spans"}
         request = ExportTraceServiceRequest.FromString(collector.bodies("/spans")[0])
@@ -382,7 +394,7 @@ class TestDeadCollector:
             monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
             telemetry = Telemetry.from_environ(os.environ, "host-1", "0.1")
             telemetry.execution(None, 1.0, ATTRIBUTES).end("success", None)
-            telemetry.finished("psi", "success", {})
+            telemetry.finished(ENDED)
             began = time.monotonic()
             telemetry.close()
             assert time.monotonic() - began < 1.5

@@ -23,6 +23,7 @@ from redis.exceptions import ResponseError
 
 from sfworker.broker.connection import COMMAND_SECONDS, connect
 from sfworker.broker.entry import Entry, entry_from_fields, entry_from_parcel
+from sfworker.broker.gauges import Gauges, gauges
 from sfworker.broker.keys import DEAD_CONSUMER, PRIORITIES, RETRY_CONSUMER, Keys
 from sfworker.broker.misplaced import places
 from sfworker.broker.orders import DRAIN, NEVER_DUE, PAUSE_TYPE
@@ -42,6 +43,7 @@ OUTLAST_SECONDS = 86_400
 """Time by which the record of a buried entry outlasts it, so that whoever has the execution's id finds it."""
 PAGE = 100
 MOST_GIVEN_BACK = 1000
+MOST_FORGOTTEN = 500
 BESIDE_BYTES = 4096
 """Room in an entry beside the envelope: names of fields and the `traceparent`."""
 _LOOKED_FOR = b"looked for"
@@ -514,6 +516,7 @@ class Broker:
             await self._settle_dead(stream, _FIRST)
             self._looked_at[stream] = await self._settle_dead(stream, self._looked_at.get(stream, _FIRST))
         await self._forget_workers()
+        await self._forget_ended()
         return missing
 
     async def _settle_dead(self, stream: str, first: bytes) -> bytes:
@@ -534,6 +537,14 @@ class Broker:
             await cast(Awaitable[int], self._redis.hdel(workers, *gone))
             orders = [f"{DRAIN}{name}" for name in gone]
             await cast(Awaitable[int], self._redis.hdel(self.keys.orders(self._group), *orders))
+
+    async def _forget_ended(self) -> None:
+        """Remove those past retention from the lists of executions that ended, also where no more of them end."""
+        seconds, _ = await self._redis.time()
+        since = (seconds - self._settings.retention) * 1000
+        for area in self._areas:
+            while old := await self._redis.zrangebyscore(area.ended, "-inf", since, 0, MOST_FORGOTTEN):
+                await self._redis.zrem(area.ended, *old)
 
     @asynccontextmanager
     async def cancellations(self) -> AsyncIterator[AsyncIterator[tuple[str, Keys]]]:
@@ -615,6 +626,10 @@ class Broker:
             if (reader := await slow_reader(self._redis, area, self._settings)) is not None:
                 return reader
         return None
+
+    async def gauges(self) -> tuple[list[Gauges], list[Gauges]]:
+        """Return the figures of the job streams and of the results streams' readers."""
+        return await gauges(self._redis, self._areas, self._group)
 
     def _due_times(self, stream: str) -> str:
         return self.area(stream).retries(stream, self._group)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -33,4 +34,5 @@ def entry_from_fields(stream: str, entry_id: str, fields: Mapping[bytes, bytes] 
     if fields is None:
         return Entry(stream, entry_id, None)
     traceparent = fields.get(b"traceparent", b"").decode(errors="replace")
-    return Entry(stream, entry_id, fields.get(b"envelope", b""), traceparent or None)
+    envelope = fields.get(b"envelope", b"").removeprefix(codecs.BOM_UTF8)  # which C# puts in front of a text
+    return Entry(stream, entry_id, envelope, traceparent or None)

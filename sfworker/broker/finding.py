@@ -1,12 +1,13 @@
 """Lists executions in any state, newest first, and finds one with all that Redis holds of it. Only reads.
 
 Those that ended are in an index that the scripts keep (`enlist` in `lua/prelude.lua`), the others are found by their
-entries: queued ones in the streams, begun ones by the ids that are kept until they are answered.
+entries: queued ones in the streams, begun ones by whose they are. Of those that wait, however many there are, only the
+ids are read before the first one is shown.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Iterable
+from collections.abc import AsyncIterator, Awaitable
 from typing import Annotated, Any, Literal, cast
 
 import msgspec
@@ -16,11 +17,14 @@ from redis.exceptions import ResponseError
 
 from sfworker.broker.dead import PastAttempt, history
 from sfworker.broker.entry import Entry, entry_from_fields
-from sfworker.broker.keys import Keys
+from sfworker.broker.keys import DEAD_CONSUMER, RETRY_CONSUMER, Keys
 from sfworker.broker.overview import last_delivered
 from sfworker.wire.envelope import decode_ids, decode_task_type
 
 PAGE = 500
+PENDING = 200
+ENTRIES = 50
+"""Entries whose payload is read at once, each of which may be as long as an envelope."""
 State = Literal["queued", "running", "waiting", "success", "failure", "cancelled"]
 STATES: tuple[State, ...] = ("queued", "running", "waiting", "success", "failure", "cancelled")
 _ENDS: dict[str, State] = {"SUCCESS": "success", "FAILURE": "failure", "CANCELLED": "cancelled"}
@@ -100,8 +104,9 @@ class _Facts(Struct, frozen=True, array_like=True):
 
 async def executions(redis: Redis, keys: Keys, group: str, wanted: Wanted) -> AsyncIterator[Listed]:
     """Yield the executions that are `wanted`, newest first."""
-    live = [one for one in await _begun(redis, keys, group) if wanted.has(one)] if wanted.states & _LIVE else []
-    sources = [_sorted(live)]
+    sources = [_held(redis, keys, group, wanted)] if wanted.states & {"running", "queued"} else []
+    if wanted.states & {"waiting", "queued"}:
+        sources += [_waiting(redis, keys, group, stream, wanted) for stream in keys.job_streams()]
     if "queued" in wanted.states:
         sources += [_queued(redis, stream, group, wanted) for stream in keys.job_streams()]
     if wanted.states - _LIVE:
@@ -123,35 +128,79 @@ _NO_RECORD: list[bytes | None] = [None] * len(_OF_RECORD)
 _LIVE: frozenset[State] = frozenset({"queued", "running", "waiting"})
 
 
-async def _sorted(found: Iterable[Listed]) -> AsyncIterator[Listed]:
-    for one in sorted(found, key=lambda each: each.at, reverse=True):
-        yield one
-
-
-async def _begun(redis: Redis, keys: Keys, group: str) -> list[Listed]:
-    """Return the executions that have begun or were given back, and have no answer yet."""
-    known = await cast(Awaitable["dict[bytes, bytes]"], redis.hgetall(keys.answers(group)))
-    ids = {
-        (stream, entry_id): msgspec.json.decode(value, type=tuple[str, str, str])
-        for place, value in known.items()
-        for stream, entry_id in [place.decode().rsplit(" ", 1)]
-    }
-    places = list(ids)
-    for stream in keys.job_streams():
-        due = [entry_id.decode() for entry_id in await redis.zrangebyscore(keys.retries(stream, group), "-inf", "+inf")]
-        places += [(stream, entry_id) for entry_id in due if (stream, entry_id) not in ids]
+async def _held(redis: Redis, keys: Keys, group: str, wanted: Wanted) -> AsyncIterator[Listed]:
+    """Yield the executions that workers own, most of which have begun."""
     found: list[Listed] = []
-    for start in range(0, len(places), PAGE):
-        page = places[start : start + PAGE]
-        async with redis.pipeline(transaction=False) as pipeline:
-            for stream, entry_id in page:
-                pipeline.xrange(stream, entry_id, entry_id)
-                execution_id = ids[stream, entry_id][0] if (stream, entry_id) in ids else ""
-                pipeline.hmget(keys.execution(execution_id), _OF_RECORD)
-            replies = await pipeline.execute(raise_on_error=False)  # what somebody put in a record's place is none
-        for (stream, entry_id), entries, record in zip(page, replies[::2], replies[1::2], strict=True):
-            entry = entry_from_fields(stream, entry_id, entries[0][1] if entries else None)
-            found.append(_live(entry, ids.get((stream, entry_id)), record if isinstance(record, list) else _NO_RECORD))
+    for stream in keys.job_streams():
+        try:
+            consumers = [
+                info["name"].decode() for info in await redis.xinfo_consumers(stream, group) if info["pending"]
+            ]
+        except ResponseError as error:
+            if not str(error).startswith(("no such key", "NOGROUP")):
+                raise
+            continue
+        for consumer in consumers:
+            if consumer not in (RETRY_CONSUMER, DEAD_CONSUMER):
+                found += await _live_page(redis, keys, group, stream, await _owned(redis, stream, group, consumer))
+    for one in sorted(found, key=lambda each: each.at, reverse=True):
+        if wanted.has(one):
+            yield one
+
+
+async def _waiting(redis: Redis, keys: Keys, group: str, stream: str, wanted: Wanted) -> AsyncIterator[Listed]:
+    """Yield a stream's executions that wait or were given back. Only their ids are read at once."""
+    until = wanted.until
+    places = [
+        entry_id
+        for entry_id in await _owned(redis, stream, group, RETRY_CONSUMER)
+        if wanted.since <= _ms(entry_id) and (until is None or _ms(entry_id) <= until)
+    ]
+    while page := places[-ENTRIES:]:
+        del places[-ENTRIES:]
+        begun = "waiting" in wanted.states
+        for one in await _live_page(redis, keys, group, stream, page[::-1], begun=begun):
+            if wanted.has(one):
+                yield one
+
+
+async def _owned(redis: Redis, stream: str, group: str, consumer: str) -> list[str]:
+    """Return the ids of the entries that a consumer owns, oldest first."""
+    found: list[str] = []
+    first = "-"
+    try:
+        while page := await redis.xpending_range(stream, group, first, "+", PENDING, consumer):
+            found += [entry["message_id"].decode() for entry in page]
+            first = f"({found[-1]}"
+    except ResponseError as error:
+        if not str(error).startswith(("no such key", "NOGROUP")):
+            raise
+    return found
+
+
+async def _live_page(
+    redis: Redis, keys: Keys, group: str, stream: str, entry_ids: list[str], *, begun: bool = True
+) -> list[Listed]:
+    """Read pending entries and their records; unless `begun`, only of those that have not begun."""
+    if not entry_ids:
+        return []
+    known = await cast(
+        Awaitable["list[bytes | None]"], redis.hmget(keys.answers(group), [f"{stream} {each}" for each in entry_ids])
+    )
+    page = [
+        (entry_id, None if ids is None else msgspec.json.decode(ids, type=tuple[str, str, str]))
+        for entry_id, ids in zip(entry_ids, known, strict=True)
+        if begun or ids is None
+    ]
+    async with redis.pipeline(transaction=False) as pipeline:
+        for entry_id, ids in page:
+            pipeline.xrange(stream, entry_id, entry_id)
+            pipeline.hmget(keys.execution(ids[0] if ids else ""), _OF_RECORD)
+        replies = await pipeline.execute(raise_on_error=False)  # what somebody put in a record's place is none
+    found = []
+    for (entry_id, ids), entries, record in zip(page, replies[::2], replies[1::2], strict=True):
+        entry = entry_from_fields(stream, entry_id, entries[0][1] if entries else None)
+        found.append(_live(entry, ids, record if isinstance(record, list) else _NO_RECORD))
     return found
 
 
@@ -184,7 +233,7 @@ def _live(entry: Entry, ids: tuple[str, str, str] | None, record: list[bytes | N
 
 async def _queued(redis: Redis, stream: str, group: str, wanted: Wanted) -> AsyncIterator[Listed]:
     after, before = await last_delivered(redis, stream, group), "+" if wanted.until is None else str(wanted.until)
-    while page := await redis.xrevrange(stream, before, f"({after}", count=PAGE):
+    while page := await redis.xrevrange(stream, before, f"({after}", count=ENTRIES):
         for entry_id, fields in page:
             one = _live(entry_from_fields(stream, entry_id.decode(), fields), None, _NO_RECORD)
             if one.at < wanted.since:
@@ -269,13 +318,18 @@ async def find(redis: Redis, keys: Keys, group: str, execution_id: str) -> Found
     return Found(
         state=_state(record, answer),
         group=record.get("group"),
-        envelope=(entry and entry.envelope) or await redis.get(keys.envelope(execution_id)),
+        envelope=(entry and entry.envelope) or await _kept_envelope(redis, keys.envelope(execution_id)),
         entry_id=entry.entry_id if entry else None,
         worker=record.get("worker", ""),
         is_held="held" in record,
         history=history(record),
         result=None if answer is None else msgspec.json.decode(answer, type=dict[str, Any]),
     )
+
+
+async def _kept_envelope(redis: Redis, key: str) -> bytes | None:
+    envelope = await redis.get(key)
+    return None if envelope is None else entry_from_fields("", "", {b"envelope": envelope}).envelope
 
 
 async def _record(redis: Redis, key: str) -> dict[str, str]:
@@ -305,7 +359,7 @@ async def said(redis: Redis, keys: Keys, execution_id: str, entry_id: str | None
     """Return the status events of an execution since its entry, oldest first, as far as the results stream has them."""
     since = entry_id or "-"
     found: list[dict[str, Any]] = []
-    while page := await redis.xrange(keys.results, since, "+", count=PAGE):
+    while page := await redis.xrange(keys.results, since, "+", count=ENTRIES):
         found += [
             msgspec.json.decode(fields[b"payload"], type=dict[str, Any])
             for _, fields in page

@@ -32,6 +32,19 @@ class StreamOverview(Struct, frozen=True, kw_only=True):
     dead: int
 
 
+class RunningJob(Struct, frozen=True, kw_only=True):
+    """An execution that a worker runs, when it wrote its heartbeat."""
+
+    execution_id: str
+    """The entry's id, where the envelope holds none."""
+    task_type: str
+    began: float
+    """Time of the attempt's begin, in s since 1970 by the worker's clock."""
+    progress: float | None = None
+    memory_bytes: int = 0
+    """Of its processes on the worker's host."""
+
+
 class WorkerOverview(Struct, frozen=True, kw_only=True):
     """A heartbeat that has not expired, as its worker wrote it."""
 
@@ -41,6 +54,7 @@ class WorkerOverview(Struct, frozen=True, kw_only=True):
     running: int = 0
     free: int = 0
     executions: list[Any] = []
+    jobs: list[RunningJob] = []
 
 
 class Overview(Struct, frozen=True, kw_only=True):

@@ -211,6 +211,8 @@ class ComponentResult(Struct, frozen=True, kw_only=True):
     """The outputs as protobuf JSON (DistData) in the component's order; the next component's `inputs`."""
     reports: list[Report] = field(default_factory=list)
     """Every output that is a report, as plain tables."""
+    warnings: list[str] = field(default_factory=list)
+    """A sentence for each column whose numbers may be too large for the SPU's field."""
 
 
 COMPONENT = register(
@@ -233,11 +235,13 @@ COMPONENT = register(
             "a predicting component's receiver learns the predictions; filters and samples show every party which "
             "of its rows were chosen; tables that a component writes hold each party's own columns only",
             "every party learns the parameters of the job, column names of all inputs and random ids of models",
+            "every party, and readers of the result, learn which columns may be too large for the SPU's field",
             "refused are input tables of fewer rows than SFWORKER_MIN_INPUT_ROWS; intersections of fewer keys than "
             "SFWORKER_MIN_INTERSECTION_ROWS, or of none where SFWORKER_REVEAL_EMPTY_INTERSECTIONS is false; bins "
             "that WOE, a report of rules or stats_psi would tell, of some and fewer rows than SFWORKER_MIN_BIN_ROWS; "
-            "groups of fewer rows than SFWORKER_MIN_GROUP_ROWS are left out, and refused where none is left; who "
-            "reads the error learns that",
+            "groups of fewer rows than SFWORKER_MIN_GROUP_ROWS are left out, and refused where none is left; "
+            "conditions of filters that some rows but fewer than these satisfy, or do not; who reads the error learns "
+            "that",
         ),
     )
 )

@@ -6,11 +6,13 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from msgspec import UnsetType
+
 from sfworker.catalog.base import TaskType, validate
 from sfworker.catalog.resources import Resources, granted
 from sfworker.errors import ExpiredError, ParameterValidationError
 from sfworker.settings import Settings, variable
-from sfworker.wire.devices import DEFAULT_FIELD, FIELDS, PROTOCOLS
+from sfworker.wire.devices import FIELDS, PROTOCOLS
 from sfworker.wire.envelope import (
     Envelope,
     SpuConfig,
@@ -91,7 +93,7 @@ def accept(data: bytes, settings: Settings, now: float) -> Job:
         cluster=cluster,
         environment=_environment(envelope, settings) if cluster else {},
         peers=peers,
-        keeps_session=envelope.options.session == "reuse" and not _why_fresh(mode, cluster, settings),
+        keeps_session=envelope.options.session == "reuse" and not _why_fresh(mode, settings),
         agreed=params.agreed() if peers else None,
         resources=granted(envelope.options, settings),
         disclosures=[*task_type.disclosures, *(_dealt(envelope, task_type, parties, settings) if peers else [])],
@@ -101,20 +103,22 @@ def accept(data: bytes, settings: Settings, now: float) -> Job:
 
 def _unmet(envelope: Envelope, mode: Mode, cluster: str, settings: Settings) -> list[str]:
     found = []
-    if envelope.sf_init_config.runtime_env is not None and not cluster:
+    if mode == "none":
+        for name in ("spu_config", "heu_config"):
+            if getattr(envelope, name) is not None:
+                found.append(f"{name}: has no effect for a task type that joins no session")
+    if envelope.sf_init_config.runtime_env and not cluster:
         found.append("sf_init_config.runtime_env: has no effect in this worker")
-    if envelope.options.session == "reuse" and (why := _why_fresh(mode, cluster, settings)):
+    if envelope.options.session == "reuse" and (why := _why_fresh(mode, settings)):
         found.append(f"options.session: has no effect {why}")
     return found
 
 
-def _why_fresh(mode: Mode, cluster: str, settings: Settings) -> str:
+def _why_fresh(mode: Mode, settings: Settings) -> str:
     """Say why a session that might be kept is not, in the words behind "has no effect"."""
     if not settings.session_jobs:
         return f"in this worker, whose sessions are all fresh ({variable('session_jobs')})"
-    if mode == "none":
-        return "for a task type that joins no session"
-    return "on a Ray cluster, whose sessions are all fresh" if cluster else ""
+    return "for a task type that joins no session" if mode == "none" else ""
 
 
 def _parties(envelope: Envelope, settings: Settings) -> list[str]:
@@ -250,7 +254,7 @@ def _check_spu(config: SpuConfig, parties: list[str], settings: Settings) -> Non
         raise ParameterValidationError(
             f"{_RUNTIME}.protocol: {protocol} keeps no secrets; use SEMI2K, or set SFWORKER_ALLOW_INSECURE_PROTOCOLS"
         )
-    if (runtime.field or DEFAULT_FIELD) not in FIELDS:
+    if not isinstance(runtime.field, UnsetType) and runtime.field not in FIELDS:
         raise ParameterValidationError(f"{_RUNTIME}.field: one of {', '.join(sorted(FIELDS))}")
     fewest, most = PROTOCOLS[protocol]
     count = len(set(nodes)) or len(parties)

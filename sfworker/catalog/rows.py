@@ -186,7 +186,8 @@ def _kind(value: Value) -> str:
 ROWS = "every party, and readers of the result, learn the number of rows before and after"
 STRATA = (
     "with stratify every party learns which rows were chosen, which depends on the column; who knows random_state can "
-    "compare what values it might hold with that, so leave random_state out where they are secret"
+    "compare what values it might hold with that, so leave random_state out where they are secret; a value in fewer "
+    "rows than SFWORKER_MIN_GROUP_ROWS is refused, and who reads the error learns that there is one"
 )
 FEATURE_FILTER = register(
     TaskType(
@@ -206,7 +207,7 @@ CONDITION_FILTER = register(
         disclosures=(
             ROWS,
             "every party learns which rows satisfy the condition; where fewer do than SFWORKER_MIN_GROUP_ROWS, or "
-            "none, all fails, and who reads the error learns that",
+            "none, or some but fewer do not, all fails, and who reads the error learns that",
             FLOOR,
         ),
     )
@@ -217,7 +218,13 @@ SAMPLE = register(
         summary="Chooses rows at random",
         params=SampleParams,
         result=SampleResult,
-        disclosures=(ROWS, "every party learns which rows were chosen", STRATA, FLOOR),
+        disclosures=(
+            ROWS,
+            "every party learns which rows were chosen; with stratify and replace also how often, by which it can tell "
+            "rows of rare values from those of others",
+            STRATA,
+            FLOOR,
+        ),
     )
 )
 TRAIN_TEST_SPLIT = register(

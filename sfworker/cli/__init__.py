@@ -11,12 +11,13 @@ import difflib
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from importlib import import_module
 from typing import Any, NoReturn, Protocol
 
 _SHELLS = ("bash", "zsh", "tcsh")
 _SUBCOMMANDS = (
-    *("run", "submit", "watch", "status", "list", "show", "logs", "cancel", "dead", "replay", "retry-now"),
+    *("run", "submit", "watch", "status", "top", "list", "show", "logs", "cancel", "dead", "replay", "retry-now"),
     *("pause", "resume", "drain", "groups"),
     *("report", "tasks", "schema", "doctor", "gateway", "certs", "demo"),
 )
@@ -83,9 +84,16 @@ def _nearest(word: str, known: Iterable[str]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line (default: this process's) and return its exit code; `--help` lists the codes."""
     from sfworker.cli.child import open_standard_streams
-    from sfworker.errors import EnvelopeError, SecretFlowTaskError, SettingsError, TaskTypeNotFoundError
+    from sfworker.cli.plain import Plain
 
     open_standard_streams()
+    with redirect_stdout(Plain(sys.stdout)), redirect_stderr(Plain(sys.stderr)):
+        return _main(argv)
+
+
+def _main(argv: Sequence[str] | None) -> int:
+    from sfworker.errors import EnvelopeError, SecretFlowTaskError, SettingsError, TaskTypeNotFoundError
+
     try:
         code = _obey(argv)
         sys.stdout.flush()  # here, so that a reader that is gone is noticed below

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from sfworker.cli.plain import Plain, plain
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -15,11 +17,17 @@ _WIDTH_OF_A_PIPE = 140
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Return a console that prints text as it is, because identifiers may look like markup."""
+    """Return a console that prints text as it is, because identifiers may look like markup or steer a terminal."""
     from rich.console import Console
 
-    terminal = (sys.stderr if stderr else sys.stdout).isatty()
-    return Console(
+    class PlainConsole(Console):
+        def render_str(self, text: str, **options: Any) -> Any:
+            return super().render_str(plain(text), **options)
+
+    stream: Any = sys.stderr if stderr else sys.stdout
+    terminal = stream.isatty()
+    return PlainConsole(
+        file=stream.stream if isinstance(stream, Plain) else None,  # as colours and bars do steer it
         stderr=stderr,
         markup=False,
         highlight=False,

@@ -103,7 +103,7 @@ async def _list(arguments: argparse.Namespace, settings: Settings) -> int:
 def _print_blocks(out: Console, found: list[dict[str, Any]]) -> None:
     for each in found:
         attempts = "" if each["attempts"] is None else f" after {_times(each['attempts'], 'attempt')}"
-        print(each["execution_id"] or each["entry_id"])
+        print(_name(each))
         print(f"  {each['task_type'] or '(no task type)'}, failed at {_cell('buried_at', each['buried_at'])}{attempts}")
         _print_error(out, each)
 
@@ -115,8 +115,14 @@ def _print_table(out: Console, found: list[dict[str, Any]]) -> None:
     listed.columns[0].no_wrap = True  # to be copied
     for each in found:
         names = ("stream", "task_type", "attempts", "error_type", "error", "buried_at")
-        listed.add_row(each["execution_id"] or each["entry_id"], *(_cell(name, each[name]) for name in names))
+        listed.add_row(_name(each), *(_cell(name, each[name]) for name in names))
     out.print(listed)
+
+
+def _name(about: dict[str, Any]) -> str:
+    from sfworker.report.tables import shown
+
+    return shown(about["execution_id"] or about["entry_id"])
 
 
 def _print_error(out: Console, about: dict[str, Any]) -> None:

@@ -248,6 +248,7 @@ def _worker(redis_url: str, workspace: Path, roots: dict[str, Path]) -> Iterator
     """`sfworker run` as a process of its own, whose log is shown only if it fails."""
     from sfworker.cli.child import bound_to_this_process, stop
     from sfworker.settings import Settings, variable
+    from sfworker.wire import entry
 
     ours = {variable(name) for name in Settings.__struct_fields__} | {"SFWORKER_CONFIG"}
     environment = {name: value for name, value in os.environ.items() if name not in ours}
@@ -260,7 +261,7 @@ def _worker(redis_url: str, workspace: Path, roots: dict[str, Path]) -> Iterator
     log = workspace / "worker.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            bound_to_this_process([sys.executable, "-m", "sfworker", "run", "--group", "secretflow"]),
+            bound_to_this_process(entry.command("sfworker.cli", "run", "--group", "secretflow")),
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=output,

@@ -23,12 +23,14 @@ def run(arguments: argparse.Namespace) -> int:
     from sfworker.logs import configure
     from sfworker.settings import load, variable
     from sfworker.telemetry import export
+    from sfworker.wire.entry import leave_no_core
 
     settings = load()
     for name in ("party", "tls_certificate", "tls_key", "tls_authority"):
         if not getattr(settings, name):
             raise SettingsError(f"{variable(name)}: a gateway needs it; see `sfworker certs` for certificates")
     os.umask(0o077)
+    leave_no_core()  # what parties send each other is in its memory
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     needed = arguments.while_needed

@@ -87,13 +87,8 @@ def _shown(line: str) -> str:
     try:
         fields = msgspec.json.decode(line, type=dict[str, Any])
     except msgspec.DecodeError:
-        return _plain(line)
+        return line
     time, level, logger, message = (fields.get(name, "") for name in ("time", "level", "logger", "message"))
     more = "".join(f" {name}={value}" for name, value in fields.items() if name not in _NOT_SHOWN)
-    trace = "".join(f"\n    {_plain(each)}" for each in str(fields.get("exception", "")).splitlines())
-    return _plain(f"{time} {level:8}{logger}: {message}{more}") + trace
-
-
-def _plain(text: str) -> str:
-    """Return the text without what could steer a terminal."""
-    return "".join(each if each.isprintable() else f"\\x{ord(each):02x}" for each in text)
+    trace = "".join(f"\n    {each}" for each in str(fields.get("exception", "")).splitlines())
+    return f"{time} {level:8}{logger}: {message}{more}{trace}"

@@ -116,20 +116,23 @@ def _cursor(text: str) -> tuple[int, int]:
 
 def _print(found: list[Listed]) -> None:
     from sfworker.cli.console import console, table
+    from sfworker.report.tables import shown
 
     out = console()
     listed = table("execution", "state", "task type", "attempts >", "ago >", "took >", "worker", "error type")
     listed.columns[0].no_wrap = out.width >= 120  # to be copied
     now = time.time() * 1000
     for one in found:
-        took = _length((one.ended - one.started) / 1000) if one.ended and one.started else ""
+        took = length((one.ended - one.started) / 1000) if one.ended and one.started else ""
         attempts = str(one.attempts or "")
-        ago = _length(max(0.0, now - one.at) / 1000)
-        listed.add_row(one.execution_id, one.state, one.task_type, attempts, ago, took, one.worker, one.error_type)
+        ago = length(max(0.0, now - one.at) / 1000)
+        listed.add_row(
+            shown(one.execution_id), one.state, one.task_type, attempts, ago, took, one.worker, one.error_type
+        )
     out.print(listed)
 
 
-def _length(seconds: float) -> str:
+def length(seconds: float) -> str:
     """Put a length of time in few characters, as in 2.4 s, 17m or 3d."""
     if seconds < 60:
         return f"{seconds:.1f} s"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from sfworker.cli.plain import plain
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
@@ -80,7 +82,7 @@ class EventDisplay:
     def expect(self, execution_id: str, title: str | None = None) -> None:
         """Announce an execution that has said nothing yet."""
         if self._bars is not None and execution_id not in self._tasks:
-            self._tasks[execution_id] = self._bars.add_task(title or execution_id, total=1.0, said="queued")
+            self._tasks[execution_id] = self._bars.add_task(plain(title or execution_id), total=1.0, said="queued")
 
     def note(self, text: str) -> None:
         """Print a sentence, above the bars where there are some."""
@@ -102,6 +104,6 @@ class EventDisplay:
         if event.get("error"):  # too long for the bar's line
             self.note(f"{title or execution_id}: {said}")
             said = sentence({"stage": event.get("stage")})
-        self._bars.update(task, completed=fraction(event, before), said=said)
+        self._bars.update(task, completed=fraction(event, before), said=plain(said))
         if event.get("status") in _ENDINGS:
             self._bars.stop_task(task)

@@ -226,7 +226,7 @@ def needed(keys: Keys) -> list[Command]:
         ("ZADD", keys.ended, 1, ""),
         ("ZREVRANGEBYSCORE", keys.ended, "+inf", "-inf"),
         ("ZREMRANGEBYRANK", keys.ended, 0, 0),
-        ("ZREMRANGEBYSCORE", keys.ended, "-inf", 0),
+        ("ZCOUNT", keys.ended, "-inf", 0),
         ("ZCARD", retries),
         ("HSCAN", keys.answers(_GROUP), 0),
         ("MGET", keys.worker("doctor"), keys.cancel("doctor")),

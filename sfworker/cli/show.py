@@ -22,7 +22,7 @@ SUMMARY = "Show all that is known of a job: envelope, attempts, stages, result"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("execution_id", type=not_empty, metavar="ID", help="the execution_id of the envelope")
-    parser.add_argument("--paths", action="store_true", help="show the paths of data in the envelope, too")
+    parser.add_argument("--paths", action="store_true", help="show the paths of data in envelope and result, too")
     parser.add_argument(
         "--bundle", metavar="FILE", help="write all of it to a zip file, to be sent to somebody who helps"
     )
@@ -62,7 +62,7 @@ async def _about(arguments: argparse.Namespace, settings: Settings) -> dict[str,
 def _facts(execution_id: str, found: Found, events: list[dict[str, Any]], *, paths: bool) -> dict[str, Any]:
     """Return what is known as JSON is made of it."""
     from sfworker.cli.dead import decoded, past_attempt
-    from sfworker.report.hiding import without_what_looks_like_paths
+    from sfworker.report.hiding import without_paths, without_what_looks_like_paths
 
     envelope = decoded(found.envelope)
     return {
@@ -75,7 +75,7 @@ def _facts(execution_id: str, found: Found, events: list[dict[str, Any]], *, pat
         "envelope": envelope if paths else without_what_looks_like_paths(envelope),
         "attempts": [past_attempt(past) for past in found.history],
         "events": events,
-        "result": found.result,
+        "result": found.result if paths else without_paths(found.result),
     }
 
 
@@ -105,9 +105,9 @@ def _print(about: dict[str, Any]) -> None:
     from sfworker.cli.results import print_result
 
     out = console()
-    worker = f", on {about['worker']}" if about["worker"] and about["state"] == "running" else ""
+    where = f", on {about['worker']}" if about["worker"] and about["state"] == "running" else ""
     held = ", as jobs like it are paused" if about["held"] else ""
-    print(f"{about['execution_id']}: {about['state']}{worker}{held}")
+    print(f"{about['execution_id']}: {about['state']}{where}{held}")
     print_attempts(out, about["attempts"])
     _print_events(about["events"])
     worker = about["worker"] or ((about["result"] or {}).get("task_metadata") or {}).get("worker_id")

@@ -15,7 +15,7 @@ import signal
 import tarfile
 from io import BufferedIOBase, BufferedWriter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import duckdb
 from google.protobuf import json_format
@@ -32,6 +32,7 @@ from secretflow_spec.v1.evaluation_pb2 import NodeEvalParam
 
 from sfworker.components import (
     floors,
+    ranges,
     values,  # noqa: F401 - registers what components send each other
 )
 from sfworker.components import params as component_params
@@ -47,6 +48,14 @@ from sfworker.session import codec
 _REFUSALS = (SFException, AssertionError, ValueError, LookupError, TypeError, AttributeError, duckdb.Error)
 
 
+class Evaluated(NamedTuple):
+    """What a component has made."""
+
+    outputs: list[DistData]
+    far: list[str]
+    """Columns of this process's party that may be too large for the SPU's field, see `ranges`."""
+
+
 def evaluate(
     context: JobContext[Any],
     definition: Definition,
@@ -55,8 +64,8 @@ def evaluate(
     where: str = "task_config.node_eval_param",
     inputs: str = "node_eval_param.inputs",
     outputs: str = "node_eval_param.output_uris",
-) -> list[DistData]:
-    """Run a component whose parameters `params.check` has accepted, and return its outputs.
+) -> Evaluated:
+    """Run a component whose parameters `params.check` has accepted.
 
     The component decides what it reveals. `where`, `inputs` and `outputs` are fields of the job that errors name.
     Raises ParameterValidationError or InputDataError.
@@ -76,10 +85,15 @@ def evaluate(
             f"{where}: does not fit the definition of {definition.component_id}; {remedy}"
         ) from None
     offered = _Context(context, checkpoint, inputs, outputs)
+
+    def find(uri: str) -> Path:
+        return Path(offered.storage.get_full_path(uri))
+
     floors.hold(component, context.floors)
     try:
-        floors.require_size(context, param, lambda uri: Path(offered.storage.get_full_path(uri)))
-        component.evaluate(offered)
+        floors.require_size(context, param, find)
+        with floors.held_filter(component, offered, context.floors):
+            component.evaluate(offered)
         offered.storage.close()
     except Exception as error:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # SecretFlow's own answer to the same error may be on its way
@@ -94,7 +108,8 @@ def evaluate(
             f"may quote data; check the attributes, and that the cells fit the types in the inputs' meta"
         ) from error
     minor = Definition.parse_minor(param.comp_id.partition(":")[2])
-    return [getattr(component, output.name).data for output in definition.get_output_defs(minor)]
+    made = [getattr(component, output.name).data for output in definition.get_output_defs(minor)]
+    return Evaluated(made, ranges.far_columns(str(context.self_party), param, find, offered.spu))
 
 
 def as_json(data: DistData) -> dict[str, Any]:
@@ -219,6 +234,8 @@ class _Context(Context):  # type: ignore[misc]
         self.cluster_config = None
         self.tracer = TimeTracer()
         self.initiator_party = context.parties[0]
+        self.spu: Any = None
+        """The SPU that the component has asked for."""
 
     @property
     def parties(self) -> list[str]:
@@ -229,7 +246,8 @@ class _Context(Context):  # type: ignore[misc]
         return str(self._job.self_party)
 
     def make_spu(self, config: Any = None) -> Any:
-        return self._job.device_manager.spu({} if config is None else config.update_config({}))
+        self.spu = self._job.device_manager.spu({} if config is None else config.update_config({}))
+        return self.spu
 
     def make_spus(self, config: Any = None) -> list[Any]:
         return [self.make_spu(config)]

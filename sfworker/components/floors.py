@@ -6,14 +6,21 @@ Intersections of components are held to it where ours are, in `session/spu_runti
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 import secretflow
 from pyarrow import orc
+from secretflow.component.core import CompVDataFrameReader, VTable
 from secretflow.component.preprocessing.binning.base import VertBinningBase
+from secretflow.component.preprocessing.filter import condition_filter
+from secretflow.component.preprocessing.filter.expr_condition_filter import ExprConditionFilter
 from secretflow.component.stats import groupby_statistics, stats_psi
 from secretflow_spec.v1.evaluation_pb2 import NodeEvalParam
 
@@ -40,6 +47,32 @@ def hold(component: Any, floors: Floors) -> None:
         return _rules(floors.bin_rows, component, *arguments, **named)
 
     VertBinningBase.do_evaluate = rules
+
+
+@contextmanager
+def held_filter(component: Any, offered: Any, floors: Floors) -> Iterator[None]:
+    """Hold a component that splits a table's rows, if it is one, for the block. Every party learns which rows go where.
+
+    All rows are looked at before, as it tells the others of one batch after the other.
+    """
+    stock = condition_filter.apply
+
+    def apply(frame: Any, owner: Any, name: str, value: Any, compare: Callable[[Any, Any], Any]) -> Any:
+        if not looked:
+            looked.append(True)
+            _require_parts(floors.group_rows, component, offered, [name], lambda table: compare(table[name], value))
+        return stock(frame, owner, name, value, compare)
+
+    looked: list[bool] = []
+    if isinstance(component, ExprConditionFilter):
+        expression = component.expr.strip()
+        columns = component.parse_columns(expression) if expression else []
+        _require_parts(floors.group_rows, component, offered, columns, functools.partial(_satisfied, expression))
+    condition_filter.apply = apply
+    try:
+        yield
+    finally:
+        condition_filter.apply = stock
 
 
 def require_size(context: JobContext[Any], param: NodeEvalParam, find: Callable[[str], Path]) -> None:
@@ -69,6 +102,36 @@ def _size(path: Path, form: str, most: int) -> tuple[int, int]:
         file.seek(max(path.stat().st_size - 1, 0))
         is_unended = file.read() not in {b"\n", b""}
     return limits.lines(path, most) - 1 + is_unended, header.count(b",") + 1
+
+
+def _satisfied(expression: str, duck_input_table: pa.Table) -> pa.ChunkedArray:
+    with duckdb.connect() as connection:  # which finds the table by its name
+        return connection.execute(f"SELECT ({expression}) FROM duck_input_table").arrow().column(0)  # noqa: S608 - as SecretFlow
+
+
+def _require_parts(
+    least: int, component: Any, offered: Any, columns: list[str], satisfied: Callable[[pa.Table], pa.ChunkedArray]
+) -> None:
+    """Raise InputDataError where some rows, but fewer than `least`, satisfy a condition or do not."""
+    table = VTable.from_distdata(component.input_ds, columns=columns) if least and columns else None
+    if table is None or len(table.parties) != 1:  # the component refuses it
+        return
+    owner = secretflow.PYU(next(iter(table.parties)))
+
+    def count(part: pa.Table) -> tuple[int, int]:
+        kept = pc.sum(pc.fill_null(satisfied(part).cast(pa.bool_()), False)).as_py() or 0
+        return kept, part.num_rows - kept
+
+    def require(*counts: tuple[int, int]) -> None:
+        if any(0 < sum(part) < least for part in zip(*counts, strict=True)):
+            raise InputDataError(
+                f"task_config.node_eval_param: fewer than {least} rows satisfy the condition, or do not "
+                f"(SFWORKER_MIN_GROUP_ROWS); choose another one"
+            )
+
+    with CompVDataFrameReader(offered.storage, offered.tracer, table) as reader:
+        counts = [owner(count)(batch.data(owner)) for batch in reader]
+    secretflow.wait([owner(require)(*counts)])
 
 
 def _groups(least: int, frame: Any, by: list[str], pairs: list[tuple[str, str]], *others: Any) -> dict[Any, Any]:

@@ -9,18 +9,16 @@ Both answer `{"state": ..., "reason": ...}`. `python -m sfworker.daemon.health` 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
 import socket
 import stat
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Literal
 
-import msgspec
 from msgspec import Struct
 
 from sfworker.errors import SettingsError
@@ -28,12 +26,12 @@ from sfworker.settings import load, variable
 
 if TYPE_CHECKING:
     from sfworker.pool.pool import Pool
+    from sfworker.telemetry import Telemetry
 
 _UNIX = "unix:"
-_HEAD_BYTES = 8192
-_SECONDS = 5.0
+SECONDS = 5.0
 """Longest time for a client, and for a silence of Redis beyond the waits of the worker's own loops."""
-_CONNECTIONS = 64
+CONNECTIONS = 64
 
 
 class State(Struct, frozen=True):
@@ -46,18 +44,20 @@ class State(Struct, frozen=True):
 class Readiness:
     """Tells whether the worker could claim a job now, by how its own dealings with the template and Redis went."""
 
-    def __init__(self, pool: Pool, lease_seconds: float) -> None:
+    def __init__(self, pool: Pool, lease_seconds: float, telemetry: Telemetry) -> None:
         self.draining = False
+        self._telemetry = telemetry
         self._pool = pool
         # Where every slot is taken, the renewals of leases are all that asks Redis for anything.
-        self._patience = lease_seconds / 3 + _SECONDS
+        self._patience = lease_seconds / 3 + SECONDS
         self._failed_at: dict[str, float] = {}
         self._answered_at: float | None = None
         self._misplaced = ""
         self._serves = True
 
     def redis_answered(self, asked_by: str) -> None:
-        self._failed_at.pop(asked_by, None)
+        if self._failed_at.pop(asked_by, None) is not None and not self._failed_at:
+            self._telemetry.count("reconnect")
         self._answered_at = time.monotonic()
 
     def redis_failed(self, asked_by: str) -> None:
@@ -105,93 +105,15 @@ def listening(address: str) -> Iterator[socket.socket | None]:
                 os.unlink(address.removeprefix(_UNIX))
 
 
-@asynccontextmanager
-async def serving(listener: socket.socket | None, readiness: Readiness) -> AsyncIterator[None]:
-    """Answer requests on `listener` during the block."""
-    if listener is None:
-        yield
-        return
-    connections: set[_Connection] = set()
-    loop = asyncio.get_running_loop()
-    create = loop.create_unix_server if listener.family == socket.AF_UNIX else loop.create_server
-    server = await create(lambda: _Connection(readiness, connections), sock=listener)
-    try:
-        yield
-    finally:
-        server.close()
-        for connection in list(connections):
-            connection.abort()
-
-
-class _Connection(asyncio.Protocol):
-    """Answers one request, in however many pieces it arrives. Holds no more than a head and lives at most 5 s."""
-
-    def __init__(self, readiness: Readiness, connections: set[_Connection]) -> None:
-        self._readiness = readiness
-        self._connections = connections
-        self._head = b""
-        self._answered = False
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        self._transport = transport
-        self._deadline = asyncio.get_running_loop().call_later(_SECONDS, transport.abort)
-        self._connections.add(self)
-        if len(self._connections) > _CONNECTIONS:
-            self.abort()
-
-    def data_received(self, data: bytes) -> None:
-        if self._answered:
-            return
-        self._head += data[: _HEAD_BYTES + 1]
-        if b"\r\n\r\n" in self._head:
-            self._answer(*self._response(self._head.split(b"\r\n", 1)[0]))
-        elif len(self._head) > _HEAD_BYTES:
-            self._answer(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, None)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._deadline.cancel()
-        self._connections.discard(self)
-
-    def abort(self) -> None:
-        self._transport.abort()
-
-    def _response(self, request_line: bytes) -> tuple[HTTPStatus, State | None]:
-        words = request_line.split(b" ")
-        if len(words) != 3 or not words[2].startswith(b"HTTP/1."):
-            return HTTPStatus.BAD_REQUEST, None
-        if words[0] != b"GET":
-            return HTTPStatus.METHOD_NOT_ALLOWED, None
-        path = words[1].partition(b"?")[0]
-        if path == b"/healthz":
-            return HTTPStatus.OK, State("alive")
-        if path == b"/readyz":
-            state = self._readiness.state()
-            return HTTPStatus.OK if state.state == "ready" else HTTPStatus.SERVICE_UNAVAILABLE, state
-        return HTTPStatus.NOT_FOUND, None
-
-    def _answer(self, status: HTTPStatus, state: State | None) -> None:
-        body = msgspec.json.encode(state) + b"\n" if state else f"{status.phrase}\n".encode()
-        head = (
-            f"HTTP/1.1 {status.value} {status.phrase}\r\n"
-            f"Content-Type: {'application/json' if state else 'text/plain'}\r\n"
-            f"Content-Length: {len(body)}\r\n"
-            "Cache-Control: no-store\r\n"
-            "Connection: close\r\n\r\n"
-        )
-        self._answered = True
-        self._transport.write(head.encode() + body)
-        self._transport.close()
-
-
 def ask(address: str, path: str) -> tuple[int, str]:
     """Return the status and body that the worker at `address` answers. Raises SettingsError or OSError."""
     family, where = _parse(address)
     with socket.socket(family, socket.SOCK_STREAM) as client:
-        client.settimeout(_SECONDS)
+        client.settimeout(SECONDS)
         client.connect(where)
         client.sendall(f"GET {path} HTTP/1.1\r\nHost: worker\r\n\r\n".encode())
         answer = b""
-        while chunk := client.recv(_HEAD_BYTES):
+        while chunk := client.recv(8192):
             answer += chunk
     head, _, body = answer.decode(errors="replace").partition("\r\n\r\n")
     words = head.split(" ", 2)
@@ -229,7 +151,7 @@ def _bind(address: str) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(where)
-        listener.listen(_CONNECTIONS)
+        listener.listen(CONNECTIONS)
     except OSError:
         listener.close()
         raise
@@ -251,7 +173,7 @@ def _remove_abandoned(path: str) -> None:
         if not stat.S_ISSOCK(os.stat(path).st_mode):
             return  # a file of somebody's, which must not be removed; binding will fail and say so
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-            client.settimeout(_SECONDS)
+            client.settimeout(SECONDS)
             client.connect(path)
     except FileNotFoundError:
         return

@@ -13,11 +13,12 @@ from redis.exceptions import RedisError
 from sfworker.broker.broker import Broker, Lease
 from sfworker.broker.entry import Entry
 from sfworker.broker.keys import Keys
-from sfworker.broker.overview import WorkerOverview
+from sfworker.broker.overview import RunningJob, WorkerOverview
 from sfworker.broker.patience import pause
 from sfworker.daemon.health import Readiness
 from sfworker.daemon.running import Running
 from sfworker.pool.outcome import Stop
+from sfworker.pool.usage import memory_of
 from sfworker.settings import Settings
 from sfworker.telemetry import Telemetry
 from sfworker.wire.events import timestamp
@@ -47,6 +48,7 @@ class Leases:
         self._readiness = readiness
         self._drain = drain
         self._started_at = timestamp(time.time())
+        self._renewed_at = anyio.current_time()
 
     async def renew(self) -> None:
         """Renew running attempts' leases at a third of their length, and end attempts that were lost or cancelled."""
@@ -76,6 +78,7 @@ class Leases:
         async def sweep() -> None:
             if self._running.free > 0 and is_ready():
                 for entry in await self._broker.sweep(self._running.free, self._running.attempts):
+                    self._telemetry.count("reclaim")
                     await begin(entry)
 
         # A job of a killed worker then waits for its lease and a fifth more, at most.
@@ -113,6 +116,10 @@ class Leases:
         # Leases come first and the heartbeat has a time-out, so that nothing uses up the time that a lease has.
         attempts = self._running.attempts
         leases = await self._broker.renew(attempts)
+        now = anyio.current_time()
+        if attempts and now - self._renewed_at > self._settings.lease_seconds * 2 / 3:
+            self._telemetry.count("lease_late")
+        self._renewed_at = now
         for attempt, lease in zip(attempts, leases, strict=True):
             if lease is Lease.LOST:
                 self._telemetry.count("lease_lost")
@@ -126,12 +133,29 @@ class Leases:
             running=len(attempts),
             free=max(self._running.free, 0),
             executions=[attempt.execution_id for attempt in attempts],
+            jobs=await self._jobs(),
         )
         with anyio.fail_after(self._settings.lease_seconds / 3):
             await self._broker.heartbeat(msgspec.json.encode(heartbeat))
             if not self._readiness.draining and await self._broker.is_to_drain():
                 _log.info("an operator drains this worker: no new jobs, running ones may finish")
                 self._drain()
+
+    async def _jobs(self) -> list[RunningJob]:
+        """Return what runs here. Memory is counted in a thread, as the kernel walks through page tables for it."""
+        executions = self._running.executions
+        groups = [group for _, execution in executions for group in execution.groups]
+        used = await anyio.to_thread.run_sync(memory_of, groups) if groups else {}
+        return [
+            RunningJob(
+                execution_id=attempt.known_as,
+                task_type=attempt.task_type,
+                began=execution.began,
+                progress=execution.progress,
+                memory_bytes=sum(used.get(group, 0) for group in execution.groups),
+            )
+            for attempt, execution in executions
+        ]
 
     async def _regularly(self, seconds: float, action: Callable[[], Awaitable[None]]) -> None:
         failures = 0

@@ -31,6 +31,10 @@ class Running:
     def attempts(self) -> list[Attempt]:
         return [attempt for attempt, _ in self._executions.values()]
 
+    @property
+    def executions(self) -> list[tuple[Attempt, Execution]]:
+        return list(self._executions.values())
+
     def holds(self, entry_id: str, stream: str) -> bool:
         return any((at.entry.entry_id, at.entry.stream) == (entry_id, stream) for at in self.attempts)
 

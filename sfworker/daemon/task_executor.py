@@ -13,13 +13,14 @@ import traceback
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import anyio
 import msgspec
 
 from sfworker.broker.broker import Attempt, Broker, Lease, Started
 from sfworker.broker.patience import patiently
+from sfworker.catalog import all_task_types
 from sfworker.catalog.job import Job, accept, require_time_left
 from sfworker.daemon.retrying import decide
 from sfworker.errors import (
@@ -29,9 +30,12 @@ from sfworker.errors import (
     Failure,
     JobCancelledError,
     JobLostError,
+    PartyProcessLostError,
     ResultSaveError,
     SecretFlowTaskError,
+    published_error_types,
 )
+from sfworker.logs import bind
 from sfworker.pool.keepers import HereKeeper, Keeper
 from sfworker.pool.mesh import Heard
 from sfworker.pool.outcome import Outcome, Stop
@@ -40,10 +44,10 @@ from sfworker.pool.starts import shared_id
 from sfworker.publish.progress_reporter import ProgressReporter
 from sfworker.publish.status_notifier import StatusNotifier
 from sfworker.settings import Settings
-from sfworker.telemetry import ExecutionTrace, Telemetry
-from sfworker.wire.envelope import parties_elsewhere
+from sfworker.telemetry import OTHER, EndedAttempt, ExecutionTrace, Telemetry, trace_id
+from sfworker.wire.envelope import Options, parties_elsewhere
 from sfworker.wire.events import JobResult, PerformanceMetrics, TaskMetadata, timestamp
-from sfworker.wire.frames import Keeping, Making, Staging
+from sfworker.wire.frames import MOST_SPANS, Keeping, Making, Progressed, Staging
 from sfworker.wire.gateway import Ended
 
 _log = logging.getLogger("sfworker.executor")
@@ -99,12 +103,16 @@ class TaskExecutor:
         except ExpiredError as error:
             refusal = Failure.of(error)
         run = _Run(self._services, attempt, started, job)
+        run.bind_to_log()
         if started.verdict == "lost":
             _log.warning("another worker has taken this job over before it started here")
+            run.note_end("lost")
         elif started.verdict == "held":
             _log.info("an operator has paused jobs like this one; it waits until they are resumed")
+            run.note_end("held")
         elif started.verdict == "duplicate":
             _log.info("this execution_id was sent before; the first one's answer stands")
+            run.note_end("duplicate")
         elif started.verdict == "poison":
             await run.bury(Failure.of(CrashLoopError()), Outcome())
         elif started.verdict == "cancelled":
@@ -122,7 +130,12 @@ class TaskExecutor:
         envelope = attempt.entry.envelope
         if not envelope:
             raise EnvelopeError("envelope: the stream entry has no such field; append the job as `envelope`, in JSON")
-        return accept(envelope, self._services.settings, time.time())
+        job = accept(envelope, self._services.settings, time.time())
+        asked = job.envelope.options.priority
+        stream = self._services.broker.area(attempt.entry.stream).jobs(asked)
+        if asked != Options().priority and attempt.entry.stream != stream:
+            job.warnings.append(f"options.priority: has no effect, as the stream decides; append the job to {stream}")
+        return job
 
 
 class _Run:
@@ -149,17 +162,23 @@ class _Run:
         async with anyio.create_task_group() as tasks:
             reporter = ProgressReporter(partial(self._notifier.progressed, self._attempt, number), tasks)
 
+            steps: list[tuple[float, str]] = []
+
             def hear(frame: Heard) -> None:
+                if self._trace.records and isinstance(frame, Progressed) and len(steps) < MOST_SPANS:
+                    steps.append((time.time(), frame.message or ""))
                 if isinstance(frame, Making | Staging | Keeping):
                     path = frame.staged if isinstance(frame, Staging) else frame.path
                     tasks.start_soon(self._notifier.wrote, self._attempt, path)
                 else:
+                    if isinstance(frame, Progressed):
+                        execution.progress = frame.fraction
                     reporter.hear(frame)
 
             replays = self._started.replays
             async with self._pool.execute(job, number, execution, hear, self._tenant, replays, self._trace) as outcome:
                 await reporter.close()  # every stage is published before the answer
-                self._trace_outcome(outcome)
+                self._trace_outcome(outcome, steps)
                 await self._answer(job, outcome)
 
     async def report_loss(self) -> None:
@@ -176,17 +195,18 @@ class _Run:
         """Answer with a failure that no further attempt follows."""
         result = self._result("failure", outcome, failure)
         if await self._publish(partial(self._notifier.failed, self._attempt, self._started.attempt, failure, result)):
-            _log.warning("failed for good with %s: %s", failure.error_type, failure.error)
+            told = self._told(failure)
+            _log.warning("failed for good with %s: %s", failure.error_type, failure.error, extra=told)
             await self._end("failure", outcome, failure.error_type)
             self._note_end(
                 f"{failure.error_type}: {failure.error}" if self._settings.tell_peers_why else failure.error_type,
-                replayable=True,
+                replays=self._started.replays,
             )
 
     async def cancel(self, outcome: Outcome) -> None:
         result = self._result("cancelled", outcome, Failure.of(JobCancelledError()))
         if await self._publish(partial(self._notifier.cancelled, self._attempt, self._started.attempt, result)):
-            _log.info("cancelled")
+            _log.info("cancelled", extra=self._told())
             await self._end("cancelled", outcome, None)
             self._note_end("it was cancelled")
 
@@ -203,17 +223,19 @@ class _Run:
             await self._succeed(outcome)
             return
         await self._keeper(outcome).discard(outcome.outputs)
+        if failure.error_type == PartyProcessLostError.__name__ and not outcome.template_lost:
+            self._telemetry.count("party_crash")
         if outcome.stopped is Stop.LEASE_LOST:
             await self._lease_lost("the computation was ended and nothing is published")
         elif outcome.stopped is Stop.DRAINED or outcome.never_ran:  # not the job's doing, so no attempt is used up
-            await self._release("releases")
+            await self._release("releases", outcome)
         elif outcome.stopped is Stop.CANCELLED:
             await self.cancel(outcome)
         elif outcome.no_room or (outcome.peer_absent and self._started.releases < self._settings.max_peer_waits):
             await self._come_again(failure, outcome)
         elif outcome.template_lost:
             # It may be the job that ends the template, so this counts towards `max_crashes`.
-            await self._release("crashes")
+            await self._release("crashes", outcome)
         else:
             await self._retry_or_bury(job, failure, outcome)
 
@@ -236,16 +258,16 @@ class _Run:
         result = self._result("success", outcome, None)
         if await self._publish(partial(self._notifier.succeeded, self._attempt, self._started.attempt, result)):
             outcome.is_answered = True
-            _log.info("succeeded after %.3f s", result.performance_metrics.total_seconds)
+            _log.info("succeeded after %.3f s", result.performance_metrics.total_seconds, extra=self._told())
             await self._end("success", outcome, None)
             self._note_end("it has succeeded")
 
-    def _note_end(self, why: str, *, replayable: bool = False) -> None:
+    def _note_end(self, why: str, *, replays: int | None = None) -> None:
         """Let peers that come for this execution hear that it has ended here."""
         peers = parties_elsewhere(self._attempt.entry.envelope or b"") if self._settings.has_gateway() else []
         if peers and self._attempt.execution_id:
             known_as = shared_id(self._attempt.execution_id, self._tenant)
-            self._pool.gateway.note_end(Ended(known_as, why, peers, replayable))
+            self._pool.gateway.note_end(Ended(known_as, why, peers, replays))
 
     async def _retry_or_bury(self, job: Job, failure: Failure, outcome: Outcome) -> None:
         used = self._started.used_up
@@ -260,8 +282,9 @@ class _Run:
             self._notifier.retrying, self._attempt, self._started.attempt, failure, used, decision.delay_seconds
         )
         if await self._publish(retry):
+            delay, told = decision.delay_seconds, self._told(failure)
             _log.warning(
-                "failed with %s, next attempt in %.0f s: %s", failure.error_type, decision.delay_seconds, failure.error
+                "failed with %s, next attempt in %.0f s: %s", told["error_type"], delay, failure.error, extra=told
             )
             await self._end("retry", outcome, failure.error_type)
 
@@ -278,13 +301,15 @@ class _Run:
             self._notifier.retrying, self._attempt, self._started.attempt, failure, used, delay, counts=False
         )
         if await self._publish(retry):
-            _log.warning("waits for its peers again in %.0f s: %s", delay, failure.error)
+            what = "room" if outcome.no_room else "its peers"
+            told = self._told(failure)
+            _log.warning("waits for %s again in %.0f s: %s", what, delay, failure.error, extra=told)
             await self._end("retry", outcome, failure.error_type)
 
-    async def _release(self, counter: Literal["releases", "crashes"]) -> None:
+    async def _release(self, counter: Literal["releases", "crashes"], outcome: Outcome) -> None:
         if await patiently("a job that is given back", partial(self._broker.release, self._attempt, counter)):
-            _log.warning("given back, for any worker to run again")
-            self._trace.end("released", None)
+            _log.warning("given back, for any worker to run again", extra=self._told())
+            self.note_end("released", outcome)
 
     async def _publish(self, publish: Callable[[], Awaitable[bool]]) -> bool:
         began = time.time()
@@ -292,12 +317,12 @@ class _Run:
         self._trace.span("publish", began, time.time())
         if not landed:
             await self._lease_lost("its outcome is dropped")
-            self._trace.end("lost", None)
         return landed
 
     async def _lease_lost(self, consequence: str) -> None:
         _log.warning("the lease was lost; %s", consequence)
         await self._notifier.lease_lost(self._attempt)
+        self.note_end("lost")
 
     def _result(
         self, status: Literal["success", "failure", "cancelled"], outcome: Outcome, failure: Failure | None
@@ -359,25 +384,69 @@ class _Run:
             "worker_id": self._worker_id,
             "stream": entry.stream,
             "message_id": entry.entry_id,
-            "task_type": self._job.task_type.name if self._job else "",
+            "task_type": self._task_type,
         }
         trace = self._telemetry.execution(entry.traceparent, entry.appended_at, attributes)
         trace.span("queue", entry.appended_at, self._began)
         return trace
 
-    def _trace_outcome(self, outcome: Outcome) -> None:
+    def _trace_outcome(self, outcome: Outcome, steps: list[tuple[float, str]]) -> None:
+        if not self._trace.records:
+            return
         begun = self._began
-        for phase, name in (("cluster", "cluster"), ("devices", "devices"), ("execution", "task")):
+        for phase, name in (("cluster", "cluster"), ("devices", "devices")):
             if ended := outcome.timings.ended.get(phase):
                 self._trace.span(name, begun, ended)
                 begun = ended
+        now = time.time()
+        is_ready = "devices" in outcome.timings.ended or (self._job is not None and self._job.mode == "none")
+        task = self._trace.span("task", begun, outcome.timings.ended.get("execution", now)) if is_ready else None
+        for at, message in steps:
+            self._trace.span("step", begun, at, task, step=message[:100])
+            begun = at
+        for party, traced in outcome.traced.items():
+            told: list[Any] = []
+            for each in traced.spans:
+                # A party process is a stranger, whose clock may be another host's.
+                began, ended = (min(max(at, self._began), now) for at in (each.began, each.ended))
+                within = told[each.within] if 0 <= each.within < len(told) else task
+                left_out = {} if told or not traced.left_out else {"left_out": traced.left_out}
+                told.append(self._trace.span(each.name, began, ended, within, party=party, **left_out))
 
     async def _end(self, outcome_name: str, outcome: Outcome, error_type: str | None) -> None:
         if outcome_name != "retry":  # the next attempt goes on from the checkpoints that are kept
             await self._remove_left_behind([*self._started.written, *outcome.kept, *outcome.made])
+        self.note_end(outcome_name, outcome, error_type)
+
+    def bind_to_log(self) -> None:
+        """Bind what is known of the attempt from its start to all records from now on."""
+        trace = trace_id(self._trace.traceparent) or trace_id(self._attempt.entry.traceparent)
+        bind(task_type=self._task_type, attempt=self._started.attempt, trace_id=trace)
+
+    def _told(self, failure: Failure | None = None) -> dict[str, str | float]:
+        """Return the fields of a record on the attempt's end."""
+        seconds = {"seconds": round(time.time() - self._began, 3)}
+        return {**seconds, "error_type": failure.error_type} if failure else {**seconds}
+
+    def note_end(self, outcome_name: str, outcome: Outcome | None = None, error_type: str | None = None) -> None:
+        """Tell telemetry how the attempt ended."""
         seconds = {"queue": self._queue_seconds, "total": time.time() - self._began}
-        timings = outcome.timings
-        measured = {"cluster": timings.cluster, "devices": timings.devices, "execution": timings.execution}
-        seconds |= {phase: measured[phase] for phase in timings.ended}
-        self._telemetry.finished(self._job.task_type.name if self._job else "unknown", outcome_name, seconds)
+        memory: int | None = None
+        if outcome is not None:
+            timings = outcome.timings
+            measured = {"cluster": timings.cluster, "devices": timings.devices, "execution": timings.execution}
+            seconds |= {phase: measured[phase] for phase in timings.ended}
+            memory = max(outcome.peak_rss.values(), default=None)
+        stream = self._attempt.entry.stream
+        named = "" if error_type is None else error_type if error_type in published_error_types() else OTHER
+        ended = EndedAttempt(self._task_type, outcome_name, named, stream, self._tenant, seconds, memory)
+        self._telemetry.finished(ended)
         self._trace.end(outcome_name, error_type)
+
+    @property
+    def _task_type(self) -> str:
+        """Name of the task type, also of a refused job; of an unknown one there could be any number."""
+        if self._job is not None:
+            return self._job.task_type.name
+        named = self._attempt.task_type
+        return named if any(known.name == named for known in all_task_types()) else OTHER

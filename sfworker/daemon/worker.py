@@ -11,8 +11,9 @@ import logging
 import os
 import secrets
 import signal
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import ExitStack, contextmanager
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 
 import anyio
 from anyio.abc import TaskGroup
@@ -27,11 +28,12 @@ from sfworker.catalog import load_modules
 from sfworker.daemon import health
 from sfworker.daemon.cancelling import Cancelling
 from sfworker.daemon.leases import Leases
+from sfworker.daemon.measuring import Measuring
 from sfworker.daemon.priorities import RankOrder
 from sfworker.daemon.running import Running
 from sfworker.daemon.task_executor import Services, TaskExecutor
 from sfworker.errors import SettingsError
-from sfworker.logs import configure, ids
+from sfworker.logs import configure, ids, reopen
 from sfworker.pool import roots
 from sfworker.pool.outcome import Stop
 from sfworker.pool.pool import Execution, Pool, open_pool
@@ -39,19 +41,21 @@ from sfworker.pool.run_dir import LONGEST_PARENT, run_dir
 from sfworker.publish.status_notifier import StatusNotifier
 from sfworker.settings import Settings, unknown_variables, variable
 from sfworker.telemetry import Telemetry
+from sfworker.wire.entry import leave_no_core
 
 _log = logging.getLogger("sfworker.worker")
 GIVE_BACK_SECONDS = 10.0
 LEAVE_SECONDS = 3.0
-_NOTHING_TO_DO = {signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
+_NOTHING_TO_DO = {signal.SIGUSR1, signal.SIGUSR2}
 
 
 async def serve(settings: Settings, group: str) -> int:
     """Work until SIGTERM or SIGINT and return the exit code. Raises SettingsError where a worker cannot start so."""
     os.umask(int(settings.umask, 8))
+    leave_no_core()  # its children's hold data
     load_modules(settings.jobs)
     worker_id = f"{settings.hostname()}-{os.getpid()}-{secrets.token_hex(2)}"
-    telemetry = Telemetry.from_environ(os.environ, worker_id, __version__)
+    telemetry = Telemetry.from_environ(os.environ, worker_id, __version__, group, has_server=bool(settings.health))
     with (
         configure(settings, worker_id),
         _run_dir(settings) as directory,
@@ -61,9 +65,12 @@ async def serve(settings: Settings, group: str) -> int:
         for sentence in unknown_variables():
             _log.warning(sentence)
         roots.prepare(settings)
-        async with open_broker(settings, group, worker_id) as broker, open_pool(settings, directory, worker_id) as pool:
+        async with (
+            open_broker(settings, group, worker_id) as broker,
+            open_pool(settings, directory, worker_id, telemetry) as pool,
+        ):
             worker = Worker(settings, worker_id, broker, pool, telemetry)
-            async with health.serving(listener, worker.readiness):
+            async with _serving(listener, worker.readiness, telemetry):
                 await worker.run()
         await anyio.to_thread.run_sync(telemetry.close)
         _log.info("worker %s has stopped", worker_id)
@@ -77,7 +84,7 @@ class Worker:
         self._settings = settings
         self._broker = broker
         self._pool = pool
-        self.readiness = health.Readiness(pool, settings.lease_seconds)
+        self.readiness = health.Readiness(pool, settings.lease_seconds, telemetry)
         self._running = Running(settings.concurrency, telemetry)
         self._leases = Leases(settings, worker_id, broker, self._running, telemetry, self.readiness, self._stop_taking)
         notifier = StatusNotifier(broker, worker_id)
@@ -91,6 +98,7 @@ class Worker:
                 telemetry=telemetry,
             )
         )
+        self._measuring = Measuring(broker, telemetry)
         self._ranks = RankOrder()
         self._draining = anyio.Event()
         self._hurry = anyio.Event()
@@ -112,6 +120,7 @@ class Worker:
                 _log.warning("Redis still lists this worker (%s); others will remove it", type(error).__name__)
 
     async def _start_and_take(self, standing: TaskGroup, jobs: TaskGroup) -> None:
+        standing.start_soon(self._measuring.event_loop)
         await patiently("the consumer group", self._broker.ensure_groups)
 
         cancelling = Cancelling(self._broker, self._running, self._executor, lambda entry: self._run(entry, jobs))
@@ -121,6 +130,7 @@ class Worker:
         standing.start_soon(self._leases.hear_cancellations, cancelling.cancel)
         standing.start_soon(cancelling.look_through_queue)
         standing.start_soon(self._leases.tidy)
+        standing.start_soon(self._measuring.streams)
         await self._pool.until_ready()
 
         async def begin(entry: Entry) -> None:
@@ -206,7 +216,10 @@ class Worker:
             heard.append(signal.SIGHUP)
         with anyio.open_signal_receiver(*heard) as signals:
             async for number in signals:
-                if number in _NOTHING_TO_DO and not (number == signal.SIGHUP and hang_up_stops):
+                if number == signal.SIGHUP and not hang_up_stops:
+                    reopen()
+                    _log.info("SIGHUP: the log file is opened anew")
+                elif number in _NOTHING_TO_DO:
                     _log.info(
                         "%s: nothing to do; a rotated log file is noticed without it", signal.Signals(number).name
                     )
@@ -243,6 +256,19 @@ class Worker:
             await self._running.until_idle()
         if overdue.cancelled_caught:
             _log.warning("Redis is away; what ran here will be taken over when its lease has run out")
+
+
+@asynccontextmanager
+async def _serving(
+    listener: socket.socket | None, readiness: health.Readiness, telemetry: Telemetry
+) -> AsyncIterator[None]:
+    if listener is None:
+        yield
+        return
+    from sfworker.daemon.serving import serving  # aiohttp, which only workers with such an address need
+
+    async with serving(listener, readiness, telemetry):
+        yield
 
 
 @contextmanager

@@ -421,6 +421,8 @@ class Gateway:
 
     def _note_end(self, ended: Ended) -> None:
         session = self._sessions.get(ended.execution_id)
+        if session is not None and ended.replays is not None and ended.replays < session.opened.replays:
+            return  # told by a worker that has not heard that it runs again
         end = self._ends[ended.execution_id] = End(ended, session.replays if session is not None else {})
         while len(self._ends) > MAX_ENDED:
             self._ends.popitem(last=False)
@@ -479,13 +481,15 @@ class End:
         """Return whether a peer's stream is answered by this end.
 
         One that has replayed the execution since waits until it is replayed here, too. Where it is not known how often
-        it had done so before, its first hello says so.
+        it had done so before, its first hello says so; or, where this end is told again and that hello may be of such
+        a replay, it is taken to have done so as often as this party.
         """
         if party not in self._ended.peers:  # nobody else hears that there is such an execution
             return False
-        if not self._ended.replayable or preface.terms is None:
+        if self._ended.replays is None or preface.terms is None:
             return True
-        return preface.replays <= self._replays.setdefault(party, preface.replays)
+        unknown = self._ended.replays if self._ended.again else preface.replays
+        return preface.replays <= self._replays.setdefault(party, unknown)
 
     def answer(self) -> Answer:
         return Answer(verdict="ended", why=f"has ended this execution ({self._ended.why[:MAX_WHY]})")

@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import anyio
@@ -57,6 +58,8 @@ LOCAL_PAUSE = 0.003
 """Seconds between the first looks for a socket that this party's process is about to open."""
 CARRY_SECONDS = 15.0
 """Longest time in which a stream to a peer that was met is tried to be opened, where strangers crowd its port."""
+TELL_SECONDS = 2.0
+"""Longest time in which a peer that has just come is called to tell it how the attempt ended meanwhile."""
 LINGER_SECONDS = 0.2
 """Time in which streams end by themselves after the attempt has."""
 MAX_TOLD = 64
@@ -65,8 +68,12 @@ MAX_PINGED = 16
 """Latest pings whose answers are measured."""
 MOST_A_SECOND = 10.0
 """Messages of a peer beyond these, of which an honest one sends one a second."""
+FIRST_CHANNELS = CHANNELS[:2]
+"""Links that every job with an SPU uses, so that their handshakes are over when its processes come to them."""
 MAX_STREAMS = 256
 """Streams of an execution, of which there are four or so for each device and peer."""
+
+NONSENSE = "says what no gateway says"
 
 
 class Peer:
@@ -78,11 +85,19 @@ class Peer:
         self.account = account
         self.met = anyio.Event()
         """Set when it has taken this party's hello."""
+        self.came = anyio.Event()
+        """Set by its hello. Each call waits for another one."""
+        self.ahead: dict[str, asyncio.Task[RemoteHalf | None]] = {}
+        """By channel, a stream to it that is opened before this party's process asks for one."""
+        self.parted = anyio.Event()
+        """Set when it is not called or spoken to any more."""
         self.nonce = ""
         """Of its attempt, from its hello."""
         self.replays = 0
         """Of its hello."""
         self.kept = ""
+        """Of its hello."""
+        self.keeps = False
         """Of its hello."""
         self.control: RemoteHalf | None = None
         """The stream of its latest hello."""
@@ -111,8 +126,8 @@ class Session:
     ) -> None:
         self.opened = opened
         self._kept = opened.kept if keeps else ""
-        self._waits = bool(opened.kept)
-        """True until it is known whether kept links are used."""
+        self._waits = bool(opened.kept) or opened.keeps
+        """True until it is known whether kept links are used, and whether all parties keep their sessions."""
         self._is_broken = False
         self.nonce = secrets.token_hex(16)
         self.peers = {
@@ -125,6 +140,9 @@ class Session:
         self._said = said
         self._tell = tell
         self._own_rank = opened.terms.parties.index(dialler.party)
+        self._channels = iter(CHANNELS if opened.has_spu else CHANNELS[:1])
+        self._newest = ""
+        """The channel whose stand-ins were opened last."""
         self._servers: list[asyncio.AbstractServer] = []
         self._halves: set[Half] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -142,12 +160,24 @@ class Session:
             self._start(self._call(peer))
 
     async def _open_stand_ins(self) -> None:
+        """Open those of the first channels. The one after an SPU's is opened when that one is used."""
+        for channel in islice(self._channels, len(FIRST_CHANNELS)):
+            await self._open_channel(channel)
+
+    async def _open_next(self) -> None:
+        try:
+            for channel in islice(self._channels, 1):
+                await self._open_channel(channel)
+        except OSError as error:
+            self._said.say("no socket could be opened for another SPU (%s)", type(error).__name__)
+
+    async def _open_channel(self, channel: str) -> None:
+        self._newest = channel
         loop = asyncio.get_running_loop()
         for peer in self.peers.values():
-            for channel in CHANNELS:
-                path = f"{self.opened.directory}/{channel}-{peer.rank}.sock"
-                accept = partial(self._stand_in, peer, channel)
-                self._servers.append(await loop.create_unix_server(accept, path))
+            path = f"{self.opened.directory}/{channel}-{peer.rank}.sock"
+            accept = partial(self._stand_in, peer, channel)
+            self._servers.append(await loop.create_unix_server(accept, path))
 
     @property
     def is_whole(self) -> bool:
@@ -186,8 +216,12 @@ class Session:
             peer.outbox.put_nowait(Goodbye())
         for server in self._servers:
             server.close()
+        with anyio.move_on_after(TELL_SECONDS):
+            for peer in self.peers.values():
+                if peer.nonce:  # else it has no attempt that could hear
+                    await peer.parted.wait()
         await anyio.sleep(LINGER_SECONDS)
-        for task in self._tasks:
+        for task in (*self._tasks, *(task for peer in self.peers.values() for task in peer.ahead.values())):
             task.cancel()
         for half in self._halves:
             half.close()
@@ -206,10 +240,10 @@ class Session:
             return self._hear_hello(peer, preface, half)
         if preface.nonce != peer.nonce or preface.channel not in CHANNELS or len(self._halves) >= MAX_STREAMS:
             return Answer(verdict="refused", why="knows no such stream")
-        half.hold()
+        # Not before something comes: streams are opened ahead, and a process may close a connection that stays idle.
+        half.hold(lambda: self._start(self._connect(preface.channel, half)))
         half.count()
         self._halves.add(half)
-        self._start(self._connect(preface.channel, half))
         return Answer(verdict="taken")
 
     def hear(self, party: str, body: bytes) -> None:
@@ -243,11 +277,20 @@ class Session:
         peer = self.peers.get(party)
         if peer is None or half is not peer.control or peer.said_goodbye:
             return
-        self._lose(peer, "closed the connection without a word")
+        if half.spoke_nonsense:
+            self._lose(peer, NONSENSE)
+        else:
+            self._lose(peer, "closed the connection without a word", returns=True)
 
     def supersede(self) -> None:
-        """Give way to a later attempt of this execution, which another worker of this party has begun."""
+        """Give way to a later attempt of this execution, which another worker of this party has begun.
+
+        The peers hear so before that attempt's hello.
+        """
+        why = "another worker has begun a later attempt"
+        self.tell_peers(PeerFailed(why, "PartyProcessLostError", retryable=True, is_release=True))
         for peer in self.peers.values():
+            peer.outbox.put_nowait(Goodbye())
             self._lose(peer, "is wanted by a later attempt")
         self.closed = True
 
@@ -267,11 +310,12 @@ class Session:
         if not peer.nonce and preface.traceparent is not None and self.opened.traceparent is not None:
             self._tell(Met(peer.party, preface.traceparent))
         half.count()
+        peer.came.set()
         peer.control = half
         peer.heard_at = time.monotonic()
         if not peer.nonce:
             peer.nonce, peer.replays, peer.met_at = preface.nonce, preface.replays, peer.heard_at
-            peer.kept = preface.kept
+            peer.kept, peer.keeps = preface.kept, preface.keeps
         self._halves.add(half)
         if self._waits and all(each.nonce for each in self.peers.values()):
             self._waits = False
@@ -279,7 +323,10 @@ class Session:
         return Answer(verdict="taken")
 
     async def _agree(self) -> None:
-        """Tell the worker whether all parties use the kept links, after opening new ones where they do not."""
+        """Tell the worker whether all parties use the kept links, after opening new ones where they do not.
+
+        Tell it, too, whether all keep their sessions.
+        """
         keeps = bool(self._kept) and all(peer.kept == self._kept for peer in self.peers.values())
         if self._kept and not keeps:
             try:
@@ -288,7 +335,8 @@ class Session:
                 for peer in self.peers.values():
                     self._lose(peer, f"cannot be joined, as sockets could not be opened here ({type(error).__name__})")
                 return
-        self._tell(Agreed(keeps))
+        all_keep = self.opened.keeps and all(peer.keeps for peer in self.peers.values())
+        self._tell(Agreed(keeps, all_keep))
 
     async def _call(self, peer: Peer) -> None:
         """Open a control stream to a peer, and keep it."""
@@ -298,9 +346,14 @@ class Session:
         except Exception as error:  # noqa: BLE001 - or the job would wait to its time limit
             _log.exception("the control stream to %s has failed", peer.party)
             self._lose(peer, f"cannot be called ({type(error).__name__})")
+        finally:
+            peer.parted.set()
 
     async def _keep(self, peer: Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         called = time.monotonic()
+        if not self.opened.kept:
+            ahead = FIRST_CHANNELS if self.opened.has_spu else FIRST_CHANNELS[:1]
+            peer.ahead = {channel: asyncio.create_task(self._open_ahead(peer, channel)) for channel in ahead}
         peer.met.set()
         peer.outbox.put_nowait(Ping())  # so that jobs which are over sooner are measured, too
         peer.account.open_streams += 1
@@ -327,7 +380,8 @@ class Session:
                     why = "was silent for" if peer.nonce else "can be reached, but did not call back within"
                     self._lose(peer, f"{why} {within:.0f} s")  # and it is told so, as it may only have been paused
         except OSError as error:
-            self._lose(peer, f"cannot be spoken to any more ({type(error).__name__})")
+            ended = isinstance(error, ConnectionError)  # which its own control stream is about to tell, too
+            self._lose(peer, f"cannot be spoken to any more ({type(error).__name__})", returns=ended)
         finally:
             peer.account.open_streams -= 1
             writer.close()
@@ -344,7 +398,7 @@ class Session:
                 if (later := peer.pings - number) < len(peer.pinged_at):
                     peer.account.round_trip = time.monotonic() - peer.pinged_at[-1 - later]
         except FrameError:
-            self._lose(peer, "says what no gateway says")
+            self._lose(peer, NONSENSE)
         except (OSError, EOFError):
             pass  # its own control stream tells why
 
@@ -358,6 +412,7 @@ class Session:
         how: Meeting = "absent"
         try:
             while True:
+                peer.came = anyio.Event()
                 try:
                     with anyio.fail_after(max(began + bound - time.monotonic(), SHORTEST_CALL)):
                         streams = await self._dialler.call(opened.addresses[peer.party], preface)
@@ -376,17 +431,18 @@ class Session:
                 if time.monotonic() > began + bound:
                     self._lose(peer, f"did not come within {bound:.0f} s: it {why}", absent=True)
                     return None
-                await anyio.sleep(pause)
+                with anyio.move_on_after(pause):
+                    await peer.came.wait()
                 pause = min(pause * 1.5, LONGEST_PAUSE)
         finally:
             peer.account.met(how, time.monotonic() - began)
 
-    def _lose(self, peer: Peer, why: str, *, final: bool = False, absent: bool = False) -> None:
+    def _lose(self, peer: Peer, why: str, *, final: bool = False, absent: bool = False, returns: bool = False) -> None:
         if peer.said_goodbye and peer.has_succeeded:
             return  # it has heard that all have succeeded, as this party is about to
         if not self.closed and not peer.is_lost:
             peer.is_lost = True
-            self._tell(Lost(peer.party, why, met=bool(peer.nonce) and not absent, final=final))
+            self._tell(Lost(peer.party, why, met=bool(peer.nonce) and not absent, final=final, returns=returns))
 
     def _drop(self, local: Half) -> None:
         self._is_broken = self._is_broken or local.is_cut
@@ -396,11 +452,16 @@ class Session:
         half = Half(None, lambda: self._drop(half))
         self._halves.add(half)
         self._start(self._carry(peer, channel, half))
+        if channel == self._newest and not self.closed:
+            self._start(self._open_next())
         return half
 
     async def _carry(self, peer: Peer, channel: str, local: Half) -> None:
         """Open a stream to the peer for a connection of this party's process."""
         await peer.met.wait()
+        if (ahead := peer.ahead.pop(channel, None)) and (opened := await ahead) and not opened.is_closed:
+            opened.join(local)
+            return
         preface = self._preface(peer, channel)
         until = time.monotonic() + CARRY_SECONDS
         while not local.is_closed:
@@ -415,6 +476,13 @@ class Session:
             else:
                 remote.join(local)
                 return
+
+    async def _open_ahead(self, peer: Peer, channel: str) -> RemoteHalf | None:
+        with suppress(OSError, EOFError, NotTakenError):  # it is tried again when it is needed
+            return await self._dialler.open_stream(
+                self.opened.addresses[peer.party], self._preface(peer, channel), self._halves
+            )
+        return None
 
     async def _connect(self, channel: str, remote: RemoteHalf) -> None:
         """Join a peer's stream with this party's own socket, which its process may not have opened yet."""
@@ -443,6 +511,7 @@ class Session:
             replays=self.opened.replays if hello else 0,
             traceparent=self.opened.traceparent if hello else None,
             kept=self._kept if hello else "",
+            keeps=self.opened.keeps and hello,
         )
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:

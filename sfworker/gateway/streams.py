@@ -42,7 +42,10 @@ class Half(asyncio.Protocol):
         self._on_end = on_end
         self._splitter = FrameSplitter(longest)
         self._held = bytearray()
+        self._on_first: Callable[[], None] | None = None
         self._other: Half | None = None
+        self.spoke_nonsense = False
+        """True where it was closed here, because of what came."""
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -52,10 +55,10 @@ class Half(asyncio.Protocol):
     def send(self, message: Struct) -> None:
         self._write(encode_frame(message))
 
-    def hold(self) -> None:
-        """Take no more messages. What comes now waits for `join`."""
-        self._on_message = None
-        self._pause(True)
+    def hold(self, on_first: Callable[[], None] | None = None) -> None:
+        """Take no more messages. What comes now waits for `join`; `on_first` hears that something does."""
+        self._on_message, self._on_first = None, on_first
+        self._pause(on_first is None)
 
     def join(self, other: Half) -> None:
         """Carry bytes between this half and `other` from now on, those that came before included."""
@@ -93,6 +96,9 @@ class Half(asyncio.Protocol):
         elif self._on_message is None:
             self._held += data
             self._pause(True)
+            if self._on_first is not None:
+                on_first, self._on_first = self._on_first, None
+                on_first()
         else:
             self._split(data)
 
@@ -124,6 +130,7 @@ class Half(asyncio.Protocol):
                 if self._on_message is None:  # what follows is no message
                     return
         except FrameError:
+            self.spoke_nonsense = True
             self._hear_nonsense()
 
     def _hear_nonsense(self) -> None:

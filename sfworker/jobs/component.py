@@ -36,11 +36,18 @@ def component(context: JobContext[ComponentParams]) -> ComponentResult:
     definition = component_params.definition_of(node.component, WHERE)
     param = component_params.message(node, WHERE)
     component_params.check(context.parties, definition, param, WHERE)
-    outputs = evaluate(context, definition, param)
+    outputs, far = evaluate(context, definition, param)
+    told = context.reveal([context.at(party, list, far) for party in context.parties])
     return ComponentResult(
         component=node.component,
         outputs=[as_json(output) for output in outputs],
         reports=[report_of(output) for output in outputs if output.meta.Is(report_pb2.Report.DESCRIPTOR)],
+        warnings=[
+            f"column {name!r} of {party} holds numbers so large that sums of their squares may not fit into the SPU's "
+            f"field; figures that it was computed into may be wrong; scale it, or use field FM128"
+            for party, names in zip(context.parties, told, strict=True)
+            for name in names
+        ],
     )
 
 

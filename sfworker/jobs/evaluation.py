@@ -59,9 +59,14 @@ def regression_eval(context: JobContext[RegressionEvalParams]) -> RegressionEval
     if not context.is_local(context.params.label.party):
         return None
     label, prediction = _label_and_prediction(context)
-    residual = label - prediction
+    with np.errstate(over="ignore"):
+        residual = label - prediction
+    # A histogram divides the range of the residues.
+    if not np.isfinite(np.ptp(residual)):
+        raise InputDataError("task_config.prediction: is too far from the label for a difference; check both columns")
     squared, absolute = np.square(residual), np.abs(residual)
-    spread = float(np.square(label - label.mean()).sum())
+    # Rounding would give a constant label a spread.
+    spread = float(np.square(label - label.mean()).sum()) if np.ptp(label) else 0.0
     sizes = np.abs(label) + np.abs(prediction)
     counts, edges = np.histogram(residual, context.params.bucket_count)
     starts = [0, *np.cumsum(counts).tolist()]

@@ -282,7 +282,9 @@ def _ranks(values: _Values | None, rows: slice) -> Whole | None:
 
 
 def _compared(members: Any, ranks: Any) -> Any:
-    return jnp.max(members[:, :, jnp.newaxis] * ranks[:, jnp.newaxis, :], axis=0)
+    # A maximum starts at the least number of its type, whose distance from a rank has to fit into the field.
+    of_groups = members[:, :, jnp.newaxis] * ranks[:, jnp.newaxis, :]
+    return jnp.max(of_groups.astype(jnp.int32), axis=0)
 
 
 def _carried(sums: Any, columns: int) -> Any:

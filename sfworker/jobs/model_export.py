@@ -46,7 +46,8 @@ def model_export(context: JobContext[ModelExportParams]) -> ModelExportResult:
         # Only this party's own package is written here.
         output_uris=[params.output_paths.get(str(context.self_party), ""), "report"],
     )
-    package, report = evaluate(context, definition, param, where=WHERE, inputs="components", outputs="output_paths")
+    made = evaluate(context, definition, param, where=WHERE, inputs="components", outputs="output_paths")
+    package, report = made.outputs
     parties = params.table_parties()
     return ModelExportResult(
         model_name=package.name,

@@ -146,14 +146,15 @@ def give(context: JobContext[Any], party: str, *, distinct: bool = False, hidden
     field = f"task_config.input_paths.{party}"
     source = context.input_file(party, "input_paths", context.params.input_paths[party])
     keys: list[str] = context.params.keys[party]
-    files.require_columns(f"task_config.keys.{party}", files.header(field, source), keys)
+    names = files.header(field, source)
+    files.require_columns(f"task_config.keys.{party}", names, keys)
     given = context.scratch / f"psi-input-{party}.csv"
     table = files.text(field, source, keys)
     context.require_rows(field, table.num_rows)
     plain = files.plain_keys(field, table, keys)
     lacking = files.lack_a_part(plain)
     as_it_is = not (distinct or files.is_columnar(source) or pc.any(lacking).as_py())
-    if as_it_is and files.is_plain(source, table.num_rows):
+    if as_it_is and files.is_plain(source, len(names), table.num_rows):
         if hidden:
             with files.saving(field, "the scratch directory"):
                 copy_with_a_stranger(source, given, keys)

@@ -75,6 +75,11 @@ def condition_filter(context: JobContext[ConditionFilterParams]) -> ConditionFil
         if len(chosen) < least:
             few = "" if least == 1 else f", or fewer than {least} (SFWORKER_MIN_GROUP_ROWS) do"
             raise InputDataError(f"task_config.condition: no row satisfies it{few}; choose another value")
+        if 0 < rows - len(chosen) < least:  # the others learn which do not, too
+            raise InputDataError(
+                f"task_config.condition: fewer than {least} rows do not satisfy it (SFWORKER_MIN_GROUP_ROWS); choose "
+                f"another value"
+            )
         return [chosen]
 
     rows, [kept] = _write_chosen(context, condition, choose, {"output_paths": params.output_paths})
@@ -89,7 +94,7 @@ def sample(context: JobContext[SampleParams]) -> SampleResult | None:
     params = context.params
 
     def choose(table: OwnTable, rows: int) -> list[RowNumbers]:
-        strata = None if params.stratify is None else _strata(table, params.stratify)
+        strata = _strata(context, table, params.stratify)
         smallest = rows if strata is None else int(np.bincount(strata).min())
         if params.n is not None and params.n > smallest and not params.replace:
             raise InputDataError("task_config.n: is more than there are rows, or rows of each value; choose fewer")
@@ -114,7 +119,7 @@ def train_test_split(context: JobContext[TrainTestSplitParams]) -> TrainTestSpli
     params = context.params
 
     def choose(table: OwnTable, rows: int) -> list[RowNumbers]:
-        strata = None if params.stratify is None else _strata(table, params.stratify)
+        strata = _strata(context, table, params.stratify)
         try:
             parts: list[RowNumbers] = model_selection.train_test_split(
                 np.arange(rows),
@@ -219,8 +224,14 @@ def _comparable(column: pa.ChunkedArray, values: list[Value]) -> bool:
     return isinstance(values[0], int | float) and not isinstance(values[0], bool)
 
 
-def _strata(table: OwnTable, stratify: ColumnRef) -> npt.NDArray[np.int64]:
-    """Return the number of each row's value among the sorted values of a column. Raises InputDataError."""
+def _strata(context: JobContext[Any], table: OwnTable, stratify: ColumnRef | None) -> npt.NDArray[np.int64] | None:
+    """Return the number of each row's value among the sorted values of a column, None where there is no column.
+
+    Raises InputDataError, also where a value is in fewer rows than a group may have: how often rows are chosen may tell
+    which they are.
+    """
+    if stratify is None:
+        return None
     files.require_columns("task_config.stratify.column", table.names, [stratify.column])
     column = table.typed([stratify.column]).column(0)
     if column.null_count:
@@ -233,6 +244,12 @@ def _strata(table: OwnTable, stratify: ColumnRef) -> npt.NDArray[np.int64]:
     rank = np.empty(len(order), dtype=np.int64)
     rank[order] = np.arange(len(order))
     strata: npt.NDArray[np.int64] = rank[encoded.indices.to_numpy()]
+    least = context.floors.group_rows
+    if least and np.bincount(strata).min(initial=least) < least:
+        raise InputDataError(
+            f"task_config.stratify: column {stratify.column!r} has a value in fewer than {least} rows, of which the "
+            f"operator lets nothing be revealed (SFWORKER_MIN_GROUP_ROWS); group its values, or leave stratify out"
+        )
     return strata
 
 

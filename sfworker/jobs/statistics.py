@@ -65,7 +65,8 @@ def statistics(values: Vector) -> dict[str, float]:
     count = len(values)
     if not count:
         return {}
-    mean = float(values.mean())
+    # Rounding would give a constant column a deviation.
+    mean = float(values.mean() if values.min() < values.max() else values[0])
     centred = values - mean
     q1, q2, q3 = np.quantile(values, [0.25, 0.5, 0.75]).tolist()
     found = {"min": float(values.min()), "max": float(values.max()), "mean": mean, "sum": float(values.sum())}

@@ -18,6 +18,7 @@ from sfworker.disks import disk_full, is_full
 from sfworker.errors import InputDataError
 from sfworker.party import compressed
 from sfworker.party.data_roots import DataRoots, Place, remove, saving
+from sfworker.session.spans import span
 from sfworker.wire.frames import LONGEST_TEXT, Floors, Keeping, Progressed, Staging
 
 if TYPE_CHECKING:
@@ -114,7 +115,8 @@ class JobContext(Generic[P]):
         """Return the plain value at *every* party. Each use is a disclosure that the task's catalogue entry lists."""
         import secretflow
 
-        return secretflow.reveal(value)
+        with span("reveal"):
+            return secretflow.reveal(value)
 
     def require_rows(self, field: str, rows: int) -> None:
         """Raise InputDataError where a file has too few rows for anything of it to be revealed.

@@ -1,9 +1,12 @@
-"""Tells which texts of foreign exceptions are literals of source code, and so hold no data. Runs in party processes."""
+"""Tells which foreign exceptions' and warnings' texts are literals of source code, and so hold no data.
+
+Runs in party processes.
+"""
 
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -16,9 +19,18 @@ def literal_text(error: BaseException) -> str | None:
     either, because a cell may happen to equal it.
     """
     given = error.args[0] if error.args else getattr(error, "message", None)
+    return _literal(given, traceback.walk_tb(error.__traceback__))
+
+
+def literal_warning(warning: Warning) -> str | None:
+    """Return the text of a warning that is being shown, if some caller of this function holds it as a constant."""
+    return _literal(warning.args[0] if warning.args else None, traceback.walk_stack(None))
+
+
+def _literal(given: object, frames: Iterable[tuple[FrameType, int]]) -> str | None:
     if not isinstance(given, str) or " " not in given.strip():
         return None
-    for frame, _ in traceback.walk_tb(error.__traceback__):
+    for frame, _ in frames:
         if _is_of_a_file(frame) and given in _texts(frame.f_code.co_consts):
             return " ".join(given.split())
     return None

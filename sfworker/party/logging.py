@@ -12,14 +12,18 @@ import os
 import sys
 import threading
 import traceback
+import warnings
 from types import TracebackType
+from typing import TextIO
 
 from sfworker.errors import SecretFlowTaskError
+from sfworker.party.literals import literal_warning
 from sfworker.settings import LogLevel
 from sfworker.wire.party_log import PartyRecord, encode_record, is_own, redact
 
 # SecretFlow's fed API logs the text of exceptions; the outcome already reports them without.
 _SILENT = ("secretflow.distributed.fed",)
+WARNINGS = "py.warnings"
 _FRAMES = 20
 _STDERR = 2
 
@@ -52,11 +56,12 @@ class PipeHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if record.name.startswith(_SILENT):
             return
+        by_us = record.name == WARNINGS and record.funcName == _log_warning.__name__
         line = encode_record(
             PartyRecord(
                 level=_level(record.levelno),
                 logger=record.name,
-                message=_own_message(record) if is_own(record.name) else _library_message(record),
+                message=_own_message(record) if is_own(record.name) or by_us else _library_message(record),
                 place=f"{record.filename}:{record.lineno}",
                 exception=described(record.exc_info[1]) if record.exc_info and record.exc_info[1] else "",
             )
@@ -75,6 +80,7 @@ def install(level: str) -> None:
     root.handlers[:] = [PipeHandler()]
     root.setLevel(level)
     logging.getLogger("sfworker").setLevel(logging.DEBUG)
+    warnings.showwarning = _log_warning
     # The interpreter would print the exception's text.
     threading.excepthook = _log_thread_exception
     sys.unraisablehook = _log_unraisable
@@ -86,6 +92,21 @@ def _log_thread_exception(args: threading.ExceptHookArgs) -> None:
 
 def _log_unraisable(args: sys.UnraisableHookArgs) -> None:
     _log_uncaught("an exception could not be raised", args.exc_value)
+
+
+def _log_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Log a warning of Python's instead of printing it, whose text and line of code might quote data."""
+    text = literal_warning(message) if isinstance(message, Warning) else None
+    said = "its text is withheld because it may quote data" if text is None else text
+    where = "/".join(filename.rsplit("/", 3)[-3:])
+    logging.getLogger(WARNINGS).warning("%s at %s:%d: %s", category.__name__, where, lineno, said)
 
 
 def _log_uncaught(sentence: str, error: BaseException | None) -> None:

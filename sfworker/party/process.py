@@ -44,6 +44,7 @@ from sfworker.party.literals import literal_text
 from sfworker.party.remains import Before
 from sfworker.party.restoring import use_processors
 from sfworker.party.task_dispatcher import TaskDispatcher
+from sfworker.session import spans
 from sfworker.settings import variable
 from sfworker.wire.frames import (
     LONGEST_TEXT,
@@ -92,6 +93,7 @@ def serve(connection: socket.socket) -> NoReturn:
 
 def _run(start: Start, send: Callable[[Struct], None], session: _Session) -> Succeeded | Failed:
     party_logging.install(start.log_level)
+    spans.begin(traced=start.traced)
     outcome: Succeeded | Failed
     try:
         try:
@@ -106,6 +108,8 @@ def _run(start: Start, send: Callable[[Struct], None], session: _Session) -> Suc
         session.held.append(error)
         outcome = _failure(error, start)
     _ignore_signals()
+    if (traced := spans.taken()) is not None:
+        send(traced)
     return outcome
 
 
@@ -124,7 +128,7 @@ class _Session:
         """Use the limits, which are the same for all, and note what this process is where others may follow."""
         if self._start is None:
             limits.use(start.limits)
-            if start.keeps and not start.elsewhere:  # parties elsewhere may not keep theirs, and all have to do alike
+            if start.all_keep:
                 from sfworker.session.opened_once import open_each_time
 
                 open_each_time()
@@ -140,19 +144,21 @@ class _Session:
         start = self._start
         assert start is not None  # noqa: S101
         began = time.monotonic()
-        if self._manager is None:
-            ClusterInitializer().initialize_cluster(start)
-            party_logging.install(start.log_level)
-        else:
-            raise_errors_of_threads()
-            renewing.number_anew(start)
+        with spans.span("join"):
+            if self._manager is None:
+                ClusterInitializer().initialize_cluster(start)
+                party_logging.install(start.log_level)
+            else:
+                raise_errors_of_threads()
+                renewing.number_anew(start)
         send(StageReached("cluster_ready", time.monotonic() - began))
         began = time.monotonic()
-        if self._manager is None:
-            self._manager = DeviceManager(start)
-        else:
-            self._manager.begin(start)
-        devices = self._manager.initialize_devices()
+        with spans.span("make devices"):
+            if self._manager is None:
+                self._manager = DeviceManager(start)
+            else:
+                self._manager.begin(start)
+            devices = self._manager.initialize_devices()
         if self._before is not None:
             self._before.look_again()
         send(StageReached("devices_ready", time.monotonic() - began, sorted(devices)))
@@ -220,7 +226,8 @@ def _execute(start: Start, send: Callable[[Struct], None], session: _Session) ->
         elsewhere=start.elsewhere,
         floors=start.floors,
     )
-    result = TaskDispatcher.dispatch(task_type.name, context)
+    with spans.span("compute"):
+        result = TaskDispatcher.dispatch(task_type.name, context)
     made = None if result is None else msgspec.to_builtins(result)
     if made and start.elsewhere:
         for name in params.path_fields() & made.keys():  # the others' are nobody's business here

@@ -16,7 +16,6 @@ import ctypes
 import gc
 import json
 import os
-import resource
 import select
 import shutil
 import signal
@@ -161,7 +160,7 @@ def main() -> None:
     # Ctrl-C in a terminal reaches the whole foreground group; only the daemon decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core holds a party's data
+    entry.leave_no_core()  # it holds a party's data
     began = time.monotonic()
     # It is right in general. Here nothing of JAX is left before the fork: `forget_jax_client`.
     warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)

@@ -48,6 +48,7 @@ from sfworker.wire.ray import (
     Place,
     Placed,
     Printed,
+    RenewRun,
     Said,
     SignalRun,
     Unplaced,
@@ -81,9 +82,12 @@ class UnplacedError(Exception):
 class HostedProcess:
     """A party process on a node, with what `PartyProcess` offers a mesh."""
 
-    def __init__(self, bridge: Bridge, run: int, party: str, begin: Callable[[Start], Begin]) -> None:
+    def __init__(self, bridge: Bridge, run: int, party: str) -> None:
         self.party = party
         self.run = run
+        """Number by which its node knows it, that of the first execution which it serves."""
+        self.begin: Callable[[Start], Begin]
+        """Makes the message by which its node begins an execution."""
         self.pid: int | None = None
         """None, as it is another host's."""
         self.exit_status: int | None = None
@@ -95,21 +99,25 @@ class HostedProcess:
         """Told why the execution cannot go on."""
         self.suspect: Callable[[Failure], None] = _nobody_listens
         """Told what may be the reason for what follows."""
+        self._is_cut_off = False
         self._bridge = bridge
-        self._begin = begin
         self._listeners = Listeners(_nobody_listens, _nobody_listens, _nobody_listens, _nobody_listens)
         self._dismissed = False
+
+    @property
+    def is_lost(self) -> bool:
+        """True where it has ended, or its node has said that it cannot go on or does not reach another party's."""
+        return self._is_cut_off or self.ended.is_set() or self._bridge.lost.is_set()
 
     def assign(self, listeners: Listeners, longest_frame: int) -> None:
         """Begin to listen. Its node looks at the length of frames."""
         self._listeners = listeners
 
     async def send(self, frame: Struct) -> None:
-        """Start it with its Start frame. Raises OSError where its node is gone."""
-        assert isinstance(frame, Start)  # noqa: S101
+        """Send a Start or Renew frame, with what its node needs. Raises OSError where its node is gone."""
         if self.ended.is_set():
             raise BrokenPipeError
-        self._tell(self._begin(frame))
+        self._tell(self.begin(frame) if isinstance(frame, Start) else RenewRun(self.run))
 
     def signal(self, number: int, *, whole_group: bool) -> None:
         self._tell(SignalRun(self.run, number, whole_group))
@@ -153,10 +161,12 @@ class HostedProcess:
             case Exited(_, status, how):
                 self._end(status, how)
             case Broken(_, failure):
+                self._is_cut_off = True
                 self.break_off(failure)
             case Used(_, seconds):
                 self.used = seconds
             case LinkLost(_, party, why):
+                self._is_cut_off = True
                 told = f"the process of {party} was lost, as its gateway {why}"
                 self.suspect(Failure.of(PartyProcessLostError(told)))
 
@@ -229,9 +239,9 @@ class Bridge:
         """Let others have a job's room."""
         self._say(Leave(run))
 
-    def process(self, run: int, party: str, begin: Callable[[Start], Begin]) -> HostedProcess:
+    def process(self, run: int, party: str) -> HostedProcess:
         """Return the party's process of a job that is placed, which begins with its Start frame."""
-        process = self._processes[run, party] = HostedProcess(self, run, party, begin)
+        process = self._processes[run, party] = HostedProcess(self, run, party)
         if self.lost.is_set():
             process.lose(_WITH_BRIDGE)
         return process

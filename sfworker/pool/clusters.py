@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
@@ -23,7 +24,8 @@ from sfworker.pool.keepers import NodesKeeper, by_place, located
 from sfworker.pool.mesh import Limits, Listener, Mesh
 from sfworker.pool.outcome import Outcome, Stop
 from sfworker.pool.ray_head import OWN, LocalHead
-from sfworker.pool.starts import shared_id, starts_elsewhere, terms
+from sfworker.pool.sessions import Session, Sessions
+from sfworker.pool.starts import session_key, shared_id, starts_elsewhere, terms
 from sfworker.settings import Settings
 from sfworker.wire.frames import Start
 from sfworker.wire.ray import USED_SECONDS, Begin, Bound, Remove
@@ -36,7 +38,7 @@ REMOVE_SECONDS = 60.0
 
 
 class Placement:
-    """A job's parties on their nodes, with what a template offers a mesh."""
+    """A job's room at its parties' nodes and its processes there, with what a template offers a mesh."""
 
     def __init__(self, bridge: Bridge, run: int, gateways: dict[str, str]) -> None:
         self.bridge = bridge
@@ -52,6 +54,10 @@ class Placement:
         """Return the processor time that all have used, None where a node has not told it, or a disk is waited for."""
         used = [process.used for process in self.processes]
         return None if None in used else sum(seconds for seconds in used if seconds is not None)
+
+    def leave(self) -> None:
+        """Let others have the room."""
+        self.bridge.leave(self.run)
 
     def kill(self) -> None:
         """Kill the hosts of those that have not ended when they were killed."""
@@ -81,6 +87,7 @@ class Clusters:
         self._head = LocalHead(settings, directory)
         self._bridges: dict[str, Bridge] = {}
         self._numbers = count(1)
+        self._sessions: Sessions[HostedProcess] = Sessions(settings, _nodes_see_to_it)
 
     @asynccontextmanager
     async def execute(
@@ -92,6 +99,8 @@ class Clusters:
         limits: Limits,
         execution: Handle,
         log_line: Callable[[str, bytes], None],
+        *,
+        traced: bool,
     ) -> AsyncIterator[Outcome]:
         """Run the job's computation and yield its outcome. After the block, all that it used is let go."""
         try:
@@ -105,20 +114,54 @@ class Clusters:
         for party in job.parties:
             if owed := self._owed.pop((job.cluster, party), None):
                 self._tasks.start_soon(self.remove, job.cluster, party, list(owed))
-        placement.processes = [
-            placement.bridge.process(placement.run, party, partial(self._begin, job, tenant, placement, party))
-            for party in job.parties
-        ]
+        self._sessions.began()
+        frames = starts_elsewhere(job, attempt, self._settings, traced=traced)
+        session = await self._session(session_key(job, tenant, frames)) if job.keeps_session else None
+        if session is None or not session.processes:
+            self._sessions.make_room()
+            placement.processes = [placement.bridge.process(placement.run, party) for party in job.parties]
+        else:
+            placement.processes = session.processes
         mesh = Mesh(placement, placement.processes, log_line)
+        known_as = shared_id(job.envelope.execution_id, tenant)
+        if session is not None:
+            session.mesh, session.processes, known_as = mesh, placement.processes, session.links
+            frames = session.starts(frames)
         for process in placement.processes:
+            process.begin = partial(self._begin, job, known_as, placement.gateways, process)
             process.break_off, process.suspect = mesh.break_off, mesh.suspect
+        is_kept = False
         try:
             execution.begun(mesh)
-            outcome = await self._run(mesh, placement, starts_elsewhere(job, attempt, self._settings), limits, listener)
-            outcome.keeper = NodesKeeper(job.parties, placement.run, placement.bridge.ask, self._remove_soon)
+            outcome = await self._run(mesh, placement, frames, limits, listener)
+            outcome.number = session.served - 1 if session else 0
+            known_there = placement.processes[0].run
+            outcome.keeper = NodesKeeper(job.parties, known_there, placement.bridge.ask, self._remove_soon)
             yield outcome
+            is_kept = outcome.is_answered and execution.stopped is None
         finally:
-            self._tasks.start_soon(self._clean_up, mesh, placement)
+            self._sessions.ended()
+            if session is not None and is_kept and self._sessions.offer(session):
+                placement.leave()  # it waits without room, which the next execution finds as any does
+                self._tasks.start_soon(self._keep, mesh, session)
+            else:
+                self._tasks.start_soon(self._clean_up, mesh, placement)
+
+    async def _session(self, key: bytes) -> Session[HostedProcess]:
+        """Return a kept session, or one that is yet to get processes."""
+        if (session := await self._sessions.take(key)) is None:
+            session = Session(key)
+            session.links = secrets.token_hex(16)
+        return session
+
+    async def _keep(self, mesh: Mesh, session: Session[HostedProcess]) -> None:
+        """Let a session wait for its next execution, and end it where none comes or it is not fit for one."""
+        if not await self._sessions.wait(session, mesh, await mesh.renew()):
+            await mesh.dismiss()
+
+    def keep_no_more(self) -> None:
+        """End the sessions that wait for a job."""
+        self._sessions.close()
 
     async def _run(
         self, mesh: Mesh, placement: Placement, starts: list[Start], limits: Limits, listener: Listener
@@ -209,15 +252,15 @@ class Clusters:
             Context().run(self._tasks.start_soon, bridge.run)  # its log is not this job's alone
         return bridge
 
-    def _begin(self, job: Job, tenant: str, placement: Placement, party: str, start: Start) -> Begin:
+    def _begin(self, job: Job, known_as: str, gateways: dict[str, str], process: HostedProcess, start: Start) -> Begin:
         resources = job.resources
         return Begin(
-            run=placement.run,
+            run=process.run,
             start=start,
-            session=shared_id(job.envelope.execution_id, tenant),
-            gateways={other: address for other, address in placement.gateways.items() if other != party},
+            session=known_as,
+            gateways={party: address for party, address in gateways.items() if party != process.party},
             terms=terms(job),
-            located=located(job.cluster, party),
+            located=located(job.cluster, process.party),
             threads=resources.threads.amount if resources.threads else 0,
             memory=_bound(resources.memory),
             scratch=_bound(resources.scratch),
@@ -225,7 +268,12 @@ class Clusters:
 
     async def _clean_up(self, mesh: Mesh, placement: Placement) -> None:
         await mesh.dismiss()
-        placement.bridge.leave(placement.run)
+        placement.leave()
+
+
+def _nodes_see_to_it() -> bool:
+    """Return whether the memory is short, of which each node thinks for itself."""
+    return False
 
 
 def _bound(limit: Limit | None) -> Bound | None:

@@ -10,7 +10,6 @@ import logging
 import os
 import socket
 import struct
-import sys
 from collections import OrderedDict
 
 import anyio
@@ -18,6 +17,7 @@ import msgspec
 from msgspec import Struct
 
 from sfworker.settings import Settings, variable
+from sfworker.wire import entry
 from sfworker.wire.frames import FrameError, encode_frame, read_body
 from sfworker.wire.gateway import MAX_MESSAGE_BYTES, Attach, Ended, Opened, Standing, decode_standing
 
@@ -106,7 +106,7 @@ class OwnGateway:
             self._refusal = ""
             self._writer = writer
             for ended in self._ends.values():
-                self._send(ended)
+                self._send(msgspec.structs.replace(ended, again=True))
             while True:
                 if isinstance(message := await _read(reader), Standing):
                     self._told = message.trouble
@@ -124,10 +124,13 @@ class OwnGateway:
             return
         self._failures += 1
         self._not_before = now + min(SHORTEST_LIFE * 2 ** (self._failures - 1), LONGEST_PAUSE)
-        command = (sys.executable, "-m", "sfworker", "gateway", "--while-needed")
+        environment = {name: value for name, value in os.environ.items() if name != variable("redis_url")}
         try:
             self._process = await asyncio.create_subprocess_exec(
-                *command, stdin=asyncio.subprocess.DEVNULL, start_new_session=True
+                *entry.command("sfworker.cli", "gateway", "--while-needed"),
+                env=environment,
+                stdin=asyncio.subprocess.DEVNULL,
+                start_new_session=True,
             )
         except OSError as error:
             _log.error("the gateway could not be started (%s)", type(error).__name__)

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import anyio
+import msgspec
 from msgspec import Raw, Struct
 
 from sfworker.disks import where_full
@@ -56,6 +57,7 @@ from sfworker.wire.frames import (
     Staging,
     Start,
     Succeeded,
+    Traced,
     decode_party_frame,
     longest_party_frame,
 )
@@ -108,6 +110,8 @@ class Controlled(Protocol):
     exit_status: int | None
     ended: anyio.Event
 
+    @property
+    def is_lost(self) -> bool: ...
     def assign(self, listeners: Listeners, longest_frame: int) -> None: ...
     def require_own(self, frame: Making | Staging | Keeping, roots: Iterable[str]) -> None: ...
     def how_it_ended(self, *, memory_ran_out: bool) -> str: ...
@@ -141,12 +145,12 @@ class Mesh:
         self.processes = processes
         self._remotes = remotes
         self._otherwise = otherwise
-        self._agreed: bool | None = None
+        self._agreed: Agreed | None = None
         self._log_line = log_line
         self._outcome = Outcome()
         self._missing: set[int] = set(range(len(processes) + (len(remotes.names) if remotes else 0)))
         self._failed: set[int] = set()
-        """Processes that have said that they failed."""
+        """Ranks of the parties that have said that they failed."""
         self._reached: dict[str, set[int]] = {}
         self._paths = [0] * len(processes)
         self._weak_cause: Failure | None = None
@@ -182,8 +186,10 @@ class Mesh:
                 self.fail(Failure.of(error))
         if self._remotes is not None and self._remotes.has_choice:
             await self._until(lambda: self._agreed is not None, began)
-        if self._agreed is False:
+        if self._agreed is not None and not self._agreed.keeps:
             self._take_others()
+            if self._agreed.all_keep:
+                self._starts = [msgspec.structs.replace(start, all_keep=True) for start in self._starts]
         for rank, process in enumerate(self.processes):
             listeners = Listeners(
                 partial(self._hear, rank),
@@ -231,16 +237,17 @@ class Mesh:
             self._changed.set()
 
     def break_off(self, failure: Failure) -> None:
-        """End the execution with `failure` where it has not ended yet."""
+        """End the execution with `failure` where it has not ended yet. A session that is kept may have ended, too."""
         if not self._settled():
             self.fail(failure)
+        self._changed.set()
 
     def suspect(self, failure: Failure) -> None:
         """End the execution with `failure` soon, where no other cause is heard of until then."""
         if not self._settled() and self._weak_cause is None:
             self._weak_cause = failure
             self._decide_within(ECHO_SECONDS)
-            self._changed.set()
+        self._changed.set()
 
     @property
     def groups(self) -> list[int]:
@@ -265,8 +272,8 @@ class Mesh:
 
     @property
     def has_ended(self) -> bool:
-        """True where a process has ended."""
-        return any(process.ended.is_set() for process in self.processes)
+        """True where a process has ended, or what joins it to the others has."""
+        return any(process.is_lost for process in self.processes)
 
     async def until_one_ended(self) -> None:
         """Wait for the end of a process, after the outcome."""
@@ -337,25 +344,16 @@ class Mesh:
             return
         if rank not in self._missing:
             raise FrameError("a frame after its outcome")
-        if isinstance(frame, Making | Staging | Keeping):
-            self._count_path(rank)
-            roots = chain.from_iterable(self._starts[rank].data_roots.values())
-            self.processes[rank].require_own(frame, roots)
         match frame:
             case StageReached():
                 self._tell(PeerReached(frame.stage, frame.seconds))
                 self._reach(rank, frame)
             case Progressed():
                 self._listener(frame)
-            case Making():
-                self._outcome.made.append(frame.path)
-                self._listener(frame)
-            case Staging():
-                self._outcome.outputs.append(frame)
-                self._listener(frame)
-            case Keeping():
-                self._outcome.kept.append(frame.path)
-                self._listener(frame)
+            case Traced():
+                self._hear_spans(rank, frame)
+            case Making() | Staging() | Keeping():
+                self._hear_path(rank, frame)
             case Succeeded():
                 self._note_end(rank, frame.peak_rss_bytes)
                 self._tell(PeerSucceeded())
@@ -371,7 +369,7 @@ class Mesh:
 
     def _hear_remote(self, heard: RemoteHeard | Agreed | Lost) -> None:
         if isinstance(heard, Agreed):
-            self._agreed = heard.keeps
+            self._agreed = heard
             self._changed.set()
             return
         # What a peer says right behind its success counts, as where it gave up a host that was paused meanwhile.
@@ -380,9 +378,11 @@ class Mesh:
             return
         rank = self._names.index(heard.party)
         if isinstance(heard, Lost):
-            self._outcome.peer_absent = not heard.met and not heard.final
+            if rank in self._failed:
+                return  # it has said why it ends
+            self._outcome.peer_absent = (not heard.met or heard.returns) and not heard.final
             self._outcome.peer_returns = heard.returns
-            kind = PeerFailedError if heard.met or heard.final else PeerAbsentError
+            kind = PeerAbsentError if self._outcome.peer_absent else PeerFailedError
             self.fail(Failure(f"party {heard.party} {cleaned(heard.why)}", kind.__name__, not heard.final))
             return
         match heard.frame:
@@ -396,6 +396,7 @@ class Mesh:
                 told = f"party {heard.party} has left the execution to another worker there, and will be back"
                 self.fail(Failure(told, PeerAbsentError.__name__, True))
             case PeerFailed() as frame:
+                self._failed.add(rank)
                 self._missing.discard(rank)
                 self._hear_failure(frame, f"party {heard.party} failed with {frame.error_type}: {cleaned(frame.error)}")
         self._changed.set()
@@ -410,10 +411,25 @@ class Mesh:
         echo = failure.error_type in _ECHOES
         self._tell(PeerFailed(why[:MAX_TEXT], failure.error_type, failure.retryable, echo=echo, is_release=released))
 
-    def _count_path(self, rank: int) -> None:
+    def _hear_spans(self, rank: int, frame: Traced) -> None:
+        party = self._names[rank]
+        if not self._starts[rank].traced or party in self._outcome.traced:
+            raise FrameError("spans that nobody asked for")
+        self._outcome.traced[party] = frame
+
+    def _hear_path(self, rank: int, frame: Making | Staging | Keeping) -> None:
         self._paths[rank] += 1
         if self._paths[rank] > MOST_PATHS:
             raise FrameError(f"more than {MOST_PATHS} paths of outputs")
+        self.processes[rank].require_own(frame, chain.from_iterable(self._starts[rank].data_roots.values()))
+        match frame:
+            case Making():
+                self._outcome.made.append(frame.path)
+            case Staging():
+                self._outcome.outputs.append(frame)
+            case Keeping():
+                self._outcome.kept.append(frame.path)
+        self._listener(frame)
 
     def _hear_nonsense(self, rank: int, error: FrameError) -> None:
         """End the execution of a process that says what no party process says, as a job's own code may."""
@@ -444,8 +460,9 @@ class Mesh:
             failure = Failure(sentence, PeerFailedError.__name__, frame.retryable)
         if frame.echo:
             self._weak_cause = failure
-            # Where every party has said how it ended, no cause can follow.
-            self._decide_within(ECHO_SECONDS if self._missing else 0.0)
+            # Where every party has said how it ended, no cause can follow; nor from here, where peers gave this one up.
+            here = range(len(self.processes)) if sentence is not None else ()
+            self._decide_within(ECHO_SECONDS if self._missing.difference(here) else 0.0)
         else:
             self.fail(failure)
 

@@ -8,7 +8,7 @@ from msgspec import Raw, Struct, field
 
 from sfworker.errors import Failure
 from sfworker.pool.keepers import Keeper
-from sfworker.wire.frames import Staging
+from sfworker.wire.frames import Staging, Traced
 
 
 class Stop(IntEnum):
@@ -61,5 +61,7 @@ class Outcome(Struct, kw_only=True):
     """Directories that were not there before, made for outputs."""
     kept: list[str] = field(default_factory=list)
     """Directories with checkpoints, which are of use to a next attempt only."""
+    traced: dict[str, Traced] = field(default_factory=dict)
+    """What each party here has told of where its time went."""
     keeper: Keeper | None = None
     """Keeper of its staged outputs, None where that is this host."""

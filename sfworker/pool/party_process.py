@@ -50,15 +50,23 @@ class PartyProcess:
         self.ended.set()
         self._on_end()
 
+    @property
+    def is_lost(self) -> bool:
+        return self.ended.is_set()
+
     def assign(self, listeners: Listeners, longest_frame: int) -> None:
         """Begin to listen, in the place of who did before."""
-        if self._lines is not None:
-            self._lines.read()  # what it has written until now is of the execution before
+        self.read_lines()  # of the execution before
         on_body, self._on_end, on_nonsense, on_line = listeners
         self._frames = FrameChannel(self._ours, on_body, self._on_end, on_nonsense, longest_frame)
         if self._lines is None:
             self._lines = LineChannel(self._log, on_line)
         self._lines.on_line = on_line
+
+    def read_lines(self) -> None:
+        """Read the lines that it has written until now."""
+        if self._lines is not None:
+            self._lines.read()
 
     def require_own(self, frame: Making | Staging | Keeping, roots: Iterable[str]) -> None:
         """Raise FrameError where a frame names a path that no job makes beneath these roots."""

@@ -13,9 +13,11 @@ import asyncio
 import logging
 import os
 import shutil
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
+from contextvars import copy_context
 from copy import copy
 from functools import partial
 from itertools import count
@@ -26,7 +28,7 @@ from anyio.abc import TaskGroup
 from sfworker.catalog.job import Job
 from sfworker.disks import disk_full, says_full
 from sfworker.errors import Failure, TaskExecutionError
-from sfworker.logs import ids, party_line
+from sfworker.logs import party_line
 from sfworker.pool import outputs
 from sfworker.pool.clusters import Clusters
 from sfworker.pool.gateway import OwnGateway
@@ -38,12 +40,12 @@ from sfworker.pool.party_process import PartyProcess
 from sfworker.pool.processors import Processors
 from sfworker.pool.remotes import Remotes
 from sfworker.pool.run_dir import EXECUTIONS
-from sfworker.pool.sessions import Session, Sessions
+from sfworker.pool.sessions import Session, Sessions, memory_of_kept
 from sfworker.pool.starts import opened, session_key, starts
 from sfworker.pool.template import Template
-from sfworker.pool.usage import memory_above, processor_seconds
+from sfworker.pool.usage import available_memory, memory_above, processor_seconds
 from sfworker.settings import Settings
-from sfworker.telemetry import ExecutionTrace
+from sfworker.telemetry import ExecutionTrace, Telemetry
 from sfworker.wire.frames import Start
 
 _log = logging.getLogger("sfworker.pool")
@@ -61,6 +63,14 @@ class Execution:
         self._mesh: Mesh | None = None
         self.stopped: Stop | None = None
         self.stop_asked = anyio.Event()
+        self.began = time.time()
+        self.progress: float | None = None
+        """How far the job says that it is, from 0 to 1."""
+
+    @property
+    def groups(self) -> list[int]:
+        """Process groups of its parties on this host, none before they have begun."""
+        return self._mesh.groups if self._mesh else []
 
     def stop(self, reason: Stop) -> None:
         """End the computation, or keep it from beginning."""
@@ -78,15 +88,20 @@ class Execution:
 class Pool:
     """Runs computations. Made by `open_pool`."""
 
-    def __init__(self, settings: Settings, directory: str, worker_id: str, tasks: TaskGroup) -> None:
+    def __init__(
+        self, settings: Settings, directory: str, worker_id: str, telemetry: Telemetry, tasks: TaskGroup
+    ) -> None:
         self._settings = settings
+        self._telemetry = telemetry
         self._directory = directory
         self._tasks = tasks
         self.template = Template(settings, directory)
         self._spares: deque[PartyProcess] = deque()
         self._numbers = count(1)
         self.processors = Processors()
-        self._sessions = Sessions(settings)
+        self._sessions: Sessions[PartyProcess] = Sessions(
+            settings, lambda: available_memory() < settings.session_memory_bytes
+        )
         self._changed = anyio.Event()
         self.gateway = OwnGateway(settings)
         self.clusters = Clusters(settings, worker_id, directory, tasks)
@@ -121,27 +136,29 @@ class Pool:
             tell_why=self._settings.tell_peers_why,
         )
         if job.cluster:
-            placed = self.clusters.execute(job, attempt, listener, tenant, limits, execution, _line_logger(job))
+            placed = self.clusters.execute(
+                job, attempt, listener, tenant, limits, execution, _line_logger(), traced=trace.records
+            )
             async with placed as outcome:
                 yield outcome
             return
         used = [directory := self.new_directory()]
         template = self.template
         frames: list[Start] = []
-        session: Session | None = None
+        session: Session[PartyProcess] | None = None
         self._sessions.began()
         try:
             os.mkdir(directory, 0o700)
-            frames = starts(job, attempt, self._settings, directory, self.processors)
+            frames = starts(job, attempt, self._settings, directory, self.processors, traced=trace.records)
             if job.keeps_session:
                 session = await self._session(session_key(job, tenant, frames))
             remotes = self._remotes(job, self._sockets(session, job, used), session, tenant, replays, trace)
-            otherwise = partial(self._begin_anew, session, session.mesh, frames, used) if session else None
+            otherwise = self._otherwise(session, frames, used)
             processes = session.processes if session else []
             if not processes:
                 self._sessions.make_room()
                 processes += self._acquire_all(len(frames))
-            mesh = Mesh(template, processes, _line_logger(job), remotes, otherwise)
+            mesh = Mesh(template, processes, _line_logger(), remotes, otherwise)
             if session is not None:
                 session.mesh = mesh
                 frames = session.starts(frames)
@@ -166,11 +183,11 @@ class Pool:
             self._release(frames)
             self._sessions.ended()
             if session is not None and is_kept and self._sessions.offer(session):
-                self._tasks.start_soon(self._keep, mesh, remotes, used, session, self._memory_of_kept(job))
+                self._tasks.start_soon(self._keep, mesh, remotes, used, session, job)
             else:
                 self._tasks.start_soon(self._clean_up, mesh, used, session)
 
-    async def _session(self, key: bytes) -> Session:
+    async def _session(self, key: bytes) -> Session[PartyProcess]:
         """Return a kept session, or one that is yet to get processes."""
         if (session := await self._sessions.take(key)) is not None:
             return session
@@ -178,7 +195,7 @@ class Pool:
         os.mkdir(directory, 0o700)
         return Session(key, directory)
 
-    def _sockets(self, session: Session | None, job: Job, used: list[str]) -> str:
+    def _sockets(self, session: Session[PartyProcess] | None, job: Job, used: list[str]) -> str:
         """Return the directory for sockets that stand in for parties elsewhere.
 
         Where there is a kept session it is another one, which is needed only if the peers do not keep theirs.
@@ -192,8 +209,16 @@ class Pool:
         used.append(directory)
         return directory
 
+    def _otherwise(
+        self, session: Session[PartyProcess] | None, frames: list[Start], used: list[str]
+    ) -> Callable[[], tuple[list[PartyProcess], list[Start]]] | None:
+        """Return what gives a session other processes, where it has links that the peers may not use."""
+        if session is None or not session.served:
+            return None
+        return partial(self._begin_anew, session, session.mesh, frames, used)
+
     def _begin_anew(
-        self, session: Session, mesh: Mesh | None, frames: list[Start], used: list[str]
+        self, session: Session[PartyProcess], mesh: Mesh | None, frames: list[Start], used: list[str]
     ) -> tuple[list[PartyProcess], list[Start]]:
         """Give a session new processes, in the place of those that ran the last `mesh`. Raises OSError."""
         former = copy(session)
@@ -204,18 +229,18 @@ class Pool:
         session.processes += self._acquire_all(len(frames))
         return session.processes, session.starts(frames)
 
-    async def _end(self, session: Session) -> None:
+    async def _end(self, session: Session[PartyProcess]) -> None:
         await session.end()
         await anyio.to_thread.run_sync(_remove, [], session)
 
-    def _memory_of_kept(self, job: Job) -> int:
-        """Return the bytes that a kept session may use, of which most of a job's own limit has to be left."""
-        limit = job.resources.memory
-        most = self._settings.session_memory_bytes
-        return most if limit is None else min(most, limit.amount // 4)
-
     def _remotes(
-        self, job: Job, directory: str, session: Session | None, tenant: str, replays: int, trace: ExecutionTrace
+        self,
+        job: Job,
+        directory: str,
+        session: Session[PartyProcess] | None,
+        tenant: str,
+        replays: int,
+        trace: ExecutionTrace,
     ) -> Remotes | None:
         if not job.peers:
             return None
@@ -253,12 +278,14 @@ class Pool:
                 self.trouble += f"; it did not last for {failures} times in a row"
             _log.error("%s; it is started again in %.1f s", self.trouble, pause)
             self._discard_spares()
+            self._telemetry.count("template_restart")
             await anyio.sleep(pause)
             self.template = Template(self._settings, self._directory)
 
     def keep_no_more(self) -> None:
         """End the sessions that wait for a job."""
         self._sessions.close()
+        self.clusters.keep_no_more()
 
     async def stop(self) -> None:
         """End every process."""
@@ -344,7 +371,7 @@ class Pool:
             self._spares.popleft().close()
 
     async def _keep(
-        self, mesh: Mesh, remotes: Remotes | None, used: list[str], session: Session, most_memory: int
+        self, mesh: Mesh, remotes: Remotes | None, used: list[str], session: Session[PartyProcess], job: Job
     ) -> None:
         """Let a session wait for its next execution, and end it where none comes or it is not fit for one."""
         self.refill()
@@ -352,20 +379,15 @@ class Pool:
         if remotes is not None and not remains:
             remains = await self._keep_links(mesh, remotes, session)
         await anyio.to_thread.run_sync(_remove, used)
+        limit = job.resources.memory
+        most_memory = memory_of_kept(self._settings, limit.amount if limit else None)
         memory = None if remains else await anyio.to_thread.run_sync(memory_above, most_memory, mesh.groups)
         if memory is not None:
             remains = [f"{memory} bytes of memory"]
-        session.is_fit = not remains
-        session.renewed.set()
-        if remains:
-            _log.info("a session is not kept, because of what its job has left: %s", ", ".join(remains))
-        else:
-            await session.idle(mesh, self._settings.session_idle_seconds)
-        if remains or not session.is_taken:
-            self._sessions.remove(session)
+        if not await self._sessions.wait(session, mesh, remains):
             await self._clean_up(mesh, used, session)
 
-    async def _keep_links(self, mesh: Mesh, remotes: Remotes, session: Session) -> list[str]:
+    async def _keep_links(self, mesh: Mesh, remotes: Remotes, session: Session[PartyProcess]) -> list[str]:
         """End the attempt for the peers, but not the links, which began with the session's first attempt."""
         if session.remotes is not None:
             mesh.part()
@@ -374,7 +396,7 @@ class Pool:
         session.remotes, session.links = remotes, await remotes.keep()
         return [] if session.links else ["links that have ended"]
 
-    async def _clean_up(self, mesh: Mesh, used: list[str], session: Session | None) -> None:
+    async def _clean_up(self, mesh: Mesh, used: list[str], session: Session[PartyProcess] | None) -> None:
         self.refill()
         await mesh.dismiss()
         if session is not None:
@@ -382,7 +404,7 @@ class Pool:
         await anyio.to_thread.run_sync(_remove, used, session)
 
 
-def _remove(directories: list[str], session: Session | None = None) -> None:
+def _remove(directories: list[str], session: Session[PartyProcess] | None = None) -> None:
     for directory in [*directories, *([session.directory] if session else [])]:
         shutil.rmtree(directory, ignore_errors=True)
 
@@ -392,21 +414,23 @@ def _reason(error: Exception) -> str:
     return os.strerror(error.errno) if isinstance(error, OSError) and error.errno else type(error).__name__
 
 
-def _line_logger(job: Job) -> Callable[[str, bytes], None]:
-    envelope = job.envelope
+def _line_logger() -> Callable[[str, bytes], None]:
+    """Return what logs lines of the execution's processes with the fields that are bound here and now."""
+    bound = copy_context()
 
     def log_line(party: str, line: bytes) -> None:
-        with ids(execution_id=envelope.execution_id, task_id=envelope.task_id, subtask_id=envelope.subtask_id):
-            party_line(line, party=party)
+        bound.run(party_line, line, party=party)
 
     return log_line
 
 
 @asynccontextmanager
-async def open_pool(settings: Settings, directory: str, worker_id: str = "") -> AsyncIterator[Pool]:
+async def open_pool(
+    settings: Settings, directory: str, worker_id: str = "", telemetry: Telemetry | None = None
+) -> AsyncIterator[Pool]:
     """Open a pool whose processes live in the block. The first is ready some seconds later."""
     async with anyio.create_task_group() as tasks:
-        pool = Pool(settings, directory, worker_id, tasks)
+        pool = Pool(settings, directory, worker_id, telemetry or Telemetry(), tasks)
         tasks.start_soon(pool.run)
         tasks.start_soon(pool.gateway.run)
         tasks.start_soon(pool.clusters.run)

@@ -62,8 +62,8 @@ class Remotes:
 
     @property
     def has_choice(self) -> bool:
-        """True where kept links may be used, which `Agreed` tells."""
-        return bool(self._opened.kept)
+        """True where the session may be kept, and with it the links, about which `Agreed` tells."""
+        return self._opened.keeps
 
     async def keep(self) -> str:
         """End the attempt but not its links, and return their id, which is nothing where they cannot be kept."""

@@ -9,24 +9,35 @@ One that renews may be taken already, which waits for the outcome.
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
 import anyio
 import msgspec
 
-from sfworker.pool.mesh import Mesh
-from sfworker.pool.party_process import PartyProcess
+from sfworker.pool.mesh import Controlled, Mesh
 from sfworker.pool.remotes import Remotes
-from sfworker.pool.usage import available_memory
 from sfworker.settings import Settings
 from sfworker.wire.frames import Start
 
+_log = logging.getLogger("sfworker.pool")
+P = TypeVar("P", bound=Controlled)
 
-class Session:
-    """Processes that are joined, and the directory of their sockets."""
 
-    def __init__(self, key: bytes, directory: str) -> None:
+def memory_of_kept(settings: Settings, limit: int | None) -> int:
+    """Return the bytes that a kept session may use, of which most of a job's own limit has to be left."""
+    most = settings.session_memory_bytes
+    return most if limit is None else min(most, limit // 4)
+
+
+class Session(Generic[P]):
+    """Processes that are joined, and the directory of their sockets, which is nothing where they are on nodes."""
+
+    def __init__(self, key: bytes, directory: str = "") -> None:
         self.key = key
         self.directory = directory
-        self.processes: list[PartyProcess] = []
+        self.processes: list[P] = []
         self.mesh: Mesh | None = None
         """The last that ran here."""
         self.remotes: Remotes | None = None
@@ -44,12 +55,14 @@ class Session:
     def starts(self, frames: list[Start]) -> list[Start]:
         """Return the frames as those of the session's next execution."""
         number, self.served = self.served, self.served + 1
-        return [msgspec.structs.replace(frame, mesh_dir=self.directory, keeps=True, number=number) for frame in frames]
+        of_session = {"mesh_dir": self.directory, "keeps": True, "number": number}
+        # Parties elsewhere may not keep theirs.
+        return [msgspec.structs.replace(frame, all_keep=not frame.elsewhere, **of_session) for frame in frames]
 
     @property
     def is_alive(self) -> bool:
         lost = self.remotes is not None and self.remotes.is_lost
-        return not lost and not any(process.ended.is_set() for process in self.processes)
+        return not lost and not any(process.is_lost for process in self.processes)
 
     @property
     def known_as(self) -> str:
@@ -82,15 +95,17 @@ class Session:
             tasks.cancel_scope.cancel()
 
 
-class Sessions:
+class Sessions(Generic[P]):
     """The kept ones, the longest idle first.
 
-    With the executions that run they are never more than executions may run at once.
+    With the executions that run they are never more than executions may run at once. `is_short` says whether the memory
+    of this host is.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, is_short: Callable[[], bool]) -> None:
         self._settings = settings
-        self._kept: list[Session] = []
+        self._is_short = is_short
+        self._kept: list[Session[P]] = []
         self._running = 0
         self._is_closed = False
 
@@ -101,23 +116,24 @@ class Sessions:
     def ended(self) -> None:
         self._running -= 1
 
-    async def take(self, key: bytes) -> Session | None:
+    async def take(self, key: bytes) -> Session[P] | None:
         """Return one that is fit for the execution with this key."""
         while session := next((each for each in self._kept if each.key == key and each.is_alive), None):
             session.is_taken = True
             self.remove(session)
-            await session.renewed.wait()
+            if not session.renewed.is_set():  # else it is alive, as nothing has happened since
+                await session.renewed.wait()
             if session.is_fit:
                 return session
         return None
 
     def make_room(self) -> None:
         """End those that are in the way of an execution which begins with new processes."""
-        is_short = available_memory() < self._settings.session_memory_bytes
+        is_short = self._is_short()
         while self._kept and (is_short or self._running + len(self._kept) > self._settings.concurrency):
             self.remove(self._kept[0])
 
-    def offer(self, session: Session) -> bool:
+    def offer(self, session: Session[P]) -> bool:
         """Keep a session whose execution has ended well, or return False where it is not to be kept."""
         settings = self._settings
         while self._kept and self._running + len(self._kept) >= settings.concurrency:
@@ -126,7 +142,7 @@ class Sessions:
             self._is_closed
             or session.served >= settings.session_jobs
             or self._running >= settings.concurrency
-            or available_memory() < settings.session_memory_bytes
+            or self._is_short()
         ):
             return False
         session.is_fit = session.is_taken = False
@@ -134,7 +150,21 @@ class Sessions:
         self._kept.append(session)
         return True
 
-    def remove(self, session: Session) -> None:
+    async def wait(self, session: Session[P], mesh: Mesh, remains: list[str]) -> bool:
+        """Let a session that was offered wait for its next execution, unless something `remains` of the last one.
+
+        Returns False where it serves none and is to be ended.
+        """
+        session.is_fit = not remains and session.is_alive
+        session.renewed.set()
+        if remains:
+            _log.info("a session is not kept, because of what its job has left: %s", ", ".join(remains))
+        else:
+            await session.idle(mesh, self._settings.session_idle_seconds)
+        self.remove(session)
+        return session.is_fit and session.is_taken
+
+    def remove(self, session: Session[P]) -> None:
         """Keep it no more. It is ended, unless it is taken."""
         if session in self._kept:
             self._kept.remove(session)

@@ -17,12 +17,17 @@ from sfworker.wire.frames import Floors, Start
 from sfworker.wire.gateway import Open, Terms
 
 
-def starts(job: Job, attempt: int, settings: Settings, directory: str, processors: Processors) -> list[Start]:
+def starts(
+    job: Job, attempt: int, settings: Settings, directory: str, processors: Processors, *, traced: bool
+) -> list[Start]:
     """Return one frame per process, whose scratch directories (made here, 0700) and sockets lie in `directory`.
 
     The frames' processors are taken from `processors`, where a limit is set.
     """
-    frames = [_start(job, attempt, settings, directory, rank, party) for rank, party in enumerate(processes(job))]
+    frames = [
+        _start(job, attempt, settings, directory, rank, party, traced=traced)
+        for rank, party in enumerate(processes(job))
+    ]
     if threads := job.resources.threads:
         return [msgspec.structs.replace(frame, processors=processors.acquire(threads.amount)) for frame in frames]
     return frames
@@ -53,12 +58,14 @@ def session_key(job: Job, tenant: str, frames: list[Start]) -> bytes:
             mesh_dir="",
             scratch_dir="",
             processors=[],
+            traced=False,
         )
         for frame in frames
     ]
     acknowledged = acknowledges(job.task_type.name, _plain(job.envelope.spu_config))
     granted = [limit and limit.amount for limit in (job.resources.threads, job.resources.memory)]
-    return msgspec.json.encode([tenant, job.peers, acknowledged, granted, alike], order="deterministic")
+    joined = [tenant, job.cluster, job.peers]
+    return msgspec.json.encode([*joined, acknowledged, granted, alike], order="deterministic")
 
 
 def shared_id(execution_id: str, tenant: str) -> str:
@@ -81,8 +88,10 @@ def opened(
         settings=settings.of_gateway(),
         terms=terms(job),
         addresses=job.peers,
+        has_spu=envelope.spu_config is not None,
         traceparent=traceparent,
         kept=kept,
+        keeps=job.keeps_session,
     )
 
 
@@ -90,9 +99,12 @@ def _digest(agreed: Any) -> str:
     return hashlib.sha256(msgspec.json.encode(agreed, order="deterministic")).hexdigest()
 
 
-def starts_elsewhere(job: Job, attempt: int, settings: Settings) -> list[Start]:
+def starts_elsewhere(job: Job, attempt: int, settings: Settings, *, traced: bool) -> list[Start]:
     """Return one frame per party, into which its node of the cluster puts its own paths and limits."""
-    return [_frame(job, attempt, settings, party, directory="", scratch="", roots={}) for party in job.parties]
+    return [
+        _frame(job, attempt, settings, party, directory="", scratch="", roots={}, traced=traced)
+        for party in job.parties
+    ]
 
 
 def terms(job: Job) -> Terms:
@@ -106,11 +118,13 @@ def terms(job: Job) -> Terms:
     )
 
 
-def _start(job: Job, attempt: int, settings: Settings, directory: str, rank: int, party: str | None) -> Start:
+def _start(
+    job: Job, attempt: int, settings: Settings, directory: str, rank: int, party: str | None, *, traced: bool
+) -> Start:
     scratch = f"{directory}/scratch-{rank}"
     os.mkdir(scratch, 0o700)
     roots = {each: settings.roots_of(each) for each in ([party] if party else job.parties)}
-    return _frame(job, attempt, settings, party, directory=directory, scratch=scratch, roots=roots)
+    return _frame(job, attempt, settings, party, directory=directory, scratch=scratch, roots=roots, traced=traced)
 
 
 def _frame(
@@ -122,6 +136,7 @@ def _frame(
     directory: str,
     scratch: str,
     roots: dict[str, list[str]],
+    traced: bool,
 ) -> Start:
     envelope = job.envelope
     return Start(
@@ -145,6 +160,7 @@ def _frame(
         limits=Limits.of(settings),
         log_level=settings.party_log_level,
         max_result_bytes=settings.max_result_bytes,
+        traced=traced,
     )
 
 

@@ -24,6 +24,15 @@ def memory_above(limit: int, groups: Collection[int]) -> int | None:
     return used if used > limit else None
 
 
+def memory_of(groups: Collection[int]) -> dict[int, int]:
+    """Return the bytes of memory of each process group, shared memory divided as for `memory_above`."""
+    used = dict.fromkeys(groups, 0)
+    for pid in _members(groups):
+        with suppress(OSError, KeyError):  # it has ended, or is another by now
+            used[os.getpgid(pid)] += _own_share(pid)
+    return used
+
+
 def disk_above(limit: int, directory: str) -> int | None:
     """Return the bytes of disk that files under `directory` take, or None where they are within `limit`."""
     used = _disk(directory)

@@ -207,8 +207,8 @@ class Bridge:
         others = [parties for run, parties in self._runs.items() if run != place.run]
         if any(party in busy for party in stale for busy in others):
             raise CannotPlaceError("a party has joined the Ray cluster, and jobs that run end first", later=True)
-        for party in stale:
-            _beside(ray.kill, self._hosts.pop(party).actor)
+        for party in stale:  # sessions that wait there end
+            self._lose(party, "ended with its host, as a party has joined the Ray cluster")
 
     async def _keep(self, party: str, offers: list[Offer]) -> None:
         """See to it that the party has a host. Raises CannotPlaceError."""

@@ -14,7 +14,6 @@ import contextlib
 import fcntl
 import json
 import os
-import resource
 import select
 import shutil
 import signal
@@ -22,6 +21,8 @@ import time
 import traceback
 from pathlib import Path
 from typing import Any, NoReturn
+
+from sfworker.wire import entry
 
 SLOTS = 10_000
 """Party processes of one party that Ray may place here, which is no limit: the worker has one of its own."""
@@ -32,6 +33,8 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 """Variables that head and drivers on 127.0.0.1 need."""
+_NICENESS = {"RAY_worker_niceness": "0"}
+"""Variables by which parties yield to the worker no more than in a mesh, where they have a niceness of their own."""
 HEALTH_CHECKS = {
     "health_check_initial_delay_ms": 0,
     "health_check_period_ms": 1000,
@@ -49,9 +52,9 @@ def main() -> None:
     parser.add_argument("--parties", required=True)
     arguments = parser.parse_args()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core of a party's process holds data
+    entry.leave_no_core()  # that of a party's process holds data
     watcher = watch_over_session(arguments.directory)
-    os.environ.update(ENVIRONMENT)
+    os.environ.update(ENVIRONMENT | _NICENESS)
     try:
         node = _start(arguments.directory, json.loads(arguments.parties))
         os.write(1, f"{node.gcs_address}\n".encode())

@@ -30,9 +30,11 @@ from sfworker.pool import roots
 from sfworker.pool.outputs import remove_left_behind
 from sfworker.pool.pool import Pool, open_pool
 from sfworker.pool.run_dir import run_dir
+from sfworker.pool.usage import available_memory
 from sfworker.ray.run import Run, not_started
 from sfworker.ray.versions import versions
 from sfworker.settings import Settings, load, variable
+from sfworker.wire import entry
 from sfworker.wire.frames import FrameError, encode_frame, receive_body
 from sfworker.wire.gateway import GiveWay
 from sfworker.wire.pipe import Pipe
@@ -47,6 +49,7 @@ from sfworker.wire.ray import (
     Flush,
     Ready,
     Remove,
+    RenewRun,
     Setup,
     SignalRun,
     Unready,
@@ -110,8 +113,14 @@ class Node:
 
     def _obey(self, message: object) -> None:
         match message:
+            case Begin(run=run) if run in self._runs:
+                self._runs[run][0].begin_next(message)
             case Begin():
+                self._make_room()
                 self._begin(message)
+            case RenewRun(run) if run in self._runs:
+                self._runs[run][0].renew()
+                self._pool.refill()
             case SignalRun(number, signal_number, whole_group) if number in self._runs:
                 self._runs[number][0].signal(signal_number, whole_group=whole_group)
             case Dismiss(number) if number in self._runs:
@@ -126,6 +135,13 @@ class Node:
             case Remove(number, paths):
                 own = self._settings.roots_of(self._settings.party)
                 self._answer(number, partial(remove_left_behind, paths, own))
+
+    def _make_room(self) -> None:
+        """End the sessions that wait here for a job where memory is short, which the worker hears."""
+        if available_memory() < self._settings.session_memory_bytes:
+            for run, _ in self._runs.values():
+                if run.is_idle:
+                    run.signal(signal.SIGKILL, whole_group=True)
 
     def _begin(self, begin: Begin) -> None:
         try:
@@ -233,6 +249,7 @@ def main() -> None:
         os._exit(0)
     os.setsid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    entry.leave_no_core()  # what comes to its gateway is in its memory
     import uvloop
 
     body = receive_body(connection)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import re
 import sys
+import tempfile
 from typing import Any
 
 import msgspec
@@ -92,4 +94,6 @@ def look(address: str) -> Seen:
 
 def main() -> None:
     """Entry of the process, with the address."""
-    sys.stdout.buffer.write(msgspec.json.encode(look(sys.argv[1])))
+    with tempfile.TemporaryDirectory() as empty:
+        os.chdir(empty)  # Ray's workers import from a driver's directory, which may be a data root
+        sys.stdout.buffer.write(msgspec.json.encode(look(sys.argv[1])))

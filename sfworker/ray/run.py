@@ -1,10 +1,14 @@
-"""Runs the process of this node's party in one execution, and keeps its outputs until they are committed."""
+"""Runs the process of this node's party in one execution, and keeps its outputs until they are committed.
+
+Where the session is kept, one execution follows the other in the same process, over the same links.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 import shutil
+from contextlib import suppress
 from signal import SIGKILL
 
 import anyio
@@ -22,14 +26,18 @@ from sfworker.pool.guard import guard
 from sfworker.pool.mesh import DISMISSAL_SECONDS, KILL_SECONDS, OF_FULL_DISKS
 from sfworker.pool.pool import Pool
 from sfworker.pool.remotes import Remotes, cleaned
+from sfworker.pool.sessions import memory_of_kept
 from sfworker.pool.starts import floors
-from sfworker.pool.usage import oom_kills, processor_seconds
+from sfworker.pool.usage import available_memory, memory_above, oom_kills, processor_seconds
 from sfworker.settings import Settings
 from sfworker.wire.frames import (
+    MOST_REMAINS,
     Floors,
     FrameError,
     Keeping,
     Making,
+    Renew,
+    Renewed,
     Staging,
     Start,
     decode_party_frame,
@@ -46,7 +54,7 @@ HELD_BYTES = 1 << 22
 
 
 class Run:
-    """One execution at this node, from `go` to `dismiss`."""
+    """One execution at this node, or those of one session, from `go` to `dismiss`."""
 
     def __init__(self, begin: Begin, settings: Settings, pool: Pool, pipe: Pipe) -> None:
         """Take a process for it. Raises OSError where there is none, or no directory."""
@@ -58,7 +66,12 @@ class Run:
         self._number = begin.run
         self._oom_kills = oom_kills()
         self._exit_told = False
-        self._directory = pool.new_directory()
+        self._directory = self._mesh_dir = ""
+        self._processors: list[int] = []
+        self.is_idle = False
+        """True where it waits for the next execution of its session."""
+        self._answer: Renewed | None = None
+        self._begin_events()
         self._template = pool.template
         self._start = self._own(begin.start)
         self._roots = self._start.data_roots[settings.party]
@@ -77,20 +90,68 @@ class Run:
         """Start the process and watch over it until cancelled."""
         listeners = Listeners(self._hear, self._hear_end, self._hear_nonsense, self._hear_line)
         self._process.assign(listeners, longest_party_frame(self._most_result))
-        try:
-            if self._remotes is not None:
+        if self._remotes is not None:
+            try:
                 await self._remotes.open(self._hear_link)
-            await self._process.send(self._start)
-        except GatewayLostError as error:
-            self._say(Broken(self._number, Failure.of(error)))
-        except OSError:
-            pass  # its end is heard
+            except GatewayLostError as error:
+                self._say(Broken(self._number, Failure.of(error)))
+                return
         async with anyio.create_task_group() as tasks:
             if self._remotes is not None:
                 tasks.start_soon(self._remotes.say_alive)
+            while True:
+                with suppress(OSError):  # its end is heard
+                    await self._process.send(self._start)
+                await self._watch()
+                with suppress(OSError):
+                    await self._process.send(Renew())
+                await self._forgotten.wait()
+                await self._tell_renewed()
+                await self._next.wait()
+                self._begin_events()
+
+    def renew(self) -> None:
+        """Let the process forget the execution."""
+        self._renew.set()
+
+    def begin_next(self, begin: Begin) -> None:
+        """Start the session's next execution."""
+        self.is_idle = False
+        self._begin, self._staged, self._made = begin, [], []
+        self._oom_kills = oom_kills()
+        try:
+            self._start = self._own(begin.start)
+        except OSError as error:
+            self._say(not_started(self._number, error)[0])
+        else:
+            self._next.set()
+
+    def _begin_events(self) -> None:
+        self._renew, self._forgotten, self._next = anyio.Event(), anyio.Event(), anyio.Event()
+
+    async def _watch(self) -> None:
+        """Watch over an execution until it is to be forgotten."""
+        async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._tell_used)
             if self._begin.memory or self._begin.scratch:
                 tasks.start_soon(guard, self, self._limit("memory"), self._limit("scratch"), self._directory)
+            await self._renew.wait()
+            tasks.cancel_scope.cancel()
+
+    async def _tell_renewed(self) -> None:
+        """Remove what is left of the execution here, and say whether the process can serve another one."""
+        assert self._answer is not None  # noqa: S101
+        remains = self._answer.remains
+        await anyio.to_thread.run_sync(self._remove)
+        most = memory_of_kept(self._settings, self._begin.memory.amount if self._begin.memory else None)
+        used = await anyio.to_thread.run_sync(memory_above, most, self.groups)
+        if used is not None:
+            remains = [*remains, f"{used} bytes of memory"]
+        elif available_memory() < self._settings.session_memory_bytes:
+            remains = [*remains, "too little memory at its node"]
+        self._process.read_lines()  # which are this execution's, and not the next one's
+        self.is_idle = True
+        self._say(Said(self._number, encode_body(Renewed(remains[-MOST_REMAINS:]))))
 
     @property
     def groups(self) -> list[int]:
@@ -122,6 +183,7 @@ class Run:
         if self._remotes is not None:
             self._remotes.close()
         await anyio.to_thread.run_sync(self._remove)
+        shutil.rmtree(self._mesh_dir, ignore_errors=True)
 
     def flush(self) -> None:
         """Flush staged outputs to disk. Raises ResultSaveError."""
@@ -135,29 +197,36 @@ class Run:
     def _own(self, start: Start) -> Start:
         """Return the Start frame with what is this node's own."""
         settings = self._settings
+        self._directory = self._pool.new_directory()
         scratch = f"{self._directory}/scratch"
         os.mkdir(self._directory, 0o700)
         os.mkdir(scratch, 0o700)
+        if start.keeps and not self._mesh_dir:  # which stays, and in which open files are no job's
+            mesh_dir = self._pool.new_directory()
+            os.mkdir(mesh_dir, 0o700)
+            self._mesh_dir = mesh_dir
+        self._processors = self._pool.processors.acquire(self._begin.threads) if self._begin.threads else []
         self._most_result = min(start.max_result_bytes, settings.max_result_bytes)
         return msgspec.structs.replace(
             start,
-            mesh_dir=self._directory,
+            mesh_dir=self._mesh_dir or self._directory,
             scratch_dir=scratch,
             data_roots={settings.party: settings.roots_of(settings.party)},
             limits=Limits.of(settings),
             floors=_stricter(start.floors, floors(settings)),
-            processors=self._pool.processors.acquire(self._begin.threads) if self._begin.threads else [],
+            processors=self._processors,
             max_result_bytes=self._most_result,
         )
 
     def _opened(self) -> Open:
         return Open(
             execution_id=self._begin.session,
-            directory=self._directory,
+            directory=self._start.mesh_dir,
             replays=0,
             settings=self._settings.of_gateway(),
             terms=self._begin.terms,
             addresses=self._begin.gateways,
+            has_spu=self._begin.start.spu_config is not None,
         )
 
     def _limit(self, name: str) -> Limit | None:
@@ -177,6 +246,10 @@ class Run:
                 outputs.require_own(frame, self._roots)
                 self._staged.append(frame)
                 body = encode_body(Staging(located + staged, located + target))
+            case Renewed() if self._renew.is_set():
+                self._answer = frame
+                self._forgotten.set()
+                return
         self._say(Said(self._number, body))
 
     def _hear_nonsense(self, error: FrameError) -> None:
@@ -216,7 +289,8 @@ class Run:
         self._let_go()
 
     def _let_go(self) -> None:
-        self._pool.processors.release(self._start.processors)
+        self._pool.processors.release(self._processors)
+        self._processors = []
         shutil.rmtree(self._directory, ignore_errors=True)
 
 

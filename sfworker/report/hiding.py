@@ -6,9 +6,10 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-HIDDEN = "(a path)"
+HIDDEN = "(not shown)"
+UNREAD = "(no JSON, which may hold paths)"
 # Those of components may be in camel case, and the paths of their attributes are no files.
-_NAMES = re.compile(r"(?!attr_?[pP]aths$)(.*(_p|P)aths?|(.*_)?uris?|.*Uris?)")
+_NAMES = re.compile(r"(?!attr_?[pP]aths$)(.*(_p|P)aths?|(.*_)?uris?|.*Uris?|env_vars)")
 _LOOKS = re.compile(r"[/~].*|\.{1,2}/.*|.*(://|:\\).*|.*\.(csv|parquet|orc)", re.IGNORECASE | re.DOTALL)
 
 
@@ -38,7 +39,12 @@ def job(envelope: dict[str, Any], *, paths: bool) -> dict[str, Any]:
 
 
 def without_what_looks_like_paths(envelope: Any) -> Any:
-    """Return an envelope, or a part of one, with each path replaced, as names of fields tell or what it looks like."""
+    """Return an envelope, or a part of one, with each path replaced, as names of fields tell or what it looks like.
+
+    So are the values of variables of the environment, some of which are somebody's to keep.
+    """
+    if isinstance(envelope, str):
+        return UNREAD
     return _replaced(envelope, of_path=False, hides=lambda text: bool(_LOOKS.fullmatch(text)))
 
 
@@ -64,7 +70,9 @@ def _paths(value: Any, *, of_path: bool) -> Iterator[str]:
 def _replaced(value: Any, *, of_path: bool, hides: Callable[[str], bool]) -> Any:
     if isinstance(value, dict):
         return {
-            name: _replaced(each, of_path=of_path or bool(_NAMES.fullmatch(name)), hides=hides)
+            HIDDEN if hides(name) else name: _replaced(
+                each, of_path=of_path or bool(_NAMES.fullmatch(name)), hides=hides
+            )
             for name, each in value.items()
         }
     if isinstance(value, list):

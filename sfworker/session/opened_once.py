@@ -2,7 +2,8 @@
 
 The SPU knows such a value by its address in memory. Where another one got that address, at one party only, the parties'
 messages would no longer match and they would wait for each other for ever. So these values stay until the process ends,
-and a session that is kept for the next job, which is to find nothing of this one, masks and opens them each time.
+and a session that all parties keep for the next job, which is to find nothing of this one, masks and opens them each
+time. Dropping them in the end would not do: what the SPU has written of them stays in a file that it keeps open.
 """
 
 from __future__ import annotations

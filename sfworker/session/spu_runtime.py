@@ -29,8 +29,9 @@ from spu import experimental, libspu, psi
 
 from sfworker import limits
 from sfworker.disks import disk_full, is_full, watched
-from sfworker.errors import InputDataError, ModelMismatchError, TaskExecutionError
+from sfworker.errors import InputDataError, ModelMismatchError, SecretFlowTaskError, TaskExecutionError
 from sfworker.session.arithmetic import fraction_bits
+from sfworker.session.spans import span, spanned
 from sfworker.wire.frames import Floors
 
 _NO_RESULT = -1
@@ -47,6 +48,11 @@ class PartyRuntime(spu_module.SPURuntime):  # type: ignore[misc]
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self._names: set[str] = set()
+
+    @spanned("run")
+    def run(self, *arguments: Any, **named: Any) -> Any:
+        """Run a program as SecretFlow does."""
+        return super().run(*arguments, **named)
 
     def get_new_share_name(self) -> str:
         name: str = super().get_new_share_name()
@@ -208,7 +214,8 @@ class PartyRuntime(spu_module.SPURuntime):  # type: ignore[misc]
         An intersection says hello to its peers as the start of the link did. Where a peer still waits for the first
         hello, the second takes its place, and the peer then waits for ever for another one.
         """
-        self.link.barrier()
+        with span("meet"):
+            self.link.barrier()
 
     def export_share(self, name: str) -> tuple[bytes, list[bytes]]:
         """Return this party's share of a value, as its description and its chunks."""
@@ -282,15 +289,18 @@ def _watched(*outputs: str) -> AbstractContextManager[None]:
     elsewhere = [path for path in map(Path, filter(None, outputs)) if not path.resolve().is_relative_to(scratch)]
     # An output that is yet to be made is on the disk of its directory.
     there = [("the outputs", path if path.exists() else path.parent) for path in elsewhere]
-    return watched(("the scratch directory", scratch), *there)
+    return watched(("the scratch directory", scratch), *there, break_off=_break_off)
+
+
+def _break_off(error: SecretFlowTaskError) -> None:
+    """End the job with an error on the main thread, as after any in SecretFlow's own. Nothing interrupts libpsi."""
+    get_global_context().set_local_exception(error)
+    os.kill(os.getpid(), signal.SIGINT)
 
 
 @contextmanager
 def _bounded(party: str, input_path: str, output_path: str) -> Iterator[None]:
-    """Break off the session where a join grows beyond this process's limits during the block.
-
-    Nothing interrupts libpsi, so the job ends on the main thread as after any error in one of SecretFlow's threads.
-    """
+    """Break off the session where a join grows beyond this process's limits during the block."""
     done = threading.Event()
 
     def look() -> None:
@@ -301,9 +311,7 @@ def _bounded(party: str, input_path: str, output_path: str) -> Iterator[None]:
                 while (block := output.read(1 << 20)) and not done.is_set():
                     rows, at = rows + block.count(b"\n"), at + len(block)
             if grown := limits.beyond(rows - 1, at, Path(input_path or os.devnull)):
-                context = get_global_context()
-                context.set_local_exception(limits.refusal(f"task_config.input_paths.{party}", "the join", grown))
-                os.kill(os.getpid(), signal.SIGINT)
+                _break_off(limits.refusal(f"task_config.input_paths.{party}", "the join", grown))
                 return
 
     watch = threading.Thread(target=look, daemon=True)
@@ -342,7 +350,8 @@ def _require_common(execute: Callable[[Any, Any], Any], floors: Floors, config: 
 
     Where none at all is an answer, it tells that a single key asked for is not there.
     """
-    report = execute(config, link)
+    with span("intersect"):
+        report = execute(config, link)
     if report.intersection_count == _NO_RESULT:
         return report
     of_three = getattr(config, "protocol_conf", None) and config.protocol_conf.protocol == _OF_THREE
@@ -384,11 +393,13 @@ def use_compiled_again() -> None:
     def compile_once(function: Any, options: Any, name: str, *arguments: Any, **named: Any) -> Any:
         program = _program(function)
         if program is None:
-            return stock_compile(function, options, name, *arguments, **named)
+            with span("compile"):
+                return stock_compile(function, options, name, *arguments, **named)
         leaves, tree = jax.tree_util.tree_flatten((arguments, named))
         key = (program, name, options, tree, tuple((leaf.shape, str(leaf.dtype), leaf.vtype) for leaf in leaves))
         if key not in compiled:
-            compiled[key] = stock_compile(function, options, name, *arguments, **named)
+            with span("compile"):
+                compiled[key] = stock_compile(function, options, name, *arguments, **named)
         executable, shape = compiled[key]
         return copy.deepcopy(executable), shape  # a run writes names of variables into the executable
 

@@ -75,7 +75,17 @@ def for_orc(column: pa.ChunkedArray) -> pa.ChunkedArray:
         return typed(column)
     if pa.types.is_null(column.type):
         return column.cast(pa.float64())
-    return text(column) if pa.types.is_time(column.type) else column
+    is_unfit = pa.types.is_time(column.type) or (pa.types.is_timestamp(column.type) and are_far(column))
+    return text(column) if is_unfit else column
+
+
+def are_far(column: pa.ChunkedArray | pa.Array) -> bool:
+    """Return whether there are times that 64 bits of nanoseconds do not hold, as ORC files need them to."""
+    try:
+        column.cast(pa.timestamp("ns", column.type.tz))
+    except pa.ArrowInvalid:
+        return True
+    return False
 
 
 def are_inexact(column: pa.ChunkedArray) -> bool:
@@ -98,8 +108,10 @@ def cast(column: pa.ChunkedArray, wanted: pa.DataType) -> pa.ChunkedArray:
             column = pc.replace_substring_regex(column, r"^\+?(-?\d+)(\.0*)?$", r"\1")
     elif pa.types.is_floating(column.type):
         column = _nulled(column, pc.is_nan(column))
-    # A safe cast would refuse integers beyond 2**53, which float64 rounds.
-    return column.cast(wanted, safe=wanted != pa.float64())
+    if wanted != pa.float64():
+        return column.cast(wanted)
+    # A safe cast would refuse integers beyond 2**53, which float64 rounds. Added to 0, -0.0 is 0, which it equals.
+    return pc.add(column.cast(wanted, safe=False), 0.0)
 
 
 def typed(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -1,8 +1,8 @@
 """Reads CSV files row for row as pandas does without options, at Arrow's speed. Runs in the party process.
 
 That is RFC 4180 with what files in the wild have: quoted line breaks, commas and doubled quotes, LF, CRLF or CR, a byte
-order mark, no end of the last line, blank lines (skipped, also those of spaces and tabs), cells of any length. Refused
-are rows of another length than the header, which pandas may fill with missing values or shift into an index.
+order mark, no end of the last line, blank lines (skipped, also those of spaces and tabs), cells of any length, and rows
+shorter than the header (the rest is missing). Refused are longer rows, which pandas may shift into an index.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import pandas as pd
 import pyarrow as pa
 from pyarrow import csv as pa_csv
 
+from sfworker import limits
 from sfworker.errors import InputDataError
 
 BLOCK_SIZES = (1 << 20, 1 << 25, (1 << 31) - 1)
@@ -44,7 +45,7 @@ _MAGIC = {
     b"\xff\xfe": "is in UTF-16; convert it to UTF-8",
     b"\xfe\xff": "is in UTF-16; convert it to UTF-8",
 }
-_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars", "\x01": "Ctrl-A (Hive's own)"}
 _OPEN_QUOTE = "a cell begins with a quote that nothing closes; correct the file"
 csv.field_size_limit(sys.maxsize)  # the csv module would take no cell beyond 128 KiB
 
@@ -69,18 +70,19 @@ def beginning(field: str, path: Path) -> Beginning:
             raise InputDataError(f"{field}: the file {said}")
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = enumerate(csv.reader(file))
+            # Arrow takes NUL in a cell, the csv module does not.
+            rows = enumerate(csv.reader(line.replace("\0", "\ufffd") for line in file))
             found = list(islice(((at, row) for at, row in rows if not _is_blank(row)), 2))
     except (UnicodeDecodeError, csv.Error):
         raise InputDataError(f"{field}: {_encoding(path)}") from None
     if not found:
         raise InputDataError(f"{field}: the file is empty; it needs a header line and rows")
     (lines_before, names), *rest = found
+    if any("\ufffd" in name for name in names):
+        raise InputDataError(f"{field}: {_encoding(path)}")
     for _, first in rest:
         if len(names) == 1:
             _require_commas(field, names[0], first)
-        if len(first) != len(names):
-            raise InputDataError(f"{field}: row 1 has not as many cells as the header; correct the file")
     return Beginning(names, lines_before, bool(rest))
 
 
@@ -91,11 +93,25 @@ def read(
 
     Raises InputDataError, or ArrowInvalid where a cell is not of its type.
     """
-    convert = pa_csv.ConvertOptions(include_columns=columns, column_types=types, null_values=missing)
+    convert = pa_csv.ConvertOptions(
+        include_columns=columns,
+        column_types=types,
+        null_values=missing,
+        # Without Arrow's 1 and 0, which are numbers.
+        true_values=["true", "True", "TRUE"],
+        false_values=["false", "False", "FALSE"],
+    )
     start = beginning(field, path)
     rows = _Rows(start)
     try:
         table = _parse(path, start, rows, convert)
+        if rows.missing_cells:
+            if path.stat().st_size + rows.missing_cells > limits.used().expanded(path.stat().st_size):
+                raise limits.refusal(field, "the file, read,", "expanded_bytes", "check what was delivered")
+            filled = _as_pandas_reads(path, start.names)
+            if filled is None:
+                raise InputDataError(f"{field}: {_encoding(path)}")
+            table = _parse(path, start, rows, convert, filled)
     except pa.ArrowInvalid as error:
         # Of a wrong row in another encoding nothing is told to `judge`, so `wrong` does not say whether there is one.
         if rows.wrong is None and not any(text in str(error) for text in ("CSV parse error", "UTF8", "straddling")):
@@ -135,10 +151,17 @@ class _Rows:
 
     def __init__(self, start: Beginning) -> None:
         self._mark = f"{secrets.token_hex(16)}{',' * len(start.names)}"
-        self._blank_lines = start.lines_before
+        self._lines_before = start.lines_before
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget what was read, as the file is read from its beginning."""
+        self._blank_lines = self._lines_before
         self._awaits_mark = False
         self.wrong: Any = None
         """The first wrong row."""
+        self.missing_cells = 0
+        """Cells that rows have less than the header."""
 
     def mark(self) -> bytes:
         """Return a wrong row to be put behind the file.
@@ -151,6 +174,8 @@ class _Rows:
     def judge(self, row: Any) -> str:
         if row.text == self._mark:
             self._awaits_mark = False
+        elif row.actual_columns < row.expected_columns and self._mark not in row.text and row.text.strip(_BLANKS):
+            self.missing_cells += row.expected_columns - row.actual_columns
         elif row.text.strip(_BLANKS):
             self.wrong = self.wrong or row
             return "error"
@@ -190,10 +215,15 @@ class _Marked:
         self.closed = True
 
 
-def _parse(path: Path, start: Beginning, rows: _Rows, convert: pa_csv.ConvertOptions) -> pa.Table:
+def _parse(
+    path: Path, start: Beginning, rows: _Rows, convert: pa_csv.ConvertOptions, cleaned: bytes | None = None
+) -> pa.Table:
     quoted = has_quotes(path)
-    cleaned = _without_blank_lines(path) if len(start.names) == 1 else None
+    if len(start.names) == 1 and _has_blank_line(path):
+        # To Arrow each is a row, as it has one cell. Only quotes tell such a line from a cell of blanks.
+        cleaned = _as_pandas_reads(path, start.names)
     for size in BLOCK_SIZES:
+        rows.begin()
         with BytesIO(cleaned) if cleaned else path.open("rb") as file:
             try:
                 return pa_csv.read_csv(
@@ -216,18 +246,24 @@ def _parse(path: Path, start: Beginning, rows: _Rows, convert: pa_csv.ConvertOpt
     raise AssertionError  # the last size is never below the least
 
 
-def _without_blank_lines(path: Path) -> bytes | None:
-    """Return the text of a file of one column without lines of blanks, None if there are none.
-
-    To Arrow each is a row, as it has one cell. Only quotes tell such a line from a cell of blanks, so pandas reads it.
-    """
+def _has_blank_line(path: Path) -> bool:
+    """Return whether there is a line of blanks."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        if not _BLANK_LINE.search(content):
+        return bool(_BLANK_LINE.search(content))
+
+
+def _as_pandas_reads(path: Path, names: Sequence[str]) -> bytes | None:
+    """Return the text of a file with a quoted cell for each name in each row, and no other lines, as pandas reads it.
+
+    None where it cannot be read, or would end cells at a NUL.
+    """
+    with path.open("rb") as file:
+        if holds_any(file, b"\0"):
             return None
     try:
-        frame = pd.read_csv(path, dtype=str, na_filter=False, encoding="utf-8-sig")
+        frame = pd.read_csv(path, dtype=str, na_filter=False, encoding="utf-8-sig", names=names, header=0)
     except (ValueError, UnicodeDecodeError):
-        return None  # Arrow will say what is wrong
+        return None
     text: str = frame.to_csv(index=False, quoting=csv.QUOTE_ALL)
     return text.encode()
 

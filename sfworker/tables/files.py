@@ -40,7 +40,7 @@ from sfworker import limits
 from sfworker.errors import InputDataError, ResultSaveError
 from sfworker.party import compressed
 from sfworker.party.data_roots import opened, saving
-from sfworker.tables import cells, csv_text
+from sfworker.tables import cells, csv_text, orc_footer
 from sfworker.tables.cells import TYPES
 
 Matrix: TypeAlias = npt.NDArray[np.float64]
@@ -52,7 +52,9 @@ SEPARATOR = "\x1f"
 _SPECIAL = f'[,"\r\n\0{ESCAPE}{SEPARATOR}]'
 _LEADING_ZERO = r"^[+-]?0[0-9xX]"
 _WHOLE_OR_MISSING = rf"^(\s*[+-]?\d+\s*|{'|'.join(map(re.escape, cells.MISSING))})$"
-_BATCH_ROWS = 1 << 12
+_WITH_COMMAS = re.compile(r"\s*[+-]?[\d.]*,[\d.,]+\s*")
+_BATCH_ROWS, _FEWEST, _BATCHES = 1 << 12, 16, 1 << 10
+"""Rows that are read at once, and the number of batches of a file with fewer, as its few rows may be long ones."""
 _SMALL = 1 << 22
 _PANDAS_INDEX = re.compile(r"__index_level_\d+__")
 
@@ -139,10 +141,11 @@ def numbers(field: str, path: Path, columns: Sequence[str]) -> Matrix:
         try:
             values = cells.cast(table.column(column), pa.float64()).to_numpy()
         except cells.UNREADABLE:
-            where = _where(_first_unlike(table.column(column), pa.float64()))
-            raise InputDataError(
-                f"{field}: column {column!r} holds no number{where}; correct the file or leave the column out"
-            ) from None
+            row = _first_unlike(table.column(column), pa.float64())
+            remedy = "correct the file or leave the column out"
+            if row and _WITH_COMMAS.fullmatch(str(table.column(column)[row - 1])):
+                remedy = "its digits have commas among them; write a point before decimals, and nothing for thousands"
+            raise InputDataError(f"{field}: column {column!r} holds no number{_where(row)}; {remedy}") from None
         if np.isnan(values).any():
             row = int(np.argmax(np.isnan(values))) + 1
             raise InputDataError(
@@ -210,7 +213,7 @@ def whole(field: str, path: Path) -> pa.Table:
     return text(field, path, header(field, path))
 
 
-def is_plain(path: Path, rows: int) -> bool:
+def is_plain(path: Path, columns: int, rows: int) -> bool:
     """Return whether a CSV file has its `rows` on a line each, and cells that a shell tool can split at commas.
 
     libpsi sorts files with such tools.
@@ -219,7 +222,9 @@ def is_plain(path: Path, rows: int) -> bool:
         if file.read(3) == b"\xef\xbb\xbf" or csv_text.holds_any(file, f"\r\0{ESCAPE}{SEPARATOR}".encode()):
             return False
     last_line = 0 if ends_a_line(path) else 1
-    return not csv_text.has_quotes(path) and rows_of_plain_csv(path) + last_line == rows
+    if csv_text.has_quotes(path) or rows_of_plain_csv(path) + last_line != rows:
+        return False
+    return _count(path, b",") == (columns - 1) * (rows + 1)
 
 
 def ends_a_line(path: Path) -> bool:
@@ -231,8 +236,12 @@ def ends_a_line(path: Path) -> bool:
 
 def rows_of_plain_csv(path: Path) -> int:
     """Return how many rows follow the header of a file that `is_plain`."""
+    return _count(path, b"\n") - 1
+
+
+def _count(path: Path, character: bytes) -> int:
     with path.open("rb") as file:
-        return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 18), b"")) - 1
+        return sum(chunk.count(character) for chunk in iter(lambda: file.read(1 << 18), b""))
 
 
 def plain_keys(field: str, table: pa.Table, columns: Sequence[str]) -> pa.Table:
@@ -288,6 +297,12 @@ def _read(field: str, path: Path, columns: list[str], csv_type: pa.DataType) -> 
 
 def _read_columnar(field: str, path: Path, columns: list[str]) -> pa.Table:
     """Read `columns` a batch at a time, because what the file's footer says of its size may not be so."""
+    far = orc_footer.far_times(path) if _ending(path) == ORC else set()
+    for name in filter(far.__contains__, columns):
+        raise InputDataError(
+            f"{field}: column {name!r} holds times before 1678 or after 2261, which cannot be read in an ORC file; "
+            f"store dates or text, or end the file's name in .parquet"
+        )
     most = limits.used().expanded(path.stat().st_size)
     kept, size = [], 0
     with _format_errors(field, "an ORC" if _ending(path) == ORC else "a Parquet"):
@@ -303,17 +318,30 @@ def _read_columnar(field: str, path: Path, columns: list[str]) -> pa.Table:
 def _batches(path: Path, columns: list[str]) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
     """Return the schema of `columns` and their batches, in which texts may be dictionaries."""
     if _ending(path) == ORC:
-        found = dataset.dataset(path, format="orc")
-        schema, batches = found.schema, found.scanner(columns, batch_size=_BATCH_ROWS, use_threads=False).to_batches()
+        found, rows = dataset.dataset(path, format="orc"), orc.ORCFile(path).nrows
+        at_once = min(_BATCH_ROWS, max(_FEWEST, rows // _BATCHES))
+        schema, batches = found.schema, found.scanner(columns, batch_size=at_once, use_threads=False).to_batches()
     else:
-        file = parquet.ParquetFile(path)
+        unit = "us" if _holds_far_times(path, columns) else None
+        file = parquet.ParquetFile(path, coerce_int96_timestamp_unit=unit)
         schema = file.schema_arrow
         # As dictionaries, texts that a few bytes repeat stay as short until their size is known. It takes ten times as
         # long, so those of large files have batches of few rows only.
         if path.stat().st_size <= _SMALL:
-            file = parquet.ParquetFile(path, read_dictionary=[each.name for each in schema if _is_text(each.type)])
+            texts = [each.name for each in schema if _is_text(each.type)]
+            file = parquet.ParquetFile(path, read_dictionary=texts, coerce_int96_timestamp_unit=unit)
         batches = (batch.select(columns) for batch in file.iter_batches(_BATCH_ROWS, columns=columns))
     return pa.schema([schema.field(name) for name in columns]), batches
+
+
+def _holds_far_times(path: Path, columns: list[str]) -> bool:
+    """Return whether there are times of INT96, as Spark and Hive write them, for which nanoseconds are too small."""
+    stored = parquet.ParquetFile(path, coerce_int96_timestamp_unit="us")
+    found = [
+        each.path for each in map(stored.schema.column, range(len(stored.schema))) if each.physical_type == "INT96"
+    ]
+    batches = stored.iter_batches(_BATCH_ROWS, columns=[name for name in found if name in columns])
+    return any(cells.are_far(column) for batch in batches for column in batch.columns)
 
 
 def _size(column: pa.Array) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal, TypeAlias
 
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType, ValidationError
 
 # How many parties each protocol computes with: fewest and most.
 PROTOCOLS = {"REF2K": (2, 16), "SEMI2K": (2, 16), "ABY3": (3, 3), "CHEETAH": (2, 2)}
@@ -149,20 +149,41 @@ def spelled(given: Any) -> Any:
 
     These are names in camel case, integers as texts, and protocol and field in small letters or by number.
     """
-    if not (isinstance(given, dict) and isinstance(cluster_def := given.get("cluster_def"), dict)):
+    if not isinstance(given, dict):
         return given
-    if not isinstance(runtime := cluster_def.get("runtime_config"), dict):
-        return given
-    config = {_UPPER.sub(lambda found: f"_{found[0].lower()}", name): _number(each) for name, each in runtime.items()}
-    for name, members in _MEMBERS.items():
-        spellings, each = _SPELLINGS[name], config.get(name)
-        if isinstance(each, str | int) and not isinstance(each, bool) and each in spellings:
-            config[name] = members[spellings.index(each) % len(members)]
-    return {**given, "cluster_def": {**cluster_def, "runtime_config": config}}
+    made = dict(given)
+    if isinstance(link_desc := given.get("link_desc"), dict):
+        made["link_desc"] = _underscored(link_desc, "spu_config.link_desc")
+    cluster_def = given.get("cluster_def")
+    if isinstance(cluster_def, dict) and isinstance(runtime := cluster_def.get("runtime_config"), dict):
+        config = _underscored(runtime, "spu_config.cluster_def.runtime_config")
+        config |= {name: _member(config[name], members) for name, members in _MEMBERS.items() if name in config}
+        made["cluster_def"] = {**cluster_def, "runtime_config": config}
+    return made
 
 
-def _number(given: Any) -> Any:
-    return int(given) if isinstance(given, str) and given.isascii() and given.isdecimal() and len(given) < 20 else given
+def _underscored(given: dict[str, Any], path: str) -> dict[str, Any]:
+    """Return a message of protobuf with its fields' own names.
+
+    Raises msgspec.ValidationError where one field is there in two spellings, with different values.
+    """
+    made: dict[str, Any] = {}
+    for name, each in given.items():
+        plain = _UPPER.sub(lambda found: f"_{found[0].lower()}", name)
+        if made.setdefault(plain, each) != each:
+            raise ValidationError(f"Object has `{plain}` in two spellings, with different values - at `$.{path}`")
+    return made
+
+
+def _member(given: Any, members: tuple[str, ...]) -> Any:
+    """Return the member of an enum that is given by name in any case, or by number."""
+    number = given
+    if isinstance(given, str) and given.isascii():
+        if given.upper() in members:
+            return given.upper()
+        number = int(given) if given.isdecimal() and len(given) < 4 else given
+    is_number = isinstance(number, int | float) and not isinstance(number, bool)
+    return members[int(number) - 1] if is_number and number in range(1, len(members) + 1) else given
 
 
 def acknowledges(task_type: object, spu_config: dict[str, Any] | None) -> bool:

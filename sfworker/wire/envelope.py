@@ -6,6 +6,7 @@ knows which struct they belong to.
 
 from __future__ import annotations
 
+import json
 import re
 from datetime import datetime
 from typing import Annotated, Any, Literal, TypeVar
@@ -183,7 +184,12 @@ class _OfTask(Struct):
 _T = TypeVar("_T")
 _OFFENDING = re.compile(r"^(Invalid (?:enum )?value).*", re.S)
 _OUTSIDE = re.compile(r"^Object (missing required|contains unknown) field `(.*)`$", re.S)
+_DEVICES = ("spu_config", "heu_config")
 _LONGEST_FIELD = 200
+_NO_TIMES = ("", "0001-01-01T00:00:00Z")
+"""What Go and C# write for a time that was not set."""
+_MILLISECONDS = 1e11
+"""From here on a time is in milliseconds: as seconds it would be beyond the year 5000."""
 _Time = Annotated[datetime, Meta(tz=True)]
 
 
@@ -212,6 +218,8 @@ def expired(options: Options, now: float) -> bool:
     Raises ParameterValidationError where `expires_at` is no time.
     """
     at = options.expires_at
+    if at in _NO_TIMES:
+        return False
     if isinstance(at, str):
         try:
             at = msgspec.convert(at, _Time).timestamp()
@@ -219,6 +227,8 @@ def expired(options: Options, now: float) -> bool:
             raise ParameterValidationError(
                 "options.expires_at: neither ISO 8601 with date, time and zone (2026-01-31T18:00:00Z) nor Unix seconds"
             ) from None
+    if at is not None and at >= _MILLISECONDS:
+        raise ParameterValidationError("options.expires_at: expected Unix seconds, got what must be milliseconds")
     return at is not None and at <= now
 
 
@@ -259,6 +269,7 @@ def decode_envelope(data: bytes, max_bytes: int) -> Envelope:
         given = _plain(data)
         if _is_deeper(given, _DEEPEST):
             raise RecursionError
+        _require_unique(data)
         envelope: Envelope = tolerance.convert(_spelled(given), Envelope)
         _require_64_bits({name: given.get(name) for name in Envelope.__struct_fields__}, "$")
     except msgspec.ValidationError as error:
@@ -285,9 +296,27 @@ def _plain(data: bytes) -> Any:
         raise msgspec.ValidationError("Number out of range") from None
 
 
+def _require_unique(data: bytes) -> None:
+    """Raise ValidationError where an object holds a name twice with different values, of which readers take any."""
+
+    def look(found: list[tuple[str, Any]]) -> dict[str, Any]:
+        made = dict(found)
+        if len(made) != len(found):
+            for name, each in found:
+                if made[name] != each:
+                    shown = name[:_LONGEST_FIELD].replace("`", "�")
+                    raise msgspec.ValidationError(f"Given twice, with different values - at `$.{shown}`")
+        return made
+
+    json.loads(data, object_pairs_hook=look, parse_int=str, parse_float=str)
+
+
 def _spelled(given: Any) -> Any:
-    is_object = isinstance(given, dict) and "spu_config" in given
-    return {**given, "spu_config": spelled(given["spu_config"])} if is_object else given
+    if not isinstance(given, dict):
+        return given
+    # An empty configuration makes no device. It is how PHP and others write that there is none.
+    given = {name: each for name, each in given.items() if not (name in _DEVICES and each in ([], {}))}
+    return {**given, "spu_config": spelled(given["spu_config"])} if "spu_config" in given else given
 
 
 def _is_deeper(given: Any, most: int) -> bool:

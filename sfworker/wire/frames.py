@@ -6,9 +6,9 @@
     +----------------+---------------------------+
 
 The daemon writes one `Start` to a party process and closes the socket when the process may go. The party process
-writes any number of `StageReached`, `Progressed`, `Making`, `Staging` and `Keeping`, then exactly one `Succeeded` or
-`Failed`. Where its session is kept, the daemon writes `Renew` after a success, which the party process answers by one
-`Renewed`, and then the next `Start`.
+writes any number of `StageReached`, `Progressed`, `Making`, `Staging` and `Keeping`, one `Traced` where it is asked to,
+then exactly one `Succeeded` or `Failed`. Where its session is kept, the daemon writes `Renew` after a success, which
+the party process answers by one `Renewed`, and then the next `Start`.
 
 What a party process says is a stranger's, as a job may be anybody's code: texts and lists have bounds, and results come
 encoded, so that the daemon holds no more of them than their bytes.
@@ -32,6 +32,8 @@ _LENGTH = struct.Struct(">I")
 LENGTH_BYTES = _LENGTH.size
 LONGEST_TEXT = 10_000
 """Characters of a message of a party process."""
+MOST_SPANS = 64
+"""Spans that a party process tells of one execution. Each costs the daemon some 30 microseconds."""
 MOST_REMAINS = 100
 """Things that a party process names as left by a job."""
 _BESIDE_RESULT = 1 << 19
@@ -83,8 +85,12 @@ class Start(Struct, frozen=True, tag=True, kw_only=True):
     floors: Floors = Floors()
     log_level: str
     max_result_bytes: int
+    traced: bool = False
+    """True where it is to tell where its time goes, as `Traced`."""
     keeps: bool = False
     """True where the session may serve another execution afterwards."""
+    all_keep: bool = False
+    """True where that is so at all parties."""
     number: int = 0
     """Place of this execution among those of the session, from 0, the same at all parties."""
 
@@ -144,13 +150,32 @@ class Failed(Struct, frozen=True, tag=True):
     peak_rss_bytes: _Count
 
 
+SpanName = Literal["join", "make devices", "compute", "compile", "run", "reveal", "meet", "intersect"]
+
+
+class PartySpan(Struct, frozen=True, array_like=True):
+    """A stretch of time of a party process, in Unix seconds, inside the one at index `within` before it."""
+
+    name: SpanName
+    began: Annotated[float, Meta(ge=0, le=1e10)]
+    ended: Annotated[float, Meta(ge=0, le=1e10)]
+    within: Annotated[int, Meta(ge=-1, lt=MOST_SPANS)]
+
+
+class Traced(Struct, frozen=True, tag=True):
+    """Tells where the time of an execution went, once and before its outcome. `left_out` spans were too many."""
+
+    spans: Annotated[list[PartySpan], Meta(max_length=MOST_SPANS)]
+    left_out: _Count = 0
+
+
 class Renewed(Struct, frozen=True, tag=True):
     """The execution is forgotten, but for what `remains` names, with which no other execution is served."""
 
     remains: Annotated[list[_Name], Meta(max_length=MOST_REMAINS)]
 
 
-PartyFrame = StageReached | Progressed | Making | Staging | Keeping | Succeeded | Failed | Renewed
+PartyFrame = Traced | StageReached | Progressed | Making | Staging | Keeping | Succeeded | Failed | Renewed
 
 
 class Fork(Struct, frozen=True, tag=True):

@@ -84,6 +84,8 @@ class Preface(Struct, frozen=True, kw_only=True):
 
     Where all parties say the same, none of them opens others. Each execution has its hellos all the same.
     """
+    keeps: bool = False
+    """In a hello: the sender's session may serve other executions, before or after."""
 
 
 class Answer(Struct, frozen=True, kw_only=True):
@@ -166,8 +168,13 @@ class Ended(Struct, frozen=True, tag="ended"):
     why: str
     peers: list[PartyName]
     """Who may hear that."""
-    replayable: bool
-    """True where somebody may let it run again, so that a peer that does so first has to wait."""
+    replays: int | None
+    """Number of times that it had been let run again by then; nothing where nobody may do so after this end.
+
+    A peer that lets it run again first has to wait for this party.
+    """
+    again: bool = False
+    """True where a gateway before this one was told."""
 
 
 class GiveWay(Struct, frozen=True, tag="give_way"):
@@ -186,9 +193,13 @@ class Open(Struct, frozen=True, tag="open", kw_only=True):
     terms: Terms
     addresses: dict[PartyName, str]
     """Of the other parties' gateways."""
+    has_spu: bool = False
+    """False where the links of SPUs are not needed."""
     traceparent: str | None = None
     """Of the execution's span, for the peers. Without one, theirs are not taken either."""
     kept: str = ""
+    """As in the hello. `Agreed` follows then."""
+    keeps: bool = False
     """As in the hello. `Agreed` follows then."""
 
 
@@ -226,6 +237,8 @@ class Agreed(Struct, frozen=True, tag="agreed"):
     """All peers have come, and either use the kept links as this party can, or all use new ones."""
 
     keeps: bool
+    all_keep: bool = False
+    """True where the sessions of all may serve other executions."""
 
 
 class Heard(Struct, frozen=True, tag="heard"):
@@ -252,7 +265,7 @@ class Lost(Struct, frozen=True, tag="lost"):
     final: bool = False
     """True where no other attempt can help."""
     returns: bool = False
-    """True where only this host's gateway has ended, which comes back."""
+    """True where only a gateway has ended, this host's or the peer's, which comes back."""
 
 
 class Standing(Struct, frozen=True, tag="standing"):

@@ -8,6 +8,8 @@ the bridge in a `Carried`, unread.
 
 The host's first message to the node is a `Setup`, answered by `Ready` or `Unready`. Then each execution has a `Begin`
 and, when its process has ended, a `Dismiss`; questions about outputs carry a number, by which `Done` answers them.
+Where the session is kept, `RenewRun` and the `Begin` of the next execution, with the same number, come before the
+`Dismiss`.
 """
 
 from __future__ import annotations
@@ -147,7 +149,7 @@ class Begin(Struct, frozen=True, tag="begin", kw_only=True):
     run: int
     start: Start
     session: str
-    """Id under which the gateways know the execution."""
+    """Id under which the gateways know the links, the execution's unless the session is kept."""
     gateways: dict[str, str]
     """Addresses of the other parties'."""
     terms: Terms
@@ -159,6 +161,15 @@ class Begin(Struct, frozen=True, tag="begin", kw_only=True):
     """Bytes of memory at this node."""
     scratch: Bound | None = None
     """Bytes of scratch disk at this node."""
+
+
+class RenewRun(Struct, frozen=True, tag="renew"):
+    """Asks to let the execution be forgotten, so that its process can serve another one.
+
+    What the process answers (`frames.Renewed`) follows when all that the execution had at this node is removed.
+    """
+
+    run: int
 
 
 class SignalRun(Struct, frozen=True, tag="signal"):
@@ -260,7 +271,7 @@ class Done(Struct, frozen=True, tag="done"):
     failure: Failure | None = None
 
 
-ToNode = Setup | Alive | Begin | SignalRun | Dismiss | Flush | Commit | Remove
+ToNode = Setup | Alive | Begin | RenewRun | SignalRun | Dismiss | Flush | Commit | Remove
 FromNode = Ready | Unready | Alive | Said | Nonsense | Printed | Closed | Exited | LinkLost | Broken | Used | Done
 decode_for_bridge: Any = msgspec.msgpack.Decoder(Join | Alive | Carried | Place | Leave | GiveUp).decode
 decode_from_bridge: Any = msgspec.msgpack.Decoder(

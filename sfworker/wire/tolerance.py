@@ -1,13 +1,15 @@
 """Takes JSON as web sides in many languages write it, where it can mean one thing only. Runs in daemon and parties.
 
-This is the one place, before a struct is made. A null stands for a field that is left out, as Jackson and Go write it.
-A number such as 10.0 is an integer where one is asked for. One text is a list of it in a map of lists, as SecretFlow
-takes the keys of parties. A null, or a number with a point, stays where it is a value of its own.
+This is the one place, before a struct is made. A null stands for a field that is left out, as Jackson and Go write it,
+and so does an empty text where no text is asked for. A number such as 10.0 is an integer where one is asked for, and so
+is a text of it; a word of a choice may have any case. One text is a list of it in a map of lists, as SecretFlow takes
+the keys of parties, and an empty list is PHP's empty object. What is a value of its own stays.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
@@ -23,10 +25,18 @@ _WHOLE = 2.0**63
 _MOST_IGNORED = 20
 _LONGEST_NAME = 64
 _STEP = re.compile(r"\.(?P<field>[^.\[`]+)|\[(?P<index>\d+)\]|(?P<key>\[\.\.\.\])")
+_INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,18})")
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,18})(\.[0-9]{1,30})?([eE][+-]?[0-9]{1,3})?")
+_FLAGS = {"true": True, "false": False}
+_NO_TEXTS = (
+    *(inspect.LiteralType, inspect.IntType, inspect.FloatType, inspect.BoolType, inspect.NoneType),
+    *(inspect.StructType, inspect.DictType, inspect.ListType),
+)
 _KINDS: dict[type, tuple[type[inspect.Type], ...]] = {
     dict: (inspect.StructType, inspect.DictType),
     list: (inspect.ListType,),
-    float: (inspect.FloatType, inspect.IntType),
+    float: (inspect.FloatType, inspect.IntType, inspect.LiteralType),
+    int: (inspect.IntType, inspect.FloatType, inspect.LiteralType, inspect.BoolType),
 }
 """Types that JSON values may become, the first one that is offered."""
 _T = TypeVar("_T")
@@ -45,15 +55,17 @@ def convert(given: Any, kind: type[_T]) -> _T:
 
 def ignored(given: Any, kind: type[Any]) -> list[str]:
     """List the paths, of twenty at most, at which JSON values that make a `kind` hold what nobody reads."""
-    found: list[str] = []
-    _normal(given, _described(kind), found.append)
-    return found[:_MOST_IGNORED]
+    found: dict[str, None] = {}
+    _normal(given, _described(kind), lambda path: found.update({path: None}))
+    return list(found)[:_MOST_IGNORED]
 
 
 def _normal(given: Any, kind: inspect.Type, note: _Note | None = None, path: str = "") -> Any:
     if _is_configuration(kind):
-        return _configuration(given)
+        return {} if given == [] else _configuration(given)
     kind = _chosen(given, kind)
+    if given == [] and isinstance(kind, inspect.StructType | inspect.DictType):
+        given = {}
     if isinstance(given, dict):
         if isinstance(kind, inspect.StructType):
             return _fields(given, kind, note, path)
@@ -65,15 +77,21 @@ def _normal(given: Any, kind: inspect.Type, note: _Note | None = None, path: str
             }
     if isinstance(given, list) and isinstance(kind, inspect.ListType):
         return [_normal(each, kind.item_type, note, path) for each in given]
-    if isinstance(given, float) and isinstance(kind, inspect.IntType):
+    return _text(given, kind) if isinstance(given, str) else _number(given, kind)
+
+
+def _number(given: Any, kind: inspect.Type) -> Any:
+    if isinstance(given, float) and isinstance(kind, inspect.IntType | inspect.LiteralType):
         return _whole(given)
-    return given
+    return bool(given) if isinstance(kind, inspect.BoolType) and type(given) is int and given in (0, 1) else given
 
 
 def _fields(given: dict[str, Any], kind: inspect.StructType, note: _Note | None, path: str) -> dict[str, Any]:
     fields = {field.encode_name: field.type for field in kind.fields}
     made = {}
     for name, each in given.items():
+        if name in fields and _is_empty(each, fields[name]):
+            continue
         if name in fields and (each is not None or _takes_null(fields[name])):
             made[name] = _normal(each, fields[name], note, _below(path, name))
         elif name not in fields and each is not None:
@@ -95,6 +113,46 @@ def _whole(given: Any) -> Any:
     return int(given) if isinstance(given, float) and given.is_integer() and abs(given) < _WHOLE else given
 
 
+def _text(given: str, kind: inspect.Type) -> Any:
+    """Return what a text stands for where no text is asked for, or the text."""
+    members = _members(kind)
+    if not all(isinstance(member, _NO_TEXTS) for member in members):
+        return given
+    words = [word for member in members if isinstance(member, inspect.LiteralType) for word in member.values]
+    alike = [word for word in words if isinstance(word, str) and word.casefold() == given.casefold()]
+    if alike:
+        return alike[0] if len(alike) == 1 else given
+    if any(isinstance(member, inspect.BoolType) for member in members) and given.casefold() in _FLAGS:
+        return _FLAGS[given.casefold()]
+    takes_integers = any(isinstance(member, inspect.IntType) for member in members) or any(
+        type(word) is int for word in words
+    )
+    if takes_integers and _INTEGER.fullmatch(given):
+        return int(given)
+    takes_numbers = takes_integers or any(isinstance(member, inspect.FloatType) for member in members)
+    if takes_numbers and _NUMBER.fullmatch(given) and math.isfinite(number := float(given)):
+        return _whole(number) if takes_integers else number
+    return given
+
+
+def _is_empty(given: Any, kind: inspect.Type) -> bool:
+    """Return whether it is an empty text in the place of something that is no text, as Go writes what is not set."""
+    if given != "":
+        return False
+    members = _members(kind)
+    words = [word for member in members if isinstance(member, inspect.LiteralType) for word in member.values]
+    return "" not in words and all(isinstance(member, _NO_TEXTS) for member in members)
+
+
+def _members(kind: inspect.Type) -> list[inspect.Type]:
+    """Return the members of a union, or `kind` alone, without metadata."""
+    while isinstance(kind, inspect.Metadata):
+        kind = kind.type
+    if isinstance(kind, inspect.UnionType):
+        return [each for member in kind.types for each in _members(member)]
+    return [kind]
+
+
 def _listed(given: Any, kind: inspect.Type) -> Any:
     kind = _chosen([], kind)
     if not (isinstance(given, str) and isinstance(kind, inspect.ListType)):
@@ -109,7 +167,7 @@ def _chosen(given: Any, kind: inspect.Type) -> inspect.Type:
     if not isinstance(kind, inspect.UnionType):
         return kind
     members = [_chosen(given, member) for member in kind.types]
-    for wanted in _KINDS.get(type(given), ()):
+    for wanted in (*_KINDS.get(type(given), ()), *(_KINDS[dict] if given == [] else ())):
         fitting = [member for member in members if isinstance(member, wanted)]
         if fitting:
             return fitting[0] if len(fitting) == 1 else kind

@@ -33,10 +33,12 @@ from sfworker.wire.frames import (
     Failed,
     FrameError,
     FrameSplitter,
+    PartySpan,
     Progressed,
     StageReached,
     Staging,
     Succeeded,
+    Traced,
     decode_party_frame,
 )
 from sfworker.wire.frames import encode_frame as framed
@@ -256,6 +258,7 @@ def _frames_corpus() -> list[bytes]:
         StageReached("executed", 0.5, ["alice"]),
         Progressed(0.5, "half"),
         Staging("/data/.x", "/data/x"),
+        Traced([PartySpan("compute", 1.0, 2.0, -1), PartySpan("run", 1.0, 1.5, 0)], 3),
         Succeeded(None, 1),
         Failed("task_config.keys: none", "InputDataError", False, False, 1),
     ]

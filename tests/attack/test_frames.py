@@ -168,6 +168,8 @@ NONSENSE = {
     "a deep result": frame("Succeeded", result=b"[" * 50_000 + b"]" * 50_000, peak_rss_bytes=0),
     "a result of another kind": frame("Succeeded", result={"a": 1}, peak_rss_bytes=0),
     "less than no memory": frame("Succeeded", result=None, peak_rss_bytes=-1),
+    "spans that nobody asked for": frame("Traced", spans=[], left_out=0),
+    "a span of another name": frame("Traced", spans=[["alice@x", 1.0, 2.0, -1]], left_out=0),
     "an odd error": frame("Failed", error="x", error_type="a b", retryable=True, echo=False, peak_rss_bytes=0),
 }
 

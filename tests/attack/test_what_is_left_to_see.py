@@ -26,13 +26,15 @@ def test_jobs_see_no_secrets_of_the_worker(redis_url: str, tmp_path: Path, monke
     with RunningWorker(redis_url, tmp_path, job_environment="LICENCE_OF_OURS") as worker:
         below = {worker.template(), *worker.parties()}
         assert len(below) > 2
+        for pid in {worker.process.pid, *below}:  # a core of the worker holds Redis's password
+            [core] = [line for line in Path(f"/proc/{pid}/limits").read_text().splitlines() if "core file" in line]
+            assert core.split()[-3:] == ["0", "0", "bytes"]
+            assert int(Path(f"/proc/{pid}/coredump_filter").read_text(), 16) == 0
         for pid in below:
             seen = environment(pid)
             assert seen["LICENCE_OF_OURS"] == "4711"
             assert not {"REDIS_URL", "OTEL_EXPORTER_OTLP_HEADERS", "AWS_SECRET_ACCESS_KEY"} & seen.keys()
             assert not [name for name in seen if name.startswith("SFWORKER_")]
-            [core] = [line for line in Path(f"/proc/{pid}/limits").read_text().splitlines() if "core file" in line]
-            assert core.split()[-3:] == ["0", "0", "bytes"]
 
 
 @pytest.mark.parametrize(("umask", "mode"), [("077", 0o600), ("027", 0o640)])

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -24,10 +23,11 @@ from sfworker.cli.console import console, table
 from sfworker.cli.embedded_redis import EmbeddedRedis
 from tests.bench.gateway import gateway
 from tests.bench.history import history
-from tests.bench.measuring import PAUSE, REPETITIONS, Figures, Listener, bare, worker, write_ids
+from tests.bench.measuring import PAUSE, REPETITIONS, Figures, Listener, bare, cpu, worker, write_ids
 from tests.bench.ray import ray
 from tests.bench.recovery import recovery
 from tests.bench.sessions import sessions
+from tests.bench.telemetry import telemetry
 from tests.running_worker import envelope, until
 
 SPU = {"cluster_def": {"runtime_config": {"protocol": "SEMI2K", "field": "FM128", "fxp_fraction_bits": 40}}}
@@ -148,18 +148,13 @@ def rss(pid: int) -> int:
     return int(line.split()[1]) * 1024
 
 
-def cpu(pid: int) -> float:
-    """Seconds of processor time."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 PARTS: dict[str, Callable[[Figures], None]] = {"latency": latency, "rates": rates, "recovery": recovery, "psi": psi}
 ON_REQUEST: dict[str, Callable[[Figures], None]] = {
     "gateway": gateway,
     "sessions": sessions,
     "ray": ray,
     "history": history,
+    "telemetry": telemetry,
 }
 
 

@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 
 from sfworker.broker.broker import Attempt, Broker, open_broker
 from sfworker.broker.dead import dead_by_page, find_dead_job
+from sfworker.broker.finding import Wanted, executions, find
 from sfworker.broker.overview import overview
 from sfworker.broker.readers import slow_reader
 from sfworker.cli.embedded_redis import EmbeddedRedis
@@ -26,14 +27,21 @@ LONGEST_MS = 5.0
 GROUP = "secretflow"
 EVENT = (b'{"attempt":', b',"status":"RUNNING"}')
 RESULT = json.dumps({"status": "success", "result": "x" * 400}).encode()
+ENVELOPE = json.dumps({"task_config": {"task_type": "psi", "keys": "x" * 400}}).encode()
 
 # Written as the scripts leave them, by the ten thousand.
 _ENDED = """
+local time = redis.call('TIME')[1] * 1000
 for n = ARGV[1], ARGV[2] do
   local record = 'sf:exec:ended-' .. n
-  redis.call('HSET', record, 'group', ARGV[3], 'run', '0123456789abcdef', 'state', 'done')
+  redis.call('HSET', record, 'group', ARGV[3], 'run', '0123456789abcdef', 'state', 'done', 'status', 'SUCCESS',
+    'answered', 'sf:jobs 1-' .. n)
   redis.call('EXPIRE', record, 604800)
   redis.call('SET', 'sf:result:ended-' .. n, ARGV[4], 'EX', 86400)
+  redis.call('SET', 'sf:envelope:ended-' .. n, ARGV[5], 'EX', 86400)
+  local facts = cjson.encode({'ended-' .. n, 'SUCCESS', 'psi', '', 'filler', 1, 0, 'sf:jobs', '1-' .. n, 't', 's'})
+  redis.call('ZADD', 'sf:ended', time - ARGV[2] + n, facts)
+  redis.call('XADD', 'sf:results', '*', 'kind', 'status', 'execution_id', 'ended-' .. n, 'payload', '{}')
 end
 """
 _HELD = """
@@ -52,8 +60,11 @@ for n = ARGV[1], ARGV[2] do
   end
 end
 """
-WALKS = ("restore all due times", "settle all past retention")
-"""Steps that have something to do for each, in many short commands."""
+WALKS = (
+    *("restore all due times", "settle all past retention", "list", "list, waiting", "show, unknown"),
+    "list, nothing of a text",
+)
+"""Steps that have something to do for each, or look at each, in many short commands."""
 Step = Callable[[], Awaitable[Any]]
 
 
@@ -97,7 +108,7 @@ async def fill(redis: Any, size: int) -> int:
     """Make `size` executions that have ended, up to 200,000 that wait, and as many dead. Return a record's bytes."""
     waiting = min(size, MOST_WAITING)
     for first in range(0, size, 10_000):
-        await redis.eval(_ENDED, 0, first, min(first + 9_999, size - 1), GROUP, RESULT)
+        await redis.eval(_ENDED, 0, first, min(first + 9_999, size - 1), GROUP, RESULT, ENVELOPE)
     for consumer in ("@retry", "@dead"):
         for first in range(0, waiting, 10_000):
             await redis.eval(_HELD, 0, first, min(first + 9_999, waiting - 1), GROUP, consumer)
@@ -116,6 +127,21 @@ async def steps(redis: Any, broker: Broker, settings: Settings) -> dict[str, Ste
         await redis.xadd("sf:jobs", {"envelope": "{}"})
         await take()
         await broker.start(attempts[-1], EVENT)
+
+    async def list_(page: int = 50, **wanted: Any) -> None:
+        async for _ in executions(redis, keys, GROUP, Wanted(**wanted)):
+            page -= 1
+            if page == 0:
+                return
+
+    async def again() -> None:
+        await redis.xadd("sf:jobs", {"envelope": "{}"})
+        [entry] = await broker.take([2])
+        await broker.start(Attempt(entry, "again", "ended-0", "t", "s"), EVENT)
+
+    async def show() -> None:
+        found = await find(redis, keys, GROUP, "ended-0")
+        assert found is not None
 
     async def reconnect() -> None:
         await broker.ensure_groups()
@@ -152,6 +178,7 @@ async def steps(redis: Any, broker: Broker, settings: Settings) -> dict[str, Ste
             await redis.slowlog_reset()
             await other.tidy()
 
+    await redis.xgroup_create(keys.results, "reader", "$", mkstream=True)
     for _ in range(4):
         await begin()
     return {
@@ -162,11 +189,19 @@ async def steps(redis: Any, broker: Broker, settings: Settings) -> dict[str, Ste
         "sweep": lambda: broker.sweep(1, attempts),
         "tidying": broker.tidy,
         "begin a job": begin,
+        "begin one that was answered": again,
+        "progress": lambda: broker.progress(attempts[0], b"{}"),
         "finish": lambda: broker.finish(attempts[0], "SUCCESS", b"{}", RESULT),
         "retry": lambda: broker.retry(attempts[1], b"{}", 60),
         "failure for good": lambda: broker.bury(attempts[2], b"{}", b"{}"),
         "give back": lambda: broker.release(attempts[3], "releases"),
         "cancel one that waits": cancel,
+        "list": list_,
+        "list, ended": lambda: list_(states=frozenset({"success"})),
+        "list, waiting": lambda: list_(states=frozenset({"waiting"})),
+        "list, nothing of a text": lambda: list_(text="nowhere"),
+        "show": show,
+        "show, unknown": lambda: find(redis, keys, GROUP, "unknown"),
         "dead show": lambda: find_dead_job(redis, keys, GROUP, "@dead77"),
         "dead show, unknown": lambda: find_dead_job(redis, keys, GROUP, "unknown"),
         "dead list, a page": one_dead,

@@ -62,6 +62,12 @@ def worker(**settings: str) -> Iterator[RunningWorker]:
             yield running
 
 
+def cpu(pid: int) -> float:
+    """Seconds of processor time."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def bare(how: str, inputs: dict[str, str], python: str) -> list[float]:
     """Seconds of each repetition of `bare_psi`."""
     command = [python, "-m", "tests.bench.bare_psi", how, str(REPETITIONS), *inputs.values()]

@@ -1,4 +1,4 @@
-"""What kept sessions save: jobs in sessions of their own and in a kept one, in turns, on one host and across sites."""
+"""What kept sessions save: jobs in fresh sessions and in a kept one, in turns, on one host, across sites and on Ray."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from typing import Any
 
 from tests.bench.gateway import SPU, task, until_success
 from tests.bench.measuring import PAUSE, Figures, Listener, worker
+from tests.bench.ray import of_node
 from tests.gateway.sites import Sites
+from tests.ray.lab import Cluster, Node
 from tests.running_worker import PARTIES, envelope
 
 REPETITIONS = 9
@@ -24,20 +26,24 @@ computed."""
 
 
 def sessions(figures: Figures) -> None:
-    """Figures of each job, on one host and across two sites."""
+    """Figures of each job, on one host, across two sites and on a Ray cluster of two nodes."""
     with tempfile.TemporaryDirectory(dir="/tmp") as directory:
         data, near = Path(directory) / "data", Path(directory) / "sites"
         data.mkdir()
         near.mkdir()
         tasks = {name: task(name, data) for name in JOBS}
         # A slot more, as a kept session gives way to a fresh job where there is one.
-        settings = {"session_jobs": "1000", "concurrency": "2", "data_roots": str(data)}
+        settings: dict[str, Any] = {"session_jobs": "1000", "concurrency": "2", "data_roots": str(data)}
         with worker(**settings) as local:
             for name, task_config in tasks.items():
                 measure(figures, f"{name}, on one host", locally(local, task_config))
         with Sites(near, PARTIES, **settings) as sites:
-            [(name, task_config), *_] = tasks.items()  # a training's session is not kept across sites
-            measure(figures, f"{name}, through two gateways", across(sites, task_config))
+            for name, task_config in tasks.items():
+                measure(figures, f"{name}, through two gateways", across(sites, task_config))
+        nodes = [Node(f"of-{party}", {party: 2}, of_node(data)) for party in PARTIES]
+        with Cluster(*nodes) as cluster, worker(**settings, ray_addresses=cluster.address) as placed:
+            for name, task_config in tasks.items():
+                measure(figures, f"{name}, on a Ray cluster", locally(placed, task_config, cluster.address))
 
 
 def measure(figures: Figures, name: str, run: Run) -> None:
@@ -58,11 +64,12 @@ def spread(seconds: Any) -> str:
     return f"{statistics.median(seconds):.3f} s ({min(seconds):.3f} to {max(seconds):.3f})"
 
 
-def locally(running: Any, task_config: dict[str, Any]) -> Run:
+def locally(running: Any, task_config: dict[str, Any], address: str = "local") -> Run:
     heard = Listener(running.redis)
 
     def run(how: str) -> tuple[float, float]:
         job = envelope(task_config, spu_config=SPU, options={"session": how})
+        job["sf_init_config"]["address"] = address
         began = time.perf_counter()
         running.send(job)
         return until_success(heard, job) - began, computed(running, job)

@@ -36,6 +36,15 @@ async def say(redis: Any, broker: Broker, count: int = EVENTS) -> None:
         assert await broker.progress(attempt, b"{}")
 
 
+async def run_one(redis: Any, broker: Broker) -> None:
+    """Have a job that ends well."""
+    await redis.xadd("sf:jobs", {"envelope": "{}"})
+    [entry] = await broker.take([1])
+    attempt = Attempt(entry, secrets.token_hex(8), secrets.token_hex(8), "t", "s")
+    await broker.start(attempt, EVENT)
+    assert await broker.finish(attempt, "SUCCESS", b"{}", ANSWER)
+
+
 async def work(broker: Broker) -> int:
     """Run what there is; how many were run, and not only put aside as answered before."""
     ran = 0
@@ -148,6 +157,35 @@ async def test_what_is_too_large_to_be_accepted_is_answered_and_not_kept(
     said = [fields[b"kind"] for _, fields in await redis.xrange("sf:results")]
     assert said == [b"status", b"result", b"status"]
     assert not await redis.exists("sf:envelope:e-1")
+
+
+async def test_the_list_of_those_that_ended_is_shortened_by_steps(redis: Any, new_broker: OpenBroker) -> None:
+    broker = await new_broker("a", ended_maxlen=500)
+    await redis.zadd("sf:ended", {f"past retention {n}": n for n in range(700)})
+    await run_one(redis, broker)
+    assert await redis.zcard("sf:ended") == 601
+    await broker.tidy()
+    assert await redis.zcard("sf:ended") == 1
+    now = (await redis.time())[0] * 1000
+    await redis.zadd("sf:ended", {f"recent {n}": now for n in range(620)})
+    for expected in (522, 500, 500):
+        await run_one(redis, broker)
+        assert await redis.zcard("sf:ended") == expected
+    assert b"past retention 699" not in await redis.zrange("sf:ended", 0, -1)
+
+
+async def test_a_group_that_catches_up_lets_go_by_steps(redis: Any, new_broker: OpenBroker) -> None:
+    broker = await new_broker("a", results_maxlen=100, results_unread_maxlen=100_000)
+    await redis.xgroup_create("sf:results", "slow", "0", mkstream=True)
+    async with redis.pipeline(transaction=False) as pipeline:
+        for _ in range(5000):
+            pipeline.xadd("sf:results", {"kind": "status"})
+        await pipeline.execute()
+    await redis.xgroup_setid("sf:results", "slow", "$")
+    await say(redis, broker, 1)
+    assert 2900 <= await redis.xlen("sf:results") <= 3100
+    await say(redis, broker, 10)
+    assert 100 <= await redis.xlen("sf:results") <= 200
 
 
 async def test_one_that_ended_leaves_a_small_record(redis: Any, new_broker: OpenBroker) -> None:

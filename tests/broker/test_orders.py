@@ -108,7 +108,7 @@ async def test_a_held_job_can_be_cancelled_and_is_known_when_sent_again(redis: A
 
 
 async def test_the_end_of_a_killed_worker_is_counted_though_its_job_is_held(redis: Any, new_broker: OpenBroker) -> None:
-    broker, other = await new_broker("a", lease_seconds=0.05), await new_broker("b", lease_seconds=0.05)
+    broker, other = await new_broker("a", lease_seconds=0.3), await new_broker("b", lease_seconds=0.3)
     await append(redis, envelope=TRAINING)
     await broker.start(attempt_at(await take_one(broker)), EVENT)
     await broker.give_order(f"{PAUSE_TYPE}ss_xgb")

@@ -187,6 +187,23 @@ async def test_whoever_sends_an_execution_again_hears_what_became_of_it(
     assert notice["message"] == f"this execution_id was sent again: {expected}; only a new execution_id is run"
 
 
+@pytest.mark.parametrize(
+    ("again", "said"),
+    [
+        ('{"execution_id":"e-1","x":"%s"}', ""),
+        ('{"x":"%s","execution_id":"e-1"}', "and what was sent now is another text"),
+    ],
+)
+async def test_long_envelopes_are_compared_as_texts(redis: Any, new_broker: OpenBroker, again: str, said: str) -> None:
+    broker = await new_broker("a")
+    for envelope in ('{"execution_id":"e-1","x":"%s"}', again):
+        await redis.xadd("sf:jobs", {"envelope": envelope % ("x" * 20_000)})
+        await broker.start(Attempt.of(await take_one(broker)), EVENT)
+    [notice] = await notices(redis)
+    assert said in notice["message"]
+    assert ("another text" in notice["message"]) == bool(said)
+
+
 async def test_a_retry_waits_with_the_pending_entry_and_comes_back_when_due(redis: Any, new_broker: OpenBroker) -> None:
     broker = await new_broker("a")
     attempt = await begun(redis, broker)
@@ -283,6 +300,22 @@ async def test_one_that_starts_takes_over_at_once_where_others_were_there(redis:
     await redis.xclaim("sf:jobs", GROUP, "silent", 0, [attempt.entry.entry_id], idle=2000)
     await redis.delete(other.keys.workers(GROUP))
     await seen_until(redis, other, "@all", 400)
+    assert await other.sweep(1) == [attempt.entry]
+
+
+async def test_a_clock_that_is_set_back_delays_no_takeover_by_more_than_a_lease(
+    redis: Any, new_broker: OpenBroker
+) -> None:
+    silent, other = await new_broker("silent"), await new_broker("other", lease_seconds=1.0)
+    attempt = await begun(redis, silent)
+    await redis.xclaim("sf:jobs", GROUP, "silent", 0, [attempt.entry.entry_id], idle=2000)
+    tomorrow = (await redis.time())[0] * 1000 + 86_400_000
+    for name in ("other", "@all"):
+        await redis.hset(other.keys.workers(GROUP), name, f"{tomorrow} {tomorrow - 1000}")
+    assert await other.sweep(1) == []
+    for _ in range(12):
+        await anyio.sleep(0.1)
+        assert await other.renew([]) == []
     assert await other.sweep(1) == [attempt.entry]
 
 

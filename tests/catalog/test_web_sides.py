@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from pathlib import Path
 from typing import Any
@@ -152,7 +153,20 @@ def lr(**parameters: Any) -> dict[str, Any]:
         (task(input_paths={"alice": "a.csv", "bob": ""}), "task_config.input_paths.bob: expected `str` of length >= 1"),
         (lr(epochs=10.5), "task_config.epochs: expected `int | null`, got `float`"),
         (lr(epochs=1e300), "task_config.epochs: "),
-        (lr(epochs="10"), "task_config.epochs: expected `int | null`, got `str`"),
+        (lr(epochs="10 "), "task_config.epochs: expected `int | null`, got `str`"),
+        (lr(epochs="0x10"), "task_config.epochs: expected `int | null`, got `str`"),
+        (lr(epochs="1_0"), "task_config.epochs: expected `int | null`, got `str`"),
+        (lr(epochs="10.5"), "task_config.epochs: expected `int | null`, got `float`"),
+        (lr(learning_rate="NaN"), "task_config.learning_rate: expected `float`, got `str`"),
+        (lr(learning_rate="1e999"), "task_config.learning_rate: expected `float`, got `str`"),
+        (task(broadcast_result=2), "task_config.broadcast_result: expected `bool`, got `int`"),
+        (task(broadcast_result="yes"), "task_config.broadcast_result: expected `bool`, got `str`"),
+        (task(broadcast_result=1.0), "task_config.broadcast_result: expected `bool`, got `float`"),
+        (task(receiver=1), "task_config.receiver: expected `str`, got `int`"),
+        (task(keys=""), "task_config.keys: required and missing"),
+        (task(protocol=2), "task_config.protocol: expected `str`, got `int`"),
+        ({**PLAIN, "options": {"priority": "hi"}}, "options.priority: invalid enum value"),
+        ({**PLAIN, "options": {"expires_at": 1795797253353}}, "options.expires_at: expected Unix seconds, got what"),
         (lr(epochs=True), "task_config.epochs: expected `int | null`, got `bool`"),
         ({**PLAIN, "spu_config": {"cluster_def": {"runtime_config": {"protocol": 9}}}}, "spu_config.cluster_def"),
         ({**PLAIN, "spu_config": {"cluster_def": {"runtime_config": {"protocol": True}}}}, "spu_config.cluster_def"),
@@ -200,8 +214,9 @@ def test_what_means_something_stays() -> None:
 
 def test_configurations_as_they_are_spelled_elsewhere() -> None:
     heu = {"mode": "PHEU", "schema": None, "he_parameters": {"key_pair": {"generate": {"bit_size": 2048.0}}}}
-    link = {"recv_timeout_ms": 1000.0, "http_timeout_ms": None}
-    runtime = {"protocol": "cheetah", "fxpFractionBits": "40", "fxp_exp_iters": 8.0, "enable_pphlo_profile": None}
+    link = {"recvTimeoutMs": "1000", "http_timeout_ms": None}
+    runtime = {"protocol": "Cheetah", "fxpFractionBits": "40", "fxp_exp_iters": 8.0, "enable_pphlo_profile": None}
+    runtime |= {"field": 3.0, "fxpLogMode": 1.0, "sigmoid_mode": "sigmoid_mm1", "trunc_allow_msb_error": "true"}
     sent = {**PLAIN, "heu_config": heu, "spu_config": {"cluster_def": {"runtime_config": runtime}, "link_desc": link}}
     envelope = accepted(sent).envelope
     assert msgspec.to_builtins(envelope.heu_config) == {
@@ -210,7 +225,15 @@ def test_configurations_as_they_are_spelled_elsewhere() -> None:
     }
     assert msgspec.to_builtins(envelope.spu_config) == {
         "cluster_def": {
-            "runtime_config": {"protocol": "CHEETAH", "fxp_fraction_bits": 40, "fxp_exp_iters": 8},
+            "runtime_config": {
+                "protocol": "CHEETAH",
+                "field": "FM128",
+                "fxp_fraction_bits": 40,
+                "fxp_exp_iters": 8,
+                "fxp_log_mode": 1,
+                "sigmoid_mode": "SIGMOID_MM1",
+                "trunc_allow_msb_error": True,
+            },
             "nodes": [],
         },
         "link_desc": {"recv_timeout_ms": 1000},
@@ -220,9 +243,57 @@ def test_configurations_as_they_are_spelled_elsewhere() -> None:
 RUNTIME = "spu_config.cluster_def.runtime_config"
 
 
+# How each is written in JSON beside how the other languages write it, of which some know fewer kinds of values.
+ALIKE: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    (lr(epochs="10", learning_rate="0.1"), lr(epochs=10, learning_rate=0.1)),
+    (lr(epochs="1e1", learning_rate="1"), lr(epochs=10, learning_rate=1.0)),
+    (lr(penalty="L2", epochs="", sig_type=""), lr(penalty="l2")),
+    (task(broadcast_result=1), task(broadcast_result=True)),
+    (task(broadcast_result="False"), task(broadcast_result=False)),
+    (task(protocol="kkrt_psi_2pc", join_type="Inner", ecdh_curve=""), task(protocol="KKRT_PSI_2PC", join_type="inner")),
+    ({**PLAIN, "options": []}, PLAIN),
+    ({**PLAIN, "options": ""}, PLAIN),
+    ({**PLAIN, "heu_config": []}, PLAIN),
+    ({**PLAIN, "sf_init_config": {"parties": ["alice", "bob"], "runtime_env": None}}, PLAIN),
+    (
+        {**PLAIN, "options": {"priority": "NORMAL", "session": "", "max_retries": "3", "time_limit": "3600.0"}},
+        {**PLAIN, "options": {"max_retries": 3}},
+    ),
+    (
+        {**PLAIN, "heu_config": {"mode": "pheu", "key_size": "2048"}},
+        {**PLAIN, "heu_config": {"mode": "PHEU", "key_size": 2048}},
+    ),
+]
+
+
+@pytest.mark.parametrize(("sent", "plain"), ALIKE)
+def test_what_other_languages_write_means_the_same(sent: dict[str, Any], plain: dict[str, Any]) -> None:
+    assert meaning(accepted(sent)) == meaning(accepted(plain))
+    assert accepted(sent).warnings == []
+
+
+@pytest.mark.parametrize("unset", ["", "0001-01-01T00:00:00Z", None])
+def test_a_time_that_is_not_set_does_not_expire(unset: str | None) -> None:
+    assert accepted({**PLAIN, "options": {"expires_at": unset}}).warnings == []
+
+
+def test_what_is_given_twice_is_named_unless_it_is_the_same() -> None:
+    text = json.dumps(PLAIN)
+    assert meaning(
+        accepted(text.replace('"receiver": "alice"', '"receiver": "alice", "receiver": "alice"'))
+    ) == meaning(accepted(PLAIN))
+    for name, others in (("receiver", '"bob"'), ("keys", "{}"), ("task_type", "1")):
+        with pytest.raises(ParameterValidationError, match=f"^{name}: given twice, with different values"):
+            accepted(text.replace(f'"{name}": ', f'"{name}": {others}, "{name}": ', 1))
+    with pytest.raises(ParameterValidationError) as caught:
+        accepted(text[:-1] + ', "a - at `b\\n": 1, "a - at `b\\n": 2}')
+    assert str(caught.value).startswith("a - at �b�: given twice")
+
+
 @pytest.mark.parametrize(
     ("runtime", "said"),
     [
+        ({"fxpFractionBits": 10, "fxp_fraction_bits": 20}, "object has `fxp_fraction_bits` in two spellings"),
         ({"enable_runtime_snapshot": True}, "enable_runtime_snapshot: unknown parameter"),
         ({"snapshot_dump_dir": "/data"}, "snapshot_dump_dir: unknown parameter"),
         ({"snapshotDumpDir": "/data"}, "snapshot_dump_dir: unknown parameter"),
@@ -241,6 +312,8 @@ RUNTIME = "spu_config.cluster_def.runtime_config"
         ({"protocol": None}, "protocol: required and missing"),
         ({"field": ["FM128"]}, "field: expected"),
         ({"field": "FM64\n"}, "field: one of FM128, FM32, FM64"),
+        ({"field": ""}, "field: one of FM128, FM32, FM64"),
+        ({"field": 0}, "field: one of FM128, FM32, FM64"),
         ({"share_max_chunk_size": 1}, "share_max_chunk_size: expected `int` >="),
     ],
 )
@@ -248,7 +321,7 @@ def test_configurations_of_an_spu_that_are_refused(runtime: dict[str, Any], said
     config = {"cluster_def": {"runtime_config": {"protocol": "SEMI2K", **runtime}}}
     with pytest.raises(ParameterValidationError) as caught:
         accepted({**PLAIN, "spu_config": config})
-    assert str(caught.value).startswith(f"{RUNTIME}.{said}")
+    assert str(caught.value).startswith((f"{RUNTIME}.{said}", f"{RUNTIME}: {said}"))
 
 
 @pytest.mark.parametrize(
@@ -264,7 +337,7 @@ def test_configurations_of_an_spu_that_are_refused(runtime: dict[str, Any], said
             "heu_config.he_parameters.key_pair.generate.bit_size: expected `int` >= 2048",
         ),
         ("heu_config", {"he_parameters": {"key_pair": {"load": "/k"}}}, "heu_config.he_parameters.key_pair"),
-        ("heu_config", [], "heu_config: expected `object"),
+        ("heu_config", [1], "heu_config: expected `object"),
         ("link_desc", {"server_ssl_opts": {}}, "spu_config.link_desc.server_ssl_opts: unknown parameter"),
         ("link_desc", {"http_max_payload_size": 1 << 40}, "spu_config.link_desc.http_max_payload_size: expected"),
         ("link_desc", {"brpc_channel_protocol": "x"}, "spu_config.link_desc.brpc_channel_protocol: invalid enum"),
@@ -299,6 +372,27 @@ def test_what_has_no_effect_is_told_to_a_bound() -> None:
         f"{'x' * 64}: has no effect in this worker"
     ]
     assert accepted({**PLAIN, "options": {"session": "reuse"}}).warnings[0].startswith("options.session: ")
+
+
+def test_a_worker_runs_what_csharp_and_php_write(worker: RunningWorker, data: Path) -> None:
+    for party, column in (("a", "id"), ("b", "uid")):
+        pd.DataFrame({column: [1, 2, 3]}).to_csv(data / f"{party}.csv", index=False)
+    sent = json.loads(NODE) | {"heu_config": [], "options": {"priority": "HIGH", "max_retries": "1", "session": ""}}
+    sent["sf_init_config"]["runtime_env"] = []
+    sent["task_config"] |= {"broadcast_result": 1, "protocol": "kkrt_psi_2pc", "join_type": "INNER", "ecdh_curve": ""}
+    for name in ("input_paths", "output_paths"):
+        paths = sent["task_config"][name]
+        sent["task_config"][name] = {party: str(data / path) for party, path in paths.items()}
+    sent["execution_id"] = f"marked-{data.name}"
+    text = codecs.BOM_UTF8 + json.dumps(sent).replace('"task_type"', r'"\u0074ask_type"').encode() + b" \r\n"
+    worker.send(text)
+    worker.until_ended(sent["execution_id"])
+    [result] = worker.said(sent["execution_id"], "result")
+    assert (result["status"], result["result"]["intersection_count"]) == ("success", 3)
+    assert result["warnings"] == [
+        "sentAt: has no effect in this worker",
+        "options.priority: has no effect, as the stream decides; append the job to sf:jobs:high",
+    ]
 
 
 def test_a_worker_runs_one_and_warns(worker: RunningWorker, data: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.cli.conftest import Command
+from tests.cli.states import send
 
 
 def listed(sfworker: Command, *words: str) -> list[dict[str, Any]]:
@@ -88,6 +89,36 @@ def test_pages_hold_each_once_though_many_have_one_time(sfworker: Command, redis
     assert len(seen) == 1500
     assert set(seen) == {f"e-{n}" for n in range(1500)}
     assert [int(each[2:]) // 700 for each in seen] == sorted((n // 700 for n in range(1500)), reverse=True)
+
+
+def test_those_that_wait_are_listed_by_page_beside_the_dead(sfworker: Command, redis: Any) -> None:
+    redis.xgroup_create("sf:jobs", "secretflow", id="0", mkstream=True)
+    for number in range(1300):
+        send(redis, f"e-{number}")
+    redis.xreadgroup("secretflow", "w", {"sf:jobs": ">"}, count=1290)
+    entries = [entry_id for entry_id, _ in redis.xrange("sf:jobs")]
+    for consumer, first in (("@dead", 0), ("@retry", 1)):  # in turn, as given back
+        redis.xclaim("sf:jobs", "secretflow", consumer, 0, entries[first:1280:2], justid=True)
+    for number in range(1, 400, 2):
+        redis.hset(
+            "sf:answers:secretflow", f"sf:jobs {entries[number].decode()}", json.dumps([f"e-{number}", "t", "s"])
+        )
+        redis.hset(f"sf:exec:e-{number}", mapping={"state": "retry", "entry": entries[number], "attempt": "1"})
+    given_back = [f"e-{n}" for n in range(1279, 400, -2)]
+    waiting = [f"e-{n}" for n in range(399, 0, -2)]
+    taken, new = ([f"e-{n}" for n in range(*ends, -1)] for ends in ((1289, 1279), (1299, 1289)))
+    for state, expected in (("waiting", waiting), ("queued", [*new, *taken, *given_back])):
+        found = listed(sfworker, "--state", state, "--limit", "2000")
+        assert [one["execution_id"] for one in sorted(found, key=_number, reverse=True)] == expected
+        appended = [one["appended_at"] for one in found]
+        assert appended == sorted(appended, reverse=True)
+    assert [one["execution_id"] for one in listed(sfworker, "--text", "e-1279")] == ["e-1279"]
+    assert sfworker("show", "e-401").out.startswith("e-401: queued")
+    assert sfworker("show", "e-399").out.startswith("e-399: waiting")
+
+
+def _number(one: dict[str, Any]) -> int:
+    return int(one["execution_id"][2:])
 
 
 def test_a_replayed_one_is_not_among_the_ended(sfworker: Command, redis: Any, jobs: list[str]) -> None:

@@ -67,7 +67,7 @@ def test_paths_of_data_are_hidden_unless_asked_for(sfworker: Command, redis: Any
     }
     redis.xadd("sf:jobs", {"envelope": json.dumps({"execution_id": "e-1", "task_config": task})})
     redis.xgroup_create("sf:jobs", "secretflow", id="0")
-    hidden = "(a path)"
+    hidden = "(not shown)"
     assert shown(sfworker, "e-1")["envelope"]["task_config"] == {
         "task_type": "psi",
         "keys": {"alice": ["id"]},
@@ -88,3 +88,25 @@ def test_a_bundle_is_one_private_file(sfworker: Command, jobs: list[str], tmp_pa
     assert parts["execution.json"]["attempts"][0]["error"] == "keys.alice: no such column"
     again = sfworker("show", "failed", "--bundle", str(file))
     assert (again.code, again.err) == (1, f"sfworker: {file}: cannot be written (File exists)\n")
+
+
+@pytest.mark.attack("page of a result")
+def test_a_bundle_holds_no_path_and_no_variable_unless_asked_for(
+    sfworker: Command, redis: Any, jobs: list[str], tmp_path: Path
+) -> None:
+    secret = "/srv/customers"
+    envelope = {
+        "execution_id": "succeeded",
+        "sf_init_config": {"runtime_env": {"env_vars": {"TOKEN": "customers"}}},
+        "task_config": {"tables": {f"{secret}/x": 1}, "output_paths": {"alice": "customers.csv"}},
+    }
+    answer = {"output_paths": {"alice": "customers.csv"}, "outputs": [{"uri": "a/customers", "name": "a/customers"}]}
+    redis.set("sf:envelope:succeeded", json.dumps(envelope))
+    redis.set("sf:result:succeeded", json.dumps({"status": "success", "result": answer}))
+    redis.set("sf:envelope:cancelled", f'{{"execution_id": "cancelled", "input_paths": {{"alice": "{secret}"')
+    for execution_id in ("succeeded", "cancelled"):
+        assert sfworker("show", execution_id, "--bundle", str(tmp_path / execution_id)).code == 0
+        with ZipFile(tmp_path / execution_id) as archive:
+            parts = {name: archive.read(name) for name in archive.namelist()}
+        assert not [name for name, content in parts.items() if b"customers" in content], parts
+    assert secret in sfworker("show", "cancelled", "--paths", "--json").out

@@ -50,9 +50,12 @@ class Connection:
     def send(self, message: Struct) -> None:
         self._socket.sendall(encode_frame(message))
 
+    def body(self) -> bytes | None:
+        return receive_body(self._socket)
+
     def next(self) -> Any:
         """The gateway's next message, or None where it has closed the connection."""
-        body = receive_body(self._socket)
+        body = self.body()
         return None if body is None else decode_from_gateway(body)
 
     def close(self) -> None:
@@ -78,6 +81,7 @@ class Attempt(Connection):
             "replays": 0,
             "settings": settings_of(site).of_gateway(),
             "terms": Terms(parties=parties, task_type="psi", parameters="0" * 64, devices="0" * 64),
+            "has_spu": True,
             "addresses": {party: peers[party] for party in parties if party != site.party},
         }
         self._ended = threading.Event()

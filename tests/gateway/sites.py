@@ -116,7 +116,7 @@ class Sites:
     """All parties. Use as a context. Without `gateways` the workers start them.
 
     `networks` stand before the gateways' ports, so that peers see those in place of these. In a `lab` each party is on
-    the host of its name.
+    the host of its name; else `within` is a program that starts workers and gateways.
     """
 
     def __init__(
@@ -127,6 +127,7 @@ class Sites:
         gateways: bool = True,
         networks: Callable[[int], Network] | None = None,
         lab: Lab | None = None,
+        within: Sequence[str] = (),
         **settings: Any,
     ) -> None:
         certificates = directory / "certificates"
@@ -146,7 +147,7 @@ class Sites:
         seen = {party: f"{HOST}:{network.port}" for party, network in self.networks.items()} or listen
         self.sites = {
             party: Site(
-                party, directory, certificates, listen[party], seen, lab[party].enter if lab else (), **settings
+                party, directory, certificates, listen[party], seen, lab[party].enter if lab else within, **settings
             )
             for party in parties
         }

@@ -236,5 +236,6 @@ def test_a_site_that_hangs_is_missed(sites: Sites, what: str) -> None:
         assert result["error"] == "party alice was silent for 2 s"
     finally:
         os.kill(pid, signal.SIGCONT)
-    assert sites.result("alice", jobs["alice"])["status"] == "failure"
+    result = sites.result("alice", jobs["alice"])
+    assert result["error"] == "party bob failed with PeerFailedError: party alice was silent for 2 s"
     until_idle(sites)

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from sfworker.gateway.gateway import MAX_HELD, MAX_STREAMS_OF_PEER
 from sfworker.gateway.inbound import PREFACE_SECONDS
-from sfworker.gateway.session import MAX_STREAMS, MAX_TOLD
+from sfworker.gateway.session import MAX_STREAMS, MAX_TOLD, NONSENSE
 from sfworker.wire.frames import encode_frame
 from sfworker.wire.gateway import Goodbye, Heard, Lost, Opened, PeerFailed, PeerReached, Ping, Told
 from tests.gateway.attempts import Attempt, echoed, gateways_alone
@@ -136,7 +136,7 @@ def test_nonsense_on_a_control_stream_ends_it(sites: Sites, peer: Peer, body: by
     with alice:
         connection, _ = peer.hello(execution_id=execution_id)
         connection.sendall(body)
-        assert alice.next() == Lost("bob", "closed the connection without a word", met=True)
+        assert alice.next() == Lost("bob", NONSENSE, met=True)
     serves(sites)
 
 

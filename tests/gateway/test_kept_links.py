@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.datasets import load_breast_cancer
+from sklearn.metrics import roc_auc_score
+from sklearn.preprocessing import StandardScaler
 
 from tests.gateway.sites import Sites
 from tests.running_worker import PARTIES, kill, until
@@ -63,6 +66,35 @@ def test_one_serves_several_jobs_whose_results_are_right(sites: Sites) -> None:
     told = [result["result"]["correlation"] for result in results if result["result"]]
     assert told
     assert all(np.abs(np.array(each) - expected).max() < 1e-3 for each in told)
+
+
+def test_trainings_share_one_and_open_values_alike_where_a_site_wants_a_fresh_one(sites: Sites) -> None:
+    x, y = (each[:300] for each in load_breast_cancer(return_X_y=True))
+    x = StandardScaler().fit_transform(x)
+    for party, columns in zip(PARTIES, (x[:, :15], x[:, 15:]), strict=True):
+        frame = pd.DataFrame(columns).add_prefix(f"{party}_")
+        frame = frame.assign(id=np.arange(300), **({"y": y} if party == "alice" else {}))
+        frame.to_csv(sites[party].data / "rows.csv", index=False)
+    common = {
+        "keys": {party: ["id"] for party in PARTIES},
+        "input_paths": dict.fromkeys(PARTIES, "rows.csv"),
+        "model_path": dict.fromkeys(PARTIES, "model"),
+    }
+    training = {**common, "label": {"party": "alice", "column": "y"}}
+    lr = {"task_type": "ss_lr", **training, "epochs": 2}
+    xgb = {"task_type": "ss_xgb", **training, "num_boost_round": 2, "max_depth": 2}
+    predictions = {"task_type": "ss_lr_predict", **common, "receiver": "alice", "output_paths": {"alice": "found.csv"}}
+
+    def require_right() -> None:
+        places(sites, predictions)
+        found = pd.read_csv(sites["alice"].data / "found.csv").set_index("id")["pred"]
+        assert roc_auc_score(y, found.loc[range(300)]) > 0.98
+
+    act(sites)  # which ends the session of another kind of link
+    assert [places(sites, task) for task in (lr, xgb, lr)] == [[1, 1], [2, 2], [3, 3]]
+    require_right()
+    assert places(sites, lr, fresh="bob") == [1, 1]
+    require_right()
 
 
 def test_where_one_site_wants_a_fresh_one_both_are_fresh(sites: Sites) -> None:

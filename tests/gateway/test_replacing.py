@@ -97,6 +97,7 @@ def test_what_does_not_end_in_time_is_given_back_and_uses_up_no_attempt(sites: S
     first.wait(10)
 
 
+@pytest.mark.attack("host")
 def test_a_workers_own_gateway_gives_way_to_the_operators(sites: Sites) -> None:
     alice = sites["alice"]
     assert alice.gateway is not None
@@ -104,6 +105,9 @@ def test_a_workers_own_gateway_gives_way_to_the_operators(sites: Sites) -> None:
     alice.gateway.wait()
     [its] = until(lambda: [pid for pid in alice.worker.children() if "--while-needed" in _command(pid)])
     until(lambda: "listens on" in alice.worker.console())
+    assert "-m" not in _command(its).split("\0")  # which would import from the worker's directory
+    assert b"REDIS_URL=" not in Path(f"/proc/{its}/environ").read_bytes()
+    assert int(Path(f"/proc/{its}/coredump_filter").read_text(), 16) == 0
     running = begin(sites, {"task_type": "act", "action": "report", "seconds": 3.0})
     alice.start_gateway()
     require_first_attempts(sites, begin(sites, psi(), "task_succeeded"))

@@ -158,6 +158,11 @@ LABEL, PREDICTION = {"party": "alice", "column": "y"}, {"party": "alice", "colum
 SHARED: dict[str, Any] = {"input_paths": INPUTS, "keys": {"alice": ["id", "p"], "bob": ["id2", "g"]}}
 MODEL = dict.fromkeys(("alice", "bob"), "out-model")
 AT_ALICE = {"input_paths": {"alice": "in.csv"}, "label": LABEL, "prediction": PREDICTION}
+OUT, OUT2 = dict.fromkeys(INPUTS, "out.csv"), dict.fromkeys(INPUTS, "out2.csv")
+CHOICES: list[dict[str, Any]] = [
+    {"task_type": "sample", "input_paths": INPUTS, "output_paths": OUT, "n": 9, "replace": True},
+    {"task_type": "train_test_split", "input_paths": INPUTS, "train_paths": OUT, "test_paths": OUT2},
+]
 TASKS: list[dict[str, Any]] = [
     {"task_type": "table_statistics", **SHARED},
     {"task_type": "population_stability", **SHARED, "test_paths": INPUTS},
@@ -179,6 +184,13 @@ TASKS: list[dict[str, Any]] = [
         "substitution": "woe",
         "output_paths": dict.fromkeys(("alice", "bob"), "out.csv"),
     },
+    *CHOICES,
+    {
+        "task_type": "scorecard",
+        "input_paths": {"alice": "in.csv"},
+        "output_paths": {"alice": "out.csv"},
+        "prediction": PREDICTION,
+    },
     {
         "task_type": "condition_filter",
         "input_paths": INPUTS,
@@ -196,6 +208,22 @@ def test_a_file_of_too_few_rows_is_refused(platform: Platform, task: dict[str, A
     frames["alice"]["x"] = SENTINEL
     write(platform, frames)
     refused(platform, run(platform, task), "SFWORKER_MIN_INPUT_ROWS")
+
+
+@pytest.mark.attack("results")
+def test_a_model_is_not_applied_to_a_file_of_too_few_rows(platform: Platform) -> None:
+    write(platform, both(ROWS))
+    trained = {"task_type": "ss_lr", **SHARED, "label": LABEL, "model_path": MODEL, "epochs": 1}
+    assert run(platform, trained)["status"] == "success"
+    applied = {"input_paths": INPUTS, "model_path": MODEL}
+    predicted = {"task_type": "ss_lr_predict", **applied, "receiver": "alice", "output_paths": {"alice": "told.csv"}}
+    for task in (predicted, {"task_type": "p_value", **applied}):
+        assert run(platform, task)["status"] == "success"
+    write(platform, both(LEAST - 1))
+    for task in (predicted | {"output_paths": {"alice": "none.csv"}}, {"task_type": "p_value", **applied}):
+        result = run(platform, task)
+        assert "SFWORKER_MIN_INPUT_ROWS" in result["error"], result
+    assert not (platform.root("alice") / "none.csv").exists()
 
 
 def test_a_party_without_columns_is_no_file_of_too_few_rows(platform: Platform) -> None:
@@ -280,6 +308,19 @@ def test_a_condition_of_few_rows_is_not_told(platform: Platform) -> None:
     refused(platform, few, "SFWORKER_MIN_GROUP_ROWS")
     none = run(platform, TASKS[-1] | {"condition": {**one, "value": "nobody"}})
     assert none["error"] == few["error"]
+    refused(platform, run(platform, TASKS[-1] | {"condition": {**one, "comparator": "!="}}), "SFWORKER_MIN_GROUP_ROWS")
+
+
+@pytest.mark.attack("results")
+def test_values_of_few_rows_choose_none(platform: Platform) -> None:
+    frames = both(ROWS)
+    frames["alice"]["y"] = [1] * (LEAST - 1) + [0] * (ROWS - LEAST + 1)
+    write(platform, frames)
+    for task in CHOICES:
+        assert run(platform, task)["status"] == "success", task
+        for path in platform.directory.glob("*/out*"):
+            path.unlink()
+        refused(platform, run(platform, task | {"stratify": LABEL}), "SFWORKER_MIN_GROUP_ROWS")
 
 
 def joined() -> dict[str, Any]:
@@ -303,6 +344,28 @@ def test_components_refuse_files_of_few_rows(platform: Platform, component: str)
     write(platform, both(LEAST - 1))
     parameter = node(component, [joined()], ["out-report"], {SELECTS[component]: ["x", "z"]})
     refused(platform, platform.answer(parameter), "SFWORKER_MIN_INPUT_ROWS")
+
+
+@pytest.mark.attack("results")
+def test_filters_of_components_tell_no_few_rows(platform: Platform) -> None:
+    frames = both(ROWS)
+    frames["bob"]["w"] = range(ROWS)
+    write(platform, frames)
+    tables = vertical(
+        table("alice", "in.csv", {"x": "float64", "p": "float64"}, ["id"], {"y": "int64"}),
+        table("bob", "in.csv", {"z": "float64", "w": "int64"}, ["id2"]),
+    )
+
+    def answer(component: str, attributes: dict[str, Any]) -> Any:
+        outputs = ["out.orc", "out-else.orc"]
+        return platform.answer(node(f"data_filter/{component}:1.0.0", [tables], outputs, attributes))
+
+    for value in (1, ROWS - LEAST):
+        few = {"comparator": ">", "bound_value": str(value), "input/input_ds/feature": ["w"]}
+        refused(platform, answer("condition_filter", few), "SFWORKER_MIN_GROUP_ROWS")
+    for few_rows in ("w = 7", "w <> 7"):
+        refused(platform, answer("expr_condition_filter", {"expr": few_rows}), "SFWORKER_MIN_GROUP_ROWS")
+    assert answer("expr_condition_filter", {"expr": f"w < {LEAST}"})["status"] == "success"
 
 
 @pytest.mark.attack("results")

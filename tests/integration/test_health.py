@@ -19,6 +19,7 @@ import pytest
 
 from sfworker.cli.embedded_redis import EmbeddedRedis
 from sfworker.daemon.health import ask
+from tests.integration.test_metrics import incidents
 from tests.running_worker import RunningWorker, envelope, kill, until
 
 LEASE = 1.5
@@ -82,7 +83,9 @@ def test_each_state_from_the_start_to_the_end(redis: EmbeddedRedis, tmp_path: Pa
 
         os.kill(worker.template(), signal.SIGKILL)
         until(lambda: state(address) in {"template_lost", "starting"}, 2)
-        until(lambda: state(address) == "ready")
+        until(lambda: state(address) == "ready", 60)
+        until(lambda: incidents(address).get("template_restart") == 1)
+        assert incidents(address).keys() == {"reconnect", "template_restart"}
 
         execution_id = worker.send(act("report", seconds=1.0))
         worker.until_said(execution_id, "task_started")
@@ -198,14 +201,15 @@ class TestRequests:
     @pytest.mark.parametrize(
         ("request_bytes", "status"),
         [
-            (b"GET / HTTP/1.1\r\n\r\n", b"404"),
-            (b"GET /healthz/../readyz HTTP/1.1\r\n\r\n", b"404"),
-            (b"POST /healthz HTTP/1.1\r\nContent-Length: 1000000000\r\n\r\nabc", b"405"),
+            (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"404"),
+            (b"GET /healthz/../readyz HTTP/1.1\r\nHost: x\r\n\r\n", b"404"),
+            (b"POST /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\nabc", b"405"),
+            (b"GET /healthz HTTP/1.1\r\n\r\n", b"400"),
             (b"\xff\xfe\x00\r\n\r\n", b"400"),
             (b"GET /healthz\r\n\r\n", b"400"),
-            (b"GET /healthz HTTP/2.0\r\n\r\n", b"400"),
-            (b"\r\n\r\n", b"400"),
-            (b"GET /healthz HTTP/1.1\r\n" + b"A: b\r\n" * 2000, b"431"),
+            (b"GET /healthz HTTP/2.0\r\nHost: x\r\n\r\n", b"400"),
+            (b"GET /healthz HTTP/1.1\r\n" + b"A: b\r\n" * 2000, b"400"),
+            (b"GET /healthz HTTP/1.1\r\nA: " + b"b" * 90_000, b"400"),
         ],
     )
     def test_garbage_is_refused(self, address: str, request_bytes: bytes, status: bytes) -> None:
@@ -213,7 +217,7 @@ class TestRequests:
         assert asked(address) == (200, READY)
 
     def test_an_endless_request_is_cut_off(self, address: str) -> None:
-        assert self.said(address, b"x" * 50_000_000)[9:12] in {b"431", b""}
+        assert self.said(address, b"x" * 50_000_000)[9:12] in {b"400", b""}
         assert asked(address) == (200, READY)
 
     def test_those_who_say_nothing_keep_nobody_waiting(self, address: str) -> None:
@@ -227,6 +231,19 @@ class TestRequests:
                 assert each.recv(1) == b""
             each.close()
         assert time.monotonic() - began < 9
+
+    def test_those_who_ask_for_metrics_and_do_not_read_are_cut_off(self, address: str) -> None:
+        host, _, port = address.rpartition(":")
+        greedy = [socket.create_connection((host, int(port)), 10) for _ in range(50)]
+        for each in greedy:
+            each.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 100)
+        assert b"sfworker_slots_free" in self.said(address, b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert asked(address) == (200, READY)
+        for each in greedy:
+            with suppress(ConnectionResetError):
+                while each.recv(1 << 16):
+                    pass
+            each.close()
 
     def test_the_command_prints_and_exits(self, address: str, tmp_path: Path) -> None:
         def command(*arguments: str, **variables: str) -> tuple[int, str]:

@@ -17,6 +17,7 @@ import pytest
 
 from sfworker.cli.embedded_redis import EmbeddedRedis
 from sfworker.pool.run_dir import remove_abandoned
+from tests.gateway.sites import Sites
 from tests.integration.test_full_disks import ONE_OF_EACH, SPU, outputs_of, write_inputs
 from tests.jobs.test_required_alone import COMPONENT, FLAT_HEU, SAVED
 from tests.running_worker import PARTIES, RunningWorker, envelope, kill, until
@@ -49,15 +50,18 @@ class Place:
     def root(self, party: str) -> Path:
         return self.directory / party
 
-    def worker(self, name: str, **settings: str) -> RunningWorker:
-        """A worker with a run directory and log of its own."""
-        directory = self.directory / name
+    def within(self) -> list[str]:
+        """The program that starts another one here."""
         shown = [path for path in self._shown if path.is_relative_to(SHARED)]
         names = ["unshare", "--mount", "sh", "-c", OWN_PLACES, "sh", self.directory / "places", *shown, "--"]
+        return [str(shutil.which("env")), f"REPOSITORY={REPOSITORY}", *map(str, names)]
+
+    def worker(self, name: str, **settings: str) -> RunningWorker:
+        """A worker with a run directory and log of its own."""
         return RunningWorker(
             self._redis.url,
-            directory,
-            started_by=[str(shutil.which("env")), f"REPOSITORY={REPOSITORY}", *map(str, names)],
+            self.directory / name,
+            started_by=self.within(),
             data_roots=json.dumps({party: [str(self.root(party))] for party in PARTIES}),
             lease_seconds="2",
             cancel_grace_seconds="0.5",
@@ -258,3 +262,78 @@ def test_a_worker_whose_parties_are_new_interpreters(other_place: Place) -> None
         assert _cancel(worker, _begun(worker, "hanging"))["status"] == "CANCELLED"
         assert worker.run(job({"task_type": "health_check"}))["status"] == "success"
     assert other_place.paths() - before == {"fifth", "fifth-run"}
+
+
+def _run_in_kept_sessions(worker: RunningWorker) -> None:
+    """Run jobs of each ending in sessions that are kept, the last of which still waits for another job."""
+    reuse = {"session": "reuse", "max_retries": 0}
+    psi = {**ONE_OF_EACH["psi"], "output_paths": {party: f"new/{party}.csv" for party in PARTIES}}
+    broken = {**psi, "input_paths": {**psi["input_paths"], "bob": "broken.csv"}}
+    assert worker.run(job(broken, options=reuse))["error_type"] == "InputDataError"
+    assert _cancel(worker, _begun(worker, "hanging", session="reuse"))["status"] == "CANCELLED"
+    results = [worker.run(job(psi, options=reuse)) for _ in range(3)]
+    assert {result["status"] for result in results} == {"success"}
+    assert 2 in [result["task_metadata"].get("session_job") for result in results]
+
+
+def test_sessions_that_were_kept_leave_nothing_when_the_worker_stops(other_place: Place) -> None:
+    before = other_place.paths()
+    with other_place.worker("sixth", session_jobs="8") as worker:
+        _run_in_kept_sessions(worker)
+    outputs = {path for party in PARTIES for path in (f"{party}/new", f"{party}/new/{party}.csv")}
+    assert other_place.paths() - before == {"sixth", "sixth-run", *outputs}
+
+
+@pytest.mark.slow
+def test_sessions_that_are_kept_by_a_worker_that_is_killed(other_place: Place) -> None:
+    before = other_place.paths()
+    with other_place.worker("seventh", session_jobs="8") as worker:
+        _run_in_kept_sessions(worker)
+        for process in sorted(worker.processes()):
+            with suppress(ProcessLookupError):
+                kill(process)
+        worker.kill()
+    assert remove_abandoned(str(worker.run_dir))
+    outputs = {path for party in PARTIES for path in (f"{party}/new", f"{party}/new/{party}.csv")}
+    assert other_place.paths() - before == {"seventh", "seventh-run", *outputs}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("own", [False, True])
+def test_gateways_and_what_they_carry(other_place: Place, own: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs of two sites end well, in an error, by a cancel and by a killed party."""
+    directory = other_place.directory / "sites"
+    directory.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(directory))  # of the sites' servers
+    settings = {"jobs": "tests.acting_job", "session_jobs": "8", "lease_seconds": "2", "cancel_grace_seconds": "0.5"}
+    with Sites(directory, PARTIES, gateways=own, within=other_place.within(), **settings) as sites:
+        for party in PARTIES:
+            (sites[party].data / "in.csv").write_text("id\n1\n2\n")
+        psi = {**ONE_OF_EACH["psi"], "input_paths": dict.fromkeys(PARTIES, "in.csv")}
+        psi |= {"keys": {party: ["id"] for party in PARTIES}, "output_paths": dict.fromkeys(PARTIES, "new/out.csv")}
+        before = other_place.paths()
+        for session in ("fresh", "reuse", "reuse"):
+            answers = sites.run(sites.jobs(psi, options={"session": session, "max_retries": 0}))
+            assert {answer["status"] for answer in answers.values()} == {"success"}, answers
+        missing = {**psi, "keys": {party: ["none"] for party in PARTIES}}
+        answers = sites.run(sites.jobs(missing, options={"session": "reuse", "max_retries": 0}))
+        assert {answer["status"] for answer in answers.values()} == {"failure"}, answers
+        for ending in ("cancel", "kill"):
+            hanging = {"task_type": "act", "action": "hang", "output_paths": dict.fromkeys(PARTIES, "new/deep/a.csv")}
+            jobs = sites.jobs(hanging, options={"session": "reuse", "max_retries": 0})
+            for party, each in jobs.items():
+                sites[party].worker.send(each)
+            sent = jobs["alice"]["execution_id"]
+            for party in PARTIES:
+                sites[party].worker.until_said(sent, "devices_ready")
+            alice = sites["alice"].worker
+            if ending == "cancel":
+                _cancel(alice, sent)
+            else:
+                until(alice.parties_with_children)
+                kill(alice.parties_with_children()[0])
+            for party in PARTIES:
+                sites[party].worker.until_ended(sent)
+    outputs = {path for party in PARTIES for path in (f"sites/{party}/new", f"sites/{party}/new/out.csv")}
+    found = {path for path in other_place.paths() - before if not path.endswith("gateway.log")}
+    assert found == outputs

@@ -110,6 +110,7 @@ def start_worker(guarded: EmbeddedRedis, tmp_path: Path) -> Iterator[StartWorker
                 directory = tmp_path / name
                 directory.mkdir()
                 values = {"lease_seconds": "1.5", "worker_hostname": name, "spare_processes": "0"}
+                values["ended_maxlen"] = "2"
                 worker = RunningWorker(url_of(guarded, "worker"), directory, seen_at=url_of(guarded, seen_by), **values)
                 return stack.enter_context(worker)
 
@@ -302,6 +303,13 @@ BEYOND_THE_WEB_SIDE = [
     # others' jobs
     ("XRANGE", "sf:jobs", "-", "+"),
     ("XREVRANGE", "sf:jobs:low", "+", "-"),
+    # what is kept with results
+    ("GET", "sf:envelope:e-1"),
+    ("EXISTS", "sf:envelope:e-1"),
+    ("SET", "sf:envelope:e-1", "{}"),
+    ("ZRANGE", "sf:ended", "0", "-1"),
+    ("XADD", "sf:notices", "*", "execution_id", "e-1"),
+    ("DEL", "sf:notices"),
 ]
 OPEN_BEFORE_7_0 = [
     *(("SET", key, "1") for key in ("sf:jobs", "sf:jobs:high", "sf:jobs:low", "sf:results", "sf:result:e-1")),

@@ -122,7 +122,9 @@ def test_a_tenants_keys_and_channels_are_refused_to_others(server: EmbeddedRedis
     for other in (Keys(prefix) for whose, prefix in PREFIXES.items() if whose != user):
         for command in (
             *(("XADD", stream, "*", "envelope", "{}") for stream in (*other.job_streams(), other.results)),
-            ("XREAD", "STREAMS", other.results, "0"),
+            *(("XREAD", "STREAMS", stream, "0") for stream in (other.results, other.notices)),
+            *(("GET", key("same")) for key in (other.envelope, other.execution)),
+            ("EXISTS", other.envelope("same")),
             ("GET", other.result("same")),
             ("EXISTS", other.result("same")),
             ("SET", other.result("same"), "1"),

@@ -9,6 +9,7 @@ import functools
 import hashlib
 import json
 import secrets
+import shutil
 import struct
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -253,7 +254,11 @@ def predicted(name: str) -> dict[str, Any]:
 
 TREES = {"num_boost_round": 2, "max_depth": 3}
 TASKS: list[tuple[dict[str, Any], ...]] = [
-    (trained("ss_lr", epochs=2), predicted("ss_lr")),
+    (
+        trained("ss_lr", epochs=2),
+        predicted("ss_lr"),
+        {"task_type": "p_value", **INPUTS, "model_path": dict.fromkeys(TWO, "out-ss_lr")},
+    ),
     (trained("ss_glm", distribution="Bernoulli", epochs=2),),
     (trained("ss_xgb", **TREES), predicted("ss_xgb")),
     (trained("sgb", **TREES), predicted("sgb")),
@@ -268,6 +273,7 @@ TASKS: list[tuple[dict[str, Any], ...]] = [
         },
     ),
     ({"task_type": "pearson_correlation", **INPUTS, "features": FEATURES},),
+    ({"task_type": "vif", **INPUTS, "features": FEATURES},),
     (
         {
             "task_type": "groupby_statistics",
@@ -290,6 +296,34 @@ def test_a_computation_sends_no_cell_and_no_order(platform: Platform, tasks: tup
         found = run(platform, task, TWO)
         told = TOLD.get(task["task_type"], {})
         assert {party: names for party, names in found.items() if set(names) - told.get(party, set())} == {}, task
+
+
+OF_THREE: dict[str, Any] = {
+    "input_paths": dict.fromkeys(THREE, "in.csv"),
+    "features": {**FEATURES, "carol": ["carol_x", "carol_y"]},
+}
+_OF_THREE_TRAINED = {
+    **OF_THREE,
+    "keys": {party: ["id", f"{party}_group"] for party in THREE},
+    "label": LABEL,
+    "model_path": dict.fromkeys(THREE, "out-three"),
+}
+OF_THREE_TASKS: dict[str, dict[str, Any]] = {
+    "pearson_correlation": OF_THREE,
+    "vif": OF_THREE,
+    "ss_lr": {**_OF_THREE_TRAINED, "epochs": 1},
+    "ss_glm": {**_OF_THREE_TRAINED, "distribution": "Bernoulli", "epochs": 1},
+    "ss_xgb": {**_OF_THREE_TRAINED, **TREES},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.attack("links between parties")
+@pytest.mark.parametrize("name", OF_THREE_TASKS)
+def test_a_computation_of_three_sends_no_cell_and_no_order(platform: Platform, name: str) -> None:
+    for model in platform.directory.glob("*/out-three"):
+        shutil.rmtree(model)
+    assert run(platform, {"task_type": name, **OF_THREE_TASKS[name]}, THREE) == {}
 
 
 def test_what_is_told_is_found(platform: Platform) -> None:

@@ -16,6 +16,7 @@ from redis import Redis
 from redis.exceptions import ConnectionError as AwayError
 
 from sfworker.cli.embedded_redis import EmbeddedRedis
+from tests.integration.test_metrics import incidents
 from tests.running_worker import RunningWorker, envelope, kill, until
 
 LEASE = 1.5
@@ -104,16 +105,17 @@ def test_a_worker_that_is_killed_with_its_template_leaves_a_directory_to_the_nex
 
 
 def test_a_worker_that_was_paused_past_its_lease_kills_its_computation_and_publishes_nothing(
-    start_worker: StartWorker,
+    start_worker: StartWorker, tmp_path: Path
 ) -> None:
-    paused = start_worker("paused", concurrency="2")
-    hanging, ending = [paused.send(act("hang", attempts=1)), paused.send(act("report", seconds=1.0))]
+    addresses = [f"unix:{tmp_path}/{name}.health" for name in ("paused", "other")]
+    paused = start_worker("paused", concurrency="2", health=addresses[0])
+    hanging, ending = [paused.send(act("hang", attempts=1)), paused.send(act("report", seconds=4.0))]
     for execution_id in (hanging, ending):
         paused.until_said(execution_id, "task_started")
     computing = set(until(paused.parties_with_children)) | (paused.processes() - paused.parties() - {paused.template()})
     os.kill(paused.process.pid, signal.SIGSTOP)
     try:
-        other = start_worker("other", concurrency="2")
+        other = start_worker("other", concurrency="2", health=addresses[1])
         for execution_id in (hanging, ending):
             final = other.until_ended(execution_id)
             assert (final["attempt"], final["worker_id"].startswith("other-")) == (2, True)
@@ -125,6 +127,8 @@ def test_a_worker_that_was_paused_past_its_lease_kills_its_computation_and_publi
     until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in computing))
     assert [results(other, execution_id) for execution_id in (hanging, ending)] == [["success"], ["success"]]
     assert paused.run(act("succeed"))["status"] == "success"  # it goes on working
+    assert incidents(addresses[0]).items() >= {"lease_late": 1, "lease_lost": 2}.items()
+    assert incidents(addresses[1]) == {"reclaim": 2}
 
 
 @pytest.mark.parametrize("how", ["restarted", "killed"])

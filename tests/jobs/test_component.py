@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
@@ -576,3 +577,24 @@ def test_joins_are_those_of_pandas(platform: Platform, join: str, left: str, rec
     assert as_rows[0] == as_rows[1]
     counts = {row[0]: row[1] for row in answer["reports"][0]["tables"][0]["rows"]}
     assert counts == {party: len(frame) for party, frame in frames.items()}
+
+
+@pytest.mark.parametrize(("field", "bits", "far"), [("FM64", 18, True), ("FM128", 40, False)])
+def test_columns_that_are_too_large_for_the_field_are_named(
+    platform: Platform, field: str, bits: int, far: bool
+) -> None:
+    chance = np.random.default_rng(3)
+    small, spent = chance.normal(5, 1, 200), chance.normal(5, 1, 200)
+    spent[0] = 1_000_000
+    pd.DataFrame({"k": np.resize(["a", "b"], 200)}).to_csv(platform.root("alice") / "groups.csv", index=False)
+    values = pd.DataFrame({"spent": spent, "small": small, "unused": small * 1e30})
+    values.to_csv(platform.root("bob") / "values.csv", index=False)
+    tables = [
+        table("alice", "groups.csv", {"k": "str"}),
+        table("bob", "values.csv", dict.fromkeys(values, "float64")),
+    ]
+    queries = [{"column_name": name, "function": "MEAN"} for name in ("spent", "small")]
+    attributes = {"input/input_ds/by": ["k"], "aggregation_config": json.dumps({"column_queries": queries})}
+    made = node("stats/groupby_statistics:1.0.0", [vertical(*tables)], ["groups"], attributes)
+    warnings = platform.run(made, {"field": field, "fxp_fraction_bits": bits})["warnings"]
+    assert [each.split(" holds ")[0] for each in warnings] == (["column 'spent' of bob"] if far else [])

@@ -172,6 +172,13 @@ def test_figures_that_there_are_not(worker: RunningWorker, data: Path) -> None:
     (data / "predicted.csv").write_text("真值,预测\n0,1\n0,0\n")
     found = worker.run(regression(data))["result"]
     assert (found["r2"], found["mape"], found["smape"], found["mse"]) == (None, None, 1.0, 0.5)
+    (data / "predicted.csv").write_text("真值,预测\n" + "3.3,1\n" * 1000)  # their mean is rounded
+    assert worker.run(regression(data))["result"]["r2"] is None
+
+
+def test_a_label_too_far_from_the_prediction(worker: RunningWorker, data: Path) -> None:
+    (data / "predicted.csv").write_text("真值,预测\n1e308,-1e308\n1,1\n")
+    assert "task_config.prediction: is too far from the label" in worker.run(regression(data))["error"]
 
 
 @pytest.mark.parametrize("method", ["equal_width", "equal_frequency"])

@@ -228,9 +228,16 @@ def test_blank_lines_and_a_last_line_without_an_end(worker: RunningWorker, data:
     assert pd.read_csv(data / "out-bob.csv", dtype=str).to_dict("records") == [{"id": "2", "w": "5"}]
 
 
-@pytest.mark.parametrize("row", ["4711", "4711,b,c"])
-def test_a_row_of_another_length(worker: RunningWorker, data: Path, row: str) -> None:
-    (data / "alice.csv").write_text(f"id,v\n1,a\n{row}\n")
+def test_rows_shorter_than_the_header_end_in_empty_cells(worker: RunningWorker, data: Path) -> None:
+    (data / "alice.csv").write_text("id,v,x\n2\n1,a,5\n3,b\n")
+    (data / "bob.csv").write_text("id,w\n1,5\n3\n2,6\n4,7\n")
+    assert worker.run(psi(data))["result"]["intersection_count"] == 3
+    lines = {"alice": ['"id","v","x"', "1,a,5", "2,,", "3,b,"], "bob": ['"id","w"', "1,5", "2,6", "3,"]}
+    assert {party: sorted((data / f"out-{party}.csv").read_text().splitlines()) for party in lines} == lines
+
+
+def test_a_row_longer_than_the_header(worker: RunningWorker, data: Path) -> None:
+    (data / "alice.csv").write_text("id,v\n1,a\n4711,b,c\n")
     (data / "bob.csv").write_text("id,w\n1,5\n")
     result = worker.run(psi(data))
     assert result["error_type"] == "InputDataError"

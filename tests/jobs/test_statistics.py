@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from sfworker.jobs.statistics import statistics
 from tests.running_worker import RunningWorker, envelope
 
 RELATIVE = 1e-12
@@ -45,6 +46,11 @@ def numbers(data: Path) -> pd.DataFrame:
         data / "bob.csv", index=False
     )
     return frame
+
+
+def test_a_constant_column_whose_mean_is_rounded_has_no_shape() -> None:
+    found = statistics(np.full(1000, 7.7))
+    assert {found[name] for name in ("var", "std", "cv", "skew", "kurtosis", "central_moment_4")} == {0}
 
 
 def test_figures_are_those_of_pandas(worker: RunningWorker, data: Path, numbers: pd.DataFrame) -> None:

@@ -104,6 +104,23 @@ def test_groups_of_any_magnitude_in_one_column(worker: RunningWorker, data: Path
                 assert told == pytest.approx(expected[name].tolist(), rel=1e-12, abs=0), (column, name)
 
 
+@pytest.mark.parametrize(
+    ("protocol", "field"), [("SEMI2K", "FM64"), ("SEMI2K", "FM128"), ("CHEETAH", "FM64"), ("ABY3", "FM64")]
+)
+def test_extremes_in_every_field(worker: RunningWorker, data: Path, protocol: str, field: str) -> None:
+    spent = np.random.default_rng(6).normal(-5, 1e9, 60)
+    frame = pd.DataFrame({"city": np.resize(["a", "b", "c"], 60), "spent": spent})
+    frame.to_csv(data / "alice.csv", columns=["city"], index=False)
+    frame.to_csv(data / "bob.csv", columns=["spent"], index=False)
+    parties = ("alice", "bob", "carol") if protocol == "ABY3" else ("alice", "bob")
+    made = grouped(data, parties, aggregations=["min", "max"])
+    made["task_config"]["input_paths"].pop("carol", None)
+    made["spu_config"]["cluster_def"]["runtime_config"] = {"protocol": protocol, "field": field}
+    told = [group["values"]["bob"]["spent"] for group in succeed(worker, made)["groups"]]
+    expected = frame.groupby("city").spent.agg(["min", "max"])
+    assert [[each["min"], each["max"]] for each in told] == expected.to_numpy().tolist()
+
+
 def test_numbers_too_far_apart_are_told(worker: RunningWorker, data: Path) -> None:
     frame = pd.DataFrame({"city": ["a", "b"] * 10, "spent": [3e-200, 1e200] * 10})
     frame.to_csv(data / "alice.csv", columns=["city"], index=False)

@@ -56,7 +56,7 @@ async def test_a_new_gateway_hears_of_ends_but_not_of_executions_that_run_again(
     settings = Settings(party="alice", tls_certificate="c", gateway_dir=str(tmp_path))
     gateway = OwnGateway(settings)
     for execution_id in (":1", ":2", ":3"):
-        gateway.note_end(Ended(execution_id, "it failed", ["bob"], replayable=True))
+        gateway.note_end(Ended(execution_id, "it failed", ["bob"], replays=0))
     gateway.note_begin(":2")
     heard: list[object] = []
     all_heard = anyio.Event()

@@ -55,10 +55,10 @@ class OnNodes:
 
     def parties(self, party: str) -> list[int]:
         """The party processes on a party's node, spares among them."""
-        return _children(self.template(party))
+        return children(self.template(party))
 
     def template(self, party: str) -> int:
-        [template] = _children(self.node_process(party), program=TEMPLATE)
+        [template] = children(self.node_process(party), program=TEMPLATE)
         return template
 
     def computing(self, party: str) -> int:
@@ -72,6 +72,14 @@ class OnNodes:
             return 0
 
         return until(found)
+
+    def waiting(self, party: str) -> list[int]:
+        """The party processes of kept sessions that wait for a job."""
+        return [pid for pid in self.parties(party) if os.readlink(f"/proc/{pid}/cwd") == "/"]
+
+    def gateway(self, party: str) -> int:
+        [gateway] = children(self.node_process(party), program=b"gateway")
+        return gateway
 
     def node_process(self, party: str) -> int:
         [node] = self._nodes(party)
@@ -91,7 +99,7 @@ class OnNodes:
     def _forked(self) -> list[list[int]]:
         """What each node's template has forked. A node that is about to end is asked anew until it has."""
         nodes = [node for party in ("alice", "bob") for node in self._nodes(party)]
-        return [_children(*_children(node, program=TEMPLATE)) for node in nodes]
+        return [children(*children(node, program=TEMPLATE)) for node in nodes]
 
     def serving(self, program: bytes = b"sfworker") -> list[int]:
         """Every process of sfworker on the nodes."""
@@ -112,11 +120,11 @@ class OnNodes:
 def _serves(pid: int, party: str) -> bool:
     return any(
         f"SFWORKER_PARTY={party}".encode() in told(child, "environ").split(b"\0")
-        for child in _children(pid, program=b"gateway")
+        for child in children(pid, program=b"gateway")
     )
 
 
-def _children(*parents: int, program: bytes = b"") -> list[int]:
+def children(*parents: int, program: bytes = b"") -> list[int]:
     found = []
     for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
         with suppress(OSError):

@@ -38,6 +38,7 @@ def test_a_job_for_which_there_is_no_room_waits_and_holds_nobody_up(tmp_path: Pa
             event = worker.worker.until_said(execution_id, "task_retrying", 60.0)
             assert "no room" in event["error"]
             assert event["retry_count"] == 0
+            until(lambda worker=worker: "waits for room again in " in worker.worker.log())  # type: ignore[misc]
             assert not [event for event in worker.said(execution_id) if event["status"] == "FAILURE"]
         for worker in (first, second):  # one that runs here, and one whose parties have room
             assert worker.worker.run(envelope({"task_type": "hello"}))["status"] == "success"

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import platform
 import socket
+import sys
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,17 +21,25 @@ from tests.ray.lab import HEAD, Cluster
 OURS = {"Python": platform.python_version(), "ray": version("ray"), "secretflow": version("secretflow")}
 
 
+@pytest.mark.attack("data roots")
 def test_it_says_what_answers_what_is_installed_and_who_has_which_party(
     cluster: Cluster,
     sfworker: Command,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
+    """What is called as a module in the directory in which it is started, maybe a data root, is not imported there."""
+    (tmp_path / "data").mkdir()
+    for name in sys.stdlib_module_names | {"numpy", "psutil", "pydantic", "setproctitle"}:
+        (tmp_path / "data" / f"{name}.py").write_text(f"open({str(tmp_path / 'imported')!r}, 'a').write(__name__)")
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         dead = f"127.0.0.1:{nobody.getsockname()[1]}"
         monkeypatch.setenv("SFWORKER_RAY_ADDRESSES", f"{cluster.address},{dead}")
         monkeypatch.setenv("SECRETFLOW_PARTIES", "alice,bob,dave")
+        monkeypatch.chdir(tmp_path / "data")
         outcome = sfworker("doctor", "--quick", "--json")
+        monkeypatch.chdir(tmp_path)
     found = [each for each in json.loads(outcome.out)["findings"] if each["check"].startswith("ray ")]
     assert outcome.code == 1
     own = f"ray {cluster.address}"
@@ -44,6 +54,7 @@ def test_it_says_what_answers_what_is_installed_and_who_has_which_party(
     assert f"ray start --address={cluster.address} --resources='{{\"dave\": 8}}'" in found[4]["remedy"]
     assert (found[5]["check"], found[5]["message"]) == (f"ray {dead}", "cannot be reached (ConnectionRefusedError)")
     assert cluster.actors() == []
+    assert not (tmp_path / "imported").exists(), (tmp_path / "imported").read_text()
 
 
 @pytest.mark.parametrize(

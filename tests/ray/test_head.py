@@ -160,6 +160,7 @@ def test_a_head_serves_on_loopback_those_with_its_token_and_is_gone_with_its_wor
         hosts = json.loads(ours.stdout.readline())
         assert len(set(hosts)) == 2
         assert set(hosts) <= in_session(session)
+        assert {os.getpriority(os.PRIO_PROCESS, pid) for pid in hosts} == {os.getpriority(os.PRIO_PROCESS, 0)}
         assert listening(in_session(session) | {ours.pid}) == LOOPBACK
         assert stranger.wait(60) != 0
         said = stranger.communicate()[1]
@@ -217,7 +218,7 @@ async def test_a_head_whose_watcher_dies_goes_with_it(parent: Path) -> None:
 @pytest.mark.slow
 def test_jobs_run_on_the_workers_own_head_as_in_a_mesh_and_nothing_outlives_the_worker(parent: Path) -> None:
     data, run = parent / "data", Path(f"{parent}-run")
-    settings = {"ray_addresses": "local", "data_roots": str(data), "ray_at_start": "true"}
+    settings = {"ray_addresses": "local", "data_roots": str(data), "ray_at_start": "true", "session_jobs": "8"}
     data.mkdir()
     write_tables(data)
     with EmbeddedRedis() as redis, RunningWorker(redis.url, parent, **settings) as worker:
@@ -227,6 +228,9 @@ def test_jobs_run_on_the_workers_own_head_as_in_a_mesh_and_nothing_outlives_the_
         result = worker.run(psi(sf_init_config=on_ray), 90)
         assert result["result"] == local
         assert {party: (data / f"out-{party}.csv").read_bytes() for party in PARTIES} == in_mesh
+        kept = [worker.run(psi(sf_init_config=on_ray, options={"session": "reuse"})) for _ in range(2)]
+        assert [each["task_metadata"].get("session_job", 1) for each in kept] == [1, 2]
+        assert [each["result"] for each in kept] == [local, local]
         elsewhere = on_ray | {"parties": ["alice", "dave"]}
         refused = worker.run(envelope({"task_type": "health_check"}, sf_init_config=elsewhere))
         assert refused["error_type"] == "ParameterValidationError"

@@ -29,6 +29,8 @@ def csv_files(draw: st.DrawFn) -> bytes:
     end = draw(st.sampled_from(["\n", "\r\n", "\r"]))
     cell = CELLS if end != "\r" else FIRST_CELLS
     rows = draw(st.lists(st.lists(cell, min_size=columns, max_size=columns), min_size=1, max_size=8))
+    shortest = st.integers(1, columns)
+    rows = [row[: draw(shortest)] if draw(st.booleans()) else row for row in rows]
     lines = [",".join(row) for row in [["h0", '"h 1"', '"h\n2"'][:columns], *rows]]
     blank_line = st.sampled_from(["", " ", "\t "])
     # After a blank line that ends in CR, pandas drops the first comma of a row that begins with one: "\r\r,a,b".
@@ -104,7 +106,7 @@ def test_cells_longer_than_a_block(tmp_path: Path, cell: str, place: int) -> Non
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ("4711", "row {} has 1 cells"),
+        ("4711,4711,4711", "row {} has 3 cells"),
         ('"4711\n",4711,4711', "row {} has 3 cells"),
         ('4711,"x', "a cell begins with a quote that nothing closes"),
         ('"4711', "a cell begins with a quote that nothing closes"),
@@ -125,6 +127,7 @@ def test_the_reason_is_the_true_one(tmp_path: Path, rows: int, wrong: str, said:
     [
         (b"id;x\n1;2,5\n", "separated by semicolons"),
         (b"id\tx\n1\t2\n", "separated by tabs"),
+        (b"id\x01x\n1\x012\n", "separated by Ctrl-A"),
         (b"PAR1\x15\x04", "is a Parquet file"),
         (b"PK\x03\x04\x14\x00\x06\x00", "Excel"),
         (b"\x1f\x8b\x08\x00", "gzip"),
@@ -133,6 +136,7 @@ def test_the_reason_is_the_true_one(tmp_path: Path, rows: int, wrong: str, said:
         ("编号,x\n1,2\n".encode("gb18030"), "GB18030"),
         ("id,x\n1,甲\n".encode("gb18030"), "GB18030"),
         (b"id,x\n1,\xff\n", "UTF-8"),
+        (b"id,x\n1,a\n2\n3,a\0b\n", "NUL"),
     ],
 )
 def test_other_files_are_named_for_what_they_are(tmp_path: Path, content: bytes, said: str) -> None:

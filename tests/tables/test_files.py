@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import date, datetime
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from pyarrow import orc, parquet
 
 from sfworker.errors import InputDataError, ResultSaveError
 from sfworker.tables import files
@@ -31,7 +34,6 @@ def test_the_header_of_a_large_file_costs_its_beginning(tmp_path: Path) -> None:
     [
         ("id,v\n", "no rows"),
         ("id,id\n1,2\n", "twice"),
-        ("id,v\n4711\n", "row 1"),
         (b"id\n\xff\xfe\n", "UTF-8"),
     ],
 )
@@ -49,6 +51,7 @@ def test_numbers(tmp_path: Path) -> None:
     ("content", "said"),
     [
         ("v\n1\n4711x\n", ["'v'", "no number", "row 2"]),
+        ('v\n1\n"4.711,50"\n', ["'v'", "no number", "row 2", "commas"]),
         ("v,w\n1,1\n,2\n", ["'v'", "no value", "row 2"]),
         ("v\n1\ninf\n", ["'v'", "finite", "row 2"]),
         ("v\n1\nnan\n", ["'v'", "row 2"]),
@@ -167,6 +170,8 @@ def test_files_that_are_not_what_their_ending_says(tmp_path: Path, ending: str) 
         (["1e30", "2.0"], [1e30, 2.0]),
         (["12:30:00", "12:30:01"], ["12:30:00", "12:30:01"]),
         (["True", "#N/A"], [True, None]),
+        (["True", "1", "0"], ["True", "1", "0"]),
+        (["a\0b", "c"], ["a\0b", "c"]),
     ],
 )
 def test_what_a_cell_of_a_csv_file_is(tmp_path: Path, cells: list[str], read: list[object]) -> None:
@@ -197,6 +202,13 @@ def test_what_a_cell_of_a_parquet_file_is(tmp_path: Path, array: pa.Array, read:
         assert files.plain_keys(FIELD, files.text(FIELD, tmp_path / f"t.{ending}", ["v"]), ["v"]) == keys
 
 
+@pytest.mark.parametrize("ending", ["csv", "parquet", "orc"])
+def test_zero_has_no_sign(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"t.{ending}"
+    files.write(FIELD, path, pa.table({"v": [-0.0, 0.0, 1.5]}))
+    assert files.typed(FIELD, path, ["v"]).column("v").unique().to_pylist() == [0, 1.5]
+
+
 @pytest.mark.parametrize(("name", "said"), [("id", "blanks around its name"), ("X", "upper and lower case")])
 def test_names_that_nearly_fit(tmp_path: Path, name: str, said: str) -> None:
     names = files.header(FIELD, file(tmp_path, " id ,x\n1,2\n"))
@@ -206,6 +218,44 @@ def test_names_that_nearly_fit(tmp_path: Path, name: str, said: str) -> None:
 def test_the_index_of_pandas_is_no_column(tmp_path: Path) -> None:
     pd.DataFrame({"v": [1, 2, 3]}).iloc[[0, 2]].to_parquet(tmp_path / "t.PARQUET")
     assert files.header(FIELD, tmp_path / "t.PARQUET") == ["v"]
+
+
+FAR = [datetime(9999, 12, 31, 23, 59, 59), None, datetime(2024, 2, 29, 12, 30)]
+"""Times of which the first, the "no end" of data warehouses, is too far for 64 bits of nanoseconds."""
+FAR_DAY = date(9999, 12, 31)
+FAR_TEXTS = ["9999-12-31 23:59:59", None, "2024-02-29 12:30:00"]
+
+
+@pytest.mark.parametrize("compression", ["uncompressed", "zlib", "snappy", "lz4", "zstd"])
+def test_times_that_arrow_would_read_wrongly(tmp_path: Path, compression: str) -> None:
+    near = pa.array([each and each.replace(year=2204) for each in FAR], pa.timestamp("us", "UTC"))
+    nested = pa.array([[each] for each in FAR], pa.list_(pa.timestamp("ms")))
+    table = pa.table({"near": near, "id": [1, 2, 3], "far": pa.array(FAR, pa.timestamp("s")), "deep": nested})
+    orc.write_table(table, tmp_path / "t.orc", compression=compression)
+    assert files.typed(FIELD, tmp_path / "t.orc", ["near"]).column(0).to_pylist()[0] == "2204-12-31 23:59:59Z"
+    for name in ("far", "deep"):
+        refuses(partial(files.text, FIELD, tmp_path / "t.orc", ["id", name]), f"'{name}' holds times", tmp_path)
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "us"])
+@pytest.mark.parametrize("ending", ["csv", "orc", "parquet"])
+def test_times_of_any_year_are_passed_on(tmp_path: Path, unit: str, ending: str) -> None:
+    files.write(FIELD, tmp_path / "t.parquet", pa.table({"v": pa.array(FAR, pa.timestamp(unit))}))
+    files.write(FIELD, tmp_path / f"o.{ending}", files.whole(FIELD, tmp_path / "t.parquet"))
+    assert files.typed(FIELD, tmp_path / f"o.{ending}", ["v"], {"v": "str"}).column("v").to_pylist() == FAR_TEXTS
+
+
+def test_times_as_spark_writes_them(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    near = pa.array([datetime(2024, 2, 29, 12, 30, 0, 5)], pa.timestamp("us"))
+    options = {"use_deprecated_int96_timestamps": True, "compression": "none", "use_dictionary": False}
+    parquet.write_table(pa.table({"v": near, "id": [1]}), path, **options)
+    assert files.typed(FIELD, path, ["id", "v"]).column("v").to_pylist() == ["2024-02-29 12:30:00.000005"]
+    days = [(2440588 + (each - date(1970, 1, 1)).days).to_bytes(4, "little") for each in (date(2024, 2, 29), FAR_DAY)]
+    content = path.read_bytes()
+    assert content.count(days[0]) == 1
+    path.write_bytes(content.replace(days[0], days[1]))
+    assert files.typed(FIELD, path, ["id", "v"]).column("v").to_pylist() == ["9999-12-31 12:30:00.000005"]
 
 
 def test_values_that_a_format_cannot_hold(tmp_path: Path) -> None:

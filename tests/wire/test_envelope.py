@@ -91,9 +91,9 @@ class TestGood:
     def test_unknown_keys_at_the_top_are_tolerated(self) -> None:
         assert decode_envelope(envelope(created_by="web", extra={"a": [1]}), MAX_BYTES).execution_id == "e"
 
-    def test_the_last_of_duplicate_keys_counts_for_both_readers(self) -> None:
-        data = with_raw('"execution_id": "last"')
-        assert decode_envelope(data, MAX_BYTES).execution_id == decode_ids(data).execution_id == "last"
+    def test_what_is_given_twice_is_the_same(self) -> None:
+        data = with_raw('"execution_id": "e", "more": {"a": 1, "a": 1}')
+        assert decode_envelope(data, MAX_BYTES).execution_id == decode_ids(data).execution_id == "e"
 
     def test_the_schema_can_be_printed(self) -> None:
         assert msgspec.json.schema(Envelope)["$defs"]["Envelope"]["required"][:3] == [
@@ -170,7 +170,7 @@ class TestWrongField:
     @pytest.mark.parametrize(
         ("options", "what"),
         [
-            ([], "options: expected `object`, got `array`"),
+            ([1], "options: expected `object`, got `array`"),
             ({"max_retries": PRIVATE}, "options.max_retries: expected `int`, got `str`"),
             ({"max_retries": 1.5}, "options.max_retries: expected `int`, got `float`"),
             ({"max_retries": -1}, "options.max_retries: expected `int` >= 0"),
@@ -286,7 +286,7 @@ class TestExpiresAt:
         assert not expired(Options(), 1e12)
 
     @pytest.mark.parametrize(
-        "text", ["", PRIVATE, "2026-01-31T18:00:00", "2026-01-31", "2026-13-31T18:00:00Z", "1700000000", "now\n"]
+        "text", [PRIVATE, "2026-01-31T18:00:00", "2026-01-31", "2026-13-31T18:00:00Z", "1700000000", "now\n"]
     )
     def test_no_time(self, text: str) -> None:
         with pytest.raises(ParameterValidationError, match=r"^options\.expires_at: neither ISO 8601") as caught:

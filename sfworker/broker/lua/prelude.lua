@@ -63,7 +63,8 @@ local function is_in_touch(workers, worker, lease)
   local now = now_ms()
   local function note(name, first)
     local seen, since = string.match(redis.call('HGET', workers, name) or '', '^(%d+) (%d+)$')
-    if not seen then since = first elseif now - seen > lease / 2 then since = now end
+    -- A time to come is one before the clock was set back.
+    if not seen then since = first elseif now - seen > lease / 2 or tonumber(since) > now then since = now end
     -- pcall, because a Redis without memory refuses it; leases have to be renewed all the same.
     local noted = redis.pcall('HSET', workers, name, now .. ' ' .. since)
     return type(noted) == 'table' and now or tonumber(since)
@@ -171,14 +172,15 @@ local function first_unread(stream)
 end
 
 -- Returns how XADD is to trim the results stream, as XADD takes it. The newest `kept` entries stay, and before them what
--- a consumer group has yet to read, up to `bound` entries. Whole nodes of the stream are removed, so there may be some more.
+-- a consumer group has yet to read, up to `bound` entries. Whole nodes of the stream are removed, so there may be some more,
+-- and so many at most that a group which catches up, or goes, holds Redis for no longer than others.
 local function trimming(stream)
   local kept, bound = string.match(ARGV[5], '^(%d+) (%d+)$')
   local surplus = redis.call('XLEN', stream) - kept
   local unread = surplus > 0 and first_unread(stream)
-  if not unread then return 'MAXLEN', '~', kept end
-  if surplus + kept >= tonumber(bound) then return 'MAXLEN', '~', bound end
-  return 'MINID', '~', unread, 'LIMIT', surplus
+  if not unread then return 'MAXLEN', '~', kept, 'LIMIT', 2000 end
+  if surplus + kept >= tonumber(bound) then return 'MAXLEN', '~', bound, 'LIMIT', 2000 end
+  return 'MINID', '~', unread, 'LIMIT', math.min(surplus, 2000)
 end
 
 -- Appends to the results stream.
@@ -198,15 +200,17 @@ local function tell(status, event)
   redis.call('PUBLISH', ARGV[11], event)
 end
 
--- Enters the execution in `index`, which lists those that ended, newest last, as far as `kept` of them. Called before its
--- record is closed. With pcall, as its place in a list must not cost an execution its answer.
+-- Enters the execution in `index`, which lists those that ended, newest last, as far as `kept` of them. The oldest go a
+-- hundred at a time, however many are too many. Called before its record is closed. With pcall, as its place in a list must
+-- not cost an execution its answer.
 local function enlist(index, status, event, task_type, kept, seconds_kept)
   local record, now = redis.call('HMGET', KEYS[2], 'attempt', 'started'), now_ms()
   local facts = cjson.encode({ARGV[7], status, task_type, event.error_type or '', ARGV[2], tonumber(record[1]) or 0,
     tonumber(record[2]) or 0, KEYS[1], ARGV[3], ARGV[8], ARGV[9]})
   redis.pcall('ZADD', index, now, facts)
-  redis.pcall('ZREMRANGEBYRANK', index, 0, -1 - tonumber(kept))
-  redis.pcall('ZREMRANGEBYSCORE', index, '-inf', now - 1000 * seconds_kept)
+  local length, past = redis.pcall('ZCARD', index), redis.pcall('ZCOUNT', index, '-inf', now - 1000 * seconds_kept)
+  local surplus = type(past) == 'number' and math.min(math.max(length - kept, past), 100) or 0
+  if surplus > 0 then redis.pcall('ZREMRANGEBYRANK', index, 0, surplus - 1) end
   return facts
 end
 

@@ -14,6 +14,7 @@
 --     duplicate  the same execution was sent twice; the entry is settled, the first one's answer stands, as a notice says
 --     lost       another worker owns the entry, or the attempt has ended already
 local stream, record, group, entry, run = KEYS[1], KEYS[2], ARGV[1], ARGV[3], ARGV[4]
+local longest = 16384 -- bytes of an envelope that is read here, as a long one takes a tenth of a second
 local statuses = {running = 'RUNNING', retry = 'RETRY', dead = 'FAILURE'}
 
 -- Returns whether two decoded texts of JSON mean the same.
@@ -28,6 +29,15 @@ local function same(a, b)
   return true
 end
 
+-- Returns what is to be said of how two envelopes differ, which may be missing.
+local function difference(first, again)
+  if not first or not again or first == again then return '' end
+  if #first > longest or #again > longest then return ', and what was sent now is another text than that' end
+  local there, earlier = pcall(cjson.decode, first)
+  local here, sent = pcall(cjson.decode, again)
+  return here and there and not same(sent, earlier) and ', and what was sent now differs from that' or ''
+end
+
 -- Says that the execution was sent before, with the status that it has. Not on the results stream, where each execution
 -- ends once. With pcall, as nothing may depend on it.
 local function tell_repeated(state, status, of_stream, of_entry)
@@ -37,10 +47,8 @@ local function tell_repeated(state, status, of_stream, of_entry)
     said = state == 'dead' and said or 'its first job is not answered yet'
     first = content(of_stream, of_entry)
   end
-  local here, sent = pcall(cjson.decode, content(stream, entry))
-  local there, earlier = pcall(cjson.decode, first)
-  event.differs = here and there and not same(sent, earlier)
-  if event.differs then said = said .. ', and what was sent now differs from that' end
+  local differing = difference(first, content(stream, entry))
+  event.differs, said = differing ~= '', said .. differing
   if state == 'done' and redis.call('EXISTS', KEYS[7]) == 0 then said = said .. ', and its result has expired' end
   event.status, event.stage, event.attempt = status or statuses[state], nil, nil
   event.message = 'this execution_id was sent again: ' .. said .. '; only a new execution_id is run'

@@ -1,0 +1,125 @@
+"""Answers over HTTP how the worker is.
+
+    GET /healthz   200 while the event loop answers
+    GET /readyz    200 where a job could be claimed now, or a free slot is all that is missing; else 503
+    GET /metrics   the metrics of `sfworker.telemetry`, as Prometheus reads them; 404 where they are not wanted
+
+The first two answer `{"state": ..., "reason": ...}`. Whoever reaches the port can ask: a connection is for one request,
+lives for SECONDS at most, and there are never more than CONNECTIONS; metrics are collected once a second at most.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+
+import anyio
+import msgspec
+from aiohttp import HttpVersion10, HttpVersion11, web
+
+from sfworker.daemon.health import CONNECTIONS, SECONDS, Readiness, State
+from sfworker.telemetry import Telemetry
+
+PAGE_SECONDS = 1.0
+"""Age at which metrics are collected again, however many ask."""
+_HEAD_BYTES = 8192
+_PAGE_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+# What aiohttp logs of a client is a traceback for each nonsense that one sends.
+_silent = logging.getLogger("sfworker.serving")
+_silent.disabled = True
+
+
+@asynccontextmanager
+async def serving(listener: socket.socket, readiness: Readiness, telemetry: Telemetry) -> AsyncIterator[None]:
+    """Answer requests on `listener` during the block."""
+    loop = asyncio.get_running_loop()
+    http = web.Server(_Answers(readiness, telemetry).answer)
+
+    def connect() -> _Connection:
+        return _Connection(
+            http,
+            loop=loop,
+            logger=_silent,
+            access_log=_silent,
+            tcp_keepalive=False,
+            max_line_size=_HEAD_BYTES,
+            max_field_size=_HEAD_BYTES,
+            lingering_time=0,
+        )
+
+    create = loop.create_unix_server if listener.family == socket.AF_UNIX else loop.create_server
+    server = await create(connect, sock=listener)
+    try:
+        yield
+    finally:
+        server.close()
+        for connection in http.connections:
+            _cut_off(connection)
+        await http.shutdown(0)
+
+
+class _Connection(web.RequestHandler):
+    """A client's connection, which is cut off after SECONDS, or at once where there are too many."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        is_crowd = len(self._manager.connections) > CONNECTIONS if self._manager else True
+        asyncio.get_running_loop().call_later(0.0 if is_crowd else SECONDS, _cut_off, self)
+
+
+def _cut_off(connection: web.RequestHandler) -> None:
+    # Not `force_close`, which waits until the client has read what is on its way.
+    if connection.transport is not None:
+        connection.transport.abort()
+
+
+class _Answers:
+    def __init__(self, readiness: Readiness, telemetry: Telemetry) -> None:
+        self._readiness = readiness
+        self._telemetry = telemetry
+        self._collecting = anyio.Lock()
+        self._collected_at = -PAGE_SECONDS
+        self._page: bytes | None = None
+
+    async def answer(self, request: web.BaseRequest) -> web.Response:
+        response = await self._response(request)
+        response.headers["Cache-Control"] = "no-store"
+        response.headers["Server"] = "sfworker"
+        response.force_close()
+        return response
+
+    async def _response(self, request: web.BaseRequest) -> web.Response:
+        if request.version not in (HttpVersion10, HttpVersion11):
+            return _plain(HTTPStatus.BAD_REQUEST)
+        if request.method != "GET":
+            return _plain(HTTPStatus.METHOD_NOT_ALLOWED)
+        path = request.raw_path.partition("?")[0]
+        if path == "/healthz":
+            return _told(HTTPStatus.OK, State("alive"))
+        if path == "/readyz":
+            state = self._readiness.state()
+            return _told(HTTPStatus.OK if state.state == "ready" else HTTPStatus.SERVICE_UNAVAILABLE, state)
+        if path == "/metrics" and (page := await self._metrics()) is not None:
+            return web.Response(body=page, headers={"Content-Type": _PAGE_TYPE})
+        return _plain(HTTPStatus.NOT_FOUND)
+
+    async def _metrics(self) -> bytes | None:
+        async with self._collecting:
+            if time.monotonic() - self._collected_at > PAGE_SECONDS:
+                # In a thread, as thousands of series take longer than an event loop should.
+                self._page = await anyio.to_thread.run_sync(self._telemetry.page)
+                self._collected_at = time.monotonic()
+            return self._page
+
+
+def _told(status: HTTPStatus, state: State) -> web.Response:
+    return web.Response(status=status, body=msgspec.json.encode(state) + b"\n", content_type="application/json")
+
+
+def _plain(status: HTTPStatus) -> web.Response:
+    return web.Response(status=status, text=f"{status.phrase}\n")

@@ -69,7 +69,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     log_level: Annotated[LogLevel, Meta(description="Minimum log level of the worker.")] = "INFO"
     log_file: Annotated[str, Meta(description="Log file beside the console; empty: none.")] = ""
     job_logs: Annotated[
-        str, Meta(description="Directory of a log file for each execution, for `sfworker logs`; empty: none.")
+        str, Meta(description="Directory of a log file for each execution, for `sfworker logs ID`; empty: none.")
     ] = ""
     job_logs_kept: Annotated[int, Meta(ge=1, description="Number of these files at most, the newest.")] = 10_000
     log_file_bytes: Annotated[

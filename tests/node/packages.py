@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 import subprocess
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,22 +35,27 @@ class Node:
         return json.loads(done.stdout) if done.stdout else None
 
 
-@contextmanager
-def installed(lock: Path) -> Iterator[Node]:
-    """Install what a directory's lock names, outside the tree, and remove it again."""
+def install(lock: Path, directory: Path) -> Node:
+    """Install into `directory` what the lock in another one names."""
     if shutil.which("npm") is None:
         pytest.skip("npm is not installed")
-    with tempfile.TemporaryDirectory(prefix="sfworker-npm-") as directory:
-        for name in ("package.json", "package-lock.json"):
-            shutil.copy(lock / name, directory)
-        command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
-        done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        yield Node(Path(directory))
+    for name in ("package.json", "package-lock.json"):
+        shutil.copy(lock / name, directory)
+    command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
+    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return Node(directory)
 
 
 @pytest.fixture(scope="session")
-def node() -> Iterator[Node]:
-    """The packages are installed once per test run."""
-    with installed(HERE) as packages:
-        yield packages
+def node(tmp_path_factory: pytest.TempPathFactory) -> Node:
+    """The packages are installed once per test run, for all of its processes, among its temporary files."""
+    own = tmp_path_factory.getbasetemp()
+    directory = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "npm"
+    directory.mkdir(exist_ok=True)
+    with (directory / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (directory / "done").exists():
+            install(HERE, directory)
+            (directory / "done").touch()
+    return Node(directory)

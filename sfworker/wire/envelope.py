@@ -296,19 +296,43 @@ def _plain(data: bytes) -> Any:
         raise msgspec.ValidationError("Number out of range") from None
 
 
+class _Pairs(list[tuple[str, Any]]):
+    """An object of JSON with each of its names, however often one is there."""
+
+
 def _require_unique(data: bytes) -> None:
     """Raise ValidationError where an object holds a name twice with different values, of which readers take any."""
+    repeats = False
 
     def look(found: list[tuple[str, Any]]) -> dict[str, Any]:
+        nonlocal repeats
         made = dict(found)
-        if len(made) != len(found):
-            for name, each in found:
-                if made[name] != each:
-                    shown = name[:_LONGEST_FIELD].replace("`", "�")
-                    raise msgspec.ValidationError(f"Given twice, with different values - at `$.{shown}`")
+        repeats |= len(made) != len(found)
         return made
 
     json.loads(data, object_pairs_hook=look, parse_int=str, parse_float=str)
+    given = json.loads(data, object_pairs_hook=_Pairs, parse_int=str, parse_float=str) if repeats else None
+    if isinstance(given, _Pairs):
+        read = _Pairs(pair for pair in given if pair[0] in Envelope.__struct_fields__)  # the rest has no effect
+        if (path := _ambiguous(read, "$")) is not None:
+            raise msgspec.ValidationError(f"Given twice, with different values - at `{path}`")
+
+
+def _ambiguous(given: Any, path: str) -> str | None:
+    """Return the path of the first name that is given twice with different values."""
+    if isinstance(given, _Pairs):
+        seen: dict[str, Any] = {}
+        for name, each in given:
+            at = f"{path}.{name[:_LONGEST_FIELD]}".replace("`", "�")
+            if seen.setdefault(name, each) != each:
+                return at
+            if found := _ambiguous(each, at):
+                return found
+    elif isinstance(given, list):
+        for number, each in enumerate(given):
+            if found := _ambiguous(each, f"{path}[{number}]"):
+                return found
+    return None
 
 
 def _spelled(given: Any) -> Any:

@@ -60,10 +60,7 @@ for n = ARGV[1], ARGV[2] do
   end
 end
 """
-WALKS = (
-    *("restore all due times", "settle all past retention", "list", "list, waiting", "show, unknown"),
-    "list, nothing of a text",
-)
+WALKS = (*("restore all due times", "settle all past retention", "list", "list, waiting", "show, unknown"),)
 """Steps that have something to do for each, or look at each, in many short commands."""
 Step = Callable[[], Awaitable[Any]]
 
@@ -199,7 +196,6 @@ async def steps(redis: Any, broker: Broker, settings: Settings) -> dict[str, Ste
         "list": list_,
         "list, ended": lambda: list_(states=frozenset({"success"})),
         "list, waiting": lambda: list_(states=frozenset({"waiting"})),
-        "list, nothing of a text": lambda: list_(text="nowhere"),
         "show": show,
         "show, unknown": lambda: find(redis, keys, GROUP, "unknown"),
         "dead show": lambda: find_dead_job(redis, keys, GROUP, "@dead77"),

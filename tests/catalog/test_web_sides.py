@@ -283,11 +283,17 @@ def test_what_is_given_twice_is_named_unless_it_is_the_same() -> None:
         accepted(text.replace('"receiver": "alice"', '"receiver": "alice", "receiver": "alice"'))
     ) == meaning(accepted(PLAIN))
     for name, others in (("receiver", '"bob"'), ("keys", "{}"), ("task_type", "1")):
-        with pytest.raises(ParameterValidationError, match=f"^{name}: given twice, with different values"):
+        with pytest.raises(
+            ParameterValidationError, match=rf"^task_config\.{name}: given twice, with different values"
+        ):
             accepted(text.replace(f'"{name}": ', f'"{name}": {others}, "{name}": ', 1))
     with pytest.raises(ParameterValidationError) as caught:
-        accepted(text[:-1] + ', "a - at `b\\n": 1, "a - at `b\\n": 2}')
-    assert str(caught.value).startswith("a - at �b�: given twice")
+        accepted(text[:-1] + ', "options": {"a - at `b\\n": 1, "a - at `b\\n": 2}}')
+    assert str(caught.value).startswith("options.a - at �b�: given twice")
+    assert accepted(text[:-1] + ', "unknown": 1, "unknown": 2}').warnings == ["unknown: has no effect in this worker"]
+    nodes = '"nodes": [{"party": "alice"}, {"party": "bob", "party": "carol"}]'
+    with pytest.raises(ParameterValidationError, match=r"^spu_config\.cluster_def\.nodes\[1\]\.party: given twice"):
+        accepted(text.replace('"cluster_def": {', f'"cluster_def": {{{nodes}, ', 1))
 
 
 @pytest.mark.parametrize(

@@ -175,8 +175,7 @@ def test_every_text_of_a_task(shell: Shell, name: str) -> None:
         for each in ("a.csv", "b.csv", nasty("a.csv"), nasty("b.csv")):
             frame.to_csv(shell.data / party / each, index=False)
     for place in [*places(TASKS[name])]:
-        result = shell.worker.run(
-            job(with_nasty(TASKS[name], place), options={"time_limit": 30, "soft_time_limit": 25})
-        )
+        limited = {"time_limit": 60, "soft_time_limit": 50}
+        result = shell.worker.run(job(with_nasty(TASKS[name], place), options=limited), 180)
         assert not shell.mark.exists(), (place, result)
-        assert result["status"] == "success" or result["error_type"] not in ("TaskExecutionError",), (place, result)
+        assert result["status"] == "success" or result["error_type"] != "TaskExecutionError", (place, result)

@@ -363,9 +363,10 @@ class Session:
         self._start(self._hear_pongs(peer, reader))
         try:
             while True:
-                began = time.monotonic()
+                began, message = time.monotonic(), None
                 with anyio.move_on_after(PING_SECONDS):
                     message = await peer.outbox.get()
+                if message is not None:  # which is written outside, as it must not be given up half-way
                     if isinstance(message, Ping):
                         peer.pings += 1
                         peer.pinged_at.append(time.monotonic())

@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from sfworker.settings import Settings, load, variable
 from sfworker.wire.frames import encode_frame, receive_body
-from sfworker.wire.gateway import CHANNELS, Alive, Close, Open, Terms, decode_from_gateway
+from sfworker.wire.gateway import CHANNELS, Alive, Ask, Close, Open, Terms, decode_from_gateway, decode_state
 from tests.gateway.sites import Site, Sites
 
 
@@ -37,6 +37,15 @@ def gateways_alone(
 
 def settings_of(site: Site) -> Settings:
     return load({variable(name): str(value) for name, value in site.settings.items()})
+
+
+def open_streams(site: Site) -> int:
+    """How many streams a site's gateway has with its peers."""
+    asking = Connection(site)
+    asking.send(Ask())
+    state = decode_state(asking.body() or b"")
+    asking.close()
+    return sum(peer.open_streams for peer in state.peers)
 
 
 class Connection:

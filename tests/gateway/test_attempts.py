@@ -16,7 +16,6 @@ from sfworker.wire.frames import encode_frame, receive_body
 from sfworker.wire.gateway import (
     CHANNELS,
     Answer,
-    Ask,
     Attach,
     Ended,
     Goodbye,
@@ -28,9 +27,8 @@ from sfworker.wire.gateway import (
     Told,
     decode_control,
     decode_preface,
-    decode_state,
 )
-from tests.gateway.attempts import Attempt, Connection, echoed, gateways_alone, settings_of
+from tests.gateway.attempts import Attempt, Connection, echoed, gateways_alone, open_streams, settings_of
 from tests.gateway.sites import Sites
 from tests.gateway.test_strangers import TERMS, answer, connect, preface
 from tests.running_worker import PARTIES, until
@@ -158,25 +156,17 @@ def test_a_peer_that_has_just_come_hears_how_the_attempt_ended_meanwhile(sites: 
 
 def test_links_are_open_before_a_process_asks_for_them(sites: Sites) -> None:
     """Those of one SPU, as most jobs have no other; sockets of the next one are there when it is used."""
-
-    def streams() -> int:
-        asking = Connection(sites["alice"])
-        asking.send(Ask())
-        state = decode_state(asking.body() or b"")
-        asking.close()
-        [bob] = [peer for peer in state.peers if peer.party == "bob"]
-        return bob.open_streams
-
-    until(lambda: streams() == 0)
+    site = sites["alice"]
+    until(lambda: not open_streams(site))
     with Attempt(sites["alice"], ":ahead", PARTIES) as alice, Attempt(sites["bob"], ":ahead", PARTIES):
-        until(lambda: streams() == 6)  # one for hellos and two for links from each side
+        until(lambda: open_streams(site) == 6)  # one for hellos and two for links from each side
         assert not (alice.directory / "spu-1-1.sock").exists()
         with alice.stream(1, CHANNELS[0]) as fed, alice.stream(1, CHANNELS[1]) as spu:
             assert echoed(fed)
             assert echoed(spu)
-            assert streams() == 6
+            assert open_streams(site) == 6
         until((alice.directory / "spu-1-1.sock").exists)
-    until(lambda: streams() == 0)
+    until(lambda: not open_streams(site))
     with Attempt(sites["alice"], ":none", PARTIES, has_spu=False) as alice:
         assert sorted(path.name for path in alice.directory.glob("*-1.sock")) == ["fed-1.sock"]
 

@@ -17,12 +17,13 @@ import pandas as pd
 import pytest
 
 from sfworker.gateway.dialling import split
+from tests.gateway.attempts import open_streams
 from tests.gateway.faults import FAULTS, HEALTH_PORT, STRANGER, Ground, ground
 from tests.gateway.lab import Lab, Namespace, missing, streams
 from tests.gateway.sites import Sites
 from tests.gateway.test_links import require_tls
 from tests.jobs.test_required_alone import CASES, FLAT_HEU, REFUSED, ROWS, SAVED
-from tests.running_worker import PARTIES, RunningWorker, envelope
+from tests.running_worker import PARTIES, RunningWorker, envelope, until
 
 two = pytest.mark.parametrize("made", ["two"], indirect=True, scope="module")
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
@@ -118,6 +119,7 @@ def test_nothing_but_tls_passes_for_any_task_type(made: Ground) -> None:
         task = dict(CASES[case])
         if case == "scaler":
             task["model_path"] = {party: f"scaler/model_path-{party}" for party in PARTIES}
+        until(lambda: not open_streams(made.sites["alice"]))  # whose beginnings were captured with the job before
         with made.lab.captured("alice") as frames:
             results = made.sites.run(made.sites.jobs(task, heu_config=FLAT_HEU), 120.0)
         print(f"{case}: {sum(map(len, frames))} bytes")

@@ -21,6 +21,7 @@ def main() -> None:
     if asked["ip"] == "127.0.0.1":
         os.environ.update(ENVIRONMENT)
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ |= {"RAY_worker_niceness": "0"}  # by Ray's own, nodes starve where this machine has other work to do
     import ray
     from ray._private.node import Node
     from ray._private.parameter import RayParams

@@ -59,7 +59,7 @@ def test_what_a_job_leaves_is_removed_before_the_next_one(keeping: RunningWorker
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", here.LASTING[:-1])  # Ray's niceness and a party's own are the most there can be
+@pytest.mark.parametrize("kind", here.LASTING)
 def test_where_something_remains_no_other_job_is_served(keeping: RunningWorker, kind: str) -> None:
     here.test_where_something_remains_no_other_job_is_served(keeping, kind)
 

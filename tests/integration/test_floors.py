@@ -96,7 +96,7 @@ def keyed(mine: int, common: int, repeated: int = 1) -> pd.DataFrame:
     return pd.DataFrame({"id": own + [f"common-{key}" for key in range(common)] * repeated})
 
 
-JOINS = [
+JOINS: list[dict[str, Any]] = [
     *({"protocol": name} for name in ("PROTOCOL_RR22", "PROTOCOL_KKRT", "PROTOCOL_ECDH")),
     {"broadcast_result": False},
     *({"join_type": name} for name in ("left", "full", "difference")),

@@ -305,7 +305,12 @@ def test_gateways_and_what_they_carry(other_place: Place, own: bool, monkeypatch
     directory = other_place.directory / "sites"
     directory.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(directory))  # of the sites' servers
-    settings = {"jobs": "tests.acting_job", "session_jobs": "8", "lease_seconds": "2", "cancel_grace_seconds": "0.5"}
+    settings: dict[str, Any] = {
+        "jobs": "tests.acting_job",
+        "session_jobs": "8",
+        "lease_seconds": "2",
+        "cancel_grace_seconds": "0.5",
+    }
     with Sites(directory, PARTIES, gateways=own, within=other_place.within(), **settings) as sites:
         for party in PARTIES:
             (sites[party].data / "in.csv").write_text("id\n1\n2\n")

@@ -119,7 +119,8 @@ def test_nothing_but_tls_passes_for_any_task_type(made: Ground) -> None:
         task = dict(CASES[case])
         if case == "scaler":
             task["model_path"] = {party: f"scaler/model_path-{party}" for party in PARTIES}
-        until(lambda: not open_streams(made.sites["alice"]))  # whose beginnings were captured with the job before
+        # Their beginnings were captured with the job before.
+        until(lambda: not any(map(open_streams, made.sites.sites.values())))
         with made.lab.captured("alice") as frames:
             results = made.sites.run(made.sites.jobs(task, heu_config=FLAT_HEU), 120.0)
         print(f"{case}: {sum(map(len, frames))} bytes")

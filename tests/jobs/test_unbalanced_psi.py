@@ -120,7 +120,7 @@ def test_a_cache_that_does_not_fit(worker: RunningWorker, data: Path, change: An
 
 
 def test_a_cache_of_a_broken_file(worker: RunningWorker, data: Path) -> None:
-    (data / "bob.csv").write_text("id,w\n1,5\n2\n")
+    (data / "bob.csv").write_text("id,w\n1,5\n2,6,7\n")
     result = worker.run(cache(data))
     assert result["error"].startswith("task_config.input_paths.bob: row 2 has")
     assert [path.name for path in data.iterdir()] == ["bob.csv"]
@@ -185,7 +185,7 @@ def test_what_cannot_work(
 
 
 def test_a_row_of_another_length(worker: RunningWorker, data: Path) -> None:
-    (data / "alice.csv").write_text("id,v\n1,a\n2\n")
+    (data / "alice.csv").write_text("id,v\n1,a\n2,b,c\n")
     (data / "bob.csv").write_text("id,w\n1,5\n")
     result = worker.run(unbalanced_psi(data))
     assert result["error_type"] == "InputDataError"

@@ -305,7 +305,7 @@ class Session:
             self._lose(peer, why, final=True)
             return Answer(verdict="refused", why=why)
         if peer.nonce and peer.nonce != preface.nonce:
-            self._lose(peer, "began another attempt")
+            self._lose(peer, "began another attempt", returns=True)  # it would have said why its own had failed
             return Answer(verdict="not_here", why="is about to end an older attempt")
         if peer.control is not None:
             older, peer.control = peer.control, None

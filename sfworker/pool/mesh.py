@@ -332,6 +332,8 @@ class Mesh:
             elif now >= self._kill_at:
                 self._fail_as_stopped()
             elif now >= decide_at and self._weak_cause:
+                if self._weak_cause.error_type == PeerAbsentError.__name__:  # nobody failed, so no attempt is used up
+                    self._outcome.peer_absent = self._outcome.peer_returns = True
                 self.fail(self._weak_cause)
             elif now >= soft_at:
                 soft_at = math.inf
@@ -465,7 +467,8 @@ class Mesh:
     def _hear_failure(self, frame: Failed | PeerFailed, sentence: str | None = None) -> None:
         failure = Failure(frame.error, frame.error_type, frame.retryable)
         if sentence is not None:
-            failure = Failure(sentence, PeerFailedError.__name__, frame.retryable)
+            missed = frame.echo and frame.error_type == PeerAbsentError.__name__
+            failure = Failure(sentence, (PeerAbsentError if missed else PeerFailedError).__name__, frame.retryable)
         if frame.echo:
             self._weak_cause = failure
             # Where every party has said how it ended, no cause can follow; nor from here, where peers gave this one up.

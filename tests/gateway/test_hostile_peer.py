@@ -174,7 +174,7 @@ def test_a_nonce_again_and_another_one(sites: Sites, peer: Peer) -> None:
         assert peer.hello(execution_id=execution_id, channel="fed")[1] == "refused"
         assert peer.hello(execution_id=execution_id, channel="fed", nonce=nonce, party="carol")[1] == "not_here"
         assert peer.hello(execution_id=execution_id)[1] == "not_here"
-        assert alice.next() == Lost("bob", "began another attempt", met=True)
+        assert alice.next() == Lost("bob", "began another attempt", met=True, returns=True)
 
 
 def test_another_peer_does_not_hear_that_an_execution_is_here(sites: Sites, peer: Peer) -> None:

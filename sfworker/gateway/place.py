@@ -6,6 +6,7 @@ import fcntl
 import os
 import secrets
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,6 +18,7 @@ from sfworker.wire.gateway import CONTROL, GiveWay
 
 GIVE_WAY_SECONDS = 10.0
 """Longest wait for a gateway that a worker has started to let go of its place."""
+_LOOK_SECONDS = 0.05
 
 
 class Place:
@@ -81,16 +83,32 @@ def _locked(lock: int) -> bool:
 
 
 def _given_way(lock: int, path: str) -> bool:
-    """Ask the gateway at `path` to give way, and wait until it has."""
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
-            asking.settimeout(GIVE_WAY_SECONDS)
+    """Ask the gateway at `path` to give way, and wait until it has.
+
+    One that has the place and does not listen yet is asked when it does.
+    """
+    give_up = time.monotonic() + GIVE_WAY_SECONDS
+    while True:
+        was_asked = _ask_to_give_way(path)
+        if _locked(lock):
+            return True
+        if was_asked or time.monotonic() > give_up:
+            return False
+        time.sleep(_LOOK_SECONDS)
+
+
+def _ask_to_give_way(path: str) -> bool:
+    """Return whether a gateway was there to be asked."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
+        asking.settimeout(GIVE_WAY_SECONDS)
+        try:
             asking.connect(path)
+        except OSError:
+            return False
+        with suppress(OSError):  # it ended meanwhile
             asking.sendall(encode_frame(GiveWay()))
             asking.recv(1)  # ends when it has let go, or will not
-    except OSError:
-        pass  # it ended meanwhile
-    return _locked(lock)
+    return True
 
 
 def unlink(path: str) -> None:

@@ -9,6 +9,7 @@ from msgspec import Struct
 from redis.asyncio import Redis
 
 from sfworker.broker.keys import DEAD_CONSUMER, RETRY_CONSUMER, Keys
+from sfworker.broker.overview import as_text
 
 MOST_READERS = 16
 """Groups of a results stream whose figures are read. Somebody who makes more shall not make as many metrics."""
@@ -47,7 +48,7 @@ async def gauges(redis: Redis, areas: Sequence[Keys], group: str) -> tuple[list[
             jobs, of_jobs[::3], of_jobs[1::3], of_jobs[2::3], strict=True
         )
         for info in _groups(groups)
-        if info["name"].decode() == group and isinstance(pending, dict)
+        if as_text(info["name"]) == group and isinstance(pending, dict)
     ]
     async with redis.pipeline(transaction=False) as pipeline:
         for _, stream, _, info, _ in read:
@@ -66,7 +67,7 @@ async def gauges(redis: Redis, areas: Sequence[Keys], group: str) -> tuple[list[
         ],
         [
             Gauges(
-                stream=area.results, tenant=area.tenant, group=info["name"].decode(), figures=_of_reader(length, info)
+                stream=area.results, tenant=area.tenant, group=as_text(info["name"]), figures=_of_reader(length, info)
             )
             for area, length, groups in zip(areas, of_results[::2], of_results[1::2], strict=True)
             for info in _groups(groups)[:MOST_READERS]
@@ -80,7 +81,7 @@ def _groups(reply: Any) -> list[dict[str, Any]]:
 
 
 def _of_jobs(length: int, lag: int | None, pending: dict[str, Any], oldest: list[Any], now: float) -> dict[str, float]:
-    owned = {each["name"].decode(): int(each["pending"]) for each in pending["consumers"] or ()}
+    owned = {as_text(each["name"]): int(each["pending"]) for each in pending["consumers"] or ()}
     # As in `overview`: only the stream itself says whether anything is queued, and a lag may be unknown or too large.
     queued = lag if lag is not None else length - sum(owned.values())
     retrying, dead = owned.pop(RETRY_CONSUMER, 0), owned.pop(DEAD_CONSUMER, 0)

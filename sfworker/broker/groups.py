@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from sfworker.broker.keys import Keys
-from sfworker.broker.overview import overview
+from sfworker.broker.overview import as_text, overview
 
 
 class Group(Struct, frozen=True, kw_only=True):
@@ -42,7 +42,7 @@ async def groups(redis: Redis, keys: Keys, tenants: Sequence[str]) -> list[Group
     for stream in (stream for area in [keys, *keys.of_tenants(tenants)] for stream in area.job_streams()):
         with suppress(ResponseError):  # no such key, or another type
             for info in await redis.xinfo_groups(stream):
-                on.setdefault(info["name"].decode(), set()).add(stream)
+                on.setdefault(as_text(info["name"]), set()).add(stream)
     found = []
     for name in sorted(on):
         of = await overview(redis, keys, name, tenants)

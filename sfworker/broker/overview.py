@@ -101,9 +101,9 @@ async def consumers(redis: Redis, keys: Keys) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for stream in keys.job_streams():
         try:
-            groups = [_text(info["name"]) for info in await redis.xinfo_groups(stream)]
+            groups = [as_text(info["name"]) for info in await redis.xinfo_groups(stream)]
             for group in groups:
-                names = {_text(info["name"]) for info in await redis.xinfo_consumers(stream, group)}
+                names = {as_text(info["name"]) for info in await redis.xinfo_consumers(stream, group)}
                 found.setdefault(group, set()).update(names)
         except ResponseError as error:
             if not str(error).startswith(("no such key", "NOGROUP", "WRONGTYPE")):
@@ -125,8 +125,8 @@ async def last_delivered(redis: Redis, stream: str, group: str) -> str:
     """Return the id of the last entry of a job stream that the group has taken; those after it are queued."""
     with suppress(ResponseError):  # no such key
         for info in await redis.xinfo_groups(stream):
-            if _text(info["name"]) == group:
-                return _text(info["last-delivered-id"])
+            if as_text(info["name"]) == group:
+                return as_text(info["last-delivered-id"])
     return "0-0"
 
 
@@ -137,10 +137,10 @@ async def _stream(redis: Redis, keys: Keys, stream: str, priority: str, group: s
     try:
         # Before the pending entries: a job that is taken in between is then seen twice, never missed.
         for info in await redis.xinfo_groups(stream):
-            if _text(info["name"]) == group:
-                lag, delivered = info.get("lag"), f"({_text(info['last-delivered-id'])}"
+            if as_text(info["name"]) == group:
+                lag, delivered = info.get("lag"), f"({as_text(info['last-delivered-id'])}"
         pending = await redis.xpending(stream, group)
-        owned = {_text(consumer["name"]): int(consumer["pending"]) for consumer in pending["consumers"] or ()}
+        owned = {as_text(consumer["name"]): int(consumer["pending"]) for consumer in pending["consumers"] or ()}
     except ResponseError as error:
         if not str(error).startswith(("no such key", "NOGROUP")):
             raise
@@ -173,7 +173,7 @@ async def _held(redis: Redis, due_times: str) -> int:
 async def _heartbeats(redis: Redis, keys: Keys, group: str) -> list[bytes]:
     """Return the heartbeats that have not expired, of the workers that serve the group."""
     known = await cast(Awaitable["dict[bytes, bytes]"], redis.hgetall(keys.workers(group)))
-    names = sorted(_text(name) for name in known)
+    names = sorted(as_text(name) for name in known)
     heartbeats = await redis.mget([keys.worker(name) for name in names]) if names else []
     return [heartbeat for heartbeat in heartbeats if heartbeat is not None]
 
@@ -186,5 +186,6 @@ def _decoded(heartbeats: Iterable[bytes]) -> Iterable[WorkerOverview]:
             continue
 
 
-def _text(name: bytes | str) -> str:
+def as_text(name: bytes | str) -> str:
+    """Return the name of a group or consumer, which may hold any bytes."""
     return name.decode(errors="replace") if isinstance(name, bytes) else name  # others name theirs as they like

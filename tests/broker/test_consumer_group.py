@@ -14,6 +14,7 @@ from sfworker.broker import broker as broker_module
 from sfworker.broker.broker import Attempt, Broker, Lease
 from sfworker.broker.connection import connect
 from sfworker.broker.finding import Wanted, executions
+from sfworker.broker.groups import groups
 from sfworker.broker.keys import Keys
 from sfworker.broker.overview import overview
 from tests.broker.conftest import GROUP, OpenBroker
@@ -98,6 +99,10 @@ async def test_others_name_their_groups_and_consumers_as_they_like(redis: Any, n
     assert reader.group.endswith(" no text")
     assert [entry.stream async for entry in broker.queued()] == ["sf:jobs"]
     assert (await overview(redis, broker.keys, GROUP)).running == 1
+    jobs, readers = await broker.gauges()
+    assert [each.figures["pending"] for each in jobs if each.stream == "sf:jobs"] == [1]
+    assert [each.group for each in readers] == [reader.group]
+    assert [each.name for each in await groups(redis, broker.keys, [])] == [GROUP, reader.group]
     found = [one.state async for one in executions(redis, broker.keys, GROUP, Wanted())]
     assert found == ["queued", "queued"]
     assert await broker.sweep(1) == []

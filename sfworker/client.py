@@ -161,7 +161,7 @@ class Client:
             raise EnvelopeError("envelope: needs an execution_id, a non-empty string")
         stream = self.keys.jobs(_rank(envelope, priority))
         fields: dict[Any, Any] = {"envelope": msgspec.json.encode(envelope), **_traceparent()}
-        after = await self._results_tail()
+        after = await self._tail(self.keys.results)
         entry_id = await self._redis.xadd(stream, fields)
         return Submission(execution_id, entry_id.decode(), after)
 
@@ -226,7 +226,7 @@ class Client:
         if isinstance(execution, str):
             execution = Submission(execution, entry_id="")
         execution_id, after = execution.execution_id, execution.results_after
-        tail = await _patiently(self._results_tail)
+        tail = await _patiently(partial(self._tail, self.keys.results))
         ended = replayed = False
         while True:
             caught_up = _order(after) >= _order(tail)
@@ -250,7 +250,7 @@ class Client:
                 tail = after  # the newest entries have been deleted meanwhile
             elif not replayed and await _patiently(partial(self.result, execution_id)) is not None:
                 # Result and final event are written in one step: what is behind `after` now holds it, or nothing will.
-                tail = await _patiently(self._results_tail)
+                tail = await _patiently(partial(self._tail, self.keys.results))
                 if _order(after) >= _order(tail):
                     return
 
@@ -373,9 +373,6 @@ class Client:
             for _, fields in page:
                 yield fields
             before, left = f"({page[-1][0].decode()}", left - len(page)
-
-    async def _results_tail(self) -> str:
-        return await self._tail(self.keys.results)
 
     async def _tail(self, stream: str) -> str:
         """Return the id of the last entry on a stream."""

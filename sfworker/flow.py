@@ -25,7 +25,7 @@ def _any_id() -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What the envelopes of several tasks have in common."""
+    """Holds what the envelopes of several tasks have in common, and makes them."""
 
     parties: Sequence[str] | None = None
     """Default: those of the worker's settings."""

@@ -205,7 +205,7 @@ class _File(_Sink, RotatingFileHandler, WatchedFileHandler):
     """Writes JSON lines to a file that it may rotate itself, and that log rotation may move away at any time."""
 
     reopens = False
-    """Whether it is to be opened anew."""
+    """True where it is to be opened anew."""
 
     def __init__(self, settings: Settings, render: _Renderer) -> None:
         RotatingFileHandler.__init__(

@@ -530,8 +530,7 @@ class Broker:
     async def _forget_workers(self) -> None:
         """Remove what is kept of workers that did not come back."""
         workers = self.keys.workers(self._group)
-        seconds, _ = await self._redis.time()
-        since = (seconds - FORGET_WORKER_SECONDS) * 1000
+        since = await self._now() - _ms(FORGET_WORKER_SECONDS)
         known = await cast(Awaitable["dict[bytes, bytes]"], self._redis.hgetall(workers))
         if gone := [name.decode() for name, seen in known.items() if int(seen.split()[0]) < since]:
             await cast(Awaitable[int], self._redis.hdel(workers, *gone))
@@ -540,8 +539,7 @@ class Broker:
 
     async def _forget_ended(self) -> None:
         """Remove those past retention from the lists of executions that ended, also where no more of them end."""
-        seconds, _ = await self._redis.time()
-        since = (seconds - self._settings.retention) * 1000
+        since = await self._now() - _ms(self._settings.retention)
         for area in self._areas:
             while old := await self._redis.zrangebyscore(area.ended, "-inf", since, 0, MOST_FORGOTTEN):
                 await self._redis.zrem(area.ended, *old)

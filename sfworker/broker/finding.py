@@ -294,7 +294,7 @@ class Found(Struct, frozen=True, kw_only=True):
     worker: str
     """The worker of the last attempt of one that is not answered, or failed for good."""
     is_held: bool
-    """Whether an operator has paused jobs like it."""
+    """True where an operator has paused jobs like it."""
     history: list[PastAttempt]
     """The last hundred ended attempts of one that is not answered, or failed for good, oldest first."""
     result: dict[str, Any] | None

@@ -82,6 +82,16 @@ async def connected_broker(settings: Settings, group: str) -> AsyncIterator[Brok
             yield broker
 
 
+@asynccontextmanager
+async def connected_to_group(settings: Settings, group: str) -> AsyncIterator[tuple[Redis, Broker]]:
+    """Connect to Redis, and a broker of a group that is there; else raises as `require_group` does."""
+    from sfworker.cli.known import require_group
+
+    async with connected_redis(settings) as redis, connected_broker(settings, group) as broker:
+        await require_group(redis, broker.keys, group)
+        yield redis, broker
+
+
 @contextmanager
 def _redis_errors_explained(url: str) -> Iterator[None]:
     from redis import exceptions

@@ -7,13 +7,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from sfworker.cli.arguments import not_empty
-from sfworker.cli.connection import (
-    add_group_argument,
-    add_redis_arguments,
-    connected_broker,
-    connected_redis,
-    settings_from,
-)
+from sfworker.cli.connection import add_group_argument, add_redis_arguments, connected_to_group, settings_from
 from sfworker.errors import SecretFlowTaskError
 
 if TYPE_CHECKING:
@@ -33,14 +27,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 async def _drain(settings: Settings, group: str, worker_id: str) -> int:
-    from sfworker.broker.keys import Keys
     from sfworker.broker.orders import DRAIN
     from sfworker.broker.overview import live_workers
-    from sfworker.cli.known import require_group
 
-    async with connected_redis(settings) as redis, connected_broker(settings, group) as broker:
-        await require_group(redis, broker.keys, group)
-        workers = await live_workers(redis, Keys(settings.prefix), group)
+    async with connected_to_group(settings, group) as (redis, broker):
+        workers = await live_workers(redis, broker.keys, group)
         found = next((worker for worker in workers if worker.worker_id == worker_id), None)
         if found is None:
             served = ", ".join(worker.worker_id for worker in workers) or "none"

@@ -7,13 +7,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from sfworker.cli.arguments import not_empty
-from sfworker.cli.connection import (
-    add_group_argument,
-    add_redis_arguments,
-    connected_broker,
-    connected_redis,
-    settings_from,
-)
+from sfworker.cli.connection import add_group_argument, add_redis_arguments, connected_to_group, settings_from
 from sfworker.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -57,15 +51,13 @@ def order_of(settings: Settings, arguments: argparse.Namespace) -> str:
 
 
 async def _pause(settings: Settings, arguments: argparse.Namespace) -> int:
-    from sfworker.broker.keys import Keys
     from sfworker.broker.orders import standing_orders
-    from sfworker.cli.known import command_line, require_group
+    from sfworker.cli.known import command_line
 
     name, group = order_of(settings, arguments), arguments.group
-    async with connected_redis(settings) as redis, connected_broker(settings, group) as broker:
-        await require_group(redis, Keys(settings.prefix), group)
+    async with connected_to_group(settings, group) as (redis, broker):
         await broker.give_order(name)
-        orders = await standing_orders(redis, Keys(settings.prefix), group)
+        orders = await standing_orders(redis, broker.keys, group)
     print(next(order.sentence for order in orders if order.name == name))
     if arguments.task_type and not _is_built_in(settings, arguments.task_type):
         print(f"{arguments.task_type} is no task type that is known here; is it spelled right?")

@@ -11,9 +11,9 @@ from sfworker.cli.arguments import not_empty
 from sfworker.cli.connection import (
     add_group_argument,
     add_redis_arguments,
-    connected_broker,
     connected_client,
     connected_redis,
+    connected_to_group,
     settings_from,
 )
 from sfworker.cli.many import add_many_arguments, for_many, require_many
@@ -82,13 +82,11 @@ async def why_not_dead(settings: Settings, group: str, known_as: str) -> str:
 
 
 async def _replay_many(settings: Settings, arguments: argparse.Namespace) -> int:
-    from sfworker.cli.known import require_group
     from sfworker.publish.status_notifier import StatusNotifier
 
     group, error_type = arguments.group, arguments.error_type
     refused = 0
-    async with connected_redis(settings) as redis, connected_broker(settings, group) as broker:
-        await require_group(redis, broker.keys, group)
+    async with connected_to_group(settings, group) as (redis, broker):
         notifier = StatusNotifier(broker, worker_id="")
 
         async def replay(job: DeadJob) -> bool:

@@ -25,12 +25,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 async def _resume(settings: Settings, arguments: argparse.Namespace) -> int:
-    from sfworker.broker.keys import Keys
     from sfworker.broker.orders import standing_orders
 
     async with connected_redis(settings) as redis, connected_broker(settings, arguments.group) as broker:
         lifted = await broker.lift_order(order_of(settings, arguments))
-        left = await standing_orders(redis, Keys(settings.prefix), arguments.group)
+        left = await standing_orders(redis, broker.keys, arguments.group)
     for order in left:
         print(order.sentence)
     if not lifted:

@@ -10,9 +10,8 @@ from sfworker.cli.arguments import not_empty
 from sfworker.cli.connection import (
     add_group_argument,
     add_redis_arguments,
-    connected_broker,
     connected_client,
-    connected_redis,
+    connected_to_group,
     settings_from,
 )
 from sfworker.errors import SecretFlowTaskError
@@ -37,10 +36,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 async def _one(settings: Settings, group: str, execution_id: str) -> int:
-    from sfworker.cli.known import require_group, sentence
+    from sfworker.cli.known import sentence
 
-    async with connected_redis(settings) as redis, connected_broker(settings, group) as broker:
-        await require_group(redis, broker.keys, group)
+    async with connected_to_group(settings, group) as (_, broker):
         outcome = await broker.hasten_one(execution_id)
     if outcome == "not waiting":
         async with connected_client(settings) as client:
@@ -53,10 +51,7 @@ async def _one(settings: Settings, group: str, execution_id: str) -> int:
 
 
 async def _all(settings: Settings, group: str) -> int:
-    from sfworker.cli.known import require_group
-
-    async with connected_redis(settings) as redis, connected_broker(settings, group) as broker:
-        await require_group(redis, broker.keys, group)
+    async with connected_to_group(settings, group) as (_, broker):
         hastened = await broker.hasten_all()
     print(f"{hastened} will be tried again as soon as workers are free")
     return 0

@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 class _Seen(Struct, frozen=True):
-    """What one look has found."""
+    """Holds the findings of one look."""
 
     figures: Overview
     ages: dict[str, float]

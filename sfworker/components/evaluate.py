@@ -49,7 +49,7 @@ _REFUSALS = (SFException, AssertionError, ValueError, LookupError, TypeError, At
 
 
 class Evaluated(NamedTuple):
-    """What a component has made."""
+    """Holds what a component has made."""
 
     outputs: list[DistData]
     far: list[str]

@@ -62,6 +62,6 @@ class Outcome(Struct, kw_only=True):
     kept: list[str] = field(default_factory=list)
     """Directories with checkpoints, which are of use to a next attempt only."""
     traced: dict[str, Traced] = field(default_factory=dict)
-    """What each party here has told of where its time went."""
+    """Spans of each party here, as far as it has told them."""
     keeper: Keeper | None = None
     """Keeper of its staged outputs, None where that is this host."""

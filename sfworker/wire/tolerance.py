@@ -118,7 +118,7 @@ def _text(given: str, kind: inspect.Type) -> Any:
     members = _members(kind)
     if not all(isinstance(member, _NO_TEXTS) for member in members):
         return given
-    words = [word for member in members if isinstance(member, inspect.LiteralType) for word in member.values]
+    words = _words(members)
     alike = [word for word in words if isinstance(word, str) and word.casefold() == given.casefold()]
     if alike:
         return alike[0] if len(alike) == 1 else given
@@ -140,8 +140,12 @@ def _is_empty(given: Any, kind: inspect.Type) -> bool:
     if given != "":
         return False
     members = _members(kind)
-    words = [word for member in members if isinstance(member, inspect.LiteralType) for word in member.values]
-    return "" not in words and all(isinstance(member, _NO_TEXTS) for member in members)
+    return "" not in _words(members) and all(isinstance(member, _NO_TEXTS) for member in members)
+
+
+def _words(members: Sequence[inspect.Type]) -> list[Any]:
+    """Return the values of the choices among the members of a union."""
+    return [word for member in members if isinstance(member, inspect.LiteralType) for word in member.values]
 
 
 def _members(kind: inspect.Type) -> list[inspect.Type]:

@@ -107,6 +107,14 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         int,
         Meta(ge=1 << 20, description="Memory of a session's processes together above which it is not kept, in bytes."),
     ] = 1 << 30
+    programs_bytes: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Size of the compiled SPU programs that a worker keeps for a tenant's later jobs, in bytes; 0: "
+            "each job compiles its own.",
+        ),
+    ] = 1 << 26
     start_method: Annotated[
         Literal["fork", "spawn"],
         Meta(description="Start of party processes: forked from the template, or a new interpreter each."),

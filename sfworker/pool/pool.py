@@ -149,7 +149,7 @@ class Pool:
         self._sessions.began()
         try:
             os.mkdir(directory, 0o700)
-            frames = starts(job, attempt, self._settings, directory, self.processors, traced=trace.records)
+            frames = starts(job, attempt, self._settings, directory, tenant, self.processors, traced=trace.records)
             if job.keeps_session:
                 session = await self._session(session_key(job, tenant, frames))
             remotes = self._remotes(job, self._sockets(session, job, used), session, tenant, replays, trace)

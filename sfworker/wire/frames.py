@@ -77,6 +77,10 @@ class Start(Struct, frozen=True, tag=True, kw_only=True):
     """Private directory that holds the mesh's sockets."""
     scratch_dir: str
     """This party's own TMPDIR."""
+    programs_dir: str = ""
+    """Private directory of the tenant's compiled SPU programs, or nothing where none are kept."""
+    programs_bytes: int = 0
+    """Size that they may have together."""
     data_roots: dict[str, list[str]]
     """Data roots of each party for which this process computes."""
     limits: Limits = DEFAULT

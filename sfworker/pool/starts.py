@@ -42,7 +42,9 @@ def programs_dir(run_dir: str, tenant: str, settings: Settings) -> str:
 
     Its name is no path, whatever a tenant's is to a node of a cluster.
     """
-    return f"{run_dir}/programs/{hashlib.sha256(tenant.encode()).hexdigest()}" if settings.programs_bytes else ""
+    if not settings.programs_bytes or settings.start_method == "spawn":  # whose processes each load code of their own
+        return ""
+    return f"{run_dir}/programs/{hashlib.sha256(tenant.encode()).hexdigest()}"
 
 
 def processes(job: Job) -> list[str | None]:

@@ -2,8 +2,8 @@
 
     call -> compiled by this process -> compiled by another one of this worker and tenant, in a file -> compiled now
 
-Files live as long as their worker, whose template process has loaded the code of which they were compiled. So the code
-of installed packages is identified by itself; what it calls is the same in all executions.
+Files are for processes that have the same code in memory, as forks of one nursery do. So a function of an installed
+package is identified by its own code; what it calls is the same in all of them.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import hashlib
 import logging
 import marshal
 import os
+import secrets
 from contextlib import suppress
 from enum import Enum
 from pathlib import Path
@@ -32,6 +33,8 @@ _log = logging.getLogger("sfworker.party")
 _PLAIN = (Enum, str, int, float, type(None))
 _INSTALLED = ("sfworker", "secretflow", "sml", "spu", "jax")
 """Packages whose functions do not change with what a job sets in its module."""
+_LOADED = secrets.token_hex(16)
+"""Is the same in all forks of the process that has loaded this module."""
 _MARSHAL_VERSION = 2
 """Later ones write the same code in several ways."""
 
@@ -147,5 +150,5 @@ def identify(function: Any) -> Program | None:
 def _file_name(key: tuple[Any, ...]) -> str:
     (code, static, module), name, options, tree, leaves = key
     set_options = [(each, repr(getattr(options, each))) for each in dir(options) if not each.startswith("_")]
-    told = repr((static, module, name, set_options, str(tree), leaves))
+    told = repr((_LOADED, static, module, name, set_options, str(tree), leaves))
     return hashlib.sha256(marshal.dumps(code, _MARSHAL_VERSION) + told.encode()).hexdigest()

@@ -47,6 +47,8 @@ assert identify(len) is None
 assert identify(Model().method) is None  # it carries the model
 """
 COMPILED = """
+import os
+import pathlib
 import sys
 from functools import partial
 import jax.numpy as jnp
@@ -62,23 +64,36 @@ OF = spu.Visibility.VIS_SECRET, spu.ProtocolKind.SEMI2K, spu.FieldType.FM128, 26
 def meta(*shape):
     return device.SPUValueMeta(shape, jnp.float32, *OF)
 
-stock, compiled = device._spu_compile, []
-device._spu_compile = lambda *given, **named: compiled.append(given[2]) or stock(*given, **named)
-use_compiled_again(Kept(sys.argv[1], int(sys.argv[2])))
-twice.__module__ = "sfworker.jobs"
-options = spu.CompilerOptions()
-def call(function, name, *shapes):
-    program, shape = device._spu_compile(function, options, name, *map(meta, *zip(*shapes)))
-    return program.code, len(program.input_names), len(program.output_names), shape
+def compile_all():
+    stock, compiled = device._spu_compile, []
+    device._spu_compile = lambda *given, **named: compiled.append(given[2]) or stock(*given, **named)
+    use_compiled_again(Kept(sys.argv[1], int(sys.argv[2])))
+    twice.__module__ = "sfworker.jobs"
+    options = spu.CompilerOptions()
 
-first = call(twice, "a", (2, 3), (3, 4))
-assert call(twice, "a", (2, 3), (3, 4)) == first
-assert call(partial(twice, factor=3), "b", (2, 3), (3, 4))[0] != first[0]
-call(twice, "c", (5, 3), (3, 4))
-twice.__module__ = "a_job_of_ones_own"  # which may read what its module holds
-call(twice, "own", (2, 3), (3, 4))
-print(compiled)
-print(sorted(first[3]), first[3]["product"].shape, first[3]["product"].dtype, [each.shape for each in first[3]["sums"]])
+    def call(function, name, *shapes):
+        program, shape = device._spu_compile(function, options, name, *map(meta, *zip(*shapes)))
+        return program.code, len(program.input_names), len(program.output_names), shape
+
+    first = call(twice, "a", (2, 3), (3, 4))
+    assert call(twice, "a", (2, 3), (3, 4)) == first
+    assert call(partial(twice, factor=3), "b", (2, 3), (3, 4))[0] != first[0]
+    call(twice, "c", (5, 3), (3, 4))
+    twice.__module__ = "a_job_of_ones_own"  # which may read what its module holds
+    call(twice, "own", (2, 3), (3, 4))
+    returned = first[3]
+    shapes = [each.shape for each in (returned["product"], *returned["sums"])]
+    print(len(compiled), *compiled, returned["product"].dtype, shapes, flush=True)
+
+for step in sys.argv[3:]:
+    if step == "damage":
+        damaged = sorted(pathlib.Path(sys.argv[1]).iterdir())[0]
+        damaged.write_bytes(damaged.read_bytes()[:-20])
+    elif not (pid := os.fork()):
+        compile_all()
+        os._exit(0)
+    elif os.waitpid(pid, 0)[1]:
+        sys.exit("failed")
 """
 
 
@@ -94,33 +109,22 @@ def test_programs_are_told_apart() -> None:
 
 
 def test_another_process_takes_the_programs_of_installed_packages_and_compiles_the_others(tmp_path: Path) -> None:
-    kept, ample = tmp_path / "programs" / "tenant", str(1 << 20)
-    [compiled, returned] = run(COMPILED, str(kept), ample)[-2:]
-    assert compiled == "['a', 'b', 'c', 'own']"
-    assert returned == "['product', 'sums'] (2, 4) float32 [(), ()]"
+    kept = tmp_path / "programs" / "tenant"
+    lines = run(COMPILED, str(kept), str(1 << 20), "run", "run", "damage", "run", "run")
+    returned = "float32 [(2, 4), (), ()]"
+    first, second, repaired, last = [line for line in lines if returned in line]
+    assert first == f"4 a b c own {returned}"
+    assert second == last == f"1 own {returned}"
+    assert repaired.startswith("2 ")
     assert len(list(kept.iterdir())) == 3
     assert stat.S_IMODE(kept.stat().st_mode) == 0o700
 
-    assert run(COMPILED, str(kept), ample)[-2:] == ["['own']", returned]
 
-    damaged, *_ = sorted(kept.iterdir())
-    whole = damaged.read_bytes()
-    damaged.write_bytes(whole[: len(whole) // 2])
-    [compiled, again] = run(COMPILED, str(kept), ample)[-2:]
-    assert (len(compiled.split(",")), again) == (2, returned)
-    assert len(damaged.read_bytes()) == len(whole)
-
-
-def test_no_more_is_kept_than_there_is_room_for(tmp_path: Path) -> None:
-    kept = tmp_path / "programs"
-    run(COMPILED, str(kept), str(1 << 20))
-    size = max(path.stat().st_size for path in kept.iterdir())
-    for path in kept.iterdir():
-        path.unlink()
-    run(COMPILED, str(kept), str(2 * size))
-    assert len(list(kept.iterdir())) == 2
-    run(COMPILED, str(tmp_path / "none"), "10")
-    assert not (tmp_path / "none").exists()
+def test_a_process_that_has_loaded_its_code_itself_compiles_and_the_oldest_programs_give_way(tmp_path: Path) -> None:
+    run(COMPILED, str(tmp_path), str(1 << 20), "run")
+    size = max(path.stat().st_size for path in tmp_path.iterdir())
+    assert run(COMPILED, str(tmp_path), str(2 * size), "run")[-1].startswith("4 ")
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def programs(worker: RunningWorker) -> dict[str, int]:

@@ -83,6 +83,23 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = "WARNING"
     worker_hostname: Annotated[str, Meta(description="First part of the worker's id; empty: the host's name.")] = ""
     concurrency: Annotated[int, Meta(ge=1, le=256, description="Number of executions at the same time.")] = 1
+    max_running_of_types: Annotated[
+        dict[str, Annotated[int, Meta(ge=1)]],
+        Meta(
+            description="Number of jobs of a task type that run at once in the group, over all workers: "
+            "`psi=2,ss_xgb=1`; others: any. See `sfworker limit`."
+        ),
+    ] = {}
+    max_running_of_tenants: Annotated[
+        dict[str, Annotated[int, Meta(ge=1)]], Meta(description="The same of tenants: `bank=4`.")
+    ] = {}
+    max_starts_of_types: Annotated[
+        dict[str, Annotated[int, Meta(ge=1)]],
+        Meta(description="Number of jobs of a task type that start in a minute: `psi=30`; others: any."),
+    ] = {}
+    max_starts_of_tenants: Annotated[
+        dict[str, Annotated[int, Meta(ge=1)]], Meta(description="The same of tenants: `bank=60`.")
+    ] = {}
     spare_processes: Annotated[
         int,
         Meta(
@@ -455,17 +472,17 @@ def _level(name: str, value: str) -> str:
     return "WARNING" if level == "WARN" else level
 
 
-def _by_party(name: str, value: str) -> dict[str, Any]:
-    """Split `alice=x,bob=y`. Pins may repeat a party."""
+def _by_name(name: str, value: str) -> dict[str, Any]:
+    """Split `alice=x,bob=y`. Pins may repeat a name."""
     found: dict[str, Any] = {}
     for pair in filter(None, (each.strip() for each in value.split(","))):
-        party, _, text = pair.partition("=")
+        key, _, text = pair.partition("=")
         if name == "peer_pins":
-            found.setdefault(party, []).append(text.replace(":", "").lower())
-        elif party in found:
+            found.setdefault(key, []).append(text.replace(":", "").lower())
+        elif key in found:
             raise SettingsError(f"{variable(name)}: has to be {_allowed(name)}")
         else:
-            found[party] = text
+            found[key] = text
     return found
 
 
@@ -489,6 +506,10 @@ _ALLOWED = {
     "peers": "pairs of party and address, bob=host:port, with commas between them",
     "peer_pins": "pairs of party and SHA-256 fingerprint, bob=<64 hex digits>, with commas between them",
     "gateway_listen": "an address, host:port",
+    "max_running_of_types": "pairs of task type and number, psi=2, with commas between them",
+    "max_running_of_tenants": "pairs of tenant and number, bank=4, with commas between them",
+    "max_starts_of_types": "pairs of task type and number, psi=30, with commas between them",
+    "max_starts_of_tenants": "pairs of tenant and number, bank=60, with commas between them",
     "ray_addresses": "addresses, host:port or local, with commas between them",
     "ray_environment": "names of environment variables, with commas between them",
     "jobs": "names of modules or paths of files, with commas between them",
@@ -496,8 +517,12 @@ _ALLOWED = {
     "umask": "three octal digits, such as 077",
 }
 _PARSERS: dict[str, Callable[[str, str], Any]] = {
-    "peers": _by_party,
-    "peer_pins": _by_party,
+    "peers": _by_name,
+    "peer_pins": _by_name,
+    "max_running_of_types": _by_name,
+    "max_running_of_tenants": _by_name,
+    "max_starts_of_types": _by_name,
+    "max_starts_of_tenants": _by_name,
     "jobs": _names,
     "ray_addresses": _names,
     "ray_environment": _names,

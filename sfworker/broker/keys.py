@@ -18,7 +18,9 @@ workers, who serve all tenants, and the orders to them are under the prefix `sf`
 | sf:retries:<priority>:<group> | sorted set | ids of the stream's entries that `@retry` owns, by due time in ms |
 | sf:answers:<group> | hash | whom to answer for each entry that has begun: ids of its execution, by `stream entry` |
 | sf:worker:<worker_id> | string | a live worker's heartbeat, expires |
-| sf:orders:<group> | hash | what operators have paused and which workers they drain, each since when, in ms |
+| sf:orders:<group> | hash | what operators pause, limit and drain, each since when, in ms |
+| sf:running:<group> | sorted set | what runs, by task type and by tenant, for limits (`lua/prelude.lua`) |
+| sf:starts:<group> | sorted set | starts in the last minute where a limit counts them, expires |
 | sf:workers:<group> | hash | when each worker was last here and since when without a break, in ms; `@all`: any |
 """
 
@@ -114,6 +116,12 @@ class Keys:
 
     def orders(self, group: str) -> str:
         return f"{self._fleet}:orders:{group}"
+
+    def running(self, group: str) -> str:
+        return f"{self._fleet}:running:{group}"
+
+    def starts(self, group: str) -> str:
+        return f"{self._fleet}:starts:{group}"
 
     @property
     def _fleet(self) -> str:

@@ -35,6 +35,7 @@ class Place:
 def places(areas: Sequence[Keys], group: str) -> list[Place]:
     """List the keys whose names are known beforehand, of all tenants."""
     found = [Place(key, "hash", is_book=True) for key in (areas[0].workers(group), areas[0].orders(group))]
+    found += [Place(key, "zset", is_book=True) for key in (areas[0].running(group), areas[0].starts(group))]
     for keys in areas:
         found += [Place(stream, "stream") for stream in (*keys.job_streams(), keys.results)]
         found += [Place(keys.retries(stream, group), "zset", is_book=True) for stream in keys.job_streams()]

@@ -18,7 +18,7 @@ from typing import Any, NoReturn, Protocol
 _SHELLS = ("bash", "zsh", "tcsh")
 _SUBCOMMANDS = (
     *("run", "submit", "watch", "status", "top", "list", "show", "logs", "cancel", "dead", "replay", "retry-now"),
-    *("pause", "resume", "drain", "groups"),
+    *("pause", "resume", "limit", "drain", "groups"),
     *("report", "tasks", "schema", "doctor", "gateway", "certs", "demo"),
 )
 _FILES = {"list": "listing", "logs": "job_log", "retry-now": "retry_now"}

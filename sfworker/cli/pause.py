@@ -59,15 +59,18 @@ async def _pause(settings: Settings, arguments: argparse.Namespace) -> int:
         await broker.give_order(name)
         orders = await standing_orders(redis, broker.keys, group)
     print(next(order.sentence for order in orders if order.name == name))
-    if arguments.task_type and not _is_built_in(settings, arguments.task_type):
-        print(f"{arguments.task_type} is no task type that is known here; is it spelled right?")
+    if warning := strange_type(settings, arguments.task_type):
+        print(warning)
     options = {"--stream": arguments.stream, "--task-type": arguments.task_type}
     target = [word for option, value in options.items() if value for word in (option, value)] or ["--all"]
     print(f"{command_line(arguments, 'resume', *target)} takes that back")
     return 0
 
 
-def _is_built_in(settings: Settings, name: str) -> bool:
+def strange_type(settings: Settings, name: str | None) -> str | None:
+    """Return a sentence where `name` is no task type that is known here; workers may know it all the same."""
     from sfworker.catalog.installed import installed_task_types
 
-    return name in {task_type.name for task_type in installed_task_types(settings.jobs)}
+    if name is None or name in {task_type.name for task_type in installed_task_types(settings.jobs)}:
+        return None
+    return f"{name} is no task type that is known here; is it spelled right?"

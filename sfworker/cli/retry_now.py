@@ -46,6 +46,8 @@ async def _one(settings: Settings, group: str, execution_id: str) -> int:
         raise SecretFlowTaskError(f"{sentence(execution_id, known)}, so there is no attempt to hasten")
     if outcome == "held":
         raise SecretFlowTaskError(f"jobs like {execution_id} are paused; `sfworker resume` lets them begin")
+    if outcome == "limited":
+        raise SecretFlowTaskError(f"a limit holds {execution_id} up; `sfworker status` names it")
     print(f"{execution_id} is tried again as soon as a worker is free")
     return 0
 

@@ -2,6 +2,7 @@
 -- is too large to be accepted is not kept, because it could only fail again.
 --   KEYS 1-3 as in the prelude   4 result (sf:result:<id>)   5 cancel mark (sf:cancel:<id>)
 --        6 ids to answer (sf:answers:<group>)   7 index (sf:ended)   8 envelope (sf:envelope:<id>)
+--        9 what runs (sf:running:<group>)
 --   ARGV 1-11 as in the prelude   12 event   13 result   14 seconds the result is kept   15 consumer @dead
 --        16 seconds the record is kept   17 bytes of the largest entry that is kept   18 task type
 --        19 executions that the index keeps
@@ -14,6 +15,7 @@ local listed = enlist(KEYS[7], 'FAILURE', event, ARGV[18], ARGV[19], ARGV[16])
 local small = size(KEYS[1], ARGV[3]) <= tonumber(ARGV[17])
 if not small or not hand_over(KEYS[1], ARGV[1], ARGV[3], ARGV[15]) then settle(KEYS[1], ARGV[1], ARGV[3]) end
 note(KEYS[2], 'failed', ARGV[12])
+count_out(KEYS[9])
 redis.call('HSET', KEYS[2], 'state', 'dead', 'buried', now_ms(), 'error_type', event.error_type or '',
   'error', event.error or '', 'listed', listed)
 redis.call('HDEL', KEYS[2], 'written')

@@ -265,6 +265,57 @@ local function pause(orders, stream, task_type)
   end
 end
 
+-- Limits of a task type or tenant, the subject `type <name>` or `tenant <name>`, count what these sets hold. Their members
+-- have equal scores, so that they are in the order of their text, and a subject's are counted without reading them:
+--   running (sf:running:<group>)   `<subject>\n<stream> <entry>` for each job of it that runs, or that was let go to run
+--   starts (sf:starts:<group>)     `<subject>\n<ms> <run>` for each start in the last minute, where a limit asks for it
+local MINUTE = 60000
+
+-- Returns a subject's range of such a set from `first` on, as commands take it.
+local function range_of(subject, first)
+  return '[' .. subject .. '\n' .. (first or ''), '(' .. subject .. '\11'
+end
+
+-- Returns how many jobs of the subject may run at once and how many may start in a minute, nil for any number: as an
+-- operator has ordered, else as the worker's settings say.
+local function limits(orders, of_settings, subject)
+  local names, found = {'running ' .. subject, 'starts ' .. subject}, {}
+  local ordered = redis.pcall('HMGET', orders, 'limit ' .. names[1], 'limit ' .. names[2])
+  for i, name in ipairs(names) do
+    local number = string.match(ordered[i] or '', '^(%d+) %d+$') or string.match(ordered[i] or '', '^(%-) %d+$')
+    if number then found[i] = tonumber(number) else found[i] = of_settings[name] end -- `-` is any number
+  end
+  return found[1], found[2]
+end
+
+-- Returns how many more jobs of the subject may begin now.
+local function room(running, starts, orders, of_settings, subject)
+  local at_once, a_minute = limits(orders, of_settings, subject)
+  local left = math.huge
+  if at_once then left = at_once - redis.call('ZLEXCOUNT', running, range_of(subject)) end
+  if a_minute then
+    local since = string.format('%.0f', now_ms() - MINUTE)
+    left = math.min(left, a_minute - redis.call('ZLEXCOUNT', starts, range_of(subject, since)))
+  end
+  return left
+end
+
+-- Returns the score among the due times of the entries that a subject's limits hold up, as text, later than any other.
+-- Those of one score are in the order of their ids, so of their age.
+local function score_of(subject)
+  return string.format('%.0f', NEVER_DUE + 1 + tonumber(string.sub(redis.sha1hex(subject), 1, 10), 16))
+end
+
+-- Counts the attempt no more among what runs, and returns the subjects for which it was. Called before its record is
+-- closed. With pcall, as an answer must not depend on it.
+local function count_out(running)
+  local was = {}
+  for subject in string.gmatch(redis.call('HGET', KEYS[2], 'counted') or '', '[^\n]+') do
+    was[subject] = redis.pcall('ZREM', running, subject .. '\n' .. KEYS[1] .. ' ' .. ARGV[3]) == 1
+  end
+  return was
+end
+
 -- Claims a pending entry and returns its parcel. One whose payload was deleted is not claimed (see hand_over) and makes
 -- a parcel without envelope, {stream, id}.
 local function claim(stream, group, consumer, min_idle, entry)

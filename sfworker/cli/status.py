@@ -57,9 +57,9 @@ def _print(figures: Overview, group: str) -> None:
     from sfworker.cli.console import console, table
 
     out = console()
-    queues = table("stream", "queued >", "running >", "retrying >", "held >", "limited >", "dead >")
+    queues = table("stream", "queued >", "running >", "retrying >", "held >", "dead >")
     for stream in figures.streams:
-        counts = (stream.queued, stream.running, stream.retrying, stream.held, stream.limited, stream.dead)
+        counts = (stream.queued, stream.running, stream.retrying, stream.held + stream.limited, stream.dead)
         queues.add_row(stream.stream, *map(str, counts))
     out.print(queues)
     standing = [order.sentence for order in figures.orders] + [limit.sentence for limit in figures.limits]

@@ -106,10 +106,10 @@ def _page(seen: _Seen) -> Group:
     from sfworker.cli.listing import length
 
     now, figures = time.time(), seen.figures
-    streams = table("stream", "queued >", "oldest >", "running >", "retrying >", "held >", "limited >", "dead >")
+    streams = table("stream", "queued >", "oldest >", "running >", "retrying >", "held >", "dead >")
     for stream in figures.streams:
         age = seen.ages.get(stream.stream) if stream.queued else None
-        counts = (stream.running, stream.retrying, stream.held, stream.limited, stream.dead)
+        counts = (stream.running, stream.retrying, stream.held + stream.limited, stream.dead)
         streams.add_row(stream.stream, str(stream.queued), "" if age is None else length(age), *map(str, counts))
     workers = table("worker", "running >", "free >", "memory >")
     jobs = table("execution", "task type", "for >", "progress", "memory >", "worker")

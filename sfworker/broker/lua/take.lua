@@ -28,7 +28,7 @@ end
 
 -- Strikes out what is counted among the subject's running jobs and runs no more, as an entry that somebody has deleted. Of
 -- many members a part is looked at, another one each time; all subjects of a call together may look at `looks`.
-local looks = 100
+local looks = 10
 local function strike_out(subject)
   local first, last = range_of(subject)
   local count = redis.call('ZLEXCOUNT', running, first, last)

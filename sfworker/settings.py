@@ -45,6 +45,8 @@ _OF_GATEWAYS = (
 )
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 DataRoots = list[str] | dict[str, list[str] | str]
+Limits = dict[Annotated[str, Meta(pattern=r"\A[A-Za-z0-9_.:-]{1,100}\Z")], Annotated[int, Meta(ge=1)]]
+"""By the name of a task type or tenant."""
 
 
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -84,22 +86,18 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     worker_hostname: Annotated[str, Meta(description="First part of the worker's id; empty: the host's name.")] = ""
     concurrency: Annotated[int, Meta(ge=1, le=256, description="Number of executions at the same time.")] = 1
     max_running_of_types: Annotated[
-        dict[str, Annotated[int, Meta(ge=1)]],
+        Limits,
         Meta(
             description="Number of jobs of a task type that run at once in the group, over all workers: "
             "`psi=2,ss_xgb=1`; others: any. See `sfworker limit`."
         ),
     ] = {}
-    max_running_of_tenants: Annotated[
-        dict[str, Annotated[int, Meta(ge=1)]], Meta(description="The same of tenants: `bank=4`.")
-    ] = {}
+    max_running_of_tenants: Annotated[Limits, Meta(description="The same of tenants: `bank=4`.")] = {}
     max_starts_of_types: Annotated[
-        dict[str, Annotated[int, Meta(ge=1)]],
+        Limits,
         Meta(description="Number of jobs of a task type that start in a minute: `psi=30`; others: any."),
     ] = {}
-    max_starts_of_tenants: Annotated[
-        dict[str, Annotated[int, Meta(ge=1)]], Meta(description="The same of tenants: `bank=60`.")
-    ] = {}
+    max_starts_of_tenants: Annotated[Limits, Meta(description="The same of tenants: `bank=60`.")] = {}
     spare_processes: Annotated[
         int,
         Meta(
@@ -418,7 +416,7 @@ def load(environ: Mapping[str, str] = os.environ, **overrides: Any) -> Settings:
     try:
         return msgspec.convert(values, Settings, strict=False)
     except msgspec.ValidationError as error:
-        [name] = re.findall(r" - at `\$\.(\w+)", str(error))
+        [name] = re.findall(r"`\$\.(\w+)", str(error))
         raise SettingsError(f"{variable(name)}: has to be {_allowed(name)}") from None
 
 

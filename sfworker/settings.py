@@ -45,6 +45,8 @@ _OF_GATEWAYS = (
 )
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 DataRoots = list[str] | dict[str, list[str] | str]
+Outcome = Literal["success", "failure", "cancelled"]
+OUTCOMES: tuple[Outcome, ...] = ("success", "failure", "cancelled")
 Limits = dict[Annotated[str, Meta(pattern=r"\A[A-Za-z0-9_.:-]{1,100}\Z")], Annotated[int, Meta(ge=1)]]
 """By the name of a task type or tenant."""
 
@@ -190,10 +192,30 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     result_ttl: Annotated[
         int, Meta(ge=1, description="Seconds that a result is kept at `sf:result:<execution_id>`.")
     ] = 86_400
+    result_ttl_of: Annotated[
+        dict[Outcome, Annotated[int, Meta(ge=1)]],
+        Meta(description="The same by outcome, where it differs: `success=3600,failure=604800,cancelled=60`."),
+    ] = {}
     retention: Annotated[int, Meta(ge=60, description="Seconds that records of executions are kept.")] = 7 * 86_400
+    retention_of: Annotated[
+        dict[Outcome, Annotated[int, Meta(ge=60)]],
+        Meta(description="The same by outcome, where it differs: `success=86400,failure=2592000`."),
+    ] = {}
+    most_kept_of: Annotated[
+        dict[Outcome, Annotated[int, Meta(ge=1)]],
+        Meta(
+            description="Number of ended executions by outcome of which anything is kept, the newest: "
+            "`success=100000,failure=10000`; others: any. An `execution_id` that is forgotten so is run again if it is "
+            "sent again."
+        ),
+    ] = {}
     ended_maxlen: Annotated[
         int,
-        Meta(ge=0, le=100_000_000, description="Number of ended executions that `sfworker list` knows at most."),
+        Meta(
+            ge=0,
+            le=100_000_000,
+            description="Number of ended executions of each outcome that `sfworker list` knows at most.",
+        ),
     ] = 100_000
     results_maxlen: Annotated[
         int, Meta(ge=100, description="Approximate number of entries that `sf:results` keeps.")
@@ -395,6 +417,14 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         encoded = {name: msgspec.json.encode(value, order="deterministic") for name, value in values.items()}
         return {variable(name): hashlib.sha256(value).hexdigest() for name, value in encoded.items()}
 
+    def result_ttl_after(self, outcome: Outcome) -> int:
+        """Seconds that result and envelope of an execution are kept that ended so."""
+        return self.result_ttl_of.get(outcome, self.result_ttl)
+
+    def retention_after(self, outcome: Outcome) -> int:
+        """Seconds that the record of an execution is kept that ended so."""
+        return self.retention_of.get(outcome, self.retention)
+
     def hostname(self) -> str:
         return self.worker_hostname or socket.gethostname()
 
@@ -504,6 +534,10 @@ _ALLOWED = {
     "peers": "pairs of party and address, bob=host:port, with commas between them",
     "peer_pins": "pairs of party and SHA-256 fingerprint, bob=<64 hex digits>, with commas between them",
     "gateway_listen": "an address, host:port",
+    "result_ttl_of": "pairs of success, failure or cancelled and seconds, failure=604800, with commas between them",
+    "retention_of": "pairs of success, failure or cancelled and seconds from 60 on, failure=2592000, with commas "
+    "between them",
+    "most_kept_of": "pairs of success, failure or cancelled and number, success=100000, with commas between them",
     "max_running_of_types": "pairs of task type and number, psi=2, with commas between them",
     "max_running_of_tenants": "pairs of tenant and number, bank=4, with commas between them",
     "max_starts_of_types": "pairs of task type and number, psi=30, with commas between them",
@@ -517,6 +551,9 @@ _ALLOWED = {
 _PARSERS: dict[str, Callable[[str, str], Any]] = {
     "peers": _by_name,
     "peer_pins": _by_name,
+    "result_ttl_of": _by_name,
+    "retention_of": _by_name,
+    "most_kept_of": _by_name,
     "max_running_of_types": _by_name,
     "max_running_of_tenants": _by_name,
     "max_starts_of_types": _by_name,

@@ -32,7 +32,7 @@ from sfworker.broker.overview import last_delivered
 from sfworker.broker.pipe import Pipe
 from sfworker.broker.readers import SlowReader, slow_reader
 from sfworker.broker.scripts import Scripts
-from sfworker.settings import Settings
+from sfworker.settings import OUTCOMES, Outcome, Settings
 from sfworker.wire.envelope import decode_ids, decode_task_type
 
 _log = logging.getLogger("sfworker.broker")
@@ -303,21 +303,22 @@ class Broker:
         return bool(await self._scripts.call("wrote", self._keys(attempt), *self._arguments(attempt), path))
 
     async def finish(self, attempt: Attempt, status: str, event: bytes, result: bytes) -> bool:
-        keys = self._keys_of_answer(attempt)
-        kept = (self._settings.result_ttl, self._settings.retention)
-        more = (event, result, *kept, attempt.task_type, self._settings.ended_maxlen)
+        outcome: Outcome = "cancelled" if status == "CANCELLED" else "success"
+        keys = self._keys_of_answer(attempt, outcome)
+        kept = (self._settings.result_ttl_after(outcome), self._settings.retention_after(outcome))
+        more = (event, result, *kept, attempt.task_type, *self._most_kept(outcome))
         return bool(await self._scripts.call("finish", keys, *self._arguments(attempt), status, *more))
 
     async def bury(self, attempt: Attempt, event: bytes, result: bytes) -> bool:
-        keys = self._keys_of_answer(attempt)
+        keys = self._keys_of_answer(attempt, "failure")
         kept = (
             DEAD_CONSUMER,
-            self._settings.retention + OUTLAST_SECONDS,
+            self._settings.retention_after("failure") + OUTLAST_SECONDS,
             self._settings.max_envelope_bytes + BESIDE_BYTES,
             attempt.task_type,
-            self._settings.ended_maxlen,
+            *self._most_kept("failure"),
         )
-        more = (event, result, self._settings.result_ttl, *kept)
+        more = (event, result, self._settings.result_ttl_after("failure"), *kept)
         return bool(await self._scripts.call("bury", keys, *self._arguments(attempt), *more))
 
     async def lost(self, attempt: Attempt, event: bytes, result: bytes) -> list[str] | None:
@@ -327,9 +328,10 @@ class Broker:
         """
         stream = attempt.entry.stream
         area = self.area(stream)
-        books = (self._answers(stream), area.ended, self.keys.running(self._group))
-        keys = (*self._keys(attempt), area.result(attempt.known_as), *books)
-        more = (event, result, self._settings.result_ttl, self._settings.retention, self._settings.ended_maxlen)
+        books = (self._answers(stream), area.ended("failure"), self.keys.running(self._group))
+        keys = (*self._keys(attempt), area.result(attempt.known_as), *books, area.envelope(attempt.known_as))
+        kept = (self._settings.result_ttl_after("failure"), self._settings.retention_after("failure"))
+        more = (event, result, *kept, *self._most_kept("failure"))
         written = await self._scripts.call("lost", keys, *self._arguments(attempt), *more)
         return None if written is None else _paths(written)
 
@@ -407,9 +409,10 @@ class Broker:
 
     async def cancel_queued(self, attempt: Attempt, event: bytes, result: bytes) -> bool:
         """End an execution that nobody has begun. Returns False where somebody has begun it meanwhile."""
-        keys = (*self._keys_of_answer(attempt), self._due_times(attempt.entry.stream))
-        kept = (self._settings.result_ttl, self._settings.retention, attempt.task_type, self._settings.ended_maxlen)
-        more = (event, result, *kept, RETRY_CONSUMER)
+        keys = (*self._keys_of_answer(attempt, "cancelled"), self._due_times(attempt.entry.stream))
+        kept = (self._settings.result_ttl_after("cancelled"), self._settings.retention_after("cancelled"))
+        listed, whole = self._most_kept("cancelled")
+        more = (event, result, *kept, attempt.task_type, listed, RETRY_CONSUMER, whole)
         return bool(await self._scripts.call("cancel_queued", keys, *self._arguments(attempt), *more))
 
     # --- the dead
@@ -418,7 +421,7 @@ class Broker:
         """Let a buried execution start anew, on any worker."""
         stream = attempt.entry.stream
         of_execution = (self._cancel(attempt), self.area(stream).result(attempt.known_as))
-        listed = self.area(stream).ended
+        listed = self.area(stream).ended("failure")
         keys = (*self._keys(attempt), self._due_times(stream), *of_execution, self._answers(stream), listed)
         more = (event, DEAD_CONSUMER, RETRY_CONSUMER)
         replay: Replay = (await self._scripts.call("replay", keys, *self._arguments(attempt), *more)).decode()
@@ -539,7 +542,7 @@ class Broker:
 
     async def _settle_dead(self, stream: str, first: bytes) -> bytes:
         """Settle buried entries past retention from `first` on, until a page has none. Returns where to go on."""
-        arguments = (self._group, DEAD_CONSUMER, _ms(self._settings.retention))
+        arguments = (self._group, DEAD_CONSUMER, _ms(self._settings.retention_after("failure")))
         settled = 1
         while settled:
             settled, first = await self._scripts.call("tidy", (stream,), *arguments, first)
@@ -557,10 +560,12 @@ class Broker:
 
     async def _forget_ended(self) -> None:
         """Remove those past retention from the lists of executions that ended, also where no more of them end."""
-        since = await self._now() - _ms(self._settings.retention)
+        now = await self._now()
         for area in self._areas:
-            while old := await self._redis.zrangebyscore(area.ended, "-inf", since, 0, MOST_FORGOTTEN):
-                await self._redis.zrem(area.ended, *old)
+            for outcome in OUTCOMES:
+                index, since = area.ended(outcome), now - _ms(self._settings.retention_after(outcome))
+                while old := await self._redis.zrangebyscore(index, "-inf", since, 0, MOST_FORGOTTEN):
+                    await self._redis.zrem(index, *old)
 
     @asynccontextmanager
     async def cancellations(self) -> AsyncIterator[AsyncIterator[tuple[str, Keys]]]:
@@ -621,11 +626,16 @@ class Broker:
     def _keys(self, attempt: Attempt) -> tuple[str, ...]:
         return attempt.entry.stream, self._record(attempt), self.area(attempt.entry.stream).results
 
-    def _keys_of_answer(self, attempt: Attempt) -> tuple[str, ...]:
+    def _most_kept(self, outcome: Outcome) -> tuple[int, int]:
+        """Return how many the list of those that ended so keeps, and 1 where the others are forgotten altogether."""
+        most = self._settings.most_kept_of.get(outcome)
+        return (self._settings.ended_maxlen, 0) if most is None else (most, 1)
+
+    def _keys_of_answer(self, attempt: Attempt, outcome: Outcome) -> tuple[str, ...]:
         stream = attempt.entry.stream
         area, known_as = self.area(stream), attempt.known_as
         of_execution = (area.result(known_as), self._cancel(attempt))
-        books = (self._answers(stream), area.ended, area.envelope(known_as), self.keys.running(self._group))
+        books = (self._answers(stream), area.ended(outcome), area.envelope(known_as), self.keys.running(self._group))
         return (*self._keys(attempt), *of_execution, *books)
 
     @property

@@ -14,7 +14,8 @@ workers, who serve all tenants, and the orders to them are under the prefix `sf`
 | sf:control | channel | an execution id to look at at once (see sf:cancel) |
 | sf:exec:<execution_id> | hash | its record: place, state, counters, history; of one that ended: state, group, run |
 | sf:envelope:<execution_id> | string | the envelope of one that was answered, expires with its result |
-| sf:ended | sorted set | the executions that ended, by time in ms: facts as a JSON array (`broker/finding.py`) |
+| sf:ended | sorted set | the executions that succeeded, by time in ms: facts as a JSON array (`broker/finding.py`) |
+| sf:ended:failure, sf:ended:cancelled | sorted set | the same of others |
 | sf:retries:<priority>:<group> | sorted set | ids of the stream's entries that `@retry` owns, by due time in ms |
 | sf:answers:<group> | hash | whom to answer for each entry that has begun: ids of its execution, by `stream entry` |
 | sf:worker:<worker_id> | string | a live worker's heartbeat, expires |
@@ -28,6 +29,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+from sfworker.settings import Outcome
 
 PRIORITIES = ("high", "normal", "low")
 RETRY_CONSUMER = "@retry"
@@ -96,9 +99,9 @@ class Keys:
     def envelope(self, execution_id: str) -> str:
         return f"{self.prefix}:envelope:{execution_id}"
 
-    @property
-    def ended(self) -> str:
-        return f"{self.prefix}:ended"
+    def ended(self, outcome: Outcome) -> str:
+        """Return the name of the list of executions that ended so."""
+        return f"{self.prefix}:ended" if outcome == "success" else f"{self.prefix}:ended:{outcome}"
 
     def retries(self, stream: str, group: str) -> str:
         """Return the name of a job stream's due times."""

@@ -200,16 +200,51 @@ local function tell(status, event)
   redis.call('PUBLISH', ARGV[11], event)
 end
 
--- Enters the execution in `index`, which lists those that ended, newest last, as far as `kept` of them. The oldest go a
--- hundred at a time, however many are too many. Called before its record is closed. With pcall, as its place in a list must
--- not cost an execution its answer.
-local function enlist(index, status, event, task_type, kept, seconds_kept)
+-- Acknowledges the entry, and deletes it unless another group on the stream has yet to acknowledge it.
+local function settle(stream, group, entry)
+  redis.call('XACK', stream, group, entry)
+  for name, last in pairs(delivered(stream)) do
+    if name ~= group and (not not_after(entry, last) or owner(stream, name, entry)) then return end
+  end
+  redis.call('XDEL', stream, entry)
+end
+
+-- Forgets all that is kept of an execution that ended, by its facts: record, result, envelope (whose key is that of this
+-- one), and the entry of a dead one. Not where it was replayed or sent again since, of which those are then.
+local function forget_ended(member, envelope)
+  local facts = cjson.decode(member)
+  local id, place = facts[1], facts[8] .. ' ' .. facts[9]
+  local function of(key, own, other) return string.sub(key, 1, -1 - #own) .. other end
+  local function its_record(other)
+    return of(KEYS[2], ARGV[6] == 'execution_id' and ARGV[7] or KEYS[1] .. ' ' .. ARGV[3], other)
+  end
+  local record = its_record(id)
+  if id == facts[9] and redis.call('EXISTS', record) == 0 then record = its_record(place) end -- its envelope held no id
+  local known = redis.call('HMGET', record, 'state', 'answered', 'group', 'stream', 'entry')
+  if known[1] == 'dead' and known[4] .. ' ' .. known[5] == place then
+    settle(known[4], known[3], known[5])
+  elseif known[1] and not (known[1] == 'done' and known[2] == place) then
+    return
+  end
+  redis.call('DEL', record, of(KEYS[4], ARGV[7], id), of(envelope, ARGV[7], id))
+end
+
+-- Enters the execution in `index`, which lists those that ended so, newest last, as far as `kept` of them. The oldest go a
+-- hundred at a time, however many are too many; where they are to be forgotten altogether (`whole` is 1), ten. Called
+-- before its record is closed. With pcall, as its place in a list must not cost an execution its answer.
+local function enlist(index, status, event, task_type, seconds_kept, kept, whole, envelope)
   local record, now = redis.call('HMGET', KEYS[2], 'attempt', 'started'), now_ms()
   local facts = cjson.encode({ARGV[7], status, task_type, event.error_type or '', ARGV[2], tonumber(record[1]) or 0,
     tonumber(record[2]) or 0, KEYS[1], ARGV[3], ARGV[8], ARGV[9]})
   redis.pcall('ZADD', index, now, facts)
   local length, past = redis.pcall('ZCARD', index), redis.pcall('ZCOUNT', index, '-inf', now - 1000 * seconds_kept)
-  local surplus = type(past) == 'number' and math.min(math.max(length - kept, past), 100) or 0
+  local most = whole == '1' and 10 or 100
+  local surplus = type(past) == 'number' and math.min(math.max(length - kept, past), most) or 0
+  if surplus > 0 and whole == '1' then
+    for _, member in ipairs(redis.pcall('ZRANGEBYSCORE', index, '-inf', '+inf', 'LIMIT', 0, surplus)) do
+      pcall(forget_ended, member, envelope)
+    end
+  end
   if surplus > 0 then redis.pcall('ZREMRANGEBYRANK', index, 0, surplus - 1) end
   return facts
 end
@@ -231,15 +266,6 @@ end
 local function keep_envelope(key, seconds_kept)
   local envelope = content(KEYS[1], ARGV[3])
   if envelope then redis.call('SET', key, envelope, 'EX', seconds_kept) end
-end
-
--- Acknowledges the entry, and deletes it unless another group on the stream has yet to acknowledge it.
-local function settle(stream, group, entry)
-  redis.call('XACK', stream, group, entry)
-  for name, last in pairs(delivered(stream)) do
-    if name ~= group and (not not_after(entry, last) or owner(stream, name, entry)) then return end
-  end
-  redis.call('XDEL', stream, entry)
 end
 
 -- Turns an entry from XCLAIM or XREADGROUP into a parcel {stream, id, envelope, traceparent}. Missing fields are empty.

@@ -126,11 +126,10 @@ async def live_workers(redis: Redis, keys: Keys, group: str) -> list[WorkerOverv
     return list(_decoded(await _heartbeats(redis, keys, group)))
 
 
-async def limits_of(redis: Redis, keys: Keys, group: str, tenants: Sequence[str], subject: str) -> Limit | None:
-    """Return the limits of a subject, or None where there are none."""
+async def all_limits(redis: Redis, keys: Keys, group: str, tenants: Sequence[str] = ()) -> list[Limit]:
+    """Return the limits that stand, of orders and of the workers' settings."""
     of_workers = [worker.limits for worker in await live_workers(redis, keys, group)]
-    limits = await standing_limits(redis, [keys, *keys.of_tenants(tenants)], group, of_workers)
-    return next((limit for limit in limits if f"{limit.of} {limit.name}" == subject), None)
+    return await standing_limits(redis, [keys, *keys.of_tenants(tenants)], group, of_workers)
 
 
 async def is_served(redis: Redis, keys: Keys, group: str) -> bool:

@@ -15,11 +15,11 @@ from sfworker.settings import variable
 if TYPE_CHECKING:
     from sfworker.settings import Settings
 
-SUMMARY = "Limit how many jobs of a task type or of a tenant run at once, and start in a minute"
+SUMMARY = "Limit how many jobs of a task type or of a tenant run at once, and start in a minute; alone, show the limits"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    which = parser.add_mutually_exclusive_group(required=True)
+    which = parser.add_mutually_exclusive_group()
     which.add_argument("--task-type", type=not_empty, metavar="TYPE", help="jobs of this task type")
     which.add_argument("--tenant", type=not_empty, metavar="NAME", help="jobs of this tenant")
     parser.add_argument("--running", type=_number, metavar="N", help="so many at once, over all workers, or `any`")
@@ -38,28 +38,34 @@ async def _limit(settings: Settings, arguments: argparse.Namespace) -> int:
     from msgspec import to_builtins
 
     from sfworker.broker.limits import RUNNING, STARTS, of_tenant, of_type
-    from sfworker.broker.overview import limits_of
+    from sfworker.broker.overview import all_limits
     from sfworker.cli.console import print_json
 
     asked = {RUNNING: arguments.running, STARTS: arguments.per_minute}
     ordered = {kind: most for kind, most in asked.items() if most is not None}
-    if bool(ordered) == arguments.remove:
-        raise SettingsError("say --running, --per-minute or both, or --remove alone")
-    if arguments.tenant and arguments.tenant not in settings.tenants:
-        served = ", ".join(settings.tenants) or "none"
-        raise SettingsError(f"--tenant: {variable('tenants')} has no {arguments.tenant}, but {served}")
-    subject = of_type(arguments.task_type) if arguments.task_type else of_tenant(arguments.tenant)
+    subject = of_type(arguments.task_type) if arguments.task_type else ""
+    if arguments.tenant:
+        if arguments.tenant not in settings.tenants:
+            served = ", ".join(settings.tenants) or "none"
+            raise SettingsError(f"--tenant: {variable('tenants')} has no {arguments.tenant}, but {served}")
+        subject = of_tenant(arguments.tenant)
+    if (bool(ordered) and arguments.remove) or bool(subject) != (bool(ordered) or arguments.remove):
+        raise SettingsError("say --task-type or --tenant with --running, --per-minute or both, or with --remove alone")
     async with connected_to_group(settings, arguments.group) as (redis, broker):
         for kind, most in ordered.items():
             await broker.order_limit(f"{kind}{subject}", most or None)
         if arguments.remove and not await broker.lift_limits(subject):
             raise SecretFlowTaskError("no limit of that was ordered; those of the workers' settings hold")
-        found = await limits_of(redis, broker.keys, arguments.group, settings.tenants, subject)
+        limits = await all_limits(redis, broker.keys, arguments.group, settings.tenants)
+    found = [limit for limit in limits if subject in ("", f"{limit.of} {limit.name}")]
     warning = strange_type(settings, arguments.task_type)
     if arguments.json:
-        print_json({"limit": to_builtins(found), "warning": warning})
+        print_json({"limits": to_builtins(found), "warning": warning})
         return 0
-    print("nothing limits that any more" if found is None else found.sentence)
+    for limit in found:
+        print(limit.sentence)
+    if not found:
+        print("nothing limits that any more" if subject else "nothing is limited")
     if warning:
         print(warning)
     return 0

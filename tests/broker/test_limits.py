@@ -12,7 +12,7 @@ from sfworker.broker.entry import Entry
 from sfworker.broker.keys import Keys
 from sfworker.broker.limits import Limit, limits_of_settings
 from sfworker.broker.orders import PAUSE_TYPE
-from sfworker.broker.overview import limits_of, overview
+from sfworker.broker.overview import all_limits, overview
 from sfworker.settings import Settings
 from tests.broker.conftest import GROUP, OpenBroker
 from tests.broker.test_state_changes import EVENT, said
@@ -55,8 +55,7 @@ def ids(attempts: list[Attempt]) -> list[str]:
 
 
 async def psi(redis: Any) -> Limit:
-    found = await limits_of(redis, Keys(), GROUP, [], "type psi")
-    assert found is not None
+    [found] = await all_limits(redis, Keys(), GROUP)
     return found
 
 

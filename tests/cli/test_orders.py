@@ -48,7 +48,8 @@ def test_a_limit_is_shown_until_it_is_removed(
     assert sentence in sfworker("status").out
     assert sentence in sfworker("top", "--once").out
     [limit] = json.loads(sfworker("status", "--json").out)["limits"]
-    assert json.loads(sfworker("limit", "--task-type", "psi", "--running", "2", "--json").out)["limit"] == limit
+    assert json.loads(sfworker("limit", "--task-type", "psi", "--running", "2", "--json").out)["limits"] == [limit]
+    assert sfworker("limit").out == f"{sentence}\n"
     both = sfworker("limit", "--task-type", "psi", "--running", "any", "--per-minute", "30")
     assert both.out == "limited: of psi 0 of 30 started in the last minute; 0 wait\n"
     # What a worker's settings say is shown as well, and holds again.
@@ -79,8 +80,9 @@ def test_orders_that_are_no_times_are_shown_all_the_same(sfworker: Command, redi
             "workers read no sf:jbos, only sf:jobs:high, sf:jobs, sf:jobs:low",
         ),
         (["pause"], "one of the arguments --stream --task-type --all is required; see sfworker pause --help"),
-        (["limit", "--task-type", "psi"], "say --running, --per-minute or both, or --remove alone"),
-        (["limit", "--task-type", "psi", "--running", "1", "--remove"], "or both, or --remove alone"),
+        (["limit", "--task-type", "psi"], "with --running, --per-minute or both, or with --remove alone"),
+        (["limit", "--task-type", "psi", "--running", "1", "--remove"], "or both, or with --remove alone"),
+        (["limit", "--running", "1"], "or both, or with --remove alone"),
         (
             ["limit", "--task-type", "psi", "--running", "0"],
             "0 is not a whole number above 0; see sfworker limit --help",

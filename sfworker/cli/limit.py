@@ -39,7 +39,7 @@ async def _limit(settings: Settings, arguments: argparse.Namespace) -> int:
 
     from sfworker.broker.limits import RUNNING, STARTS, of_tenant, of_type
     from sfworker.broker.overview import all_limits
-    from sfworker.cli.console import print_json
+    from sfworker.cli.console import say
 
     asked = {RUNNING: arguments.running, STARTS: arguments.per_minute}
     ordered = {kind: most for kind, most in asked.items() if most is not None}
@@ -59,15 +59,10 @@ async def _limit(settings: Settings, arguments: argparse.Namespace) -> int:
         limits = await all_limits(redis, broker.keys, arguments.group, settings.tenants)
     found = [limit for limit in limits if subject in ("", f"{limit.of} {limit.name}")]
     warning = strange_type(settings, arguments.task_type)
-    if arguments.json:
-        print_json({"limits": to_builtins(found), "warning": warning})
-        return 0
-    for limit in found:
-        print(limit.sentence)
-    if not found:
-        print("nothing limits that any more" if subject else "nothing is limited")
-    if warning:
-        print(warning)
+    sentences = [limit.sentence for limit in found]
+    sentences += [] if found else ["nothing limits that any more" if subject else "nothing is limited"]
+    sentences += [warning] if warning else []
+    say({"limits": to_builtins(found), "warning": warning}, *sentences, as_json=arguments.json)
     return 0
 
 

@@ -30,6 +30,7 @@ def add_order_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--stream", type=not_empty, metavar="STREAM", help="jobs of this stream, such as sf:jobs:low")
     which.add_argument("--task-type", type=not_empty, metavar="TYPE", help="jobs of this task type")
     which.add_argument("--all", action="store_true", help="all jobs of the group")
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
     add_group_argument(parser)
     add_redis_arguments(parser)
 
@@ -51,19 +52,22 @@ def order_of(settings: Settings, arguments: argparse.Namespace) -> str:
 
 
 async def _pause(settings: Settings, arguments: argparse.Namespace) -> int:
+    from msgspec import to_builtins
+
     from sfworker.broker.orders import standing_orders
+    from sfworker.cli.console import say
     from sfworker.cli.known import command_line
 
     name, group = order_of(settings, arguments), arguments.group
     async with connected_to_group(settings, group) as (redis, broker):
         await broker.give_order(name)
         orders = await standing_orders(redis, broker.keys, group)
-    print(next(order.sentence for order in orders if order.name == name))
-    if warning := strange_type(settings, arguments.task_type):
-        print(warning)
+    order, warning = next(order for order in orders if order.name == name), strange_type(settings, arguments.task_type)
     options = {"--stream": arguments.stream, "--task-type": arguments.task_type}
     target = [word for option, value in options.items() if value for word in (option, value)] or ["--all"]
-    print(f"{command_line(arguments, 'resume', *target)} takes that back")
+    remedy = f"{command_line(arguments, 'resume', *target)} takes that back"
+    sentences = [order.sentence, *([warning] if warning else []), remedy]
+    say({"order": to_builtins(order), "warning": warning}, *sentences, as_json=arguments.json)
     return 0
 
 

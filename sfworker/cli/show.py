@@ -33,12 +33,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     about = asyncio.run(_about(arguments, settings_from(arguments)))
+    from sfworker.cli.console import print_json, say
+
     if arguments.bundle:
         _write_bundle(arguments.bundle, about)
-        print(f"{arguments.bundle} is written; it holds no data beyond the job's result, read it before you send it")
+        sentence = (
+            f"{arguments.bundle} is written; it holds no data beyond the job's result, read it before you send it"
+        )
+        say({"file": arguments.bundle}, sentence, as_json=arguments.json)
     elif arguments.json:
-        from sfworker.cli.console import print_json
-
         print_json(about)
     else:
         _print(about)

@@ -2,8 +2,8 @@
 
 Without them nothing is imported and every call does nothing. `OTEL_TRACES_EXPORTER` and `OTEL_METRICS_EXPORTER` take
 `otlp` (over HTTP, protobuf), `console`, several, or `none`; where one is not set, an `OTEL_EXPORTER_OTLP_ENDPOINT` (or
-the signal's own) means `otlp`. A worker's metrics take `prometheus`, too, which is also meant where none is set and the
-worker has an HTTP server. Everything is exported by threads; a collector that is down costs spans, never time.
+the signal's own) means `otlp`. A metrics take `prometheus`, too, which is also meant where none is set and the
+worker or gateway has an HTTP server. Everything is exported by threads; a collector that is down costs spans, never time.
 
 | span | kind | from, to | attributes |
 |---|---|---|---|
@@ -25,7 +25,7 @@ nobody decides what another party samples. A party process tells at most 64 span
 have no network.
 
 Metrics are those of `METRICS`, which deploy/README.md explains. A party's gateway exports its own metrics, by `export`.
-Metrics can be scraped, too: `prometheus` among the exporters is the page that `Telemetry.page` returns.
+Metrics can be scraped, too: `prometheus` among the exporters is the page that `page` of either returns.
 
 Both carry the resource attributes `service.name` (default `sfworker`), `service.version` and `service.instance.id` (the
 worker's id, or `<host>-gateway-<party>`). Only the attributes in `_ATTRIBUTES` are ever exported: no parameters, no paths, no data.
@@ -240,24 +240,44 @@ class Instrument(NamedTuple):
     read: Callable[[], Iterable[tuple[float, Mapping[str, str]]]]
 
 
-def export(
-    environ: Mapping[str, str], instance_id: str, version: str, instruments: Iterable[Instrument]
-) -> Callable[[], None]:
-    """Export `instruments` as `environ` asks for. Returns what sends the last figures, which blocks as `close` does.
+class Exported(NamedTuple):
+    """Instruments that are exported. Both are as those of `Telemetry`."""
 
-    Raises SettingsError as `Telemetry.from_environ` does.
+    close: Callable[[], None]
+    page: Callable[[], bytes | None]
+
+
+def export(
+    environ: Mapping[str, str],
+    instance_id: str,
+    version: str,
+    instruments: Iterable[Instrument],
+    *,
+    has_server: bool,
+) -> Exported:
+    """Export `instruments` as `environ` asks for. Raises SettingsError as `Telemetry.from_environ` does.
+
+    `has_server` says whether there is an HTTP server for the page. Without one `prometheus` is what workers are to do,
+    whose variables these are, too.
     """
-    # What is scraped is scraped from workers: the gateway has no HTTP server.
-    if not (exporters := [name for name in _exporters(environ, "METRICS") if name != _PROMETHEUS]):
-        return partial(_shut_down, [])
+    exporters = _exporters(environ, "METRICS", has_server=has_server)
+    if not has_server:
+        exporters = [name for name in exporters if name != _PROMETHEUS]
+    if not exporters:
+        return Exported(partial(_shut_down, []), _no_page)
     from opentelemetry.sdk.metrics import MeterProvider
 
-    provider = MeterProvider(_readers(exporters), _resource(instance_id, version), shutdown_on_exit=False)
+    readers, page = _readers(exporters)
+    provider = MeterProvider(readers, _resource(instance_id, version), shutdown_on_exit=False)
     meter = provider.get_meter("sfworker")
     for each in instruments:
         create = getattr(meter, f"create_observable_{each.kind}")
         create(each.name, [partial(_observe, each.read)], each.unit, each.description)
-    return partial(_shut_down, [provider])
+    return Exported(partial(_shut_down, [provider]), page)
+
+
+def _no_page() -> None:
+    """Return what those get who ask for metrics where they are not scraped."""
 
 
 def _observe(
@@ -291,7 +311,7 @@ class RecordingTelemetry(Telemetry):
         processors: Collection[SpanProcessor],
         readers: Collection[MetricReader],
         group: str = "",
-        page: Callable[[], bytes] | None = None,
+        page: Callable[[], bytes | None] = _no_page,
     ) -> None:
         from opentelemetry.sdk.metrics import MeterProvider
         from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, View
@@ -358,7 +378,7 @@ class RecordingTelemetry(Telemetry):
         self._delay.record(max(seconds, 0.0))
 
     def page(self) -> bytes | None:
-        return self._page() if self._page else None
+        return self._page()
 
     def close(self) -> None:
         _shut_down([self._tracers, self._meters])
@@ -509,17 +529,7 @@ def _recording(traces: list[str], metrics: list[str], worker_id: str, version: s
         processors = [BatchSpanProcessor(_span_exporter(name)) for name in traces]
     except ValueError as error:
         raise _not_taken(error) from None
-    readers = _readers(name for name in metrics if name != _PROMETHEUS)
-    page = None
-    if _PROMETHEUS in metrics:
-        from opentelemetry.exporter.prometheus import PrometheusMetricReader
-        from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, REGISTRY, generate_latest
-
-        for about_python in (GC_COLLECTOR, PLATFORM_COLLECTOR):  # of no use here; PROCESS_COLLECTOR's figures are
-            with contextlib.suppress(KeyError):  # gone already, by another one in this process
-                REGISTRY.unregister(about_python)
-        readers.append(PrometheusMetricReader())
-        page = partial(generate_latest, REGISTRY)
+    readers, page = _readers(metrics)
     return RecordingTelemetry(_resource(worker_id, version), processors, readers, group, page)
 
 
@@ -532,13 +542,26 @@ def _resource(instance_id: str, version: str) -> Resource:
     ).merge(OTELResourceDetector().detect())
 
 
-def _readers(exporters: Iterable[str]) -> list[MetricReader]:
+def _readers(exporters: Collection[str]) -> tuple[list[MetricReader], Callable[[], bytes | None]]:
+    """Return what exports metrics, and what returns the page of those that are scraped."""
     from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 
+    readers: list[MetricReader] = []
     try:
-        return [PeriodicExportingMetricReader(_metric_exporter(name)) for name in exporters]
+        for name in exporters:
+            if name != _PROMETHEUS:
+                readers.append(PeriodicExportingMetricReader(_metric_exporter(name)))
     except ValueError as error:
         raise _not_taken(error) from None
+    if _PROMETHEUS not in exporters:
+        return readers, _no_page
+    from opentelemetry.exporter.prometheus import PrometheusMetricReader
+    from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, REGISTRY, generate_latest
+
+    for about_python in (GC_COLLECTOR, PLATFORM_COLLECTOR):  # of no use here; PROCESS_COLLECTOR's figures are
+        with contextlib.suppress(KeyError):  # gone already, by another one in this process
+            REGISTRY.unregister(about_python)
+    return [*readers, PrometheusMetricReader()], partial(generate_latest, REGISTRY)
 
 
 def _not_taken(error: ValueError) -> SettingsError:

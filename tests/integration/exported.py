@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from sfworker.daemon.health import ask
+from sfworker.listening import ask
 
 OURS = ("outcome", "phase", "task_type")  # labels that begin with our name
 

@@ -114,6 +114,9 @@ _GROUP = ("messaging.system", "messaging.consumer.group.name")
 _STREAM = (*_GROUP, "messaging.destination.name", "sfworker.tenant")
 _TYPE = ("sfworker.task.type", "sfworker.outcome")
 METRICS = {
+    "sfworker.ready": Metric(
+        "gauge", "{worker}", "1 where a job could be taken here now, as `/readyz` has it, else 0.", ("sfworker.state",)
+    ),
     "sfworker.executions": Metric(
         "counter", "{execution}", "Attempts that ended here.", (*_STREAM, *_TYPE, "error.type")
     ),
@@ -206,6 +209,9 @@ class Telemetry:
 
     def slots(self, running: int, free: int) -> None:
         """Set the number of executions that run here, and of those that could run beside them."""
+
+    def ready(self, state: str) -> None:
+        """Set how the worker is, as `/readyz` has it."""
 
     def finished(self, attempt: EndedAttempt) -> None:
         """Count an ended attempt."""
@@ -334,6 +340,7 @@ class RecordingTelemetry(Telemetry):
         self._meters = MeterProvider(list(readers), resource, shutdown_on_exit=False, views=views)
         self._tracer = self._tracers.get_tracer("sfworker")
         self._running = self._free = 0
+        self._state = "starting"
         self._readings: Mapping[str, Sequence[Reading]] = {}
         self._read_at = 0.0
 
@@ -349,6 +356,8 @@ class RecordingTelemetry(Telemetry):
         self._executions, self._incidents = kept["sfworker.executions"], kept["sfworker.incidents"]
         self._duration, self._memory = kept["sfworker.execution.duration"], kept["sfworker.execution.memory"]
         self._delay = kept["sfworker.event_loop.delay"]
+        for incident in INCIDENTS:  # of what first appears as 1, Prometheus sees no increase
+            self._incidents.add(0, {"sfworker.incident": incident})
 
     def execution(self, traceparent: str | None, started: float, attributes: Mapping[str, str | int]) -> ExecutionTrace:
         if not self._traces:
@@ -357,6 +366,9 @@ class RecordingTelemetry(Telemetry):
 
     def slots(self, running: int, free: int) -> None:
         self._running, self._free = running, free
+
+    def ready(self, state: str) -> None:
+        self._state = state
 
     def finished(self, attempt: EndedAttempt) -> None:
         kind = {"sfworker.task.type": attempt.task_type, "sfworker.outcome": attempt.outcome}
@@ -388,6 +400,8 @@ class RecordingTelemetry(Telemetry):
             return [(self._running, self._messaging)]
         if name == "sfworker.slots.free":
             return [(self._free, self._messaging)]
+        if name == "sfworker.ready":
+            return [(self._state == "ready", {"sfworker.state": self._state})]
         if time.monotonic() - self._read_at > READING_SECONDS:  # Redis is away; old figures would look like new ones
             return []
         _, kind, figure = name.split(".")

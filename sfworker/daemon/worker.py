@@ -99,7 +99,7 @@ class Worker:
                 telemetry=telemetry,
             )
         )
-        self._measuring = Measuring(broker, telemetry)
+        self._measuring = Measuring(broker, telemetry, self.readiness)
         self._ranks = RankOrder()
         self._draining = anyio.Event()
         self._hurry = anyio.Event()

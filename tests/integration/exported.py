@@ -25,6 +25,6 @@ class Page:
 
 
 def incidents(address: str) -> dict[str, float]:
-    """What happened to a worker, by name."""
+    """What happened to a worker, by name, but for what has not."""
     found = [s for s in Page(address).samples if s.name == "sfworker_incidents_total"]
-    return {s.labels["sfworker_incident"]: s.value for s in found}
+    return {s.labels["sfworker_incident"]: s.value for s in found if s.value}

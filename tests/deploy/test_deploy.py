@@ -152,7 +152,7 @@ def test_the_dockerfile_holds_only_known_instructions_and_builds_in_stages() -> 
 
 
 def test_one_command_renews_the_digests(tmp_path: Path) -> None:
-    for name in ("Dockerfile", "deploy/compose.yaml", "deploy/parties.yaml", ".ci/images"):
+    for name in ("Dockerfile", "deploy/compose.yaml", "deploy/parties.yaml", "deploy/observed.yaml", ".ci/images"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     docker = tmp_path / "docker"
@@ -167,6 +167,11 @@ def test_one_command_renews_the_digests(tmp_path: Path) -> None:
         assert re.findall(r"[a-z]+:[\w.-]+@sha256:[0-9a-f]+", (tmp_path / name).read_text()) == [
             f"{tag}@sha256:{digest}"
         ]
+    observed = re.findall(r"([a-z/-]+:[\w.-]+)@sha256:([0-9a-f]+)", (tmp_path / "deploy" / "observed.yaml").read_text())
+    assert [tag.partition(":")[0] for tag, _ in observed] == [
+        *("otel/opentelemetry-collector-contrib", "prom/prometheus", "grafana/grafana")
+    ]
+    assert all(digest == hashlib.sha256(f"{tag}\n".encode()).hexdigest() for tag, digest in observed)
     docker.write_text("#!/bin/sh\nexit 1\n")
     failed = subprocess.run(
         ["sh", tmp_path / ".ci" / "images"], env={"PATH": f"{tmp_path}:{os.environ['PATH']}"}, check=False

@@ -176,9 +176,7 @@ def test_promtool_takes_the_configuration_and_every_query(tmp_path: Path) -> Non
 def test_the_collector_takes_its_configuration() -> None:
     collector = shutil.which("otelcol-contrib") or shutil.which("otelcol")
     if collector is None:
-        pytest.skip(
-            "the OpenTelemetry collector is not installed; the checks above read its file without it"
-        )
+        pytest.skip("the OpenTelemetry collector is not installed; the checks above read its file without it")
     words = [collector, "validate", f"--config={OBSERVABILITY / 'collector.yaml'}"]
     answer = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
     assert answer.returncode == 0, answer.stderr

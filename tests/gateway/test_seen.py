@@ -357,6 +357,9 @@ def test_a_gateway_says_how_it_is_and_leaves_its_port_to_the_next(seen: Seen) ->
     assert ask(address, "/readyz") == (200, '{"state":"ready","reason":""}')
     former = site.gateway
     assert former is not None
+    for harmless in (signal.SIGHUP, signal.SIGUSR1):  # as scripts that rotate logs send
+        former.send_signal(harmless)
+        assert ask(address, "/readyz") == (200, '{"state":"ready","reason":""}')
     former.terminate()
     site.start_gateway()
     assert former.wait(20) == 0

@@ -17,11 +17,15 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
+from urllib.request import urlopen
 
 import pytest
 
+from sfworker.cli.child import bound_to_this_process, stop
 from sfworker.cli.embedded_redis import EmbeddedRedis
 from sfworker.gateway.certificates import make_authority, make_certificate
+from sfworker.listening import ask
 from tests.deploy.test_alerts import RULES, runbook
 from tests.documents.shell import ROOT
 from tests.documents.test_commands import DEPLOY
@@ -42,18 +46,18 @@ JUDGES = ["sfworker doctor", "python -I -m sfworker.daemon.health"]
 class Night:
     """A worker and its gateway, and somebody who is woken."""
 
-    def __init__(self, worker: RunningWorker, directory: Path) -> None:
+    def __init__(self, worker: RunningWorker, directory: Path, addresses: dict[str, str]) -> None:
         self.worker = worker
         self.disk = worker.log_file.parent / "disk"
         self._directory = directory
-        self._addresses = {name: f"unix:{directory}/{name}" for name in ("worker", "gateway")}
+        self.addresses = addresses
 
     def pages(self) -> dict[str, Page]:
         """What Prometheus is told now, by instance."""
-        return {name: Page(address) for name, address in self._addresses.items()}
+        return {name: Page(address) for name, address in self.addresses.items()}
 
     def figure(self, instance: str, name: str, **labels: str) -> float:
-        return Page(self._addresses[instance]).figure(name, **labels)
+        return Page(self.addresses[instance]).figure(name, **labels)
 
     def fires(self, alert: str, before: dict[str, Page], minutes: int = 5) -> None:
         """Let promtool work out that the alert fires where what is told now stands for `minutes`, and not before.
@@ -150,10 +154,11 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Night]:
     certificates.mkdir(mode=0o700)
     make_authority(certificates, 100)
     make_certificate(certificates, "alice", 90)
-    listens, nobody = free_ports(2)
+    listens, nobody, *ports = free_ports(4)
+    addresses = {name: f"{HOST}:{port}" for name, port in zip(("worker", "gateway"), ports, strict=True)}
     settings = {
-        "health": f"unix:{directory}/worker",
-        "gateway_health": f"unix:{directory}/gateway",
+        "health": addresses["worker"],
+        "gateway_health": addresses["gateway"],
         "lease_seconds": str(LEASE),
         "cancel_grace_seconds": "0.2",
         "job_logs": str(directory / "logs"),
@@ -168,9 +173,9 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Night]:
         "tls_authority": str(certificates / "authority.pem"),
     }
     with EmbeddedRedis("--appendfsync", "no") as server, RunningWorker(server.url, data, **settings) as worker:
-        night = Night(worker, directory)
+        night = Night(worker, directory, addresses)
         until(lambda: night.figure("worker", "ready") == 1)
-        until((directory / "gateway").exists)
+        until(lambda: _is_there(addresses["gateway"]))
         yield night
 
 
@@ -249,3 +254,49 @@ def test_a_dead_template(night: Night) -> None:
 
 def _is_ready(night: Night) -> bool:
     return night.figure("worker", "ready", sfworker_state="ready") == 1
+
+
+def _is_there(address: str) -> bool:
+    try:
+        return ask(address, "/healthz")[0] == 200
+    except OSError:
+        return False
+
+
+@pytest.mark.slow
+def test_a_real_prometheus_reads_worker_and_gateway_and_takes_every_rule(night: Night, tmp_path: Path) -> None:
+    prometheus = shutil.which("prometheus")
+    if prometheus is None:
+        pytest.skip("Prometheus is not installed; on Debian: apt-get install prometheus")
+    [port] = free_ports(1)
+    jobs = [{"job_name": name, "static_configs": [{"targets": [at]}]} for name, at in night.addresses.items()]
+    every = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    config = {"global": every, "rule_files": [str(RULES)], "scrape_configs": jobs}
+    (tmp_path / "prometheus.json").write_text(json.dumps(config))  # which is YAML, too
+    words = [f"--config.file={tmp_path}/prometheus.json", f"--storage.tsdb.path={tmp_path}/data"]
+    command = [prometheus, *words, f"--web.listen-address={HOST}:{port}"]
+
+    def told(path: str) -> dict[str, Any]:
+        try:
+            with urlopen(f"http://{HOST}:{port}/api/v1/{path}", timeout=10) as answer:
+                found: dict[str, Any] = json.load(answer)["data"]
+                return found
+        except OSError:
+            return {}
+
+    def value(query: str) -> str:
+        [result] = told(f"query?query={quote(query)}")["result"] or [{"value": ["", ""]}]
+        return str(result["value"][1])
+
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(bound_to_this_process(command), stdout=log, stderr=log)
+    try:
+        until(lambda: told("rules"), 60)
+        until(lambda: value("sum(sfworker_ready)") == "1", 30)
+        until(lambda: value("count(sfworker_certificate_remaining_seconds)") == "1", 30)
+        assert value("sum(up)") == "2"
+        rules = until(lambda: [r for g in told("rules")["groups"] for r in g["rules"] if r["health"] != "unknown"], 30)
+        assert [rule for rule in rules if rule["health"] != "ok"] == []
+        until(lambda: value('count(ALERTS{alertname="SfworkerNoWorker"})') == "")
+    finally:
+        stop(process, 10.0)

@@ -195,7 +195,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         int, Meta(ge=1, le=100, description="Number of times that a job may take its worker down before it is buried.")
     ] = 3
     health: Annotated[
-        str, Meta(description="Address of /healthz and /readyz: HOST:PORT or unix:/PATH; empty: none.")
+        str, Meta(description="Address of /healthz, /readyz and /metrics: HOST:PORT or unix:/PATH; empty: none.")
     ] = ""
     result_ttl: Annotated[
         int, Meta(ge=1, description="Seconds that a result is kept at `sf:result:<execution_id>`.")
@@ -297,6 +297,10 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             description="Private directory of the gateway's socket; empty: one in the directory of sockets. A worker "
             "that has this and no certificate waits for the gateway there and starts none."
         ),
+    ] = ""
+    gateway_health: Annotated[
+        str,
+        Meta(description="Address of the gateway's /healthz, /readyz and /metrics, as `SFWORKER_HEALTH`; empty: none."),
     ] = ""
     tls_certificate: Annotated[
         str, Meta(description="File with this party's certificate and its chain (PEM); empty: no gateway is started.")

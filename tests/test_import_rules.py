@@ -28,7 +28,9 @@ DAEMON_SIDE = [
     "flow",
     "tasks",
     "job_logs",
+    "listening",
     "logs",
+    "serving",
     "telemetry",
     *SHARED,
 ]
@@ -69,7 +71,7 @@ def test_the_daemon_never_imports_secretflow() -> None:
 
 
 def test_a_worker_without_a_port_imports_no_server() -> None:
-    modules = [name for name in modules_under(DAEMON_SIDE) if name != "sfworker.daemon.serving"]
+    modules = [name for name in modules_under(DAEMON_SIDE) if name != "sfworker.serving"]
     assert imported_with(modules) & {"aiohttp", "prometheus_client"} == set()
 
 

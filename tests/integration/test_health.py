@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from sfworker.cli.embedded_redis import EmbeddedRedis
-from sfworker.daemon.health import ask
+from sfworker.listening import ask
 from tests.integration.exported import incidents
 from tests.running_worker import RunningWorker, envelope, kill, until
 

@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from sfworker import __version__
 from sfworker.console.guard import TOKEN_FIELD, VISIT, Guard
 from sfworker.console.site import Site
-from sfworker.console.words import LANGUAGES, Language, Words, data, english
+from sfworker.console.words import LANGUAGES, Language, Words, data, dictionary, english
 from sfworker.report.page import TEMPLATES
 from sfworker.report.tables import shown
 
@@ -41,6 +41,7 @@ def render(
 ) -> web.Response:
     """Return a page."""
     visit = request[VISIT]
+    said = f"said.{request.query.get('said', '')}"
     text = (
         _environment(visit.language)
         .get_template(template)
@@ -53,7 +54,9 @@ def render(
             prefix=desk.site.keys.prefix,
             may_enter=visit.may_enter,
             asks_for_token=desk.guard.asks_for_token,
-            said=request.query.get("said", ""),
+            said=said if said in dictionary() else "",
+            said_number=request.query.get("n", ""),
+            status_is_bad=status != HTTPStatus.OK,
             version=__version__,
             **values,
         )

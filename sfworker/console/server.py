@@ -18,6 +18,7 @@ from redis import exceptions
 from sfworker.broker.broker import open_broker
 from sfworker.broker.connection import connect
 from sfworker.client import Client, is_refused
+from sfworker.console.acts import Acts
 from sfworker.console.guard import FORM, HEADERS, VISIT, Guard, RefusedError, Visit
 from sfworker.console.pages import Pages
 from sfworker.console.rendering import Desk, render
@@ -110,7 +111,7 @@ def application(site: Site, guard: Guard) -> web.Application:
 
     largest = LARGER * site.settings.max_envelope_bytes + _HEAD
     app = web.Application(middlewares=[answer], client_max_size=largest)
-    app.add_routes(Pages(desk).routes())
+    app.add_routes([*Pages(desk).routes(), *Acts(desk).routes()])
     return app
 
 

@@ -11,8 +11,8 @@ from sfworker.console.words import LANGUAGES, dictionary, preferred
 from tests.cli.states import JOBS
 from tests.console.visiting import Own, visiting
 
-PAGES = ("/", "/executions", "/peers", "/login", "/nothing")
-NAMES = {"sfworker", "worker", "JSON", "UTC", "Redis"}
+PAGES = ("/", "/executions", "/dead", "/control", "/submit", "/submit?type=psi", "/peers", "/login", "/nothing")
+NAMES = {"sfworker", "worker", "JSON", "UTC", "Redis", "cookie"}
 
 
 def test_each_key_has_words_in_both_languages_with_the_same_places() -> None:

@@ -36,12 +36,12 @@ class Visitor:
         assert response.status == 200, (path, response.status)
         return await response.text()
 
-    async def form_token(self, path: str = "/") -> str:
+    async def form_token(self, path: str = "/submit") -> str:
         found = re.search(r'name="_token" value="(\w+)"', await (await self.get(path)).text())
         assert found, path
         return found[1]
 
-    async def post(self, path: str, fields: dict[str, Any], *, at: str = "/", **more: Any) -> ClientResponse:
+    async def post(self, path: str, fields: dict[str, Any], *, at: str = "/submit", **more: Any) -> ClientResponse:
         """Send a form of the page `at`."""
         headers = {"Origin": self.url, **more.pop("headers", {})}
         data = {"_token": await self.form_token(at), **fields}

@@ -53,10 +53,10 @@ class Form:
     given: dict[str, str]
     """The fields that all task types share."""
     errors: dict[str, str] = field(default_factory=dict)
-    """Sentences by the name of an input or shared field; those of none are at `form`."""
+    """Sentences by the name of a shared field, or `p.` and that of an input; those of none are at `form`."""
 
 
-SHARED = ("execution_id", "task_id", "subtask_id", "priority", "protocol", "field", "heu")
+SHARED = ("execution_id", "task_id", "subtask_id", "priority", "spu_protocol", "spu_field", "heu")
 
 
 def form(task_type: TaskType, parties: list[str], fields: Fields, errors: Mapping[str, str] | None = None) -> Form:
@@ -83,7 +83,7 @@ def form(task_type: TaskType, parties: list[str], fields: Fields, errors: Mappin
                 choices=[str(each) for each in bare.get("enum", ()) if each is not None],
                 parts=parts,
                 values={part: _one(fields, _field(name, part)) for part in parts},
-                error=made.errors.pop(name, ""),
+                error=made.errors.pop(f"p.{name}", ""),
             )
         )
     return made
@@ -96,7 +96,7 @@ def envelope(made: Form) -> dict[str, Any] | None:
         try:
             value = _value(each)
         except (msgspec.DecodeError, RecursionError):
-            made.errors[each.name] = "this is not JSON"
+            made.errors[f"p.{each.name}"] = "this is not JSON"
             continue
         if value is not None:
             config[each.name] = value
@@ -105,9 +105,9 @@ def envelope(made: Form) -> dict[str, Any] | None:
         heu = msgspec.json.decode(given["heu"], type=dict[str, Any]) if "heu" in devices else None
     except (msgspec.DecodeError, RecursionError):
         made.errors["heu"] = "this is no JSON object"
-    runtime = {"protocol": given["protocol"] or PROTOCOLS[0], "field": given["field"] or SPU_FIELDS[0]}
+    runtime = {"protocol": given["spu_protocol"] or PROTOCOLS[0], "field": given["spu_field"] or SPU_FIELDS[0]}
     if runtime["protocol"] not in PROTOCOLS or runtime["field"] not in SPU_FIELDS:
-        made.errors["protocol"] = f"one of {', '.join(PROTOCOLS)} with one of {', '.join(SPU_FIELDS)}"
+        made.errors["spu_protocol"] = f"one of {', '.join(PROTOCOLS)} with one of {', '.join(SPU_FIELDS)}"
     if made.errors:
         return None
     priority = given["priority"] if given["priority"] in PRIORITIES else PRIORITIES[0]
@@ -210,8 +210,8 @@ def _placed(made: Form, sentence: str) -> tuple[str, str]:
     """Return the input that a sentence is about, by the field that it begins with."""
     path = sentence.partition(":")[0]
     if (found := _PATH.match(path)) and any(each.name == found[1] for each in made.inputs):
-        return found[1], sentence
-    places = {"sf_init_config": "parties", "spu_config": "protocol", "heu_config": "heu", "options": "priority"}
+        return f"p.{found[1]}", sentence
+    places = {"sf_init_config": "parties", "spu_config": "spu_protocol", "heu_config": "heu", "options": "priority"}
     first = path.partition(".")[0]
     return places.get(first, first if first in SHARED else "form"), sentence
 

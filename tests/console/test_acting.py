@@ -138,8 +138,8 @@ PSI = {
     "p.receiver": "alice",
     "p.broadcast_result": "false",
     "p.protocol": "PROTOCOL_ECDH",
-    "protocol": "SEMI2K",
-    "field": "FM128",
+    "spu_protocol": "SEMI2K",
+    "spu_field": "FM128",
     "execution_id": "e-1",
     "priority": "high",
 }
@@ -176,8 +176,8 @@ async def test_what_is_wrong_is_said_at_its_field_and_nothing_is_sent(redis_url:
             ("p.keys.bob", "", "p-keys", "task_config.keys.bob"),
             ("p.protocol", EVIL, "p-protocol", "task_config.protocol"),
             ("parties", "alice, b b", "parties", "sf_init_config.parties"),
-            ("protocol", "ABY4", "protocol", "one of SEMI2K"),
-            ("field", "FM1", "protocol", "one of SEMI2K"),
+            ("spu_protocol", "ABY4", "spu-protocol", "one of SEMI2K"),
+            ("spu_field", "FM1", "spu-protocol", "one of SEMI2K"),
         ):
             response = await visitor.post("/submit", {**PSI, name: value})
             page = await response.text()

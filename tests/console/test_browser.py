@@ -69,7 +69,10 @@ _FINDINGS = """(() => {
     for (const name of ["aria-labelledby", "aria-describedby"])
       for (const id of (element.getAttribute(name) || "").split(" ").filter(Boolean))
         if (!document.getElementById(id)) found.push(`no ${id}`);
-  if (document.documentElement.scrollWidth > innerWidth) found.push("wider than the window");
+  if (document.documentElement.scrollWidth > innerWidth)
+    for (const element of document.querySelectorAll("body *"))
+      if (element.getBoundingClientRect().right > innerWidth && !element.closest(".table, pre, svg"))
+        found.push(`wider than the window: ${element.outerHTML.slice(0, 200)}`);
   return found;
 })()"""
 

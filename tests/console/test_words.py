@@ -12,7 +12,7 @@ from tests.cli.states import JOBS
 from tests.console.visiting import Own, visiting
 
 PAGES = ("/", "/executions", "/dead", "/control", "/submit", "/submit?type=psi", "/peers", "/login", "/nothing")
-NAMES = {"sfworker", "worker", "JSON", "UTC", "Redis", "cookie"}
+NAMES = {"sfworker", "JSON", "UTC", "Redis"}
 
 
 def test_each_key_has_words_in_both_languages_with_the_same_places() -> None:

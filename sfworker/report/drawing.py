@@ -6,6 +6,7 @@ mark-up.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import math
 import re
@@ -13,6 +14,7 @@ import unicodedata
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -322,12 +324,14 @@ def _chart(height: float, width: float = WIDTH) -> Iterator[tuple[Figure, Callab
 def _for_a_page(svg: str) -> str:
     """Return a whole SVG file as an element of a page that holds several."""
     body = re.sub(r"<(metadata|style)\b.*?</\1>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    return re.sub(r"<[^>]+>", _tag_for_a_page, body)  # texts hold no < or >, so none is changed
+    own = f"c{hashlib.sha256(body.encode()).hexdigest()[:8]}"
+    return re.sub(r"<[^>]+>", partial(_tag_for_a_page, own), body)  # texts hold no < or >, so none is changed
 
 
-def _tag_for_a_page(found: re.Match[str]) -> str:
+def _tag_for_a_page(own: str, found: re.Match[str]) -> str:
     tag = re.sub(r'^<svg(.*?) width="([\d.]+)pt" height="[\d.]+pt"', _sized, found[0])
     tag = re.sub(r"^<g id=\"[^\"]*\"", "<g", tag)  # each figure numbers its groups from 1
+    tag = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{own}", tag)  # like markers of two figures have like ids
     for colour, variable in _VARIABLES.items():
         tag = tag.replace(colour, f"var({variable})")
     return re.sub(r"(font: [^;\"]*?px) [^;\"]*", r"\1 var(--font)", tag)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
 from sfworker.catalog.base import ColumnRef
-from sfworker.catalog.binning import BinningResult
+from sfworker.catalog.binning import Bin, BinningResult
 from sfworker.catalog.statistics import (
     GroupbyStatisticsResult,
     PearsonCorrelationResult,
@@ -18,8 +19,8 @@ from sfworker.catalog.statistics import (
 )
 from sfworker.report import drawing
 from sfworker.report.chart import Chart
-from sfworker.report.drawing import MOST_BARS, Number
-from sfworker.report.tables import Table, cell
+from sfworker.report.drawing import MOST_BARS, Number, as_percent
+from sfworker.report.tables import Table, cell, shown
 
 MOST_DISTRIBUTIONS = 6
 
@@ -78,7 +79,45 @@ def p_values(result: PValueResult) -> list[Chart]:
 
 def binning(result: BinningResult) -> list[Chart]:
     sentence = "Information value of each feature; the dashed lines are 0.02, 0.1 and 0.3."
-    return _by_column("Information value", sentence, result.iv or {}, (0.02, 0.1, 0.3), name="iv")
+    iv = result.iv or {}
+    found = _by_column("Information value", sentence, iv, (0.02, 0.1, 0.3), name="iv")
+    by_column: dict[tuple[str, str], list[Bin]] = defaultdict(list)
+    for each in result.bins or ():
+        by_column[each.party, each.column].append(each)
+    for party, column in sorted(by_column, key=lambda one: -iv.get(one[0], {}).get(one[1], 0.0))[:MOST_DISTRIBUTIONS]:
+        bins = by_column[party, column]
+        names = [_bin(each) for each in bins]
+        found.append(
+            Chart(
+                f"WOE of {party}.{column}",
+                f"Weight of evidence of each bin, with the bin's rows and their share of positives; IV "
+                f"{cell(iv.get(party, {}).get(column))}.",
+                drawing.bars(
+                    names[:MOST_BARS],
+                    {"woe": [each.woe for each in bins[:MOST_BARS]]},
+                    "woe",
+                    ends=[
+                        f"{cell(each.woe)}, {each.rows} rows, {as_percent(each.positives / (each.rows or 1))}"
+                        for each in bins[:MOST_BARS]
+                    ],
+                ),
+                Table(
+                    ["bin", "rows", "positives", "woe"],
+                    [[name, each.rows, each.positives, each.woe] for name, each in zip(names, bins, strict=True)],
+                ),
+            )
+        )
+    return found
+
+
+def _bin(one: Bin) -> str:
+    if one.bin is None:
+        return "missing"
+    if one.category is not None:
+        return shown(one.category)
+    if one.left is None and one.right is None:
+        return f"bin {one.bin}"
+    return _between(one.left, one.right)
 
 
 def stability(result: PopulationStabilityResult) -> list[Chart]:
@@ -104,11 +143,13 @@ def stability(result: PopulationStabilityResult) -> list[Chart]:
 
 
 def _range(one: StabilityBin) -> str:
-    if one.missing:
-        return "missing"
-    if one.left is None:
-        return "all" if one.right is None else f"up to {cell(one.right)}"
-    return f"above {cell(one.left)}" if one.right is None else f"{cell(one.left)} - {cell(one.right)}"
+    return "missing" if one.missing else _between(one.left, one.right)
+
+
+def _between(left: float | None, right: float | None) -> str:
+    if left is None:
+        return "all" if right is None else f"up to {cell(right)}"
+    return f"above {cell(left)}" if right is None else f"{cell(left)} - {cell(right)}"
 
 
 def correlation(result: PearsonCorrelationResult) -> list[Chart]:

@@ -70,6 +70,7 @@ def jobs(data: Path) -> dict[str, dict[str, Any]]:
             "features": {"alice": ["收入"], "bob": ["pay", "city"]},
             "substitution": "woe",
             "bin_num": 4,
+            "reveal_bins": "ranges",
         },
         "pearson_correlation": {"input_paths": both, "features": numbers},
         "vif": {"input_paths": both, "features": numbers},

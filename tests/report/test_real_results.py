@@ -29,7 +29,7 @@ PICTURES = {
         *("ROC", "Precision and recall", "KS", "Gain", "Lift", "Confusion matrix", "Scores", "Calibration"),
     ],
     "regression_eval": ["Residues", "Quantiles of residues"],
-    "binning": ["Information value"],
+    "binning": ["Information value", "WOE of alice.收入", "WOE of bob.pay", "WOE of bob.city"],
     "pearson_correlation": ["Correlation"],
     "vif": ["Variance inflation"],
     "ss_lr": ["Features"],
@@ -78,6 +78,11 @@ def check_figures(frame: pd.DataFrame, results: dict[str, Result]) -> None:
 
     values = results["binning"].frame("iv").set_index(["party", "column"])["iv"]
     assert values["alice", "收入"] == pytest.approx(bins_of_equal_rows(frame["收入"], frame["y"]), abs=1e-6)
+
+    bins = results["binning"].frame("bins")
+    assert bins.groupby(["party", "column"])["rows"].sum().tolist() == [ROWS] * 3
+    cities = bins[bins["column"] == "city"].set_index("category")["positives"].to_dict()
+    assert cities == frame.groupby("city")["y"].sum().to_dict()
 
     plain = frame[NUMBERS].corr().to_numpy()
     found = results["pearson_correlation"].frame("correlation").drop(columns="name").to_numpy()

@@ -18,6 +18,7 @@ from sfworker.catalog.evaluation import (
     PredictionBiasEvalResult,
     RegressionEvalResult,
 )
+from sfworker.catalog.linear import LinearResult
 from sfworker.catalog.psi import JoinResult
 from sfworker.catalog.rows import ConditionFilterResult, TrainTestSplitResult
 from sfworker.catalog.statistics import (
@@ -147,6 +148,10 @@ def _training(result: TrainResult) -> list[Chart]:
     ]
 
 
+def _linear(result: LinearResult) -> list[Chart]:
+    return [*columns.weights(result), *_training(result)]
+
+
 def _health(result: HealthCheckResult) -> list[Chart]:
     if not result.devices:
         return []
@@ -180,7 +185,8 @@ _CHARTS: dict[str, Callable[[Any], list[Chart]]] = {
     "condition_filter": _of(ConditionFilterResult, _chosen),
     "sample": _of(ConditionFilterResult, _chosen),
     "train_test_split": _of(TrainTestSplitResult, _split),
-    **dict.fromkeys(("ss_lr", "ss_glm", "ss_xgb", "sgb"), _of(TrainResult, _training)),
+    **dict.fromkeys(("ss_lr", "ss_glm"), _of(LinearResult, _linear)),
+    **dict.fromkeys(("ss_xgb", "sgb"), _of(TrainResult, _training)),
     "health_check": _of(HealthCheckResult, _health),
     "component": _of(ComponentResult, components.component),
 }

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import operator
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from sfworker.catalog.base import ColumnRef
 from sfworker.catalog.binning import Bin, BinningResult
+from sfworker.catalog.linear import LinearResult
 from sfworker.catalog.statistics import (
     GroupbyStatisticsResult,
     PearsonCorrelationResult,
@@ -31,14 +33,14 @@ def _by_column(
     figures: dict[str, dict[str, Any]],
     guides: Sequence[float] = (),
     *,
-    ascending: bool = False,
+    order: Callable[[Any], Any] = operator.neg,
     name: str,
 ) -> list[Chart]:
-    """Return a bar for each column, the ones to look at first: the largest, or the smallest where `ascending`."""
+    """Return a bar for each column, the ones to look at first: the largest, or the least by another `order`."""
     found = [(party, column, value) for party, columns in figures.items() for column, value in columns.items()]
     if not found:
         return []
-    known = sorted((each for each in found if each[2] is not None), key=lambda each: each[2], reverse=not ascending)
+    known = sorted((each for each in found if each[2] is not None), key=lambda each: order(each[2]))
     ordered = [*known, *(each for each in found if each[2] is None)]
     most = f" The {MOST_BARS} to look at first of {len(found)} are drawn." if len(found) > MOST_BARS else ""
     missing = len(found) - len(known)
@@ -74,7 +76,15 @@ def vif(result: VifResult) -> list[Chart]:
 
 def p_values(result: PValueResult) -> list[Chart]:
     sentence = "p value of each coefficient, the smallest first; the dashed line is 0.05."
-    return _by_column("p values", sentence, result.p_values, (0.05,), ascending=True, name="p value")
+    return _by_column("p values", sentence, result.p_values, (0.05,), order=operator.pos, name="p value")
+
+
+def weights(result: LinearResult) -> list[Chart]:
+    sentence = (
+        f"Weight of each column, which was brought to deviation 1 before unless standardize is off; the intercept is "
+        f"{cell(result.intercept)}."
+    )
+    return _by_column("Weights", sentence, result.weights or {}, order=lambda each: -abs(each), name="weight")
 
 
 def binning(result: BinningResult) -> list[Chart]:

@@ -71,6 +71,12 @@ def succeed(worker: RunningWorker, job: dict[str, Any]) -> Any:
     return result["result"]
 
 
+def linear_scores(x: Any, answer: Any) -> Any:
+    """Linear scores of the weights that a result tells."""
+    weights = [weight for party in ("alice", "bob") for weight in answer["weights"][party].values()]
+    return StandardScaler().fit_transform(x) @ weights + answer["intercept"]
+
+
 @pytest.fixture
 def breast_cancer(data: Path) -> tuple[Any, Any]:
     x, y = load_breast_cancer(return_X_y=True)
@@ -84,6 +90,8 @@ def test_a_logistic_regression_is_as_good_as_scikit_learns(
     x, y = breast_cancer
     job = train(data)
     answer = succeed(worker, job)
+    assert "weights" not in answer
+    assert "intercept" not in answer
     assert answer["rows"] == len(y)
     assert answer["features"] == {"alice": 15, "bob": 15}
     assert answer["epochs"] == 10
@@ -116,9 +124,10 @@ def test_a_linear_regression_is_as_good_as_scikit_learns_in_units_of_the_label(
 ) -> None:
     x, y = load_diabetes(return_X_y=True)
     write_halves(data, x, y)
-    succeed(worker, train(data, regression="linear", epochs=40, learning_rate=0.1))
+    answer = succeed(worker, train(data, regression="linear", epochs=40, learning_rate=0.1, reveal_weights=True))
     succeed(worker, predict(data))
     predicted = pd.read_csv(data / "predicted.csv")["pred"]
+    assert np.abs(linear_scores(x, answer) - predicted).max() < 1e-3
     plain = LinearRegression().fit(x, y).predict(x)
     assert abs(r2_score(y, predicted) - r2_score(y, plain)) < R2_TOLERANCE
     assert np.corrcoef(predicted, plain)[0, 1] > 0.99
@@ -183,9 +192,10 @@ def test_predictions_are_probabilities_of_which_a_scorecard_is_made(
     in_predictions: Callable[[Any], Any],
 ) -> None:
     """With `t1` itself three rows in four were 0 or 1, and got the lowest or the highest score."""
-    succeed(worker, train(data, sig_type=sig_type))
+    answer = succeed(worker, train(data, sig_type=sig_type, reveal_weights=True))
     succeed(worker, predict(data))
     predicted = pd.read_csv(data / "predicted.csv")["pred"]
+    assert np.abs(in_predictions(linear_scores(breast_cancer[0], answer)) - predicted).max() < 1e-5
     plain = in_predictions(fitted(*breast_cancer, in_training))
     # A training with `real` has the SPU's exponential, which is right to two digits; in predictions nothing is rounded.
     assert np.abs(predicted - plain).max() < 5e-3

@@ -81,6 +81,7 @@ def jobs(data: Path) -> dict[str, dict[str, Any]]:
             "features": numbers,
             "model_path": at("model"),
             "epochs": 2,
+            "reveal_weights": True,
         },
     }
     return {name: envelope({"task_type": name, **task}, spu_config=SPU) for name, task in tasks.items()}

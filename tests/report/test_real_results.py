@@ -32,7 +32,7 @@ PICTURES = {
     "binning": ["Information value", "WOE of alice.收入", "WOE of bob.pay", "WOE of bob.city"],
     "pearson_correlation": ["Correlation"],
     "vif": ["Variance inflation"],
-    "ss_lr": ["Features"],
+    "ss_lr": ["Weights", "Features"],
 }
 
 
@@ -91,7 +91,10 @@ def check_figures(frame: pd.DataFrame, results: dict[str, Result]) -> None:
     assert pairs["correlation"].tolist() == pytest.approx([plain[2][0], plain[2][1], plain[1][0]], abs=1e-6)
     inflation = table(drawn["vif"], "Variance inflation")
     assert inflation["vif"].tolist() == pytest.approx(sorted(np.diag(np.linalg.inv(plain)), reverse=True), rel=1e-5)
-    assert drawn["ss_lr"][0].table.rows == [["alice", 2], ["bob", 1]]
+    weights = table(drawn["ss_lr"], "Weights")["weight"].abs()
+    assert weights.is_monotonic_decreasing
+    assert len(weights) == len(NUMBERS)
+    assert table(drawn["ss_lr"], "Features")["features"].tolist() == [2, 1]
     summary = results["ss_lr"].frame("summary")
     assert dict(zip(summary["name"], summary["value"], strict=True))["epochs"] == 2
 

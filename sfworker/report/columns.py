@@ -9,6 +9,7 @@ from typing import Any
 
 from sfworker.catalog.base import ColumnRef
 from sfworker.catalog.binning import Bin, BinningResult
+from sfworker.catalog.boosting import BoostingResult
 from sfworker.catalog.linear import LinearResult
 from sfworker.catalog.statistics import (
     GroupbyStatisticsResult,
@@ -85,6 +86,15 @@ def weights(result: LinearResult) -> list[Chart]:
         f"{cell(result.intercept)}."
     )
     return _by_column("Weights", sentence, result.weights or {}, order=lambda each: -abs(each), name="weight")
+
+
+def importances(result: BoostingResult) -> list[Chart]:
+    gains = {
+        party: {column: each.gain for column, each in features.items()}
+        for party, features in (result.importances or {}).items()
+    }
+    sentence = "Mean gain of the nodes that each column splits."
+    return _by_column("Importance", sentence, gains, name="gain")
 
 
 def binning(result: BinningResult) -> list[Chart]:

@@ -80,6 +80,13 @@ def plain(x: Any, y: Any, objective: str, **parameters: Any) -> Vector:
     return np.asarray(booster.predict(xgboost.DMatrix(x)), dtype=np.float64)
 
 
+def require_rmse(answer: Any, found: Vector, y: Any) -> None:
+    """The last tree's error is that of the model's predictions, and fewer trees have a larger one."""
+    assert len(answer["rmse"]) == answer["trees"] == 3
+    assert answer["rmse"] == sorted(answer["rmse"], reverse=True)
+    assert answer["rmse"][-1] == pytest.approx(np.sqrt(np.mean((found - y) ** 2)), rel=1e-4)
+
+
 @pytest.fixture
 def breast_cancer(data: Path) -> tuple[Any, Any]:
     x, y = load_breast_cancer(return_X_y=True)
@@ -93,7 +100,8 @@ def test_a_classifier_is_as_good_as_xgboosts(
     worker: RunningWorker, data: Path, breast_cancer: tuple[Any, Any], task_type: str
 ) -> None:
     x, y = breast_cancer
-    training = train(data, task_type)
+    reveal: dict[str, bool] = {"reveal_rmse": True} | ({"reveal_importances": True} if task_type == "sgb" else {})
+    training = train(data, task_type, **reveal)
     answer = succeed(worker, training)
     assert (answer["rows"], answer["features"], answer["trees"]) == (len(y), {"alice": 4, "bob": 4}, 3)
     messages = [event["message"] for event in worker.said(training["execution_id"]) if event["stage"] == "progress"]
@@ -104,6 +112,16 @@ def test_a_classifier_is_as_good_as_xgboosts(
     assert found.max() < 1
     again = predictions(worker, data, task_type, "alice")
     assert np.abs(found - again).max() < PREDICTION_TOLERANCE
+    require_rmse(answer, found, y)
+    if task_type == "sgb":
+        importances = {name: each for columns in answer["importances"].values() for name, each in columns.items()}
+        assert list(importances) == [f"f{number}" for number in range(8)]
+        assert 3 <= sum(each["splits"] for each in importances.values()) <= 3 * 7
+        assert all((each["gain"] > 0) == (each["splits"] > 0) for each in importances.values())
+        # f7 (mean concave points) and f6 (mean concavity) tell most of the label.
+        assert max(importances, key=lambda name: importances[name]["gain"]) in ("f6", "f7")
+    else:
+        assert "importances" not in answer
 
 
 @pytest.mark.parametrize("task_type", ["ss_xgb", "sgb"])
@@ -112,10 +130,11 @@ def test_a_regression_is_as_good_as_xgboosts_in_units_of_the_label(
 ) -> None:
     x, y = load_diabetes(return_X_y=True)
     write(data, x, y)
-    succeed(worker, train(data, task_type, objective="linear"))
+    answer = succeed(worker, train(data, task_type, objective="linear", reveal_rmse=True))
     found, expected = predictions(worker, data, task_type), plain(x, y, "reg:squarederror")
     assert abs(r2_score(y, found) - r2_score(y, expected)) < R2_TOLERANCE
     assert abs(found.mean() - y.mean()) < 1
+    require_rmse(answer, found, y)
 
 
 def test_tweedie(worker: RunningWorker, data: Path) -> None:
@@ -123,8 +142,9 @@ def test_tweedie(worker: RunningWorker, data: Path) -> None:
     x = chance.normal(size=(500, 4))
     y = chance.gamma(2, np.exp(3 + x[:, 0] - x[:, 2]) / 2) * (chance.random(500) > 0.2)
     write(data, x, y)
-    succeed(worker, train(data, "sgb", objective="tweedie"))
+    answer = succeed(worker, train(data, "sgb", objective="tweedie", reveal_rmse=True))
     found = predictions(worker, data, "sgb")
+    require_rmse(answer, found, y)
     expected = plain(x, y, "reg:tweedie", tweedie_variance_power=1.5)
     assert np.corrcoef(found, expected)[0, 1] > 0.98
 

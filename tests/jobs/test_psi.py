@@ -92,10 +92,10 @@ def test_every_protocol_finds_the_merge(
     worker: RunningWorker, data: Path, parameters: dict[str, Any], protocol: str
 ) -> None:
     frames = some()
-    count, found = intersect(worker, data, frames, **parameters)
-    assert count == 250
-    assert_is_merge(frames, found, count)
-    assert worker.run(psi(data, **parameters))["result"]["protocol"] == protocol
+    result, found = run(worker, data, frames, psi(data, **parameters))
+    assert (result["intersection_count"], result["protocol"]) == (250, protocol)
+    assert "input_rows" not in result
+    assert_is_merge(frames, found, 250)
 
 
 @pytest.mark.parametrize("receiver", PARTIES)

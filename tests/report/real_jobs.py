@@ -52,7 +52,13 @@ def jobs(data: Path) -> dict[str, dict[str, Any]]:
     label = {"party": "alice", "column": "y"}
     numbers = {"alice": ["收入", "age"], "bob": ["pay"]}
     tasks: dict[str, dict[str, Any]] = {
-        "psi": {"keys": ids, "input_paths": some, "output_paths": at("joined.csv"), "receiver": "alice"},
+        "psi": {
+            "keys": ids,
+            "input_paths": some,
+            "output_paths": at("joined.csv"),
+            "receiver": "alice",
+            "reveal_rows": True,
+        },
         "biclassification_eval": {
             "input_paths": {"alice": both["alice"]},
             "label": label,

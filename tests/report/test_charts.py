@@ -73,6 +73,17 @@ def test_scores_that_are_no_probabilities_are_not_calibrated() -> None:
     assert drawn("biclassification_eval", {**answer, "positives": 4}) == {}
 
 
+def test_a_training_is_a_curve_and_what_its_features_were_good_for() -> None:
+    features = {"a": {"x": {"splits": 2, "gain": 0.5}, "y": {"splits": 0, "gain": 0.0}}}
+    answer = {"model_id": "m", "model_path": {}, "rows": 9, "features": {"a": 2}, "arithmetic": None, "trees": 2}
+    assert list(drawn("sgb", answer)) == ["Features"]
+    found = drawn("sgb", {**answer, "rmse": [0.5, 0.25], "importances": features})
+    assert list(found) == ["Training", "Importance", "Features"]
+    assert found["Training"][1] == [[1, 0.5], [2, 0.25]]
+    assert "from 0.5 to 0.25" in found["Training"][0]
+    assert found["Importance"][1] == [["a", "x", 0.5], ["a", "y", 0.0]]
+
+
 def test_columns_without_figures_come_last_and_are_counted() -> None:
     arithmetic = {"protocol": "SEMI2K", "field": "FM128", "fxp_fraction_bits": 40}
     answer = {"rows": 9, "regression": "linear", "intercept": 0.5, "arithmetic": arithmetic, "warnings": []}

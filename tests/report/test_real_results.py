@@ -51,7 +51,7 @@ def bins_of_equal_rows(values: pd.Series[float], label: pd.Series[int]) -> float
 def check_figures(frame: pd.DataFrame, results: dict[str, Result]) -> None:
     drawn = {name: charts(name, result["result"]) for name, result in results.items()}
     assert {name: [chart.title for chart in each] for name, each in drawn.items()} == PICTURES
-    assert table(drawn["psi"], "Intersection")["count"].tolist() == [ROWS - 40]
+    assert table(drawn["psi"], "Intersection")["count"].tolist() == [ROWS - 40, ROWS, ROWS - 40]
 
     chosen = (frame["score"] >= 0.5).astype(int)
     confusion = table(drawn["biclassification_eval"], "Confusion matrix")

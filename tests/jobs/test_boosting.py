@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -198,12 +199,27 @@ def test_three_parties_of_which_the_labels_has_no_feature(
     assert abs(roc_auc_score(y, found) - roc_auc_score(y, expected)) < AUC_TOLERANCE
 
 
-def test_the_flat_form_of_the_heus_configuration(
-    worker: RunningWorker, data: Path, breast_cancer: tuple[Any, Any]
-) -> None:
+@pytest.fixture(scope="module")
+def trained(outlasting_worker: RunningWorker, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files and a model of `sgb`, trained with the flat form of the HEU's configuration."""
+    directory = outlasting_worker.log_file.parent / tmp_path_factory.mktemp("trained").name
+    directory.mkdir()
+    x, y = load_breast_cancer(return_X_y=True)
+    write(directory, x[:, :8], y)
     flat = {"mode": "PHEU", "schema": "ou", "key_size": 2048}
-    succeed(worker, train(data, "sgb", num_boost_round=1) | {"heu_config": flat})
-    assert roc_auc_score(breast_cancer[1], predictions(worker, data, "sgb")) > 0.9
+    succeed(outlasting_worker, train(directory, "sgb", num_boost_round=1) | {"heu_config": flat})
+    return directory
+
+
+@pytest.fixture
+def model(trained: Path, data: Path) -> Path:
+    """A copy of the files and the model, which may be changed."""
+    shutil.copytree(trained, data, dirs_exist_ok=True)
+    return data
+
+
+def test_the_flat_form_of_the_heus_configuration(worker: RunningWorker, model: Path) -> None:
+    assert roc_auc_score(load_breast_cancer(return_X_y=True)[1], predictions(worker, model, "sgb")) > 0.9
 
 
 # --- what cannot be trained or applied
@@ -240,18 +256,14 @@ def test_labels_that_cannot_be_predicted(
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "part.msgpack"])
-def test_a_damaged_model_is_refused(
-    worker: RunningWorker, data: Path, breast_cancer: tuple[Any, Any], name: str
-) -> None:
-    succeed(worker, train(data, "sgb", num_boost_round=1))
-    (data / "model-bob" / name).write_bytes(b"\x80\x04c__builtin__\nexec\n")  # a pickle that would run code
-    result = worker.run(predict(data, "sgb"))
+def test_a_damaged_model_is_refused(worker: RunningWorker, model: Path, name: str) -> None:
+    (model / "model-bob" / name).write_bytes(b"\x80\x04c__builtin__\nexec\n")  # a pickle that would run code
+    result = worker.run(predict(model, "sgb"))
     assert result["error_type"] == "ModelMismatchError"
     assert "task_config.model_path.bob" in result["error"]
 
 
-def test_a_model_of_another_kind_is_refused(worker: RunningWorker, data: Path, breast_cancer: tuple[Any, Any]) -> None:
-    succeed(worker, train(data, "sgb", num_boost_round=1))
-    result = worker.run(predict(data, "ss_xgb"))
+def test_a_model_of_another_kind_is_refused(worker: RunningWorker, model: Path) -> None:
+    result = worker.run(predict(model, "ss_xgb"))
     assert result["error_type"] == "ModelMismatchError"
     assert "task_type is sgb, this job's is ss_xgb" in result["error"]

@@ -187,6 +187,7 @@ def test_links_but_log(worker: RunningWorker, data: Path, distribution: str, lin
     assert close(trained_and_predicted(worker, data, distribution=distribution, link=link), of_line(design @ beta))
 
 
+@pytest.mark.slow
 def test_gradient_descent_finds_the_same(worker: RunningWorker, data: Path) -> None:
     x, mean = counts()
     y = np.random.default_rng(4).poisson(mean)

@@ -179,7 +179,7 @@ def fitted(x: Any, y: Any, curve: Callable[[Any], Any]) -> Any:
     ("sig_type", "in_training", "in_predictions"),
     [
         ("t1", lambda x: np.clip(0.5 + x / 4, 0, 1), expit),
-        ("real", expit, expit),
+        pytest.param("real", expit, expit, marks=pytest.mark.slow),
         ("sr", lambda x: 0.5 + 0.5 * x / np.sqrt(1 + x**2), lambda x: 0.5 + 0.5 * x / np.sqrt(1 + x**2)),
     ],
 )
@@ -230,7 +230,7 @@ def test_every_row_is_used(worker: RunningWorker, data: Path) -> None:
     assert np.abs(pd.read_csv(data / "predicted.csv")["pred"] - expit(x @ weights)).max() < 5e-3
 
 
-@pytest.mark.parametrize("rows", [40, 700])
+@pytest.mark.parametrize("rows", [pytest.param(40, marks=pytest.mark.slow), 700])
 def test_defaults_converge(worker: RunningWorker, data: Path, rows: int) -> None:
     chance = np.random.default_rng(2)
     x = chance.normal(size=(rows, 6)) * 10.0 ** np.arange(-3, 3)

@@ -58,7 +58,7 @@ def test_residues_in_buckets_that_differ_in_width_are_areas() -> None:
     assert "so areas are rows" in found["Residues"][0]
     assert found["Residues"][1] == [[-3.0, -1.0, 5], [-1.0, 0.0, 50]]
     assert found["Quantiles of residues"][1] == [[0.1, -2.0], [0.9, 0.5]]
-    alike = {**answer, "residual_quantiles": {}, "residual_histogram": buckets[1:]}
+    alike: dict[str, Any] = {**answer, "residual_quantiles": {}, "residual_histogram": buckets[1:]}
     assert "areas" not in drawn("regression_eval", alike)["Residues"][0]
 
 

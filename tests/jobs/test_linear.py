@@ -124,7 +124,9 @@ def test_a_linear_regression_is_as_good_as_scikit_learns_in_units_of_the_label(
 ) -> None:
     x, y = load_diabetes(return_X_y=True)
     write_halves(data, x, y)
-    answer = succeed(worker, train(data, regression="linear", epochs=40, learning_rate=0.1, reveal_weights=True))
+    answer = succeed(
+        worker, train(data, regression="linear", epochs=20, learning_rate=0.3, batch_size=128, reveal_weights=True)
+    )
     succeed(worker, predict(data))
     predicted = pd.read_csv(data / "predicted.csv")["pred"]
     assert np.abs(linear_scores(x, answer) - predicted).max() < 1e-3

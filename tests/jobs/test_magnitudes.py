@@ -180,7 +180,7 @@ def test_a_label_too_far_from_0_is_told(worker: RunningWorker, data: Path) -> No
     assert "subtract a number near the mean" in result["error"]
 
 
-@pytest.mark.parametrize("field", ["FM64", "FM128"])
+@pytest.mark.parametrize("field", ["FM64", pytest.param("FM128", marks=pytest.mark.slow)])
 def test_a_linear_model_on_rows_far_away_is_right_or_names_the_column(
     worker: RunningWorker, data: Path, field: str
 ) -> None:

@@ -145,7 +145,13 @@ def test_a_closed_terminal_stops_it_in_order_unless_nohup_said_no(tmp_path: Path
     process = subprocess.Popen(
         [*before, *RUN],
         cwd=tmp_path,
-        env={**os.environ, "LOG_FILE": str(tmp_path / "log")},
+        # It runs no job, so no process has to import SecretFlow.
+        env={
+            **os.environ,
+            "LOG_FILE": str(tmp_path / "log"),
+            "SFWORKER_START_METHOD": "spawn",
+            "SFWORKER_SPARE_PROCESSES": "0",
+        },
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,

@@ -178,7 +178,9 @@ class TestRequests:
         with socket.create_server(("127.0.0.1", 0)) as free:
             address = f"127.0.0.1:{free.getsockname()[1]}"
         directory: Path = tmp_path_factory.mktemp("health")
-        with EmbeddedRedis() as redis, RunningWorker(redis.url, directory, health=address):
+        # It runs no job, so no process has to import SecretFlow.
+        settings = {"start_method": "spawn", "spare_processes": "0"}
+        with EmbeddedRedis() as redis, RunningWorker(redis.url, directory, health=address, **settings):
             until(lambda: state(address) == "ready")
             yield address
 

@@ -83,7 +83,7 @@ def some(rows: int = 500, seed: int = 1) -> Frames:
         ({"protocol": "PROTOCOL_KKRT"}, "PROTOCOL_KKRT"),
         ({"protocol": "PROTOCOL_ECDH"}, "PROTOCOL_ECDH"),
         ({"protocol": "PROTOCOL_ECDH", "ecdh_curve": "CURVE_SM2"}, "PROTOCOL_ECDH"),
-        ({"protocol": "KKRT_PSI_2PC"}, "PROTOCOL_KKRT"),
+        pytest.param({"protocol": "KKRT_PSI_2PC"}, "PROTOCOL_KKRT", marks=pytest.mark.slow),
         ({"protocol": "ECDH_PSI_2PC", "receiver": "bob"}, "PROTOCOL_ECDH"),
         ({"table_keys_duplicated": False}, "PROTOCOL_RR22"),
     ],

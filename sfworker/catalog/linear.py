@@ -63,6 +63,9 @@ class SsLrParams(TrainParams, tag="ss_lr", frozen=True, kw_only=True):
     l2_norm: Annotated[
         float, Meta(ge=0, le=1000, description="Weight of the l2 penalty, which spares the intercept.")
     ] = 0.5
+    reveal_rmse: Annotated[
+        bool, Meta(description="Whether the error after each epoch is in the result, for all parties and its readers.")
+    ] = False
     sig_type: Annotated[
         Sigmoid,
         Meta(
@@ -95,6 +98,8 @@ class SsLrResult(LinearResult, frozen=True, kw_only=True):
     """The result of `ss_lr`."""
 
     regression: Regression
+    rmse: list[float | None] | UnsetType = UNSET
+    """Root mean squared error after each epoch, where `reveal_rmse` asks for it; null for those of earlier attempts."""
 
 
 class SsLrPredictParams(PredictParams, tag="ss_lr_predict", frozen=True, kw_only=True):
@@ -206,7 +211,16 @@ SS_LR = register(
         params=SsLrParams,
         result=SsLrResult,
         devices=frozenset({"spu"}),
-        disclosures=(SHAPES, MODEL_ID, RESUMED, _CONVERGED, _UNSCALED, _SHARED, _REVEALED),
+        disclosures=(
+            SHAPES,
+            MODEL_ID,
+            RESUMED,
+            _CONVERGED,
+            _UNSCALED,
+            _SHARED,
+            _REVEALED,
+            "with reveal_rmse every party and readers of the result learn the root mean squared error after each epoch",
+        ),
     )
 )
 SS_LR_PREDICT = register(

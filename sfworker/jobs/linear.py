@@ -80,8 +80,10 @@ def ss_lr(context: JobContext[SsLrParams]) -> SsLrResult | None:
     require_fraction_bits(context.spu, LEAST_FRACTION_BITS)
     prepared = _Prepared(context, params)
     label = scale = None
+    unit = 1.0
     if (values := prepared.others.get("label")) is not None:
         label, scale, exponent = _label(params, values, largest_product(context.spu))
+        unit = math.ldexp(scale[0], exponent)
         prepared.set_label_exponent(params.label.party, exponent)
     x, shape = prepared.columns(np.float32)
     prepared.require_room(lambda matrix: np.sqrt(np.mean(np.square(matrix), axis=0)))
@@ -89,6 +91,8 @@ def ss_lr(context: JobContext[SsLrParams]) -> SsLrResult | None:
     schedule = Schedule.of(shape.rows, params.batch_size, params.epochs)
     epochs = _Epochs(context, params, schedule)
     model = Regression(context.spu)
+    if params.reveal_rmse:
+        model.path = []
     model.fit(
         x,
         y,
@@ -122,6 +126,8 @@ def ss_lr(context: JobContext[SsLrParams]) -> SsLrResult | None:
     )
     linear = params.regression == "linear"
     told = _revealed(context, prepared, weights, "Identity" if linear else "Logit") if params.reveal_weights else {}
+    if params.reveal_rmse:
+        told["rmse"] = _rmse(context, model, shape.rows, unit, epochs.run)
     if not context.is_speaker:
         return None
     return SsLrResult(
@@ -386,6 +392,25 @@ def _revealed(context: JobContext[Any], prepared: _Prepared, weights: Any, link:
         if names
     }
     return {"weights": by_party, "intercept": intercept}
+
+
+def _rmse(
+    context: JobContext[SsLrParams], model: Regression, rows: int, unit: float, epochs: int
+) -> list[float | None]:
+    """Return the root mean squared error after each epoch, None for those of earlier attempts. Every party learns it.
+
+    The label's `unit` is known to its party alone.
+    """
+    party = context.params.label.party
+    there = context.pyu(party)
+    sums = [each.to(there) for each in model.squared_errors()]
+    found: list[float | None] = context.reveal(there(_roots)(sums, context.at(party, float, unit / math.sqrt(rows))))
+    return [None] * (epochs - len(found)) + found
+
+
+def _roots(sums: list[Any], factor: float) -> list[float]:
+    found: list[float] = (np.sqrt(np.maximum(np.concatenate(sums), 0.0)) * factor).tolist()
+    return found
 
 
 class _Epochs:

@@ -5,7 +5,7 @@ A chart shows what the result holds, or what follows from it by arithmetic, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -19,7 +19,7 @@ from sfworker.catalog.evaluation import (
     PredictionBiasEvalResult,
     RegressionEvalResult,
 )
-from sfworker.catalog.linear import LinearResult
+from sfworker.catalog.linear import LinearResult, SsLrResult
 from sfworker.catalog.psi import JoinResult, PsiResult
 from sfworker.catalog.rows import ConditionFilterResult, TrainTestSplitResult
 from sfworker.catalog.statistics import (
@@ -160,19 +160,23 @@ def _linear(result: LinearResult) -> list[Chart]:
     return [*columns.weights(result), *_training(result)]
 
 
+def _regression(result: SsLrResult) -> list[Chart]:
+    return [*_curve(result.rmse or [], "epoch"), *_linear(result)]
+
+
 def _boosting(result: BoostingResult) -> list[Chart]:
     return [*_curve(result.rmse or [], "tree"), *columns.importances(result), *_training(result)]
 
 
-def _curve(rmse: list[float], step: str) -> list[Chart]:
-    if not rmse:
+def _curve(rmse: Sequence[float | None], step: str) -> list[Chart]:
+    points = [(number, each) for number, each in enumerate(rmse, 1) if each is not None]
+    if not points:
         return []
-    points = list(enumerate(rmse, 1))
     return [
         Chart(
             "Training",
-            f"Root mean squared error of the training's rows after each {step}, from {cell(rmse[0])} to "
-            f"{cell(rmse[-1])}.",
+            f"Root mean squared error of the training's rows after each {step}, from {cell(points[0][1])} to "
+            f"{cell(points[-1][1])}.",
             drawing.lines({"rmse": points}, step, "rmse"),
             Table([step, "rmse"], [[*each] for each in points]),
         )
@@ -212,7 +216,8 @@ _CHARTS: dict[str, Callable[[Any], list[Chart]]] = {
     "condition_filter": _of(ConditionFilterResult, _chosen),
     "sample": _of(ConditionFilterResult, _chosen),
     "train_test_split": _of(TrainTestSplitResult, _split),
-    **dict.fromkeys(("ss_lr", "ss_glm"), _of(LinearResult, _linear)),
+    "ss_lr": _of(SsLrResult, _regression),
+    "ss_glm": _of(LinearResult, _linear),
     **dict.fromkeys(("ss_xgb", "sgb"), _of(BoostingResult, _boosting)),
     "health_check": _of(HealthCheckResult, _health),
     "component": _of(ComponentResult, components.component),

@@ -81,11 +81,13 @@ def p_values(result: PValueResult) -> list[Chart]:
 
 
 def weights(result: LinearResult) -> list[Chart]:
+    if not result.weights:
+        return []
     sentence = (
         f"Weight of each column, which was brought to deviation 1 before unless standardize is off; the intercept is "
         f"{cell(result.intercept)}."
     )
-    return _by_column("Weights", sentence, result.weights or {}, order=lambda each: -abs(each), name="weight")
+    return _by_column("Weights", sentence, result.weights, order=lambda each: -abs(each), name="weight")
 
 
 def importances(result: BoostingResult) -> list[Chart]:

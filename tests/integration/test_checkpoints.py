@@ -24,7 +24,7 @@ def files(data: Path) -> None:
 
 
 def lr(data: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    return test_linear.train(data, epochs=20, batch_size=32), test_linear.predict(data)
+    return test_linear.train(data, epochs=20, batch_size=32, reveal_rmse=True), test_linear.predict(data)
 
 
 def glm(data: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -58,6 +58,10 @@ def test_a_training_whose_party_is_killed_goes_on(worker: RunningWorker, data: P
     result, asked = worker.said(sent, "result")[0]["result"], job["task_config"]
     assert result.get("epochs") == asked.get("epochs")
     assert result.get("trees") == asked.get("num_boost_round")
+    if errors := result.get("rmse"):
+        before = round(progress(first)[-1] * len(errors))  # epochs of the attempt that was cut off
+        assert errors.count(None) >= before
+        assert None not in errors[errors.count(None) :]
     assert predictions(worker, prediction, data) == pytest.approx(undisturbed(worker, training, data), abs=1e-3)
     assert not list(data.glob(".*"))
 

@@ -77,6 +77,13 @@ def linear_scores(x: Any, answer: Any) -> Any:
     return StandardScaler().fit_transform(x) @ weights + answer["intercept"]
 
 
+def require_rmse(answer: Any, predicted: Any, y: Any) -> None:
+    """The last epoch's error is that of the predictions, and the first one has a larger one."""
+    assert len(answer["rmse"]) == answer["epochs"]
+    assert answer["rmse"][-1] == pytest.approx(np.sqrt(np.mean((predicted - y) ** 2)), rel=1e-4)
+    assert answer["rmse"][0] > answer["rmse"][-1]
+
+
 @pytest.fixture
 def breast_cancer(data: Path) -> tuple[Any, Any]:
     x, y = load_breast_cancer(return_X_y=True)
@@ -88,7 +95,7 @@ def test_a_logistic_regression_is_as_good_as_scikit_learns(
     worker: RunningWorker, data: Path, breast_cancer: tuple[Any, Any]
 ) -> None:
     x, y = breast_cancer
-    job = train(data)
+    job = train(data, reveal_rmse=True)
     answer = succeed(worker, job)
     assert "weights" not in answer
     assert "intercept" not in answer
@@ -101,6 +108,7 @@ def test_a_logistic_regression_is_as_good_as_scikit_learns(
     predicted = pd.read_csv(data / "predicted.csv", dtype={"id": str})
     assert list(predicted.columns) == ["id", "y", "pred"]
     assert list(predicted["id"]) == [f"{number:05d}" for number in range(len(y))]
+    require_rmse(answer, predicted["pred"], y)
     scaled = StandardScaler().fit_transform(x)
     plain = LogisticRegression(max_iter=1000).fit(scaled, y).predict_proba(scaled)[:, 1]
     assert abs(roc_auc_score(y, predicted["pred"]) - roc_auc_score(y, plain)) < AUC_TOLERANCE
@@ -125,11 +133,21 @@ def test_a_linear_regression_is_as_good_as_scikit_learns_in_units_of_the_label(
     x, y = load_diabetes(return_X_y=True)
     write_halves(data, x, y)
     answer = succeed(
-        worker, train(data, regression="linear", epochs=20, learning_rate=0.3, batch_size=128, reveal_weights=True)
+        worker,
+        train(
+            data,
+            regression="linear",
+            epochs=20,
+            learning_rate=0.3,
+            batch_size=128,
+            reveal_weights=True,
+            reveal_rmse=True,
+        ),
     )
     succeed(worker, predict(data))
     predicted = pd.read_csv(data / "predicted.csv")["pred"]
     assert np.abs(linear_scores(x, answer) - predicted).max() < 1e-3
+    require_rmse(answer, predicted, y)
     plain = LinearRegression().fit(x, y).predict(x)
     assert abs(r2_score(y, predicted) - r2_score(y, plain)) < R2_TOLERANCE
     assert np.corrcoef(predicted, plain)[0, 1] > 0.99

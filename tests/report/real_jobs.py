@@ -88,6 +88,7 @@ def jobs(data: Path) -> dict[str, dict[str, Any]]:
             "model_path": at("model"),
             "epochs": 2,
             "reveal_weights": True,
+            "reveal_rmse": True,
         },
     }
     return {name: envelope({"task_type": name, **task}, spu_config=SPU) for name, task in tasks.items()}

@@ -81,6 +81,10 @@ def test_a_training_is_a_curve_and_what_its_features_were_good_for() -> None:
     assert list(found) == ["Training", "Importance", "Features"]
     assert found["Training"][1] == [[1, 0.5], [2, 0.25]]
     assert "from 0.5 to 0.25" in found["Training"][0]
+    epochs = {"epochs": 3, "batch_size": 9, "converged": True, "warnings": [], "regression": "linear"}
+    resumed = drawn("ss_lr", {**answer, **epochs, "rmse": [None, 0.5, 0.25]})
+    assert list(resumed) == ["Training", "Features"]
+    assert resumed["Training"][1] == [[2, 0.5], [3, 0.25]]
     assert found["Importance"][1] == [["a", "x", 0.5], ["a", "y", 0.0]]
 
 

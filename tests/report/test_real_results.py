@@ -32,7 +32,7 @@ PICTURES = {
     "binning": ["Information value", "WOE of alice.收入", "WOE of bob.pay", "WOE of bob.city"],
     "pearson_correlation": ["Correlation"],
     "vif": ["Variance inflation"],
-    "ss_lr": ["Weights", "Features"],
+    "ss_lr": ["Training", "Weights", "Features"],
 }
 
 

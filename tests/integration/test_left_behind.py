@@ -223,7 +223,7 @@ def test_an_input_that_is_not_as_it_should_be(running: RunningWorker, case: str)
     assert answer["error_type"] in ("InputDataError", "ModelMismatchError"), answer
 
 
-@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_worker_that_is_killed_and_whose_job_another_takes_over(other_place: Place, whole: bool) -> None:
     before = other_place.paths()
     with other_place.worker("second") as second:

@@ -133,7 +133,7 @@ def test_a_worker_that_was_paused_past_its_lease_kills_its_computation_and_publi
     assert incidents(addresses[1]) == {"reclaim": 2}
 
 
-@pytest.mark.parametrize("how", ["restarted", "killed"])
+@pytest.mark.parametrize("how", [pytest.param("restarted", marks=pytest.mark.slow), "killed"])
 def test_redis_goes_away_in_mid_job_and_comes_back(start_worker: StartWorker, redis: EmbeddedRedis, how: str) -> None:
     worker = start_worker()
     execution_id = worker.send(act("report", seconds=1.0))

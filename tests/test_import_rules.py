@@ -32,6 +32,7 @@ DAEMON_SIDE = [
     "job_logs",
     "listening",
     "logs",
+    "connections",
     "serving",
     "telemetry",
     *SHARED,

@@ -48,26 +48,21 @@ class _Seen(Struct, frozen=True):
     """Holds the findings of one look."""
 
     figures: Overview
-    ages: dict[str, float]
-    """Age in s of the oldest queued job, by stream."""
     failures: list[Listed]
 
 
 async def _look(redis: Redis, settings: Settings, group: str) -> _Seen:
     from sfworker.broker.finding import Wanted, executions
-    from sfworker.broker.gauges import gauges
     from sfworker.broker.keys import Keys
     from sfworker.broker.overview import overview
 
     keys = Keys(settings.prefix)
-    of_streams, _ = await gauges(redis, [keys, *keys.of_tenants(settings.tenants)], group)
-    ages = {each.stream: each.figures["oldest_age"] for each in of_streams if "oldest_age" in each.figures}
     failures: list[Listed] = []
     async for one in executions(redis, keys, group, Wanted(states=frozenset({"failure"}))):
         failures.append(one)
         if len(failures) == FAILURES:
             break
-    return _Seen(await overview(redis, keys, group, settings.tenants), ages, failures)
+    return _Seen(await overview(redis, keys, group, settings.tenants), failures)
 
 
 async def _watch(settings: Settings, arguments: argparse.Namespace) -> None:
@@ -94,9 +89,7 @@ async def _watch(settings: Settings, arguments: argparse.Namespace) -> None:
 def _facts(seen: _Seen) -> dict[str, Any]:
     from sfworker.cli.listing import facts
 
-    figures = msgspec.to_builtins(seen.figures)
-    streams = [{**stream, "oldest_age": seen.ages.get(stream["stream"])} for stream in figures["streams"]]
-    return {**figures, "streams": streams, "failures": [facts(one) for one in seen.failures]}
+    return {**msgspec.to_builtins(seen.figures), "failures": [facts(one) for one in seen.failures]}
 
 
 def _page(seen: _Seen) -> Group:
@@ -108,7 +101,7 @@ def _page(seen: _Seen) -> Group:
     now, figures = time.time(), seen.figures
     streams = table("stream", "queued >", "oldest >", "running >", "retrying >", "held >", "dead >")
     for stream in figures.streams:
-        age = seen.ages.get(stream.stream) if stream.queued else None
+        age = stream.oldest_age
         counts = (stream.running, stream.retrying, stream.held + stream.limited, stream.dead)
         streams.add_row(stream.stream, str(stream.queued), "" if age is None else length(age), *map(str, counts))
     workers = table("worker", "running >", "free >", "memory >")

@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 
 SUMMARY = "Print the log of a job, on a host whose worker ran it"
 LOOK_SECONDS = 0.2
-_SHOWN_APART = {"time", "level", "logger", "message", "exception"}
-_NOT_SHOWN = {*_SHOWN_APART, "pid", "worker_id", "execution_id", "task_id", "subtask_id"}
+_NOT_SHOWN = ("pid", "worker_id", "execution_id", "task_id", "subtask_id")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,12 +82,10 @@ async def _follow(log: _Log, execution_id: str, settings: Settings) -> None:
 
 
 def _shown(line: str) -> str:
-    """Return a line for people. A traceback follows on lines of its own."""
+    """Return a line for people."""
+    from sfworker.logs import line_for_people
+
     try:
-        fields = msgspec.json.decode(line, type=dict[str, Any])
+        return line_for_people(msgspec.json.decode(line, type=dict[str, Any]), _NOT_SHOWN)
     except msgspec.DecodeError:
         return line
-    time, level, logger, message = (fields.get(name, "") for name in ("time", "level", "logger", "message"))
-    more = "".join(f" {name}={value}" for name, value in fields.items() if name not in _NOT_SHOWN)
-    trace = "".join(f"\n    {each}" for each in str(fields.get("exception", "")).splitlines())
-    return f"{time} {level:8}{logger}: {message}{more}{trace}"

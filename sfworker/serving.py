@@ -10,8 +10,6 @@ lives for SECONDS at most, and there are never more than CONNECTIONS; metrics ar
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
@@ -22,15 +20,12 @@ import anyio
 import msgspec
 from aiohttp import HttpVersion10, HttpVersion11, web
 
+from sfworker.connections import answering
 from sfworker.listening import CONNECTIONS, SECONDS, State
 
 PAGE_SECONDS = 1.0
 """Age at which metrics are collected again, however many ask."""
-_HEAD_BYTES = 8192
 _PAGE_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-# What aiohttp logs of a client is a traceback for each nonsense that one sends.
-_silent = logging.getLogger("sfworker.serving")
-_silent.disabled = True
 
 
 @asynccontextmanager
@@ -38,45 +33,8 @@ async def serving(
     listener: socket.socket, state: Callable[[], State], page: Callable[[], bytes | None]
 ) -> AsyncIterator[None]:
     """Answer requests on `listener` during the block, with what `state` and, in a thread, `page` return then."""
-    loop = asyncio.get_running_loop()
-    http = web.Server(_Answers(state, page).answer)
-
-    def connect() -> _Connection:
-        return _Connection(
-            http,
-            loop=loop,
-            logger=_silent,
-            access_log=_silent,
-            tcp_keepalive=False,
-            max_line_size=_HEAD_BYTES,
-            max_field_size=_HEAD_BYTES,
-            lingering_time=0,
-        )
-
-    create = loop.create_unix_server if listener.family == socket.AF_UNIX else loop.create_server
-    server = await create(connect, sock=listener)
-    try:
+    async with answering(web.Server(_Answers(state, page).answer), listener, SECONDS, CONNECTIONS):
         yield
-    finally:
-        server.close()
-        for connection in http.connections:
-            _cut_off(connection)
-        await http.shutdown(0)
-
-
-class _Connection(web.RequestHandler):
-    """A client's connection, which is cut off after SECONDS, or at once where there are too many."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        is_crowd = len(self._manager.connections) > CONNECTIONS if self._manager else True
-        asyncio.get_running_loop().call_later(0.0 if is_crowd else SECONDS, _cut_off, self)
-
-
-def _cut_off(connection: web.RequestHandler) -> None:
-    # Not `force_close`, which waits until the client has read what is on its way.
-    if connection.transport is not None:
-        connection.transport.abort()
 
 
 class _Answers:

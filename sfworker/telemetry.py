@@ -133,6 +133,8 @@ METRICS = {
     "sfworker.stream.lag": Metric("gauge", "{entry}", "Entries not delivered yet, by the server's count.", _STREAM),
     "sfworker.stream.pending": Metric("gauge", "{job}", "Jobs that workers have taken and not answered.", _STREAM),
     "sfworker.stream.retrying": Metric("gauge", "{job}", "Jobs that wait for their next attempt.", _STREAM),
+    "sfworker.stream.held": Metric("gauge", "{job}", "Jobs of a task type that an operator has paused.", _STREAM),
+    "sfworker.stream.limited": Metric("gauge", "{job}", "Jobs that wait because of a limit.", _STREAM),
     "sfworker.stream.dead": Metric("gauge", "{job}", "Jobs that failed for good and are kept.", _STREAM),
     "sfworker.results.lag": Metric("gauge", "{entry}", "Results and events that a reader has not read yet.", _STREAM),
     "sfworker.results.pending": Metric("gauge", "{entry}", "Those that it has read and not acknowledged.", _STREAM),

@@ -18,8 +18,10 @@ PACKAGE = Path(sfworker.__file__).parent
 SHARED = ["errors", "settings", "disks", "beneath", "limits", "wire", "catalog"]
 DAEMON_SIDE = [
     "cli",
+    "console",
     "daemon",
     "gateway",
+    "gateway_state",
     "pool",
     "publish",
     "report",
@@ -30,6 +32,7 @@ DAEMON_SIDE = [
     "job_logs",
     "listening",
     "logs",
+    "connections",
     "serving",
     "telemetry",
     *SHARED,
@@ -71,7 +74,8 @@ def test_the_daemon_never_imports_secretflow() -> None:
 
 
 def test_a_worker_without_a_port_imports_no_server() -> None:
-    modules = [name for name in modules_under(DAEMON_SIDE) if name != "sfworker.serving"]
+    servers = ("sfworker.serving", "sfworker.connections", "sfworker.console.")
+    modules = [name for name in modules_under(DAEMON_SIDE) if not name.startswith(servers)]
     assert imported_with(modules) & {"aiohttp", "prometheus_client"} == set()
 
 

@@ -7,6 +7,7 @@ ids are read before the first one is shown.
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Awaitable
 from typing import Annotated, Any, Literal, cast
 
@@ -19,6 +20,7 @@ from sfworker.broker.dead import PastAttempt, history
 from sfworker.broker.entry import Entry, entry_from_fields
 from sfworker.broker.keys import DEAD_CONSUMER, RETRY_CONSUMER, Keys
 from sfworker.broker.overview import last_delivered
+from sfworker.settings import OUTCOMES
 from sfworker.wire.envelope import decode_ids, decode_task_type
 
 PAGE = 500
@@ -28,6 +30,7 @@ ENTRIES = 50
 State = Literal["queued", "running", "waiting", "success", "failure", "cancelled"]
 STATES: tuple[State, ...] = ("queued", "running", "waiting", "success", "failure", "cancelled")
 _ENDS: dict[str, State] = {"SUCCESS": "success", "FAILURE": "failure", "CANCELLED": "cancelled"}
+_PLACE = re.compile(r"(\d{1,15})(?:\+(\d{1,9}))?")
 
 
 class Listed(Struct, frozen=True, kw_only=True):
@@ -109,8 +112,7 @@ async def executions(redis: Redis, keys: Keys, group: str, wanted: Wanted) -> As
         sources += [_waiting(redis, keys, group, stream, wanted) for stream in keys.job_streams()]
     if "queued" in wanted.states:
         sources += [_queued(redis, stream, group, wanted) for stream in keys.job_streams()]
-    if wanted.states - _LIVE:
-        sources.append(_ended(redis, keys, wanted))
+    sources += [_ended(redis, keys.ended(outcome), wanted) for outcome in OUTCOMES if outcome in wanted.states]
     heads = [(head, source) for source in sources if (head := await anext(source, None)) is not None]
     while heads:
         newest = max(range(len(heads)), key=lambda place: heads[place][0].at)
@@ -121,6 +123,34 @@ async def executions(redis: Redis, keys: Keys, group: str, wanted: Wanted) -> As
             del heads[newest]
         else:
             heads[newest] = (following, source)
+
+
+Place = tuple[int, int]
+"""Place in a list: the time in ms of the last one before it, and how many of that time were before it."""
+
+
+async def page(
+    redis: Redis, keys: Keys, group: str, wanted: Wanted, limit: int, after: Place | None = None
+) -> tuple[list[Listed], Place | None]:
+    """Return a page of the executions that are `wanted`, and the place where the next begins, None behind the last."""
+    found: list[Listed] = []
+    latest, shown = after or (None, 0)
+    async for one in executions(redis, keys, group, msgspec.structs.replace(wanted, until=latest)):
+        if one.at == latest and shown > 0:  # on the page before, with the same time
+            shown -= 1
+        elif len(found) < limit:
+            found.append(one)
+        else:
+            last = found[-1].at
+            of_last = sum(1 for each in found if each.at == last)
+            return found, (last, of_last + (after[1] if after and after[0] == last else 0))
+    return found, None
+
+
+def place(text: str) -> Place | None:
+    """Read a place as lists show it, `time+number`; None where it is none."""
+    read = _PLACE.fullmatch(text)
+    return None if read is None else (int(read[1]), int(read[2] or 0))
 
 
 _OF_RECORD = ["state", "worker", "attempt", "started", "entry"]
@@ -241,12 +271,10 @@ async def _queued(redis: Redis, stream: str, group: str, wanted: Wanted) -> Asyn
         before = f"({page[-1][0].decode()}"
 
 
-async def _ended(redis: Redis, keys: Keys, wanted: Wanted) -> AsyncIterator[Listed]:
+async def _ended(redis: Redis, index: str, wanted: Wanted) -> AsyncIterator[Listed]:
     latest: float | str = "+inf" if wanted.until is None else wanted.until
     passed = 0  # of those with that time
-    while page := await redis.zrevrangebyscore(
-        keys.ended, latest, wanted.since, start=passed, num=PAGE, withscores=True
-    ):
+    while page := await redis.zrevrangebyscore(index, latest, wanted.since, start=passed, num=PAGE, withscores=True):
         for member, time in page:
             one = _of_facts(member, int(time))
             if one is not None and wanted.has(one):
@@ -293,8 +321,8 @@ class Found(Struct, frozen=True, kw_only=True):
     entry_id: str | None
     worker: str
     """The worker of the last attempt of one that is not answered, or failed for good."""
-    is_held: bool
-    """True where an operator has paused jobs like it."""
+    held_by: str
+    """The order or limit that holds it up, empty where none does: `pause`, `limit type psi`, ..."""
     history: list[PastAttempt]
     """The last hundred ended attempts of one that is not answered, or failed for good, oldest first."""
     result: dict[str, Any] | None
@@ -319,7 +347,7 @@ async def find(redis: Redis, keys: Keys, group: str, execution_id: str) -> Found
         envelope=(entry and entry.envelope) or await _kept_envelope(redis, keys.envelope(execution_id)),
         entry_id=entry.entry_id if entry else None,
         worker=record.get("worker", ""),
-        is_held="held" in record,
+        held_by=record.get("held", ""),
         history=history(record),
         result=None if answer is None else msgspec.json.decode(answer, type=dict[str, Any]),
     )

@@ -6,8 +6,6 @@ import argparse
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from sfworker.cli.arguments import count, not_empty
 from sfworker.cli.connection import (
     add_group_argument,
@@ -23,7 +21,6 @@ from sfworker.errors import SecretFlowTaskError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from sfworker.broker.dead import DeadJob, PastAttempt
     from sfworker.settings import Settings
 
 SUMMARY = "List, show, replay or delete jobs that failed for good"
@@ -55,9 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_many_arguments(purging)
     purging.set_defaults(act=_purge)
 
-    for action in (listing, showing):
-        action.add_argument("--json", action="store_true", help="print JSON, for programs")
     for action in (listing, showing, replaying, purging):
+        action.add_argument("--json", action="store_true", help="print JSON, for programs")
         add_group_argument(action)
         add_redis_arguments(action)
 
@@ -72,6 +68,7 @@ async def _list(arguments: argparse.Namespace, settings: Settings) -> int:
     from sfworker.broker.keys import Keys
     from sfworker.cli.console import console, print_json
     from sfworker.cli.known import require_group
+    from sfworker.report.execution import summary
 
     limit = arguments.limit if arguments.limit is not None or arguments.json else ROWS
     found: list[dict[str, Any]] = []
@@ -83,7 +80,7 @@ async def _list(arguments: argparse.Namespace, settings: Settings) -> int:
                 if len(found) == limit:
                     more = True
                     break
-                found.append(_summary(job))
+                found.append(summary(job))
     if arguments.json:
         print_json(found)
         return 0
@@ -137,12 +134,13 @@ async def _show(arguments: argparse.Namespace, settings: Settings) -> int:
     from sfworker.broker.dead import find_dead_job
     from sfworker.broker.keys import Keys
     from sfworker.cli.console import console, print_json, table
+    from sfworker.report.execution import decoded, past_attempt, summary
 
     async with connected_redis(settings) as redis:
         job = await find_dead_job(redis, Keys(settings.prefix), arguments.group, arguments.id)
     if job is None:
         raise SecretFlowTaskError(await why_not_dead(settings, arguments.group, arguments.id))
-    about = _summary(job)
+    about = summary(job)
     history = [past_attempt(past) for past in job.history]
     envelope = decoded(job.attempt.entry.envelope)
     if arguments.json:
@@ -170,11 +168,12 @@ def print_attempts(out: Console, history: list[dict[str, Any]]) -> None:
 
 
 async def _replay(arguments: argparse.Namespace, settings: Settings) -> int:
-    return await replay_one(settings, arguments.group, arguments.id)
+    return await replay_one(settings, arguments.group, arguments.id, as_json=arguments.json)
 
 
 async def _purge(arguments: argparse.Namespace, settings: Settings) -> int:
     from sfworker.broker.dead import find_dead_job
+    from sfworker.cli.console import say
     from sfworker.cli.known import require_group
 
     if not arguments.all:
@@ -182,65 +181,17 @@ async def _purge(arguments: argparse.Namespace, settings: Settings) -> int:
     async with connected_redis(settings) as redis, connected_broker(settings, arguments.group) as broker:
         if arguments.all:
             await require_group(redis, broker.keys, arguments.group)
-            _, sentence = await for_many(
+            figures, sentence = await for_many(
                 redis, broker.keys, arguments, "purged", lambda job: broker.purge(job.attempt.entry)
             )
-            print(sentence)
+            say(dict(figures), sentence, as_json=arguments.json)
             return 0
         wanted = await find_dead_job(redis, broker.keys, arguments.group, arguments.id)
         purged = wanted is not None and await broker.purge(wanted.attempt.entry)
     if not purged:
         raise SecretFlowTaskError(await why_not_dead(settings, arguments.group, arguments.id))
-    print("1 purged")
+    say({"meant": 1, "purged": 1}, "1 purged", as_json=arguments.json)
     return 0
-
-
-def _summary(job: DeadJob) -> dict[str, Any]:
-    from sfworker.wire.events import timestamp
-
-    attempt = job.attempt
-    envelope = decoded(attempt.entry.envelope)
-    task = envelope.get("task_config") if isinstance(envelope, dict) else None
-    task_type = task.get("task_type") if isinstance(task, dict) else None
-    return {
-        "execution_id": attempt.execution_id,
-        "entry_id": attempt.entry.entry_id,
-        "stream": attempt.entry.stream,
-        "task_id": attempt.task_id,
-        "subtask_id": attempt.subtask_id,
-        "task_type": task_type if isinstance(task_type, str) else None,
-        "attempts": job.attempts,
-        "replays": job.replays,
-        "error_type": job.error_type,
-        "error": job.error,
-        "buried_at": timestamp(job.buried_at),
-    }
-
-
-def past_attempt(past: PastAttempt) -> dict[str, Any]:
-    """Return an ended attempt for programs."""
-    from sfworker.wire.events import timestamp
-
-    return {
-        "attempt": past.attempt,
-        "replays": past.replays,
-        "worker_id": past.worker,
-        "started_at": timestamp(past.started / 1000),
-        "ended_at": timestamp(past.ended / 1000),
-        "outcome": past.outcome,
-        "error_type": past.error_type,
-        "error": past.error,
-    }
-
-
-def decoded(envelope: bytes | None) -> Any:
-    """Return the envelope decoded, as text if it is no JSON, None if it was deleted."""
-    if envelope is None:
-        return None
-    try:
-        return msgspec.json.decode(envelope)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return envelope.decode(errors="replace")
 
 
 def _cell(name: str, value: object) -> str:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anyio
-import msgspec
 
 from sfworker.cli.arguments import not_empty
 from sfworker.cli.connection import add_redis_arguments, connected_client, settings_from
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
 
 SUMMARY = "Print the log of a job, on a host whose worker ran it"
 LOOK_SECONDS = 0.2
-_SHOWN_APART = {"time", "level", "logger", "message", "exception"}
-_NOT_SHOWN = {*_SHOWN_APART, "pid", "worker_id", "execution_id", "task_id", "subtask_id"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,6 +55,8 @@ class _Log:
 
     def print_new(self) -> bool:
         """Print the lines that were not printed yet, and return whether there is a log."""
+        from sfworker.job_logs import shown_line
+
         try:
             with self._file.open("rb") as file:
                 file.seek(self._read)
@@ -68,7 +67,7 @@ class _Log:
         *lines, self._rest = (self._rest + said).split(b"\n")
         for line in lines:
             text = line.decode(errors="replace")
-            print(text if self._as_json else _shown(text), flush=True)
+            print(text if self._as_json else shown_line(text), flush=True)
         return True
 
 
@@ -80,15 +79,3 @@ async def _follow(log: _Log, execution_id: str, settings: Settings) -> None:
             if known is not None and known.state == "answered":
                 return
             await anyio.sleep(LOOK_SECONDS)
-
-
-def _shown(line: str) -> str:
-    """Return a line for people. A traceback follows on lines of its own."""
-    try:
-        fields = msgspec.json.decode(line, type=dict[str, Any])
-    except msgspec.DecodeError:
-        return line
-    time, level, logger, message = (fields.get(name, "") for name in ("time", "level", "logger", "message"))
-    more = "".join(f" {name}={value}" for name, value in fields.items() if name not in _NOT_SHOWN)
-    trace = "".join(f"\n    {each}" for each in str(fields.get("exception", "")).splitlines())
-    return f"{time} {level:8}{logger}: {message}{more}{trace}"

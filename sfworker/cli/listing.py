@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import re
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
 SUMMARY = "List jobs in any state, newest first"
 ROWS = 50
 _STATES = ("queued", "running", "waiting", "success", "failure", "cancelled")
-_CURSOR = re.compile(r"(\d{1,15})(?:\+(\d{1,9}))?")
 _UNITS = ((86_400, "d"), (3600, "h"), (60, "m"), (1, "s"))
 
 
@@ -67,26 +65,18 @@ def facts(one: Listed) -> dict[str, Any]:
 
 async def _found(arguments: argparse.Namespace, settings: Settings) -> tuple[list[Listed], str | None]:
     """Return a page and the place where the next one begins, None behind the last."""
-    from sfworker.broker.finding import executions
+    from sfworker.broker.finding import page
     from sfworker.broker.keys import Keys
     from sfworker.cli.known import require_group
 
-    found: list[Listed] = []
-    latest, shown = arguments.before or (None, 0)
+    group, keys = arguments.group, Keys(settings.prefix)
     async with connected_redis(settings) as redis:
-        keys = Keys(settings.prefix)
-        await require_group(redis, keys, arguments.group)
-        async for one in executions(redis, keys, arguments.group, _wanted(arguments, latest)):
-            if one.at == latest and shown > 0:  # on the page before, with the same time
-                shown -= 1
-            elif len(found) < arguments.limit:
-                found.append(one)
-            else:
-                return found, _place(found, arguments.before)
-    return found, None
+        await require_group(redis, keys, group)
+        found, place = await page(redis, keys, group, _wanted(arguments), arguments.limit, arguments.before)
+    return found, None if place is None else f"{place[0]}+{place[1]}"
 
 
-def _wanted(arguments: argparse.Namespace, latest: int | None) -> Wanted:
+def _wanted(arguments: argparse.Namespace) -> Wanted:
     from sfworker.broker.finding import STATES, Wanted
 
     return Wanted(
@@ -96,22 +86,17 @@ def _wanted(arguments: argparse.Namespace, latest: int | None) -> Wanted:
         worker=arguments.worker,
         text=arguments.text,
         since=0 if arguments.since is None else int((time.time() - arguments.since) * 1000),
-        until=latest,
     )
 
 
-def _place(found: list[Listed], before: tuple[int, int] | None) -> str:
-    last = found[-1].at
-    shown = sum(1 for one in found if one.at == last) + (before[1] if before and before[0] == last else 0)
-    return f"{last}+{shown}"
-
-
 def _cursor(text: str) -> tuple[int, int]:
-    """Read a place as it was printed, time in ms and how many of that time were shown."""
-    place = _CURSOR.fullmatch(text)
-    if place is None:
+    """Read a place as it was printed. Raises ArgumentTypeError where it is none."""
+    from sfworker.broker.finding import place
+
+    read = place(text)
+    if read is None:
         raise argparse.ArgumentTypeError(f"{text} is no place; take the one that a list has ended with")
-    return int(place[1]), int(place[2] or 0)
+    return read
 
 
 def _print(found: list[Listed]) -> None:

@@ -10,12 +10,12 @@ from collections.abc import AsyncIterator
 from datetime import datetime, timezone
 
 from sfworker.cli.findings import Finding, error, ok, warning
-from sfworker.cli.gateway_state import gateway_overview
 from sfworker.errors import SettingsError
 from sfworker.gateway.accounts import Accounts
 from sfworker.gateway.dialling import Dialler, NotTakenError
 from sfworker.gateway.gateway import WARN_DAYS
 from sfworker.gateway.identity import Identity
+from sfworker.gateway_state import gateway_overview
 from sfworker.pool.remotes import cleaned
 from sfworker.settings import Settings, variable
 from sfworker.wire.gateway import PROBE, VERSION, Preface

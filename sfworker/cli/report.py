@@ -18,7 +18,6 @@ from sfworker.cli.connection import (
     connected_redis,
     settings_from,
 )
-from sfworker.cli.dead import decoded
 from sfworker.cli.submit import read_envelope
 from sfworker.errors import SecretFlowTaskError, SettingsError
 
@@ -40,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--csv", type=Path, metavar="DIRECTORY", help="where to write each table as a CSV file")
     parser.add_argument("--envelope", metavar="FILE", help="the job that made it; default: the one in Redis")
     parser.add_argument("--paths", action="store_true", help="show the paths of files, too")
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
     add_group_argument(parser)
     add_redis_arguments(parser)
 
@@ -51,13 +51,17 @@ def run(arguments: argparse.Namespace) -> int:
         raise SettingsError("report: needs -o FILE for a page, --csv DIRECTORY for tables, or both")
     envelope: object = None
     if arguments.file is not None:
+        from sfworker.report.execution import decoded
+
         result = decoded(_read(arguments.file))
     else:
         result, envelope = asyncio.run(_fetch(arguments, settings_from(arguments)))
     if arguments.envelope is not None:
         envelope = read_envelope(arguments.envelope)
-    for file in _write(arguments, result, envelope):
-        print(file)
+    from sfworker.cli.console import say
+
+    files = [str(file) for file in _write(arguments, result, envelope)]
+    say({"files": files}, *files, as_json=arguments.json)
     return 0
 
 
@@ -129,6 +133,7 @@ async def _envelope(execution_id: str, group: str, settings: Settings) -> object
 
     from sfworker.broker.finding import find
     from sfworker.broker.keys import Keys
+    from sfworker.report.execution import decoded
 
     async with connected_redis(settings) as redis:
         try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -14,7 +13,6 @@ from sfworker.cli.connection import add_group_argument, add_redis_arguments, con
 from sfworker.errors import SecretFlowTaskError
 
 if TYPE_CHECKING:
-    from sfworker.broker.finding import Found
     from sfworker.settings import Settings
 
 SUMMARY = "Show all that is known of a job: envelope, attempts, stages, result"
@@ -33,12 +31,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     about = asyncio.run(_about(arguments, settings_from(arguments)))
+    from sfworker.cli.console import print_json, say
+
     if arguments.bundle:
         _write_bundle(arguments.bundle, about)
-        print(f"{arguments.bundle} is written; it holds no data beyond the job's result, read it before you send it")
+        sentence = (
+            f"{arguments.bundle} is written; it holds no data beyond the job's result, read it before you send it"
+        )
+        say({"file": arguments.bundle}, sentence, as_json=arguments.json)
     elif arguments.json:
-        from sfworker.cli.console import print_json
-
         print_json(about)
     else:
         _print(about)
@@ -46,37 +47,16 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 async def _about(arguments: argparse.Namespace, settings: Settings) -> dict[str, Any]:
-    from sfworker.broker.finding import find, said
     from sfworker.broker.keys import Keys
     from sfworker.cli.known import unknown
+    from sfworker.report.execution import about
 
+    execution_id, keys = arguments.execution_id, Keys(settings.prefix)
     async with connected_redis(settings) as redis:
-        keys = Keys(settings.prefix)
-        found = await find(redis, keys, arguments.group, arguments.execution_id)
-        if found is None:
-            raise SecretFlowTaskError(unknown(arguments.execution_id))
-        events = await said(redis, keys, arguments.execution_id, found.entry_id)
-    return _facts(arguments.execution_id, found, events, paths=arguments.paths)
-
-
-def _facts(execution_id: str, found: Found, events: list[dict[str, Any]], *, paths: bool) -> dict[str, Any]:
-    """Return what is known as JSON is made of it."""
-    from sfworker.cli.dead import decoded, past_attempt
-    from sfworker.report.hiding import without_paths, without_what_looks_like_paths
-
-    envelope = decoded(found.envelope)
-    return {
-        "execution_id": execution_id,
-        "state": found.state,
-        "group": found.group,
-        "entry_id": found.entry_id,
-        "worker": found.worker or None,
-        "held": found.is_held,
-        "envelope": envelope if paths else without_what_looks_like_paths(envelope),
-        "attempts": [past_attempt(past) for past in found.history],
-        "events": events,
-        "result": found.result if paths else without_paths(found.result),
-    }
+        found = await about(redis, keys, arguments.group, execution_id, paths=arguments.paths)
+    if found is None:
+        raise SecretFlowTaskError(unknown(execution_id))
+    return found
 
 
 def _write_bundle(file: str, about: dict[str, Any]) -> None:
@@ -106,8 +86,9 @@ def _print(about: dict[str, Any]) -> None:
 
     out = console()
     where = f", on {about['worker']}" if about["worker"] and about["state"] == "running" else ""
-    held = ", as jobs like it are paused" if about["held"] else ""
-    print(f"{about['execution_id']}: {about['state']}{where}{held}")
+    held_by = about["held_by"] or ""
+    held = ", as a limit holds it up" if held_by.startswith("limit") else ", as jobs like it are paused"
+    print(f"{about['execution_id']}: {about['state']}{where}{held if held_by else ''}")
     print_attempts(out, about["attempts"])
     _print_events(about["events"])
     worker = about["worker"] or ((about["result"] or {}).get("task_metadata") or {}).get("worker_id")
@@ -128,25 +109,13 @@ def _print_events(events: list[dict[str, Any]]) -> None:
     """Print the stages with their lengths; of the progress within one stage, the last that was said."""
     from sfworker.cli.console import console, table
     from sfworker.cli.progress import sentence
+    from sfworker.report.execution import steps
 
     stages = table("time", "attempt >", "stage", "after >", "")
-    before: datetime | None = None
-    for event, following in zip(events, [*events, {}][1:], strict=True):
-        same = ("stage", "attempt")
-        if event.get("stage") == "progress" and all(event.get(each) == following.get(each) for each in same):
-            continue
-        at = _time(event.get("timestamp"))
-        after = f"{(at - before).total_seconds():.2f} s" if at and before else ""
-        before = at or before
+    for event, seconds in steps(events):
+        after = "" if seconds is None else f"{seconds:.2f} s"
         done = f"{event['progress']:.0%} " if isinstance(event.get("progress"), float) else ""
         shown = (str(event.get("timestamp", ""))[:19], str(event.get("attempt") or ""), str(event.get("stage", "")))
         stages.add_row(*shown, after, done + sentence(event))
     if events:
         console().print(stages)
-
-
-def _time(text: object) -> datetime | None:
-    try:
-        return datetime.fromisoformat(str(text))
-    except ValueError:
-        return None

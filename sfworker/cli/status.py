@@ -10,7 +10,7 @@ from sfworker.cli.connection import add_group_argument, add_redis_arguments, con
 
 if TYPE_CHECKING:
     from sfworker.broker.overview import Overview
-    from sfworker.cli.gateway_state import GatewayOverview
+    from sfworker.gateway_state import GatewayOverview
     from sfworker.settings import Settings
 
 SUMMARY = "Show how many jobs are queued, run or have failed for good, the workers and the peers"
@@ -48,7 +48,7 @@ async def _overviews(settings: Settings, group: str) -> tuple[Overview, GatewayO
         figures = await overview(redis, keys, group, settings.tenants)
     if not settings.tls_certificate:
         return figures, None
-    from sfworker.cli.gateway_state import gateway_overview
+    from sfworker.gateway_state import gateway_overview
 
     return figures, await gateway_overview(settings)
 
@@ -59,10 +59,11 @@ def _print(figures: Overview, group: str) -> None:
     out = console()
     queues = table("stream", "queued >", "running >", "retrying >", "held >", "dead >")
     for stream in figures.streams:
-        counts = (stream.queued, stream.running, stream.retrying, stream.held, stream.dead)
+        counts = (stream.queued, stream.running, stream.retrying, stream.held + stream.limited, stream.dead)
         queues.add_row(stream.stream, *map(str, counts))
     out.print(queues)
-    for sentence in (*figures.misplaced, *(order.sentence for order in figures.orders)):
+    standing = [order.sentence for order in figures.orders] + [limit.sentence for limit in figures.limits]
+    for sentence in (*figures.misplaced, *standing):
         print(sentence)
     if figures.dead:
         print("Dead jobs have failed for good; `sfworker dead list` names them.")

@@ -10,22 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import msgspec
-from msgspec import Struct
 
 from sfworker.cli.arguments import seconds
 from sfworker.cli.connection import add_group_argument, add_redis_arguments, connected_redis, settings_from
 from sfworker.cli.plain import plain
 
 if TYPE_CHECKING:
-    from redis.asyncio import Redis
     from rich.console import Group
 
-    from sfworker.broker.finding import Listed
-    from sfworker.broker.overview import Overview
+    from sfworker.broker.look import Seen
     from sfworker.settings import Settings
 
 SUMMARY = "Watch workers, streams, running jobs and recent failures, live"
-FAILURES = 5
 _BAR = 12
 
 
@@ -44,54 +40,30 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-class _Seen(Struct, frozen=True):
-    """Holds the findings of one look."""
-
-    figures: Overview
-    ages: dict[str, float]
-    """Age in s of the oldest queued job, by stream."""
-    failures: list[Listed]
-
-
-async def _look(redis: Redis, settings: Settings, group: str) -> _Seen:
-    from sfworker.broker.finding import Wanted, executions
-    from sfworker.broker.gauges import gauges
-    from sfworker.broker.keys import Keys
-    from sfworker.broker.overview import overview
-
-    keys = Keys(settings.prefix)
-    of_streams, _ = await gauges(redis, [keys, *keys.of_tenants(settings.tenants)], group)
-    ages = {each.stream: each.figures["oldest_age"] for each in of_streams if "oldest_age" in each.figures}
-    failures: list[Listed] = []
-    async for one in executions(redis, keys, group, Wanted(states=frozenset({"failure"}))):
-        failures.append(one)
-        if len(failures) == FAILURES:
-            break
-    return _Seen(await overview(redis, keys, group, settings.tenants), ages, failures)
-
-
 async def _watch(settings: Settings, arguments: argparse.Namespace) -> None:
     from sfworker.broker.keys import Keys
+    from sfworker.broker.look import look
     from sfworker.cli.console import console, print_json
     from sfworker.cli.known import require_group
 
     out = console()
+    keys, group, tenants = Keys(settings.prefix), arguments.group, settings.tenants
     async with connected_redis(settings) as redis:
-        await require_group(redis, Keys(settings.prefix), arguments.group)
+        await require_group(redis, keys, group)
         if arguments.json:
-            print_json(_facts(await _look(redis, settings, arguments.group)))
+            print_json(_facts(await look(redis, keys, group, tenants)))
         elif arguments.once or not sys.stdout.isatty():
-            out.print(_page(await _look(redis, settings, arguments.group)))
+            out.print(_page(await look(redis, keys, group, tenants)))
         else:
             from rich.live import Live
 
             with Live(console=out, screen=True, auto_refresh=False) as live:
                 while True:
-                    live.update(_page(await _look(redis, settings, arguments.group)), refresh=True)
+                    live.update(_page(await look(redis, keys, group, tenants)), refresh=True)
                     await anyio.sleep(arguments.every)
 
 
-def _facts(seen: _Seen) -> dict[str, Any]:
+def _facts(seen: Seen) -> dict[str, Any]:
     from sfworker.cli.listing import facts
 
     figures = msgspec.to_builtins(seen.figures)
@@ -99,7 +71,7 @@ def _facts(seen: _Seen) -> dict[str, Any]:
     return {**figures, "streams": streams, "failures": [facts(one) for one in seen.failures]}
 
 
-def _page(seen: _Seen) -> Group:
+def _page(seen: Seen) -> Group:
     from rich.console import Group
 
     from sfworker.cli.console import table
@@ -109,7 +81,7 @@ def _page(seen: _Seen) -> Group:
     streams = table("stream", "queued >", "oldest >", "running >", "retrying >", "held >", "dead >")
     for stream in figures.streams:
         age = seen.ages.get(stream.stream) if stream.queued else None
-        counts = (stream.running, stream.retrying, stream.held, stream.dead)
+        counts = (stream.running, stream.retrying, stream.held + stream.limited, stream.dead)
         streams.add_row(stream.stream, str(stream.queued), "" if age is None else length(age), *map(str, counts))
     workers = table("worker", "running >", "free >", "memory >")
     jobs = table("execution", "task type", "for >", "progress", "memory >", "worker")
@@ -125,6 +97,7 @@ def _page(seen: _Seen) -> Group:
         ago = length(max(0.0, now - one.at / 1000))
         failures.add_row(*map(plain, (one.execution_id, one.task_type, ago, one.error_type, one.worker)))
     said = [*figures.misplaced, *(order.sentence for order in figures.orders)]
+    said += [limit.sentence for limit in figures.limits]
     said += [] if figures.workers else ["no worker serves this group now"]
     shown = [part for part in (workers, jobs, failures) if part.row_count]
     return Group(streams, *map(plain, said), *shown)

@@ -6,6 +6,7 @@ mark-up.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import math
 import re
@@ -13,13 +14,14 @@ import unicodedata
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Rectangle
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from sfworker.report.tables import cell, shown
 
@@ -137,6 +139,8 @@ def bars(
         for guide in guides:
             axes.axvline(guide, color=MUTED, linewidth=1, linestyle="--")
         drawn = [0.0, *guides, *(value or 0.0 for values in parts.values() for value in values)]
+        if all(float(each).is_integer() for each in drawn):
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))  # there is no half of a row
         span = (max(drawn) - min(drawn)) or 1.0
         axes.set_xlim(min(drawn) - (0.12 * span if min(drawn) < 0 else 0), max(drawn) + 0.03 * span)
         for row, end in enumerate(ends or ()):
@@ -322,12 +326,14 @@ def _chart(height: float, width: float = WIDTH) -> Iterator[tuple[Figure, Callab
 def _for_a_page(svg: str) -> str:
     """Return a whole SVG file as an element of a page that holds several."""
     body = re.sub(r"<(metadata|style)\b.*?</\1>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    return re.sub(r"<[^>]+>", _tag_for_a_page, body)  # texts hold no < or >, so none is changed
+    own = f"c{hashlib.sha256(body.encode()).hexdigest()[:8]}"
+    return re.sub(r"<[^>]+>", partial(_tag_for_a_page, own), body)  # texts hold no < or >, so none is changed
 
 
-def _tag_for_a_page(found: re.Match[str]) -> str:
+def _tag_for_a_page(own: str, found: re.Match[str]) -> str:
     tag = re.sub(r'^<svg(.*?) width="([\d.]+)pt" height="[\d.]+pt"', _sized, found[0])
     tag = re.sub(r"^<g id=\"[^\"]*\"", "<g", tag)  # each figure numbers its groups from 1
+    tag = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{own}", tag)  # like markers of two figures have like ids
     for colour, variable in _VARIABLES.items():
         tag = tag.replace(colour, f"var({variable})")
     return re.sub(r"(font: [^;\"]*?px) [^;\"]*", r"\1 var(--font)", tag)

@@ -21,6 +21,7 @@ from sfworker.report.hiding import job, without_paths
 from sfworker.report.tables import Value, cell, pieces, shown
 from sfworker.wire.events import JobResult
 
+TEMPLATES = Path(__file__).parent
 MOST_ROWS = 200
 MOST_COLUMNS = 60
 LONGEST_TEXT = 200
@@ -29,7 +30,18 @@ LONGEST_TEXT = 200
 
 def page(result: JobResult, envelope: dict[str, Any] | None = None, *, paths: bool = False) -> str:
     """Return the page as HTML. Of a job only what it computed with is shown; `paths` shows paths of files, too."""
+    return _template().render(
+        **content(result, paths=paths),
+        envelope=_as_json(job(envelope, paths=paths)) if envelope else "",
+        version=__version__,
+        paths_hidden=not paths,
+    )
+
+
+def content(result: JobResult, *, paths: bool = False) -> dict[str, Any]:
+    """Return what the template shows of a result."""
     about = result.task_metadata
+    told = msgspec.to_builtins(about)
     answer = result.result if paths else without_paths(result.result)
     drawn = charts(about.task_type, answer)
     warnings = list(result.warnings or ())
@@ -37,27 +49,24 @@ def page(result: JobResult, envelope: dict[str, Any] | None = None, *, paths: bo
         answer = dict(answer)
         warnings += map(str, answer.pop("warnings"))
     seconds = result.performance_metrics.total_seconds
-    return _template().render(
-        title=shown(about.task_type or "job"),
-        status=result.status,
-        seconds=f"{seconds:.2f} s" if seconds else "",
-        error=_error(result) if result.status != "success" else None,
-        warnings=[shown(each) for each in warnings],
-        charts=[_chart(each) for each in drawn],
-        parts=list(_parts(answer)) if answer is not None else [],
-        disclosures=[shown(each) for each in result.disclosures or ()],
-        run=[_fact(name, value) for name, value in msgspec.to_builtins(about).items() if value not in (None, [], "")],
-        performance=[_chart(each) for each in performance(result.performance_metrics)],
-        envelope=_as_json(job(envelope, paths=paths)) if envelope else "",
-        version=__version__,
-        paths_hidden=not paths,
-    )
+    return {
+        "title": shown(about.task_type or "job"),
+        "status": result.status,
+        "seconds": f"{seconds:.2f} s" if seconds else "",
+        "error": _error(result) if result.status != "success" else None,
+        "warnings": [shown(each) for each in warnings],
+        "charts": [_chart(each) for each in drawn],
+        "parts": list(_parts(answer)) if answer is not None else [],
+        "disclosures": [shown(each) for each in result.disclosures or ()],
+        "run": [_fact(name, value) for name, value in told.items() if value not in (None, [], "")],
+        "performance": [_chart(each) for each in performance(result.performance_metrics)],
+    }
 
 
 @cache
 def _template() -> Template:
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

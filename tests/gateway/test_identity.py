@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from sfworker.cli import gateway_state, peer_findings
+from sfworker import gateway_state
+from sfworker.cli import peer_findings
 from sfworker.errors import SettingsError
 from sfworker.gateway import identity
 from sfworker.gateway.certificates import make_authority, make_certificate

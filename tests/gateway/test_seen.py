@@ -21,8 +21,8 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from sfworker.cli import main, peer_findings
-from sfworker.cli.gateway_state import gateway_overview
 from sfworker.gateway.certificates import make_authority, make_certificate
+from sfworker.gateway_state import gateway_overview
 from sfworker.listening import ask
 from sfworker.settings import load, variable
 from sfworker.wire.frames import encode_frame

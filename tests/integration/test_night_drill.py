@@ -29,7 +29,6 @@ from sfworker.listening import ask
 from tests.deploy.test_alerts import RULES, runbook
 from tests.documents.shell import ROOT
 from tests.documents.test_commands import DEPLOY
-from tests.gateway.sites import gateway_of
 from tests.integration.exported import Page
 from tests.mounting import PAGE, mounted
 from tests.network import HOST, free_ports
@@ -274,8 +273,7 @@ def test_a_full_disk(night: Night) -> None:
 @pytest.mark.slow
 def test_a_dead_template(night: Night) -> None:
     before = night.pages()
-    [template] = night.worker.children() - {gateway_of(night.worker)}
-    os.kill(template, signal.SIGKILL)
+    os.kill(night.worker.template(), signal.SIGKILL)
     until(lambda: night.figure("worker", "incidents_total", sfworker_incident="template_restart") == 1)
     health, log, _ = night.walk("SfworkerTemplateRestarts")
     assert json.loads(health)["state"] in {"template_lost", "starting", "ready"}

@@ -74,6 +74,7 @@ async def test_an_unknown_execution_is_said_so(redis_url: str, jobs: None) -> No
             assert "<h1>Not possible</h1>" in await response.text()
 
 
+@pytest.mark.attack("console")
 async def test_paths_of_data_are_not_shown(redis_url: str, redis: Any) -> None:
     task = {"task_type": "psi", "input_paths": {"alice": "secret-place/a.csv"}}
     redis.xadd("sf:jobs", {"envelope": json.dumps({"execution_id": "e-1", "task_config": task})})
@@ -96,6 +97,7 @@ async def test_the_log_is_shown_where_this_host_has_it(redis_url: str, jobs: Non
         assert "No log of it is kept on this host" in await visitor.page("/execution?id=failed")
 
 
+@pytest.mark.attack("console")
 async def test_no_word_from_redis_is_obeyed(redis_url: str, evil: None) -> None:
     executions = [EVIL, *(f"{EVIL} {state}" for state in ("failed", "waits", "runs", "queued"))]
     paths = [*PAGES, *(f"/execution?id={quote(each)}" for each in executions)]

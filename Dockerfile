@@ -16,7 +16,7 @@ RUN sed '/^# --- build/,$d' requirements.lock > runtime.lock \
     && sed '1,/^# --- build/d;/^# --- ray/,$d' requirements.lock > build.lock \
     && sed '/^# --- development/,$d' requirements.lock > ray.lock \
     && if [ -n "$RAY" ]; then chosen=ray.lock; else chosen=runtime.lock; fi \
-    && pip --python /opt/sfworker/bin/python install --no-deps --require-hashes -r $chosen \
+    && pip --python /opt/sfworker/bin/python install --no-deps --require-hashes -r "$chosen" \
     && pip install --no-deps --require-hashes -r build.lock
 COPY pyproject.toml README.md LICENSE CHANGELOG.md ./
 COPY sfworker ./sfworker
@@ -27,6 +27,8 @@ FROM ${BASE}
 # libgomp1: SecretFlow's native libraries link to it. tini: a party process that is killed may leave children (PSI runs
 # `sort`); in a container they become process 1's, and neither the daemon nor its template process reaps children
 # that it did not start. tini does, and passes SIGTERM on to the daemon alone, which ends its own processes.
+# Their versions are those of the base image's Debian, which keeps no older ones.
+# hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends libgomp1 tini \
     && rm -rf /var/lib/apt/lists/* \

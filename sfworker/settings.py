@@ -45,6 +45,10 @@ _OF_GATEWAYS = (
 )
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 DataRoots = list[str] | dict[str, list[str] | str]
+Outcome = Literal["success", "failure", "cancelled"]
+OUTCOMES: tuple[Outcome, ...] = ("success", "failure", "cancelled")
+Limits = dict[Annotated[str, Meta(pattern=r"\A[A-Za-z0-9_.:-]{1,100}\Z")], Annotated[int, Meta(ge=1)]]
+"""By the name of a task type or tenant."""
 
 
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -83,6 +87,19 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = "WARNING"
     worker_hostname: Annotated[str, Meta(description="First part of the worker's id; empty: the host's name.")] = ""
     concurrency: Annotated[int, Meta(ge=1, le=256, description="Number of executions at the same time.")] = 1
+    max_running_of_types: Annotated[
+        Limits,
+        Meta(
+            description="Number of jobs of a task type that run at once in the group, over all workers: "
+            "`psi=2,ss_xgb=1`; others: any. See `sfworker limit`."
+        ),
+    ] = {}
+    max_running_of_tenants: Annotated[Limits, Meta(description="The same of tenants: `bank=4`.")] = {}
+    max_starts_of_types: Annotated[
+        Limits,
+        Meta(description="Number of jobs of a task type that start in a minute: `psi=30`; others: any."),
+    ] = {}
+    max_starts_of_tenants: Annotated[Limits, Meta(description="The same of tenants: `bank=60`.")] = {}
     spare_processes: Annotated[
         int,
         Meta(
@@ -107,6 +124,14 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         int,
         Meta(ge=1 << 20, description="Memory of a session's processes together above which it is not kept, in bytes."),
     ] = 1 << 30
+    programs_bytes: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Size of the compiled SPU programs that a worker keeps for a tenant's later jobs, in bytes; 0: "
+            "each job compiles its own.",
+        ),
+    ] = 1 << 26
     start_method: Annotated[
         Literal["fork", "spawn"],
         Meta(description="Start of party processes: forked from the template, or a new interpreter each."),
@@ -170,7 +195,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         int, Meta(ge=1, le=100, description="Number of times that a job may take its worker down before it is buried.")
     ] = 3
     health: Annotated[
-        str, Meta(description="Address of /healthz and /readyz: HOST:PORT or unix:/PATH; empty: none.")
+        str, Meta(description="Address of /healthz, /readyz and /metrics: HOST:PORT or unix:/PATH; empty: none.")
     ] = ""
     console_listen: Annotated[str, Meta(description="Address of `sfworker console`, HOST:PORT.")] = "127.0.0.1:8620"
     console_token: Annotated[
@@ -187,10 +212,30 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     result_ttl: Annotated[
         int, Meta(ge=1, description="Seconds that a result is kept at `sf:result:<execution_id>`.")
     ] = 86_400
+    result_ttl_of: Annotated[
+        dict[Outcome, Annotated[int, Meta(ge=1)]],
+        Meta(description="The same by outcome, where it differs: `success=3600,failure=604800,cancelled=60`."),
+    ] = {}
     retention: Annotated[int, Meta(ge=60, description="Seconds that records of executions are kept.")] = 7 * 86_400
+    retention_of: Annotated[
+        dict[Outcome, Annotated[int, Meta(ge=60)]],
+        Meta(description="The same by outcome, where it differs: `success=86400,failure=2592000`."),
+    ] = {}
+    most_kept_of: Annotated[
+        dict[Outcome, Annotated[int, Meta(ge=1)]],
+        Meta(
+            description="Number of ended executions by outcome of which anything is kept, the newest: "
+            "`success=100000,failure=10000`; others: any. An `execution_id` that is forgotten so is run again if it is "
+            "sent again."
+        ),
+    ] = {}
     ended_maxlen: Annotated[
         int,
-        Meta(ge=0, le=100_000_000, description="Number of ended executions that `sfworker list` knows at most."),
+        Meta(
+            ge=0,
+            le=100_000_000,
+            description="Number of ended executions of each outcome that `sfworker list` knows at most.",
+        ),
     ] = 100_000
     results_maxlen: Annotated[
         int, Meta(ge=100, description="Approximate number of entries that `sf:results` keeps.")
@@ -264,6 +309,10 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             description="Private directory of the gateway's socket; empty: one in the directory of sockets. A worker "
             "that has this and no certificate waits for the gateway there and starts none."
         ),
+    ] = ""
+    gateway_health: Annotated[
+        str,
+        Meta(description="Address of the gateway's /healthz, /readyz and /metrics, as `SFWORKER_HEALTH`; empty: none."),
     ] = ""
     tls_certificate: Annotated[
         str, Meta(description="File with this party's certificate and its chain (PEM); empty: no gateway is started.")
@@ -392,6 +441,14 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         encoded = {name: msgspec.json.encode(value, order="deterministic") for name, value in values.items()}
         return {variable(name): hashlib.sha256(value).hexdigest() for name, value in encoded.items()}
 
+    def result_ttl_after(self, outcome: Outcome) -> int:
+        """Seconds that result and envelope of an execution are kept that ended so."""
+        return self.result_ttl_of.get(outcome, self.result_ttl)
+
+    def retention_after(self, outcome: Outcome) -> int:
+        """Seconds that the record of an execution is kept that ended so."""
+        return self.retention_of.get(outcome, self.retention)
+
     def hostname(self) -> str:
         return self.worker_hostname or socket.gethostname()
 
@@ -413,7 +470,7 @@ def load(environ: Mapping[str, str] = os.environ, **overrides: Any) -> Settings:
     try:
         return msgspec.convert(values, Settings, strict=False)
     except msgspec.ValidationError as error:
-        [name] = re.findall(r" - at `\$\.(\w+)", str(error))
+        [name] = re.findall(r"`\$\.(\w+)", str(error))
         raise SettingsError(f"{variable(name)}: has to be {_allowed(name)}") from None
 
 
@@ -467,17 +524,17 @@ def _level(name: str, value: str) -> str:
     return "WARNING" if level == "WARN" else level
 
 
-def _by_party(name: str, value: str) -> dict[str, Any]:
-    """Split `alice=x,bob=y`. Pins may repeat a party."""
+def _by_name(name: str, value: str) -> dict[str, Any]:
+    """Split `alice=x,bob=y`. Pins may repeat a name."""
     found: dict[str, Any] = {}
     for pair in filter(None, (each.strip() for each in value.split(","))):
-        party, _, text = pair.partition("=")
+        key, _, text = pair.partition("=")
         if name == "peer_pins":
-            found.setdefault(party, []).append(text.replace(":", "").lower())
-        elif party in found:
+            found.setdefault(key, []).append(text.replace(":", "").lower())
+        elif key in found:
             raise SettingsError(f"{variable(name)}: has to be {_allowed(name)}")
         else:
-            found[party] = text
+            found[key] = text
     return found
 
 
@@ -501,6 +558,14 @@ _ALLOWED = {
     "peers": "pairs of party and address, bob=host:port, with commas between them",
     "peer_pins": "pairs of party and SHA-256 fingerprint, bob=<64 hex digits>, with commas between them",
     "gateway_listen": "an address, host:port",
+    "result_ttl_of": "pairs of success, failure or cancelled and seconds, failure=604800, with commas between them",
+    "retention_of": "pairs of success, failure or cancelled and seconds from 60 on, failure=2592000, with commas "
+    "between them",
+    "most_kept_of": "pairs of success, failure or cancelled and number, success=100000, with commas between them",
+    "max_running_of_types": "pairs of task type and number, psi=2, with commas between them",
+    "max_running_of_tenants": "pairs of tenant and number, bank=4, with commas between them",
+    "max_starts_of_types": "pairs of task type and number, psi=30, with commas between them",
+    "max_starts_of_tenants": "pairs of tenant and number, bank=60, with commas between them",
     "ray_addresses": "addresses, host:port or local, with commas between them",
     "ray_environment": "names of environment variables, with commas between them",
     "jobs": "names of modules or paths of files, with commas between them",
@@ -510,8 +575,15 @@ _ALLOWED = {
     "umask": "three octal digits, such as 077",
 }
 _PARSERS: dict[str, Callable[[str, str], Any]] = {
-    "peers": _by_party,
-    "peer_pins": _by_party,
+    "peers": _by_name,
+    "peer_pins": _by_name,
+    "result_ttl_of": _by_name,
+    "retention_of": _by_name,
+    "most_kept_of": _by_name,
+    "max_running_of_types": _by_name,
+    "max_running_of_tenants": _by_name,
+    "max_starts_of_types": _by_name,
+    "max_starts_of_tenants": _by_name,
     "jobs": _names,
     "ray_addresses": _names,
     "ray_environment": _names,

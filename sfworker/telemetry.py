@@ -2,8 +2,8 @@
 
 Without them nothing is imported and every call does nothing. `OTEL_TRACES_EXPORTER` and `OTEL_METRICS_EXPORTER` take
 `otlp` (over HTTP, protobuf), `console`, several, or `none`; where one is not set, an `OTEL_EXPORTER_OTLP_ENDPOINT` (or
-the signal's own) means `otlp`. A worker's metrics take `prometheus`, too, which is also meant where none is set and the
-worker has an HTTP server. Everything is exported by threads; a collector that is down costs spans, never time.
+the signal's own) means `otlp`. A metrics take `prometheus`, too, which is also meant where none is set and the
+worker or gateway has an HTTP server. Everything is exported by threads; a collector that is down costs spans, never time.
 
 | span | kind | from, to | attributes |
 |---|---|---|---|
@@ -25,7 +25,7 @@ nobody decides what another party samples. A party process tells at most 64 span
 have no network.
 
 Metrics are those of `METRICS`, which deploy/README.md explains. A party's gateway exports its own metrics, by `export`.
-Metrics can be scraped, too: `prometheus` among the exporters is the page that `Telemetry.page` returns.
+Metrics can be scraped, too: `prometheus` among the exporters is the page that `page` of either returns.
 
 Both carry the resource attributes `service.name` (default `sfworker`), `service.version` and `service.instance.id` (the
 worker's id, or `<host>-gateway-<party>`). Only the attributes in `_ATTRIBUTES` are ever exported: no parameters, no paths, no data.
@@ -114,6 +114,9 @@ _GROUP = ("messaging.system", "messaging.consumer.group.name")
 _STREAM = (*_GROUP, "messaging.destination.name", "sfworker.tenant")
 _TYPE = ("sfworker.task.type", "sfworker.outcome")
 METRICS = {
+    "sfworker.ready": Metric(
+        "gauge", "{worker}", "1 where a job could be taken here now, as `/readyz` has it, else 0.", ("sfworker.state",)
+    ),
     "sfworker.executions": Metric(
         "counter", "{execution}", "Attempts that ended here.", (*_STREAM, *_TYPE, "error.type")
     ),
@@ -130,6 +133,8 @@ METRICS = {
     "sfworker.stream.lag": Metric("gauge", "{entry}", "Entries not delivered yet, by the server's count.", _STREAM),
     "sfworker.stream.pending": Metric("gauge", "{job}", "Jobs that workers have taken and not answered.", _STREAM),
     "sfworker.stream.retrying": Metric("gauge", "{job}", "Jobs that wait for their next attempt.", _STREAM),
+    "sfworker.stream.held": Metric("gauge", "{job}", "Jobs of a task type that an operator has paused.", _STREAM),
+    "sfworker.stream.limited": Metric("gauge", "{job}", "Jobs that wait because of a limit.", _STREAM),
     "sfworker.stream.dead": Metric("gauge", "{job}", "Jobs that failed for good and are kept.", _STREAM),
     "sfworker.results.lag": Metric("gauge", "{entry}", "Results and events that a reader has not read yet.", _STREAM),
     "sfworker.results.pending": Metric("gauge", "{entry}", "Those that it has read and not acknowledged.", _STREAM),
@@ -207,6 +212,9 @@ class Telemetry:
     def slots(self, running: int, free: int) -> None:
         """Set the number of executions that run here, and of those that could run beside them."""
 
+    def ready(self, state: str) -> None:
+        """Set how the worker is, as `/readyz` has it."""
+
     def finished(self, attempt: EndedAttempt) -> None:
         """Count an ended attempt."""
 
@@ -240,24 +248,44 @@ class Instrument(NamedTuple):
     read: Callable[[], Iterable[tuple[float, Mapping[str, str]]]]
 
 
-def export(
-    environ: Mapping[str, str], instance_id: str, version: str, instruments: Iterable[Instrument]
-) -> Callable[[], None]:
-    """Export `instruments` as `environ` asks for. Returns what sends the last figures, which blocks as `close` does.
+class Exported(NamedTuple):
+    """Instruments that are exported. Both are as those of `Telemetry`."""
 
-    Raises SettingsError as `Telemetry.from_environ` does.
+    close: Callable[[], None]
+    page: Callable[[], bytes | None]
+
+
+def export(
+    environ: Mapping[str, str],
+    instance_id: str,
+    version: str,
+    instruments: Iterable[Instrument],
+    *,
+    has_server: bool,
+) -> Exported:
+    """Export `instruments` as `environ` asks for. Raises SettingsError as `Telemetry.from_environ` does.
+
+    `has_server` says whether there is an HTTP server for the page. Without one `prometheus` is what workers are to do,
+    whose variables these are, too.
     """
-    # What is scraped is scraped from workers: the gateway has no HTTP server.
-    if not (exporters := [name for name in _exporters(environ, "METRICS") if name != _PROMETHEUS]):
-        return partial(_shut_down, [])
+    exporters = _exporters(environ, "METRICS", has_server=has_server)
+    if not has_server:
+        exporters = [name for name in exporters if name != _PROMETHEUS]
+    if not exporters:
+        return Exported(partial(_shut_down, []), _no_page)
     from opentelemetry.sdk.metrics import MeterProvider
 
-    provider = MeterProvider(_readers(exporters), _resource(instance_id, version), shutdown_on_exit=False)
+    readers, page = _readers(exporters)
+    provider = MeterProvider(readers, _resource(instance_id, version), shutdown_on_exit=False)
     meter = provider.get_meter("sfworker")
     for each in instruments:
         create = getattr(meter, f"create_observable_{each.kind}")
         create(each.name, [partial(_observe, each.read)], each.unit, each.description)
-    return partial(_shut_down, [provider])
+    return Exported(partial(_shut_down, [provider]), page)
+
+
+def _no_page() -> None:
+    """Return what those get who ask for metrics where they are not scraped."""
 
 
 def _observe(
@@ -291,7 +319,7 @@ class RecordingTelemetry(Telemetry):
         processors: Collection[SpanProcessor],
         readers: Collection[MetricReader],
         group: str = "",
-        page: Callable[[], bytes] | None = None,
+        page: Callable[[], bytes | None] = _no_page,
     ) -> None:
         from opentelemetry.sdk.metrics import MeterProvider
         from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, View
@@ -314,6 +342,7 @@ class RecordingTelemetry(Telemetry):
         self._meters = MeterProvider(list(readers), resource, shutdown_on_exit=False, views=views)
         self._tracer = self._tracers.get_tracer("sfworker")
         self._running = self._free = 0
+        self._state = "starting"
         self._readings: Mapping[str, Sequence[Reading]] = {}
         self._read_at = 0.0
 
@@ -329,6 +358,8 @@ class RecordingTelemetry(Telemetry):
         self._executions, self._incidents = kept["sfworker.executions"], kept["sfworker.incidents"]
         self._duration, self._memory = kept["sfworker.execution.duration"], kept["sfworker.execution.memory"]
         self._delay = kept["sfworker.event_loop.delay"]
+        for incident in INCIDENTS:  # of what first appears as 1, Prometheus sees no increase
+            self._incidents.add(0, {"sfworker.incident": incident})
 
     def execution(self, traceparent: str | None, started: float, attributes: Mapping[str, str | int]) -> ExecutionTrace:
         if not self._traces:
@@ -337,6 +368,9 @@ class RecordingTelemetry(Telemetry):
 
     def slots(self, running: int, free: int) -> None:
         self._running, self._free = running, free
+
+    def ready(self, state: str) -> None:
+        self._state = state
 
     def finished(self, attempt: EndedAttempt) -> None:
         kind = {"sfworker.task.type": attempt.task_type, "sfworker.outcome": attempt.outcome}
@@ -358,7 +392,7 @@ class RecordingTelemetry(Telemetry):
         self._delay.record(max(seconds, 0.0))
 
     def page(self) -> bytes | None:
-        return self._page() if self._page else None
+        return self._page()
 
     def close(self) -> None:
         _shut_down([self._tracers, self._meters])
@@ -368,6 +402,8 @@ class RecordingTelemetry(Telemetry):
             return [(self._running, self._messaging)]
         if name == "sfworker.slots.free":
             return [(self._free, self._messaging)]
+        if name == "sfworker.ready":
+            return [(self._state == "ready", {"sfworker.state": self._state})]
         if time.monotonic() - self._read_at > READING_SECONDS:  # Redis is away; old figures would look like new ones
             return []
         _, kind, figure = name.split(".")
@@ -509,17 +545,7 @@ def _recording(traces: list[str], metrics: list[str], worker_id: str, version: s
         processors = [BatchSpanProcessor(_span_exporter(name)) for name in traces]
     except ValueError as error:
         raise _not_taken(error) from None
-    readers = _readers(name for name in metrics if name != _PROMETHEUS)
-    page = None
-    if _PROMETHEUS in metrics:
-        from opentelemetry.exporter.prometheus import PrometheusMetricReader
-        from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, REGISTRY, generate_latest
-
-        for about_python in (GC_COLLECTOR, PLATFORM_COLLECTOR):  # of no use here; PROCESS_COLLECTOR's figures are
-            with contextlib.suppress(KeyError):  # gone already, by another one in this process
-                REGISTRY.unregister(about_python)
-        readers.append(PrometheusMetricReader())
-        page = partial(generate_latest, REGISTRY)
+    readers, page = _readers(metrics)
     return RecordingTelemetry(_resource(worker_id, version), processors, readers, group, page)
 
 
@@ -532,13 +558,26 @@ def _resource(instance_id: str, version: str) -> Resource:
     ).merge(OTELResourceDetector().detect())
 
 
-def _readers(exporters: Iterable[str]) -> list[MetricReader]:
+def _readers(exporters: Collection[str]) -> tuple[list[MetricReader], Callable[[], bytes | None]]:
+    """Return what exports metrics, and what returns the page of those that are scraped."""
     from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 
+    readers: list[MetricReader] = []
     try:
-        return [PeriodicExportingMetricReader(_metric_exporter(name)) for name in exporters]
+        for name in exporters:
+            if name != _PROMETHEUS:
+                readers.append(PeriodicExportingMetricReader(_metric_exporter(name)))
     except ValueError as error:
         raise _not_taken(error) from None
+    if _PROMETHEUS not in exporters:
+        return readers, _no_page
+    from opentelemetry.exporter.prometheus import PrometheusMetricReader
+    from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, REGISTRY, generate_latest
+
+    for about_python in (GC_COLLECTOR, PLATFORM_COLLECTOR):  # of no use here; PROCESS_COLLECTOR's figures are
+        with contextlib.suppress(KeyError):  # gone already, by another one in this process
+            REGISTRY.unregister(about_python)
+    return [*readers, PrometheusMetricReader()], partial(generate_latest, REGISTRY)
 
 
 def _not_taken(error: ValueError) -> SettingsError:

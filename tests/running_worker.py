@@ -185,12 +185,17 @@ class RunningWorker:
         return {pid for pid in _all_processes() if self.process.pid in _ancestors(pid)}
 
     def children(self) -> set[int]:
-        """The daemon's own children: its template, if it has one now."""
+        """The daemon's own children: its nursery, if it has one now, and gateways and bridges."""
         return {pid for pid in self.processes() if _parent(pid) == self.process.pid}
+
+    def nursery(self) -> int:
+        """Process id of the nursery, which forks templates."""
+        return until(lambda: next((pid for pid in self.children() if b"party.template" in told(pid, "cmdline")), 0))
 
     def template(self) -> int:
         """Process id of the template."""
-        return until(lambda: next((pid for pid in self.processes() if _parent(pid) == self.process.pid), 0))
+        nursery = self.nursery()
+        return until(lambda: next((pid for pid in self.processes() if _parent(pid) == nursery), 0))
 
     def parties(self) -> set[int]:
         """The template's own children."""
@@ -211,9 +216,9 @@ class RunningWorker:
         return [path for path in self.run_dir.glob("sfworker-run-*/[0-9]*") if path.is_dir()]
 
     def until_clean(self, spares: int = 2) -> None:
-        """Wait until nothing of an execution is left: no process but the template and its spares, no directory."""
+        """Wait until nothing of an execution is left: no process but nursery, template and spares, no directory."""
         until(lambda: not self.executions_on_disk())
-        until(lambda: len(self.processes()) == 1 + spares)
+        until(lambda: len(self.processes()) == 2 + spares)
 
 
 def _all_processes() -> list[int]:

@@ -30,7 +30,10 @@ DAEMON_SIDE = [
     "flow",
     "tasks",
     "job_logs",
+    "listening",
     "logs",
+    "connections",
+    "serving",
     "telemetry",
     *SHARED,
 ]
@@ -71,7 +74,7 @@ def test_the_daemon_never_imports_secretflow() -> None:
 
 
 def test_a_worker_without_a_port_imports_no_server() -> None:
-    servers = ("sfworker.daemon.serving", "sfworker.daemon.connections", "sfworker.console.")
+    servers = ("sfworker.serving", "sfworker.connections", "sfworker.console.")
     modules = [name for name in modules_under(DAEMON_SIDE) if not name.startswith(servers)]
     assert imported_with(modules) & {"aiohttp", "prometheus_client"} == set()
 

@@ -27,7 +27,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from sfworker import telemetry as telemetry_module
 from sfworker.errors import SettingsError
-from sfworker.telemetry import EndedAttempt, Incident, Reading, RecordingTelemetry, Telemetry
+from sfworker.telemetry import INCIDENTS, EndedAttempt, Incident, Reading, RecordingTelemetry, Telemetry
 
 TRACE_ID, SPAN_ID = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 TRACEPARENT = f"00-{TRACE_ID}-{SPAN_ID}-01"
@@ -280,7 +280,16 @@ class TestMetrics:
         for incident in happened:
             memory.telemetry.count(incident)
         points = memory.points("sfworker.incidents")
-        assert {p.attributes["sfworker.incident"]: p.value for p in points} == {"reconnect": 2, "lease_lost": 1}
+        counted = {p.attributes["sfworker.incident"]: p.value for p in points}
+        assert counted == dict.fromkeys(INCIDENTS, 0) | {"reconnect": 2, "lease_lost": 1}
+
+    def test_ready_is_of_now(self, memory: Memory) -> None:
+        memory.telemetry.ready("redis_away")
+        [point] = memory.points("sfworker.ready")
+        assert (point.value, point.attributes) == (0, {"sfworker.state": "redis_away"})
+        memory.telemetry.ready("ready")
+        [point] = memory.points("sfworker.ready")
+        assert (point.value, point.attributes) == (1, {"sfworker.state": "ready"})
 
 
 class Collector(ThreadingHTTPServer):
@@ -351,6 +360,8 @@ class TestCollector:
             "sfworker.executions",
             "sfworker.execution.duration",
             "sfworker.executions.running",
+            "sfworker.incidents",
+            "sfworker.ready",
             "sfworker.slots.free",
         }
 

@@ -25,13 +25,14 @@ from sfworker.broker.connection import COMMAND_SECONDS, connect
 from sfworker.broker.entry import Entry, entry_from_fields, entry_from_parcel
 from sfworker.broker.gauges import Gauges, gauges
 from sfworker.broker.keys import DEAD_CONSUMER, PRIORITIES, RETRY_CONSUMER, Keys
+from sfworker.broker.limits import RUNNING, STARTS, limits_of_settings, of_tenant, of_type
 from sfworker.broker.misplaced import places
-from sfworker.broker.orders import DRAIN, NEVER_DUE, PAUSE_TYPE
+from sfworker.broker.orders import DRAIN, LIMIT, NEVER_DUE, PAUSE_TYPE
 from sfworker.broker.overview import last_delivered
 from sfworker.broker.pipe import Pipe
 from sfworker.broker.readers import SlowReader, slow_reader
 from sfworker.broker.scripts import Scripts
-from sfworker.settings import Settings
+from sfworker.settings import OUTCOMES, Outcome, Settings
 from sfworker.wire.envelope import decode_ids, decode_task_type
 
 _log = logging.getLogger("sfworker.broker")
@@ -94,7 +95,7 @@ class Attempt:
 class Started:
     """Reply to the start of an attempt, as `lua/start.lua` describes it."""
 
-    verdict: Literal["run", "held", "cancelled", "poison", "duplicate", "lost"]
+    verdict: Literal["run", "held", "limited", "cancelled", "poison", "duplicate", "lost"]
     attempt: int
     crashes: int
     releases: int
@@ -140,6 +141,7 @@ class Broker:
         # A renewal that gets no answer has to be tried again within the lease.
         self._scripts = Scripts(self._carrier, min(COMMAND_SECONDS, settings.lease_seconds / 3))
         self._settings = settings
+        self._limits = msgspec.json.encode(limits_of_settings(settings))
         self._group = group
         self._worker = worker_id
         # By stream, whether a new job is to go before one whose next attempt is due. See `lua/take.lua`.
@@ -213,8 +215,8 @@ class Broker:
             streams = [stream for stream in ranked[rank - 1] if stream in served] or served
             asked.append(served.index(streams[slot % len(streams)]) + 1)
         turns = [self._turns.get(stream, 0) for stream in served]
-        arguments = (self._group, self._worker, RETRY_CONSUMER, *turns, *asked)
-        keys = (*self._with_due_times(served), self.keys.orders(self._group))
+        arguments = (self._group, self._worker, RETRY_CONSUMER, DEAD_CONSUMER, self._limits, *turns, *asked)
+        keys = (*self._with_due_times(served), *self._books_of_limits, self.keys.orders(self._group))
         parcels, turns, paused = await self._scripts.call("take", keys, *arguments)
         self._turns.update(zip(served, turns, strict=True))
         self._paused = {stream for stream, is_paused in zip(served, paused, strict=True) if is_paused}
@@ -282,10 +284,12 @@ class Broker:
         area = self.area(attempt.entry.stream)
         of_earlier = (area.envelope(attempt.known_as), area.result(attempt.known_as), area.notices)
         stream, task_type = attempt.entry.stream, "" if silently else attempt.task_type
-        of_holding = (self.keys.orders(self._group), self._due_times(stream))
+        of_holding = (self.keys.orders(self._group), self._due_times(stream), *self._books_of_limits)
         keys = (*self._keys(attempt), self._cancel(attempt), self._answers(stream), *of_earlier, *of_holding)
         kind = (int(not silently), task_type, RETRY_CONSUMER)
-        more = (*event_around_attempt, self._settings.max_crashes, *kind)
+        subjects = [of_type(task_type)] if task_type else []
+        subjects += [of_tenant(area.tenant)] if area.tenant and not silently else []
+        more = (*event_around_attempt, self._settings.max_crashes, *kind, self._limits, *subjects)
         verdict, number, crashes, releases, written, replays = await self._scripts.call(
             "start", keys, *self._arguments(attempt), *more
         )
@@ -299,21 +303,22 @@ class Broker:
         return bool(await self._scripts.call("wrote", self._keys(attempt), *self._arguments(attempt), path))
 
     async def finish(self, attempt: Attempt, status: str, event: bytes, result: bytes) -> bool:
-        keys = self._keys_of_answer(attempt)
-        kept = (self._settings.result_ttl, self._settings.retention)
-        more = (event, result, *kept, attempt.task_type, self._settings.ended_maxlen)
+        outcome: Outcome = "cancelled" if status == "CANCELLED" else "success"
+        keys = self._keys_of_answer(attempt, outcome)
+        kept = (self._settings.result_ttl_after(outcome), self._settings.retention_after(outcome))
+        more = (event, result, *kept, attempt.task_type, *self._most_kept(outcome))
         return bool(await self._scripts.call("finish", keys, *self._arguments(attempt), status, *more))
 
     async def bury(self, attempt: Attempt, event: bytes, result: bytes) -> bool:
-        keys = self._keys_of_answer(attempt)
+        keys = self._keys_of_answer(attempt, "failure")
         kept = (
             DEAD_CONSUMER,
-            self._settings.retention + OUTLAST_SECONDS,
+            self._settings.retention_after("failure") + OUTLAST_SECONDS,
             self._settings.max_envelope_bytes + BESIDE_BYTES,
             attempt.task_type,
-            self._settings.ended_maxlen,
+            *self._most_kept("failure"),
         )
-        more = (event, result, self._settings.result_ttl, *kept)
+        more = (event, result, self._settings.result_ttl_after("failure"), *kept)
         return bool(await self._scripts.call("bury", keys, *self._arguments(attempt), *more))
 
     async def lost(self, attempt: Attempt, event: bytes, result: bytes) -> list[str] | None:
@@ -323,14 +328,17 @@ class Broker:
         """
         stream = attempt.entry.stream
         area = self.area(stream)
-        keys = (*self._keys(attempt), area.result(attempt.known_as), self._answers(stream), area.ended)
-        more = (event, result, self._settings.result_ttl, self._settings.retention, self._settings.ended_maxlen)
+        books = (self._answers(stream), area.ended("failure"), self.keys.running(self._group))
+        keys = (*self._keys(attempt), area.result(attempt.known_as), *books, area.envelope(attempt.known_as))
+        kept = (self._settings.result_ttl_after("failure"), self._settings.retention_after("failure"))
+        more = (event, result, *kept, *self._most_kept("failure"))
         written = await self._scripts.call("lost", keys, *self._arguments(attempt), *more)
         return None if written is None else _paths(written)
 
     async def retry(self, attempt: Attempt, event: bytes, delay_seconds: float, *, counts: bool = True) -> bool:
         """Let an attempt be followed by another one. It is used up where it `counts`."""
-        keys = (*self._keys(attempt), self._due_times(attempt.entry.stream), self._cancel(attempt))
+        books = (self._due_times(attempt.entry.stream), self._cancel(attempt), self.keys.running(self._group))
+        keys = (*self._keys(attempt), *books)
         more = (event, _ms(delay_seconds), RETRY_CONSUMER, "" if counts else "releases")
         return bool(await self._scripts.call("retry", keys, *self._arguments(attempt), *more))
 
@@ -401,9 +409,10 @@ class Broker:
 
     async def cancel_queued(self, attempt: Attempt, event: bytes, result: bytes) -> bool:
         """End an execution that nobody has begun. Returns False where somebody has begun it meanwhile."""
-        keys = (*self._keys_of_answer(attempt), self._due_times(attempt.entry.stream))
-        kept = (self._settings.result_ttl, self._settings.retention, attempt.task_type, self._settings.ended_maxlen)
-        more = (event, result, *kept, RETRY_CONSUMER)
+        keys = (*self._keys_of_answer(attempt, "cancelled"), self._due_times(attempt.entry.stream))
+        kept = (self._settings.result_ttl_after("cancelled"), self._settings.retention_after("cancelled"))
+        listed, whole = self._most_kept("cancelled")
+        more = (event, result, *kept, attempt.task_type, listed, RETRY_CONSUMER, whole)
         return bool(await self._scripts.call("cancel_queued", keys, *self._arguments(attempt), *more))
 
     # --- the dead
@@ -412,7 +421,7 @@ class Broker:
         """Let a buried execution start anew, on any worker."""
         stream = attempt.entry.stream
         of_execution = (self._cancel(attempt), self.area(stream).result(attempt.known_as))
-        listed = self.area(stream).ended
+        listed = self.area(stream).ended("failure")
         keys = (*self._keys(attempt), self._due_times(stream), *of_execution, self._answers(stream), listed)
         more = (event, DEAD_CONSUMER, RETRY_CONSUMER)
         replay: Replay = (await self._scripts.call("replay", keys, *self._arguments(attempt), *more)).decode()
@@ -440,16 +449,28 @@ class Broker:
         """Note an order, by a name of `broker/orders.py`."""
         await cast(Awaitable[int], self._redis.hset(self.keys.orders(self._group), name, str(await self._now())))
 
-    async def hasten_one(self, execution_id: str) -> Literal["due", "held", "not waiting"]:
-        """Let an execution that waits for its next attempt be due at once, unless its task type is paused."""
+    async def order_limit(self, name: str, most: int | None) -> None:
+        """Set a limit, by a name of `broker/limits.py`. None lifts the one that workers' settings may hold."""
+        value = f"{'-' if most is None else most} {await self._now()}"
+        await cast(Awaitable[int], self._redis.hset(self.keys.orders(self._group), f"{LIMIT}{name}", value))
+
+    async def lift_limits(self, subject: str) -> bool:
+        """Take back what was ordered for a subject, and return whether there was anything."""
+        names = (f"{LIMIT}{RUNNING}{subject}", f"{LIMIT}{STARTS}{subject}")
+        return bool(await cast(Awaitable[int], self._redis.hdel(self.keys.orders(self._group), *names)))
+
+    async def hasten_one(self, execution_id: str) -> Literal["due", "held", "limited", "not waiting"]:
+        """Let an execution that waits for its next attempt be due at once, unless a pause or a limit holds it up."""
         record = self.keys.execution(execution_id)
         found = await cast(Awaitable["list[bytes | None]"], self._redis.hmget(record, ["state", "stream", "entry"]))
         state, stream, entry = (each and each.decode() for each in found)
         if state != "retry" or not entry or stream not in self._area_of_stream:
             return "not waiting"
         due = await self._redis.zscore(self._due_times(stream), entry)
-        if due is None or due == NEVER_DUE:
-            return "not waiting" if due is None else "held"
+        if due is None:
+            return "not waiting"
+        if due >= NEVER_DUE:
+            return "held" if due == NEVER_DUE else "limited"
         await self.hasten(stream, [entry])
         return "due"
 
@@ -521,7 +542,7 @@ class Broker:
 
     async def _settle_dead(self, stream: str, first: bytes) -> bytes:
         """Settle buried entries past retention from `first` on, until a page has none. Returns where to go on."""
-        arguments = (self._group, DEAD_CONSUMER, _ms(self._settings.retention))
+        arguments = (self._group, DEAD_CONSUMER, _ms(self._settings.retention_after("failure")))
         settled = 1
         while settled:
             settled, first = await self._scripts.call("tidy", (stream,), *arguments, first)
@@ -539,10 +560,12 @@ class Broker:
 
     async def _forget_ended(self) -> None:
         """Remove those past retention from the lists of executions that ended, also where no more of them end."""
-        since = await self._now() - _ms(self._settings.retention)
+        now = await self._now()
         for area in self._areas:
-            while old := await self._redis.zrangebyscore(area.ended, "-inf", since, 0, MOST_FORGOTTEN):
-                await self._redis.zrem(area.ended, *old)
+            for outcome in OUTCOMES:
+                index, since = area.ended(outcome), now - _ms(self._settings.retention_after(outcome))
+                while old := await self._redis.zrangebyscore(index, "-inf", since, 0, MOST_FORGOTTEN):
+                    await self._redis.zrem(index, *old)
 
     @asynccontextmanager
     async def cancellations(self) -> AsyncIterator[AsyncIterator[tuple[str, Keys]]]:
@@ -603,11 +626,21 @@ class Broker:
     def _keys(self, attempt: Attempt) -> tuple[str, ...]:
         return attempt.entry.stream, self._record(attempt), self.area(attempt.entry.stream).results
 
-    def _keys_of_answer(self, attempt: Attempt) -> tuple[str, ...]:
+    def _most_kept(self, outcome: Outcome) -> tuple[int, int]:
+        """Return how many the list of those that ended so keeps, and 1 where the others are forgotten altogether."""
+        most = self._settings.most_kept_of.get(outcome)
+        return (self._settings.ended_maxlen, 0) if most is None else (most, 1)
+
+    def _keys_of_answer(self, attempt: Attempt, outcome: Outcome) -> tuple[str, ...]:
         stream = attempt.entry.stream
         area, known_as = self.area(stream), attempt.known_as
         of_execution = (area.result(known_as), self._cancel(attempt))
-        return (*self._keys(attempt), *of_execution, self._answers(stream), area.ended, area.envelope(known_as))
+        books = (self._answers(stream), area.ended(outcome), area.envelope(known_as), self.keys.running(self._group))
+        return (*self._keys(attempt), *of_execution, *books)
+
+    @property
+    def _books_of_limits(self) -> tuple[str, str]:
+        return self.keys.running(self._group), self.keys.starts(self._group)
 
     @property
     def _lengths_of_results(self) -> str:
@@ -656,7 +689,7 @@ class Broker:
         )
 
     async def _release(self, stream: str, entry_id: str, record: str, run: str, counter: str) -> bool:
-        keys = (stream, record, self._due_times(stream))
+        keys = (stream, record, self._due_times(stream), self.keys.running(self._group))
         arguments = (self._group, self._worker, entry_id, run, RETRY_CONSUMER, counter)
         return bool(await self._scripts.call("release", keys, *arguments))
 

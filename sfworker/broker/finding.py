@@ -20,6 +20,7 @@ from sfworker.broker.dead import PastAttempt, history
 from sfworker.broker.entry import Entry, entry_from_fields
 from sfworker.broker.keys import DEAD_CONSUMER, RETRY_CONSUMER, Keys
 from sfworker.broker.overview import last_delivered
+from sfworker.settings import OUTCOMES
 from sfworker.wire.envelope import decode_ids, decode_task_type
 
 PAGE = 500
@@ -111,8 +112,7 @@ async def executions(redis: Redis, keys: Keys, group: str, wanted: Wanted) -> As
         sources += [_waiting(redis, keys, group, stream, wanted) for stream in keys.job_streams()]
     if "queued" in wanted.states:
         sources += [_queued(redis, stream, group, wanted) for stream in keys.job_streams()]
-    if wanted.states - _LIVE:
-        sources.append(_ended(redis, keys, wanted))
+    sources += [_ended(redis, keys.ended(outcome), wanted) for outcome in OUTCOMES if outcome in wanted.states]
     heads = [(head, source) for source in sources if (head := await anext(source, None)) is not None]
     while heads:
         newest = max(range(len(heads)), key=lambda place: heads[place][0].at)
@@ -271,12 +271,10 @@ async def _queued(redis: Redis, stream: str, group: str, wanted: Wanted) -> Asyn
         before = f"({page[-1][0].decode()}"
 
 
-async def _ended(redis: Redis, keys: Keys, wanted: Wanted) -> AsyncIterator[Listed]:
+async def _ended(redis: Redis, index: str, wanted: Wanted) -> AsyncIterator[Listed]:
     latest: float | str = "+inf" if wanted.until is None else wanted.until
     passed = 0  # of those with that time
-    while page := await redis.zrevrangebyscore(
-        keys.ended, latest, wanted.since, start=passed, num=PAGE, withscores=True
-    ):
+    while page := await redis.zrevrangebyscore(index, latest, wanted.since, start=passed, num=PAGE, withscores=True):
         for member, time in page:
             one = _of_facts(member, int(time))
             if one is not None and wanted.has(one):
@@ -323,8 +321,8 @@ class Found(Struct, frozen=True, kw_only=True):
     entry_id: str | None
     worker: str
     """The worker of the last attempt of one that is not answered, or failed for good."""
-    is_held: bool
-    """True where an operator has paused jobs like it."""
+    held_by: str
+    """The order or limit that holds it up, empty where none does: `pause`, `limit type psi`, ..."""
     history: list[PastAttempt]
     """The last hundred ended attempts of one that is not answered, or failed for good, oldest first."""
     result: dict[str, Any] | None
@@ -349,7 +347,7 @@ async def find(redis: Redis, keys: Keys, group: str, execution_id: str) -> Found
         envelope=(entry and entry.envelope) or await _kept_envelope(redis, keys.envelope(execution_id)),
         entry_id=entry.entry_id if entry else None,
         worker=record.get("worker", ""),
-        is_held="held" in record,
+        held_by=record.get("held", ""),
         history=history(record),
         result=None if answer is None else msgspec.json.decode(answer, type=dict[str, Any]),
     )

@@ -9,6 +9,7 @@ from msgspec import Struct
 from redis.asyncio import Redis
 
 from sfworker.broker.keys import DEAD_CONSUMER, RETRY_CONSUMER, Keys
+from sfworker.broker.orders import NEVER_DUE
 from sfworker.broker.overview import as_text
 
 MOST_READERS = 16
@@ -35,23 +36,25 @@ async def gauges(redis: Redis, areas: Sequence[Keys], group: str) -> tuple[list[
         for area in areas:
             pipeline.xlen(area.results)
             pipeline.xinfo_groups(area.results)
-        for _, stream in jobs:
+        for area, stream in jobs:
             pipeline.xlen(stream)
             pipeline.xinfo_groups(stream)
             pipeline.xpending(stream, group)
+            pipeline.zcount(area.retries(stream, group), NEVER_DUE, NEVER_DUE)
+            pipeline.zcount(area.retries(stream, group), f"({NEVER_DUE}", "+inf")
         (seconds, microseconds), *replies = await pipeline.execute(raise_on_error=False)
     now = seconds + microseconds / 1e6
     of_results, of_jobs = replies[: 2 * len(areas)], replies[2 * len(areas) :]
     read = [
-        (area, stream, length, info, pending)
-        for (area, stream), length, groups, pending in zip(
-            jobs, of_jobs[::3], of_jobs[1::3], of_jobs[2::3], strict=True
+        (area, stream, length, info, pending, [held if isinstance(held, int) else 0 for held in helds])
+        for (area, stream), length, groups, pending, *helds in zip(
+            jobs, *(of_jobs[place::5] for place in range(5)), strict=True
         )
         for info in _groups(groups)
         if as_text(info["name"]) == group and isinstance(pending, dict)
     ]
     async with redis.pipeline(transaction=False) as pipeline:
-        for _, stream, _, info, _ in read:
+        for _, stream, _, info, *_ in read:
             pipeline.xrange(stream, f"({info['last-delivered-id'].decode()}", "+", count=1)
         unread = await pipeline.execute(raise_on_error=False)
     return (
@@ -60,9 +63,9 @@ async def gauges(redis: Redis, areas: Sequence[Keys], group: str) -> tuple[list[
                 stream=stream,
                 tenant=area.tenant,
                 group=group,
-                figures=_of_jobs(length, info.get("lag"), pending, oldest, now),
+                figures=_of_jobs(length, info.get("lag"), pending, helds, oldest, now),
             )
-            for (area, stream, length, info, pending), oldest in zip(read, unread, strict=True)
+            for (area, stream, length, info, pending, helds), oldest in zip(read, unread, strict=True)
             if isinstance(oldest, list)
         ],
         [
@@ -80,7 +83,9 @@ def _groups(reply: Any) -> list[dict[str, Any]]:
     return reply if isinstance(reply, list) else []
 
 
-def _of_jobs(length: int, lag: int | None, pending: dict[str, Any], oldest: list[Any], now: float) -> dict[str, float]:
+def _of_jobs(
+    length: int, lag: int | None, pending: dict[str, Any], helds: list[int], oldest: list[Any], now: float
+) -> dict[str, float]:
     owned = {as_text(each["name"]): int(each["pending"]) for each in pending["consumers"] or ()}
     # As in `overview`: only the stream itself says whether anything is queued, and a lag may be unknown or too large.
     queued = lag if lag is not None else length - sum(owned.values())
@@ -89,7 +94,9 @@ def _of_jobs(length: int, lag: int | None, pending: dict[str, Any], oldest: list
         "queued": max(1, min(queued, length)) if oldest else 0,
         "oldest_age": max(now - int(oldest[0][0].decode().partition("-")[0]) / 1000, 0.0) if oldest else 0.0,
         "pending": sum(owned.values()),
-        "retrying": retrying,
+        "retrying": max(0, retrying - sum(helds)),
+        "held": helds[0],
+        "limited": helds[1],
         "dead": dead,
     }
     return figures if lag is None else {**figures, "lag": lag}

@@ -70,4 +70,4 @@ async def remove(redis: Redis, keys: Keys, tenants: Sequence[str], group: str) -
                     raise
             await redis.delete(area.retries(stream, group))
         await redis.delete(area.answers(group))
-    await redis.delete(keys.workers(group), keys.orders(group))
+    await redis.delete(keys.workers(group), keys.orders(group), keys.running(group), keys.starts(group))

@@ -14,11 +14,14 @@ workers, who serve all tenants, and the orders to them are under the prefix `sf`
 | sf:control | channel | an execution id to look at at once (see sf:cancel) |
 | sf:exec:<execution_id> | hash | its record: place, state, counters, history; of one that ended: state, group, run |
 | sf:envelope:<execution_id> | string | the envelope of one that was answered, expires with its result |
-| sf:ended | sorted set | the executions that ended, by time in ms: facts as a JSON array (`broker/finding.py`) |
+| sf:ended | sorted set | the executions that succeeded, by time in ms: facts as a JSON array (`broker/finding.py`) |
+| sf:ended:failure, sf:ended:cancelled | sorted set | the same of others |
 | sf:retries:<priority>:<group> | sorted set | ids of the stream's entries that `@retry` owns, by due time in ms |
 | sf:answers:<group> | hash | whom to answer for each entry that has begun: ids of its execution, by `stream entry` |
 | sf:worker:<worker_id> | string | a live worker's heartbeat, expires |
-| sf:orders:<group> | hash | what operators have paused and which workers they drain, each since when, in ms |
+| sf:orders:<group> | hash | what operators pause, limit and drain, each since when, in ms |
+| sf:running:<group> | sorted set | what runs, by task type and by tenant, for limits (`lua/prelude.lua`) |
+| sf:starts:<group> | sorted set | starts in the last minute where a limit counts them, expires |
 | sf:workers:<group> | hash | when each worker was last here and since when without a break, in ms; `@all`: any |
 """
 
@@ -26,6 +29,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+from sfworker.settings import Outcome
 
 PRIORITIES = ("high", "normal", "low")
 RETRY_CONSUMER = "@retry"
@@ -94,9 +99,9 @@ class Keys:
     def envelope(self, execution_id: str) -> str:
         return f"{self.prefix}:envelope:{execution_id}"
 
-    @property
-    def ended(self) -> str:
-        return f"{self.prefix}:ended"
+    def ended(self, outcome: Outcome) -> str:
+        """Return the name of the list of executions that ended so."""
+        return f"{self.prefix}:ended" if outcome == "success" else f"{self.prefix}:ended:{outcome}"
 
     def retries(self, stream: str, group: str) -> str:
         """Return the name of a job stream's due times."""
@@ -114,6 +119,12 @@ class Keys:
 
     def orders(self, group: str) -> str:
         return f"{self._fleet}:orders:{group}"
+
+    def running(self, group: str) -> str:
+        return f"{self._fleet}:running:{group}"
+
+    def starts(self, group: str) -> str:
+        return f"{self._fleet}:starts:{group}"
 
     @property
     def _fleet(self) -> str:

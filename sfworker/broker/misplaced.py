@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from redis.asyncio import Redis
 
 from sfworker.broker.keys import Keys
+from sfworker.settings import OUTCOMES
 
 
 @dataclass(frozen=True)
@@ -35,11 +36,12 @@ class Place:
 def places(areas: Sequence[Keys], group: str) -> list[Place]:
     """List the keys whose names are known beforehand, of all tenants."""
     found = [Place(key, "hash", is_book=True) for key in (areas[0].workers(group), areas[0].orders(group))]
+    found += [Place(key, "zset", is_book=True) for key in (areas[0].running(group), areas[0].starts(group))]
     for keys in areas:
         found += [Place(stream, "stream") for stream in (*keys.job_streams(), keys.results)]
         found += [Place(keys.retries(stream, group), "zset", is_book=True) for stream in keys.job_streams()]
         found.append(Place(keys.answers(group), "hash", is_book=True))
-        found.append(Place(keys.ended, "zset", is_book=True))
+        found += [Place(keys.ended(outcome), "zset", is_book=True) for outcome in OUTCOMES]
     return found
 
 

@@ -1,4 +1,4 @@
-"""Reads what operators want of all workers of a group: what is paused, and which workers are to stop.
+"""Reads what operators want of all workers of a group: what is paused or limited, and which workers are to stop.
 
 The scripts look at it where jobs are taken and begun (`pause` in `lua/prelude.lua`), so that nothing paused begins.
 """
@@ -18,6 +18,8 @@ PAUSE_ALL = "pause"
 PAUSE_STREAM = "pause stream "
 PAUSE_TYPE = "pause type "
 DRAIN = "drain "
+LIMIT = "limit "
+"""Before the name of a limit, see `broker/limits.py`."""
 NEVER_DUE = 9_999_999_999_999
 """Score among the due times of a job whose task type is paused, as in `lua/prelude.lua`."""
 
@@ -27,8 +29,8 @@ class Order(Struct, frozen=True, kw_only=True):
 
     name: str
     """One of those above, with a stream, task type or worker."""
-    since: int
-    """In ms by Redis' clock."""
+    since: int | None
+    """In ms by Redis' clock; None where somebody has written no time there. The order stands all the same."""
 
     @property
     def sentence(self) -> str:
@@ -50,4 +52,8 @@ async def standing_orders(redis: Redis, keys: Keys, group: str) -> list[Order]:
         if not str(error).startswith("WRONGTYPE"):  # as somebody has put that there, there is no order
             raise
         return []
-    return [Order(name=name.decode(errors="replace"), since=int(since)) for name, since in sorted(found.items())]
+    return [
+        Order(name=name.decode(errors="replace"), since=int(since) if since.isdigit() else None)
+        for name, since in sorted(found.items())
+        if not name.startswith(LIMIT.encode())
+    ]

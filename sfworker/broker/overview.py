@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from sfworker.broker.keys import DEAD_CONSUMER, PRIORITIES, RETRY_CONSUMER, Keys
+from sfworker.broker.limits import Limit, standing_limits
 from sfworker.broker.misplaced import misplaced
 from sfworker.broker.orders import NEVER_DUE, Order, standing_orders
 
@@ -29,6 +30,8 @@ class StreamOverview(Struct, frozen=True, kw_only=True):
     retrying: int
     held: int = 0
     """Those whose task type an operator has paused."""
+    limited: int = 0
+    """Those that wait because of a limit."""
     dead: int
 
 
@@ -55,6 +58,8 @@ class WorkerOverview(Struct, frozen=True, kw_only=True):
     free: int = 0
     executions: list[Any] = []
     jobs: list[RunningJob] = []
+    limits: dict[str, int] = {}
+    """Those of its settings, by a name of `broker/limits.py`."""
 
 
 class Overview(Struct, frozen=True, kw_only=True):
@@ -64,10 +69,12 @@ class Overview(Struct, frozen=True, kw_only=True):
     running: int
     retrying: int
     held: int = 0
+    limited: int = 0
     dead: int
     streams: list[StreamOverview]
     workers: list[WorkerOverview]
     orders: list[Order] = []
+    limits: list[Limit] = []
     misplaced: list[str] = []
     """A sentence for each key that holds a value of another type. Job streams among them are not counted."""
 
@@ -83,15 +90,18 @@ async def overview(redis: Redis, keys: Keys, group: str, tenants: Sequence[str] 
         if (stream := area.jobs(priority)) not in wrong
     ]
     streams = [await _stream(redis, area, stream, priority, group) for area, stream, priority in counted]
+    workers = [] if keys.workers(group) in wrong else await live_workers(redis, keys, group)
     return Overview(
         queued=sum(stream.queued for stream in streams),
         running=sum(stream.running for stream in streams),
         retrying=sum(stream.retrying for stream in streams),
         held=sum(stream.held for stream in streams),
+        limited=sum(stream.limited for stream in streams),
         dead=sum(stream.dead for stream in streams),
         streams=streams,
-        workers=[] if keys.workers(group) in wrong else await live_workers(redis, keys, group),
+        workers=workers,
         orders=await standing_orders(redis, keys, group),
+        limits=await standing_limits(redis, areas, group, [worker.limits for worker in workers]),
         misplaced=list(wrong.values()),
     )
 
@@ -114,6 +124,12 @@ async def consumers(redis: Redis, keys: Keys) -> dict[str, set[str]]:
 async def live_workers(redis: Redis, keys: Keys, group: str) -> list[WorkerOverview]:
     """Return the workers that serve the consumer group now."""
     return list(_decoded(await _heartbeats(redis, keys, group)))
+
+
+async def all_limits(redis: Redis, keys: Keys, group: str, tenants: Sequence[str] = ()) -> list[Limit]:
+    """Return the limits that stand, of orders and of the workers' settings."""
+    of_workers = [worker.limits for worker in await live_workers(redis, keys, group)]
+    return await standing_limits(redis, [keys, *keys.of_tenants(tenants)], group, of_workers)
 
 
 async def is_served(redis: Redis, keys: Keys, group: str) -> bool:
@@ -152,22 +168,25 @@ async def _stream(redis: Redis, keys: Keys, stream: str, priority: str, group: s
     unread = await redis.xrange(stream, delivered, "+", count=1)
     queued = max(1, min(queued, length)) if unread else 0
     waiting, dead = owned.pop(RETRY_CONSUMER, 0), owned.pop(DEAD_CONSUMER, 0)
-    held = await _held(redis, keys.retries(stream, group)) if waiting else 0
+    held, limited = await _held(redis, keys.retries(stream, group)) if waiting else (0, 0)
     return StreamOverview(
         stream=stream,
         priority=priority,
         queued=queued,
         running=sum(owned.values()),
-        retrying=max(0, waiting - held),
+        retrying=max(0, waiting - held - limited),
         held=held,
+        limited=limited,
         dead=dead,
     )
 
 
-async def _held(redis: Redis, due_times: str) -> int:
+async def _held(redis: Redis, due_times: str) -> tuple[int, int]:
+    """Return how many wait for a pause of their type to end, and how many because of a limit."""
     with suppress(ResponseError):  # another type, which workers replace
-        return int(await redis.zcount(due_times, NEVER_DUE, NEVER_DUE))
-    return 0
+        paused = int(await redis.zcount(due_times, NEVER_DUE, NEVER_DUE))
+        return paused, int(await redis.zcount(due_times, f"({NEVER_DUE}", "+inf"))
+    return 0, 0
 
 
 async def _heartbeats(redis: Redis, keys: Keys, group: str) -> list[bytes]:

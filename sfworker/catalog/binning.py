@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from msgspec import Meta
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from sfworker.catalog.base import FLOOR, ColumnRef, PartyColumnsIfAny, TaskType, register
 from sfworker.catalog.preprocessing import ALONE, RULE_ID, FitParams, FitResult, HandleUnknown
@@ -63,9 +63,16 @@ class BinningParams(FitParams, tag="binning", frozen=True, kw_only=True):
             ge=1,
             le=1_000_000,
             description="With `woe`, smaller bins, or fewer missing values, at a party without the label are refused, "
-            "because their WOE would reveal individual labels.",
+            "because their WOE would reveal individual labels. With `reveal_bins`, at any party.",
         ),
     ] = 5
+    reveal_bins: Annotated[
+        Literal["none", "counts", "ranges"],
+        Meta(
+            description="What readers of the result learn of each bin, where a label is used: nothing; its rows, its "
+            "positive ones and its WOE; or also its range or category."
+        ),
+    ] = "none"
 
     constant_columns: Annotated[
         Literal["error", "one_bin"],
@@ -78,6 +85,10 @@ class BinningParams(FitParams, tag="binning", frozen=True, kw_only=True):
         if self.method == "chimerge" and self.chimerge_target_bins >= self.chimerge_init_bins:
             raise ParameterValidationError("task_config.chimerge_target_bins: has to be less than chimerge_init_bins")
         if not self.uses_label:
+            if self.reveal_bins != "none":
+                raise ParameterValidationError(
+                    "task_config.reveal_bins: goes with method chimerge or substitution woe only; leave it out"
+                )
             return
         if self.label is None:
             raise ParameterValidationError("task_config.label: required by method chimerge and by substitution woe")
@@ -90,11 +101,31 @@ class BinningParams(FitParams, tag="binning", frozen=True, kw_only=True):
         return self.method == "chimerge" or self.substitution == "woe"
 
 
+class Bin(Struct, frozen=True, kw_only=True):
+    """One bin of a feature: numbers above `left`, up to and with `right`, or one category.
+
+    These are null where `reveal_bins` is `counts`; `left` and `right` also where the bin has no end.
+    """
+
+    party: str
+    column: str
+    bin: int | None
+    """Number from 0; null for missing values."""
+    left: float | None = None
+    right: float | None = None
+    category: bool | str | None = None
+    rows: int
+    positives: int
+    woe: float
+
+
 class BinningResult(FitResult, frozen=True, kw_only=True):
     """The result of `binning`."""
 
     iv: dict[str, dict[str, float]] | None
     """Information value of each feature by party, missing values left out; null where no label is used."""
+    bins: list[Bin] | UnsetType = UNSET
+    """Where `reveal_bins` asks for them."""
     warnings: list[str]
 
 
@@ -114,9 +145,11 @@ BINNING = register(
             "with chimerge a feature's party learns which of its bins are merged",
             "with woe a feature's party learns the WOE of its own bins, which tells how many rows of each are positive",
             "with either readers of the result learn each feature's information value",
+            "with reveal_bins readers of the result learn the rows, the positive rows and the WOE of each bin and of "
+            "missing values, with ranges also where it lies: edges, which can be values of single rows, and categories",
             "with either a feature with a bin or missing values of fewer rows than SFWORKER_MIN_BIN_ROWS at a party "
-            "without the label is refused, where chimerge starts from bins that are no smaller; so are labels that "
-            "fewer rows than SFWORKER_MIN_GROUP_ROWS have; who reads the error learns that",
+            "without the label, with reveal_bins at any party, is refused, where chimerge starts from bins that are no "
+            "smaller; so are labels that fewer rows than SFWORKER_MIN_GROUP_ROWS have; who reads the error learns that",
             f"with either {FLOOR}",
         ),
     )

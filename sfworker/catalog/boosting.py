@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from msgspec import Meta
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from sfworker.catalog.base import TaskType, register
 from sfworker.catalog.training import (
@@ -38,6 +38,9 @@ class BoostingParams(TrainParams, frozen=True, kw_only=True):
         float, Meta(ge=-10, le=10, description="Where predictions start, in log odds; for `logistic` only.")
     ] = 0.0
     seed: Annotated[int, Meta(ge=0, le=2**31 - 1, description="Start of the random numbers.")] = 42
+    reveal_rmse: Annotated[
+        bool, Meta(description="Whether the error after each tree is in the result, for all parties and its readers.")
+    ] = False
 
 
 class SsXgbParams(BoostingParams, tag="ss_xgb", frozen=True, kw_only=True):
@@ -66,6 +69,18 @@ class SgbParams(BoostingParams, tag="sgb", frozen=True, kw_only=True):
     max_depth: Annotated[int, Meta(ge=1, le=16, description="Depth of a tree that grows by level, at most.")] = 5
     max_leaf: Annotated[int, Meta(ge=1, le=2**15, description="Leaves of a tree that grows by leaf, at most.")] = 15
     tweedie_variance_power: Annotated[float, Meta(gt=1, lt=2, description="Power of the variance of `tweedie`.")] = 1.5
+    reveal_importances: Annotated[
+        bool,
+        Meta(description="Whether it is in the result, for all parties and its readers, how each feature was used."),
+    ] = False
+
+
+class Importance(Struct, frozen=True, kw_only=True):
+    """The use of one feature in all trees."""
+
+    splits: int
+    gain: float | None
+    """Mean gain of its splits, 0 without any. Null where an earlier attempt was cut off, which has kept no gains."""
 
 
 class BoostingResult(TrainResult, frozen=True, kw_only=True):
@@ -73,6 +88,10 @@ class BoostingResult(TrainResult, frozen=True, kw_only=True):
 
     trees: int
     """Fewer than asked for where no further split gained anything."""
+    rmse: list[float] | UnsetType = UNSET
+    """Root mean squared error of the training's own rows after each tree, where `reveal_rmse` asks for it."""
+    importances: dict[str, dict[str, Importance]] | UnsetType = UNSET
+    """By party and column, where `reveal_importances` asks for them."""
 
 
 class SsXgbPredictParams(PredictParams, tag="ss_xgb_predict", frozen=True, kw_only=True):
@@ -83,6 +102,7 @@ class SgbPredictParams(PredictParams, tag="sgb_predict", frozen=True, kw_only=Tr
     """Applies a model of `sgb` to new rows, aligned as in training; the label's party sees the predictions, too."""
 
 
+_RMSE = "with reveal_rmse every party and readers of the result learn the root mean squared error after each tree"
 SS_XGB = register(
     TaskType(
         name="ss_xgb",
@@ -98,6 +118,7 @@ SS_XGB = register(
             "and by which party's feature and bin, as numbers, each node is split",
             "what a split means (column and value) is known to the party of the feature only",
             "labels, gradients and leaf weights stay shared",
+            _RMSE,
         ),
     )
 )
@@ -128,6 +149,9 @@ SGB = register(
             "and in an order that it does not know, and holds the leaf weights",
             "what a split means (column and value) is known to the party of the feature only",
             "labels and gradients leave the label's party encrypted",
+            _RMSE,
+            "with reveal_importances every party and readers of the result learn the names of features, and how many "
+            "nodes each splits and with what mean gain",
         ),
     )
 )

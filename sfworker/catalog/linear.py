@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from sfworker.catalog.base import ColumnRef, TaskType, register
 from sfworker.catalog.training import (
@@ -34,6 +34,9 @@ Eps = Annotated[
 Standardize = Annotated[
     bool, Meta(description="Whether each party brings its own columns to mean 0 and deviation 1 first.")
 ]
+RevealWeights = Annotated[
+    bool, Meta(description="Whether the model's weights are in the result, for all parties and its readers.")
+]
 
 
 class SsLrParams(TrainParams, tag="ss_lr", frozen=True, kw_only=True):
@@ -60,6 +63,9 @@ class SsLrParams(TrainParams, tag="ss_lr", frozen=True, kw_only=True):
     l2_norm: Annotated[
         float, Meta(ge=0, le=1000, description="Weight of the l2 penalty, which spares the intercept.")
     ] = 0.5
+    reveal_rmse: Annotated[
+        bool, Meta(description="Whether the error after each epoch is in the result, for all parties and its readers.")
+    ] = False
     sig_type: Annotated[
         Sigmoid,
         Meta(
@@ -69,6 +75,7 @@ class SsLrParams(TrainParams, tag="ss_lr", frozen=True, kw_only=True):
     ] = "t1"
     eps: Eps = 0.0
     standardize: Standardize = True
+    reveal_weights: RevealWeights = False
 
 
 class LinearResult(TrainResult, frozen=True, kw_only=True):
@@ -80,6 +87,10 @@ class LinearResult(TrainResult, frozen=True, kw_only=True):
     """Rows per step, at most. Null where each step takes all of them."""
     converged: bool
     """True where as many epochs again would change no weight by more than a tenth of the largest."""
+    weights: dict[str, dict[str, float]] | UnsetType = UNSET
+    """By party and column, where `reveal_weights` asks for them; of standardized columns, unless that is off."""
+    intercept: float | UnsetType = UNSET
+    """The weight without a column."""
     warnings: list[str]
 
 
@@ -87,6 +98,8 @@ class SsLrResult(LinearResult, frozen=True, kw_only=True):
     """The result of `ss_lr`."""
 
     regression: Regression
+    rmse: list[float | None] | UnsetType = UNSET
+    """Root mean squared error after each epoch, where `reveal_rmse` asks for it; null for those of earlier attempts."""
 
 
 class SsLrPredictParams(PredictParams, tag="ss_lr_predict", frozen=True, kw_only=True):
@@ -138,6 +151,7 @@ class SsGlmParams(TrainParams, tag="ss_glm", frozen=True, kw_only=True):
     weight: Annotated[ColumnRef | None, Meta(description="Column of the rows' weights. Default: all the same.")] = None
     eps: Eps = 0.0
     standardize: Standardize = True
+    reveal_weights: RevealWeights = False
 
     def check(self, parties: list[str]) -> None:
         super().check(parties)
@@ -183,7 +197,13 @@ _CONVERGED = (
     "every party learns whether the training has converged; with eps > 0, after each epoch whether it changed less"
 )
 _UNSCALED = "with standardize false every party learns which parties have columns far from mean 0 and deviation 1"
-_SHARED = "the model stays shared: no party learns weights, labels or another party's columns"
+_SHARED = (
+    "the model stays shared: no party learns labels or another party's columns, nor weights without reveal_weights"
+)
+_REVEALED = (
+    "with reveal_weights every party and readers of the result learn the names of features and the model's weights, "
+    "which tell what the model says of any row, and its intercept, which tells about the labels' mean"
+)
 SS_LR = register(
     TaskType(
         name="ss_lr",
@@ -191,7 +211,16 @@ SS_LR = register(
         params=SsLrParams,
         result=SsLrResult,
         devices=frozenset({"spu"}),
-        disclosures=(SHAPES, MODEL_ID, RESUMED, _CONVERGED, _UNSCALED, _SHARED),
+        disclosures=(
+            SHAPES,
+            MODEL_ID,
+            RESUMED,
+            _CONVERGED,
+            _UNSCALED,
+            _SHARED,
+            _REVEALED,
+            "with reveal_rmse every party and readers of the result learn the root mean squared error after each epoch",
+        ),
     )
 )
 SS_LR_PREDICT = register(
@@ -228,6 +257,7 @@ SS_GLM = register(
             "with IRLS the label's party learns, in each epoch, the features' matrix of weighted cross products",
             "with link Log every party learns if the means of some rows are too far from the largest label",
             _SHARED,
+            _REVEALED,
         ),
     )
 )

@@ -134,6 +134,9 @@ class PsiParams(JoinParams, tag="psi", frozen=True, kw_only=True):
         Literal["CURVE_25519", "CURVE_FOURQ", "CURVE_SM2", "CURVE_SECP256K1"],
         Meta(description="Elliptic curve of the ECDH protocols; others ignore it."),
     ] = "CURVE_FOURQ"
+    reveal_rows: Annotated[
+        bool, Meta(description="Whether the number of rows of each party's file is in the result, for its readers.")
+    ] = False
 
     def check(self, parties: list[str]) -> None:
         if len(parties) not in {2, 3}:
@@ -225,6 +228,8 @@ class PsiResult(JoinResult, frozen=True, kw_only=True):
     """The result of `psi`."""
 
     protocol: str
+    input_rows: dict[str, int] | msgspec.UnsetType = msgspec.UNSET
+    """Rows of each party's file, where `reveal_rows` asks for them."""
 
 
 class UnbalancedPsiCacheResult(Struct, frozen=True, kw_only=True):
@@ -262,6 +267,7 @@ PSI = register(
             "with PROTOCOL_ECDH_3PC the receiver and the party after it by name learn how many keys the two other than "
             "the receiver have in common",
             *_READERS,
+            "with reveal_rows readers of the result learn the number of rows of each party's file, too",
         ),
     )
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -18,7 +19,7 @@ from typing import Any, NoReturn, Protocol
 _SHELLS = ("bash", "zsh", "tcsh")
 _SUBCOMMANDS = (
     *("run", "submit", "watch", "status", "top", "list", "show", "logs", "cancel", "dead", "replay", "retry-now"),
-    *("pause", "resume", "drain", "groups"),
+    *("pause", "resume", "limit", "drain", "groups"),
     *("console", "report", "tasks", "schema", "doctor", "gateway", "certs", "demo"),
 )
 _FILES = {"console": "web_console", "list": "listing", "logs": "job_log", "retry-now": "retry_now"}
@@ -27,7 +28,7 @@ _FILES = {"console": "web_console", "list": "listing", "logs": "job_log", "retry
 
 _EXIT_CODES = """\
 exit codes: 0 done; 1 it did not work out (the job failed or is not known, Redis is away); 2 wrong usage or settings, or
-a part of sfworker is not installed; 130 Ctrl-C
+a part of sfworker is not installed; 130 Ctrl-C. With --json, what went wrong is a line of JSON on standard error.
 """
 # What `pip install sfworker` alone leaves out, and the extra that brings it.
 _WORKER = (
@@ -59,11 +60,15 @@ class _Subcommand(Protocol):
     run: Callable[[argparse.Namespace], int]
 
 
+class _UsageError(Exception):
+    """Says which words of a command line are wrong."""
+
+
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one sentence, with the nearest name for a mistyped one."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+        raise _UsageError(f"{self.prog}: {message}; see {self.prog} --help")
 
     def parse_known_args(self, *arguments: Any, **named: Any) -> Any:
         """Refuse unknown words here, where the right ones are known; argparse leaves it to the outermost parser."""
@@ -100,14 +105,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: Sequence[str] | None) -> int:
     from sfworker.errors import EnvelopeError, SecretFlowTaskError, SettingsError, TaskTypeNotFoundError
 
+    as_json = "--json" in (sys.argv[1:] if argv is None else argv)
     try:
         code = _obey(argv)
         sys.stdout.flush()  # here, so that a reader that is gone is noticed below
         return code
-    except (SettingsError, EnvelopeError, TaskTypeNotFoundError) as error:
-        return _explain(error, 2)
+    except _UsageError as error:
+        return _explain(str(error), "UsageError", 2, as_json=as_json)
     except SecretFlowTaskError as error:
-        return _explain(error, 1)
+        wrong = isinstance(error, (SettingsError, EnvelopeError, TaskTypeNotFoundError))
+        return _explain(f"sfworker: {error}", type(error).__name__, 2 if wrong else 1, as_json=as_json)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in _EXTRAS:
@@ -115,7 +122,8 @@ def _main(argv: Sequence[str] | None) -> int:
         remedy = f"`pip install 'sfworker[{_EXTRAS[package]}]'` brings it"
         if package == "secretflow" and sys.version_info[:2] != (3, 10):
             remedy = "it exists for Python 3.10 alone, so make an environment of that for the worker"
-        return _explain(f"{package} is not installed here; {remedy}", 2)
+        sentence = f"sfworker: {package} is not installed here; {remedy}"
+        return _explain(sentence, type(error).__name__, 2, as_json=as_json)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
@@ -165,6 +173,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _explain(error: object, code: int) -> int:
-    print(f"sfworker: {error}", file=sys.stderr)
+def _explain(sentence: str, error_type: str, code: int, *, as_json: bool) -> int:
+    """Print what went wrong as the last line of standard error, and return the exit code."""
+    if as_json:
+        sentence = json.dumps({"error": sentence.partition(": ")[2], "error_type": error_type, "exit_code": code})
+    print(sentence, file=sys.stderr)
     return code

@@ -19,17 +19,20 @@ SUMMARY = "Cancel a job that is queued, runs or waits for its next attempt"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("execution_id", type=not_empty, metavar="ID", help="the execution_id of the envelope")
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
     add_group_argument(parser)
     add_redis_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    return asyncio.run(_cancel(arguments.execution_id, arguments.group, settings_from(arguments)))
+    return asyncio.run(_cancel(arguments, settings_from(arguments)))
 
 
-async def _cancel(execution_id: str, group: str, settings: Settings) -> int:
+async def _cancel(arguments: argparse.Namespace, settings: Settings) -> int:
+    from sfworker.cli.console import say
     from sfworker.cli.known import sentence, unknown
 
+    execution_id = arguments.execution_id
     async with connected_client(settings) as client:
         known = await client.find(execution_id)
         if (known and known.state == "answered") or not await client.cancel(execution_id):
@@ -37,7 +40,10 @@ async def _cancel(execution_id: str, group: str, settings: Settings) -> int:
             raise SecretFlowTaskError(f"{sentence(execution_id, known)}, so there is nothing to cancel")
         if known is None:
             raise SecretFlowTaskError(f"{unknown(execution_id)}; if it is sent within a day, it is cancelled")
-        print(f"{sentence(execution_id, known)} and is being cancelled")
-        if await client.served(known.group or group) is False:
-            print(f"no worker serves group {known.group or group} now; the next one cancels it", file=sys.stderr)
+        group = known.group or arguments.group
+        served = await client.served(group)
+        facts = {"execution_id": execution_id, "state": known.state, "group": group, "served": served}
+        say(facts, f"{sentence(execution_id, known)} and is being cancelled", as_json=arguments.json)
+        if served is False:
+            print(f"no worker serves group {group} now; the next one cancels it", file=sys.stderr)
     return 0

@@ -42,6 +42,15 @@ def print_json(value: Any) -> None:
     print(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
 
 
+def say(facts: dict[str, Any], *sentences: str, as_json: bool) -> None:
+    """Print what a command has done: facts for programs, or sentences for people."""
+    if as_json:
+        print_json(facts)
+        return
+    for sentence in sentences:
+        print(sentence)
+
+
 def table(*columns: str, title: str | None = None) -> Table:
     """Return an empty table. A column whose name ends in ` >` holds figures and is aligned to the right."""
     from rich import box

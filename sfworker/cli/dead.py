@@ -52,9 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_many_arguments(purging)
     purging.set_defaults(act=_purge)
 
-    for action in (listing, showing):
-        action.add_argument("--json", action="store_true", help="print JSON, for programs")
     for action in (listing, showing, replaying, purging):
+        action.add_argument("--json", action="store_true", help="print JSON, for programs")
         add_group_argument(action)
         add_redis_arguments(action)
 
@@ -169,11 +168,12 @@ def print_attempts(out: Console, history: list[dict[str, Any]]) -> None:
 
 
 async def _replay(arguments: argparse.Namespace, settings: Settings) -> int:
-    return await replay_one(settings, arguments.group, arguments.id)
+    return await replay_one(settings, arguments.group, arguments.id, as_json=arguments.json)
 
 
 async def _purge(arguments: argparse.Namespace, settings: Settings) -> int:
     from sfworker.broker.dead import find_dead_job
+    from sfworker.cli.console import say
     from sfworker.cli.known import require_group
 
     if not arguments.all:
@@ -181,16 +181,16 @@ async def _purge(arguments: argparse.Namespace, settings: Settings) -> int:
     async with connected_redis(settings) as redis, connected_broker(settings, arguments.group) as broker:
         if arguments.all:
             await require_group(redis, broker.keys, arguments.group)
-            _, sentence = await for_many(
+            figures, sentence = await for_many(
                 redis, broker.keys, arguments, "purged", lambda job: broker.purge(job.attempt.entry)
             )
-            print(sentence)
+            say(dict(figures), sentence, as_json=arguments.json)
             return 0
         wanted = await find_dead_job(redis, broker.keys, arguments.group, arguments.id)
         purged = wanted is not None and await broker.purge(wanted.attempt.entry)
     if not purged:
         raise SecretFlowTaskError(await why_not_dead(settings, arguments.group, arguments.id))
-    print("1 purged")
+    say({"meant": 1, "purged": 1}, "1 purged", as_json=arguments.json)
     return 0
 
 

@@ -18,18 +18,21 @@ SUMMARY = "Let a worker finish what it runs, take no more, and stop"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("worker_id", type=not_empty, metavar="WORKER", help="its id, as `sfworker status` prints it")
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
     add_group_argument(parser)
     add_redis_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    return asyncio.run(_drain(settings_from(arguments), arguments.group, arguments.worker_id))
+    return asyncio.run(_drain(settings_from(arguments), arguments))
 
 
-async def _drain(settings: Settings, group: str, worker_id: str) -> int:
+async def _drain(settings: Settings, arguments: argparse.Namespace) -> int:
     from sfworker.broker.orders import DRAIN
     from sfworker.broker.overview import live_workers
+    from sfworker.cli.console import say
 
+    group, worker_id = arguments.group, arguments.worker_id
     async with connected_to_group(settings, group) as (redis, broker):
         workers = await live_workers(redis, broker.keys, group)
         found = next((worker for worker in workers if worker.worker_id == worker_id), None)
@@ -37,5 +40,6 @@ async def _drain(settings: Settings, group: str, worker_id: str) -> int:
             served = ", ".join(worker.worker_id for worker in workers) or "none"
             raise SecretFlowTaskError(f"no worker {worker_id} serves group {group} now; there is {served}")
         await broker.give_order(f"{DRAIN}{worker_id}")
-    print(f"{worker_id} takes no more jobs within a third of its lease, and stops when what it runs has ended")
+    sentence = f"{worker_id} takes no more jobs within a third of its lease, and stops when what it runs has ended"
+    say({"worker_id": worker_id, "running": found.running}, sentence, as_json=arguments.json)
     return 0

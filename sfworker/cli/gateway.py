@@ -37,9 +37,11 @@ def run(arguments: argparse.Namespace) -> int:
     with own_place(settings, while_needed=needed) as place, configure(settings, f"gateway-{settings.party}"):
         gateway = Gateway(settings, place, while_needed=needed)
         instance_id = f"{settings.hostname()}-gateway-{settings.party}"
-        close = export(os.environ, instance_id, __version__, gateway.instruments())
+        exported = export(
+            os.environ, instance_id, __version__, gateway.instruments(), has_server=bool(settings.gateway_health)
+        )
         try:
-            uvloop.run(gateway.run())
+            uvloop.run(gateway.run(exported.page))
         finally:
-            close()
+            exported.close()
     return 0

@@ -19,13 +19,13 @@ SUMMARY = "List the consumer groups on the job streams, or remove one that nobod
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     listing = actions.add_parser("list", help="list them, each with its workers and what it has left to do")
-    listing.add_argument("--json", action="store_true", help="print JSON, for programs")
     listing.set_defaults(act=_list)
     removing = actions.add_parser("remove", help="remove one, so that entries do not wait for it any more")
     removing.add_argument("group", type=not_empty, metavar="GROUP", help="its name")
     removing.add_argument("--force", action="store_true", help="also where it has jobs left, which nobody answers then")
     removing.set_defaults(act=_remove)
     for action in (listing, removing):
+        action.add_argument("--json", action="store_true", help="print JSON, for programs")
         add_redis_arguments(action)
 
 
@@ -60,6 +60,7 @@ async def _list(arguments: argparse.Namespace, settings: Settings) -> int:
 async def _remove(arguments: argparse.Namespace, settings: Settings) -> int:
     from sfworker.broker.groups import groups, remove
     from sfworker.broker.keys import Keys
+    from sfworker.cli.console import say
 
     name, keys = arguments.group, Keys(settings.prefix)
     async with connected_redis(settings) as redis:
@@ -72,5 +73,5 @@ async def _remove(arguments: argparse.Namespace, settings: Settings) -> int:
             left = f"{found.queued} queued jobs and {found.taken} that were taken"
             raise SecretFlowTaskError(f"group {name} has {left} and no answer; --force drops its claim on them")
         await remove(redis, keys, settings.tenants, name)
-    print(f"group {name} is removed")
+    say({"removed": name}, f"group {name} is removed", as_json=arguments.json)
     return 0

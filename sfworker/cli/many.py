@@ -45,10 +45,10 @@ async def for_many(
     done: str,
     act: Callable[[DeadJob], Awaitable[bool]],
     error_type: str | None = None,
-) -> tuple[int, str]:
+) -> tuple[dict[str, int], str]:
     """Call `act` for those that are meant, a page of them at the same time.
 
-    Returns how many are meant, and a sentence for how many it was true; `done` is what becomes of them, in a word.
+    Returns how many are meant and for how many it was true, and that in words; `done` is what becomes of them.
     """
     from sfworker.broker.dead import dead_by_page
 
@@ -74,4 +74,4 @@ async def for_many(
             said_at = time.monotonic()
         if chosen == arguments.limit:
             break
-    return chosen, f"{chosen} would be {done}" if arguments.dry_run else f"{acted} {done}"
+    return {"meant": chosen, done: acted}, f"{chosen} would be {done}" if arguments.dry_run else f"{acted} {done}"

@@ -30,6 +30,7 @@ def add_order_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--stream", type=not_empty, metavar="STREAM", help="jobs of this stream, such as sf:jobs:low")
     which.add_argument("--task-type", type=not_empty, metavar="TYPE", help="jobs of this task type")
     which.add_argument("--all", action="store_true", help="all jobs of the group")
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
     add_group_argument(parser)
     add_redis_arguments(parser)
 
@@ -51,23 +52,29 @@ def order_of(settings: Settings, arguments: argparse.Namespace) -> str:
 
 
 async def _pause(settings: Settings, arguments: argparse.Namespace) -> int:
+    from msgspec import to_builtins
+
     from sfworker.broker.orders import standing_orders
+    from sfworker.cli.console import say
     from sfworker.cli.known import command_line
 
     name, group = order_of(settings, arguments), arguments.group
     async with connected_to_group(settings, group) as (redis, broker):
         await broker.give_order(name)
         orders = await standing_orders(redis, broker.keys, group)
-    print(next(order.sentence for order in orders if order.name == name))
-    if arguments.task_type and not _is_built_in(settings, arguments.task_type):
-        print(f"{arguments.task_type} is no task type that is known here; is it spelled right?")
+    order, warning = next(order for order in orders if order.name == name), strange_type(settings, arguments.task_type)
     options = {"--stream": arguments.stream, "--task-type": arguments.task_type}
     target = [word for option, value in options.items() if value for word in (option, value)] or ["--all"]
-    print(f"{command_line(arguments, 'resume', *target)} takes that back")
+    remedy = f"{command_line(arguments, 'resume', *target)} takes that back"
+    sentences = [order.sentence, *([warning] if warning else []), remedy]
+    say({"order": to_builtins(order), "warning": warning}, *sentences, as_json=arguments.json)
     return 0
 
 
-def _is_built_in(settings: Settings, name: str) -> bool:
+def strange_type(settings: Settings, name: str | None) -> str | None:
+    """Return a sentence where `name` is no task type that is known here; workers may know it all the same."""
     from sfworker.catalog.installed import installed_task_types
 
-    return name in {task_type.name for task_type in installed_task_types(settings.jobs)}
+    if name is None or name in {task_type.name for task_type in installed_task_types(settings.jobs)}:
+        return None
+    return f"{name} is no task type that is known here; is it spelled right?"

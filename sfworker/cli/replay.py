@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--all", action="store_true", help="all of them")
     which.add_argument("--error-type", metavar="TYPE", help="those that failed with this error, such as InputDataError")
     add_many_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
     add_group_argument(parser)
     add_redis_arguments(parser)
 
@@ -48,19 +49,22 @@ def run(arguments: argparse.Namespace) -> int:
     settings, group = settings_from(arguments), arguments.group
     if arguments.execution_id is not None:
         require_many(arguments, "--all or --error-type")
-        return asyncio.run(replay_one(settings, group, arguments.execution_id))
+        return asyncio.run(replay_one(settings, group, arguments.execution_id, as_json=arguments.json))
     return asyncio.run(_replay_many(settings, arguments))
 
 
-async def replay_one(settings: Settings, group: str, known_as: str) -> int:
+async def replay_one(settings: Settings, group: str, known_as: str, *, as_json: bool) -> int:
     """Replay one by its execution_id or entry id. Raises SecretFlowTaskError where it cannot be."""
+    from sfworker.cli.console import say
+
     async with connected_client(settings) as client:
         outcome = await client.replay(known_as, group)
         if outcome == "not dead":
             raise SecretFlowTaskError(await why_not_dead(settings, group, known_as))
     if outcome != "replayed":
         raise SecretFlowTaskError(f"{known_as} {_REASONS[outcome]}")
-    print(f"{known_as} is replayed: it runs again as soon as a worker is free")
+    facts = {"meant": 1, "replayed": 1, "refused": {}}
+    say(facts, f"{known_as} is replayed: it runs again as soon as a worker is free", as_json=as_json)
     return 0
 
 
@@ -82,23 +86,23 @@ async def why_not_dead(settings: Settings, group: str, known_as: str) -> str:
 
 
 async def _replay_many(settings: Settings, arguments: argparse.Namespace) -> int:
+    from sfworker.cli.console import say
     from sfworker.publish.status_notifier import StatusNotifier
 
     group, error_type = arguments.group, arguments.error_type
-    refused = 0
+    refused: dict[str, str] = {}
     async with connected_to_group(settings, group) as (redis, broker):
         notifier = StatusNotifier(broker, worker_id="")
 
         async def replay(job: DeadJob) -> bool:
-            nonlocal refused
             outcome = await notifier.replayed(job.attempt)
             if outcome in _REASONS:  # else, somebody else may have replayed it meanwhile
-                refused += 1
-                print(f"{job.attempt.known_as} {_REASONS[outcome]}")
+                refused[job.attempt.known_as] = _REASONS[outcome]
             return outcome == "replayed"
 
-        found, sentence = await for_many(redis, broker.keys, arguments, "replayed", replay, error_type)
-    if error_type is not None and not found and arguments.older_than is None:
+        figures, sentence = await for_many(redis, broker.keys, arguments, "replayed", replay, error_type)
+    if error_type is not None and not figures["meant"] and arguments.older_than is None:
         raise SecretFlowTaskError(f"no job has failed for good with {error_type}; nothing is replayed")
-    print(sentence)
+    sentences = [*(f"{known_as} {reason}" for known_as, reason in refused.items()), sentence]
+    say({**figures, "refused": refused}, *sentences, as_json=arguments.json)
     return 1 if refused else 0

@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--csv", type=Path, metavar="DIRECTORY", help="where to write each table as a CSV file")
     parser.add_argument("--envelope", metavar="FILE", help="the job that made it; default: the one in Redis")
     parser.add_argument("--paths", action="store_true", help="show the paths of files, too")
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
     add_group_argument(parser)
     add_redis_arguments(parser)
 
@@ -57,8 +58,10 @@ def run(arguments: argparse.Namespace) -> int:
         result, envelope = asyncio.run(_fetch(arguments, settings_from(arguments)))
     if arguments.envelope is not None:
         envelope = read_envelope(arguments.envelope)
-    for file in _write(arguments, result, envelope):
-        print(file)
+    from sfworker.cli.console import say
+
+    files = [str(file) for file in _write(arguments, result, envelope)]
+    say({"files": files}, *files, as_json=arguments.json)
     return 0
 
 

@@ -25,14 +25,17 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 async def _resume(settings: Settings, arguments: argparse.Namespace) -> int:
-    from sfworker.broker.orders import standing_orders
+    from msgspec import to_builtins
 
+    from sfworker.broker.orders import standing_orders
+    from sfworker.cli.console import say
+
+    name = order_of(settings, arguments)
     async with connected_redis(settings) as redis, connected_broker(settings, arguments.group) as broker:
-        lifted = await broker.lift_order(order_of(settings, arguments))
+        lifted = await broker.lift_order(name)
         left = await standing_orders(redis, broker.keys, arguments.group)
-    for order in left:
-        print(order.sentence)
+    sentences = [order.sentence for order in left]
     if not lifted:
-        raise SecretFlowTaskError("that was not paused")
-    print("resumed")
+        raise SecretFlowTaskError("; ".join(["that was not paused", *sentences]))
+    say({"resumed": name, "orders": to_builtins(left)}, *sentences, "resumed", as_json=arguments.json)
     return 0

@@ -20,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "an AsyncAPI document of streams and channels",
     )
     parser.add_argument("--result", action="store_true", help="of what the task type NAME answers as `result`")
+    parser.add_argument("--json", action="store_true", help="changes nothing, as a schema is JSON")
     add_jobs_argument(parser)
 
 

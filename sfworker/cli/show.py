@@ -31,12 +31,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     about = asyncio.run(_about(arguments, settings_from(arguments)))
+    from sfworker.cli.console import print_json, say
+
     if arguments.bundle:
         _write_bundle(arguments.bundle, about)
-        print(f"{arguments.bundle} is written; it holds no data beyond the job's result, read it before you send it")
+        sentence = (
+            f"{arguments.bundle} is written; it holds no data beyond the job's result, read it before you send it"
+        )
+        say({"file": arguments.bundle}, sentence, as_json=arguments.json)
     elif arguments.json:
-        from sfworker.cli.console import print_json
-
         print_json(about)
     else:
         _print(about)
@@ -83,8 +86,9 @@ def _print(about: dict[str, Any]) -> None:
 
     out = console()
     where = f", on {about['worker']}" if about["worker"] and about["state"] == "running" else ""
-    held = ", as jobs like it are paused" if about["held"] else ""
-    print(f"{about['execution_id']}: {about['state']}{where}{held}")
+    held_by = about["held_by"] or ""
+    held = ", as a limit holds it up" if held_by.startswith("limit") else ", as jobs like it are paused"
+    print(f"{about['execution_id']}: {about['state']}{where}{held if held_by else ''}")
     print_attempts(out, about["attempts"])
     _print_events(about["events"])
     worker = about["worker"] or ((about["result"] or {}).get("task_metadata") or {}).get("worker_id")

@@ -59,10 +59,11 @@ def _print(figures: Overview, group: str) -> None:
     out = console()
     queues = table("stream", "queued >", "running >", "retrying >", "held >", "dead >")
     for stream in figures.streams:
-        counts = (stream.queued, stream.running, stream.retrying, stream.held, stream.dead)
+        counts = (stream.queued, stream.running, stream.retrying, stream.held + stream.limited, stream.dead)
         queues.add_row(stream.stream, *map(str, counts))
     out.print(queues)
-    for sentence in (*figures.misplaced, *(order.sentence for order in figures.orders)):
+    standing = [order.sentence for order in figures.orders] + [limit.sentence for limit in figures.limits]
+    for sentence in (*figures.misplaced, *standing):
         print(sentence)
     if figures.dead:
         print("Dead jobs have failed for good; `sfworker dead list` names them.")

@@ -81,7 +81,7 @@ def _page(seen: Seen) -> Group:
     streams = table("stream", "queued >", "oldest >", "running >", "retrying >", "held >", "dead >")
     for stream in figures.streams:
         age = seen.ages.get(stream.stream) if stream.queued else None
-        counts = (stream.running, stream.retrying, stream.held, stream.dead)
+        counts = (stream.running, stream.retrying, stream.held + stream.limited, stream.dead)
         streams.add_row(stream.stream, str(stream.queued), "" if age is None else length(age), *map(str, counts))
     workers = table("worker", "running >", "free >", "memory >")
     jobs = table("execution", "task type", "for >", "progress", "memory >", "worker")
@@ -97,6 +97,7 @@ def _page(seen: Seen) -> Group:
         ago = length(max(0.0, now - one.at / 1000))
         failures.add_row(*map(plain, (one.execution_id, one.task_type, ago, one.error_type, one.worker)))
     said = [*figures.misplaced, *(order.sentence for order in figures.orders)]
+    said += [limit.sentence for limit in figures.limits]
     said += [] if figures.workers else ["no worker serves this group now"]
     shown = [part for part in (workers, jobs, failures) if part.row_count]
     return Group(streams, *map(plain, said), *shown)

@@ -29,7 +29,7 @@ MOST_AT_ONCE = 500
 LOOKED_THROUGH = 1000
 """Newest entries of each stream among which an execution is looked for that has no record."""
 _REPLAYS = {"replayed": "replayed", "not dead": "not_dead", "gone": "gone", "superseded": "superseded"}
-_HASTENED = {"due": "hastened", "held": "held", "not waiting": "not_waiting"}
+_HASTENED = {"due": "hastened", "held": "held", "limited": "limited", "not waiting": "not_waiting"}
 
 
 class Acts:

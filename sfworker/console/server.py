@@ -18,12 +18,12 @@ from redis import exceptions
 from sfworker.broker.broker import open_broker
 from sfworker.broker.connection import connect
 from sfworker.client import Client, is_refused
+from sfworker.connections import answering
 from sfworker.console.acts import Acts
 from sfworker.console.guard import FORM, HEADERS, VISIT, Guard, RefusedError, Visit
 from sfworker.console.pages import Pages
 from sfworker.console.rendering import Desk, render
 from sfworker.console.site import Site
-from sfworker.daemon.connections import answering
 from sfworker.errors import SettingsError
 from sfworker.settings import Settings, variable
 

@@ -9,36 +9,21 @@ Both answer `{"state": ..., "reason": ...}`. `python -m sfworker.daemon.health` 
 from __future__ import annotations
 
 import argparse
-import os
-import socket
-import stat
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Literal
-
-from msgspec import Struct
+from typing import TYPE_CHECKING
 
 from sfworker.errors import SettingsError
+from sfworker.listening import State, ask
 from sfworker.settings import load, variable
 
 if TYPE_CHECKING:
     from sfworker.pool.pool import Pool
     from sfworker.telemetry import Telemetry
 
-_UNIX = "unix:"
-SECONDS = 5.0
-"""Longest time for a client, and for a silence of Redis beyond the waits of the worker's own loops."""
-CONNECTIONS = 64
-
-
-class State(Struct, frozen=True):
-    """Body of an answer."""
-
-    state: Literal["alive", "ready", "starting", "template_lost", "redis_away", "misplaced_keys", "draining"]
-    reason: str = ""
+SILENCE_SECONDS = 5.0
+"""Longest silence of Redis beyond the waits of the worker's own loops."""
 
 
 class Readiness:
@@ -49,7 +34,7 @@ class Readiness:
         self._telemetry = telemetry
         self._pool = pool
         # Where every slot is taken, the renewals of leases are all that asks Redis for anything.
-        self._patience = lease_seconds / 3 + SECONDS
+        self._patience = lease_seconds / 3 + SILENCE_SECONDS
         self._failed_at: dict[str, float] = {}
         self._answered_at: float | None = None
         self._misplaced = ""
@@ -87,41 +72,6 @@ class Readiness:
         return State("ready" if self._serves else "misplaced_keys", self._misplaced or self._pool.gateway.trouble)
 
 
-@contextmanager
-def listening(address: str) -> Iterator[socket.socket | None]:
-    """Open a socket that listens at `address`, None where that is empty. Raises SettingsError where it cannot."""
-    if not address:
-        yield None
-        return
-    try:
-        listener = _bind(address)
-    except OSError as error:
-        raise SettingsError(f"{variable('health')}: cannot listen there ({error.strerror or error})") from None
-    with listener:
-        try:
-            yield listener
-        finally:
-            if address.startswith(_UNIX):
-                os.unlink(address.removeprefix(_UNIX))
-
-
-def ask(address: str, path: str) -> tuple[int, str]:
-    """Return the status and body that the worker at `address` answers. Raises SettingsError or OSError."""
-    family, where = _parse(address)
-    with socket.socket(family, socket.SOCK_STREAM) as client:
-        client.settimeout(SECONDS)
-        client.connect(where)
-        client.sendall(f"GET {path} HTTP/1.1\r\nHost: worker\r\n\r\n".encode())
-        answer = b""
-        while chunk := client.recv(8192):
-            answer += chunk
-    head, _, body = answer.decode(errors="replace").partition("\r\n\r\n")
-    words = head.split(" ", 2)
-    if len(words) < 2 or not words[1].isdigit():
-        raise OSError("no HTTP answer")
-    return int(words[1]), body.strip()
-
-
 def main() -> int:
     """Ask a worker and print its answer. Returns exit code 0 where the status is 200, else 1."""
     parser = argparse.ArgumentParser(prog="python -m sfworker.daemon.health", description="Ask a worker how it is.")
@@ -141,46 +91,6 @@ def main() -> int:
         return 1
     print(body)
     return 0 if status == HTTPStatus.OK else 1
-
-
-def _bind(address: str) -> socket.socket:
-    family, where = _parse(address)
-    if isinstance(where, str):
-        _remove_abandoned(where)
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(where)
-        listener.listen(CONNECTIONS)
-    except OSError:
-        listener.close()
-        raise
-    return listener
-
-
-def _parse(address: str) -> tuple[socket.AddressFamily, str | tuple[str, int]]:
-    if address.startswith(_UNIX):
-        return socket.AF_UNIX, address.removeprefix(_UNIX)
-    host, colon, port = address.rpartition(":")
-    if not colon or not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
-        raise SettingsError(f"{variable('health')}: neither HOST:PORT nor unix:/PATH")
-    return (socket.AF_INET6 if host.startswith("[") else socket.AF_INET), (host.strip("[]"), int(port))
-
-
-def _remove_abandoned(path: str) -> None:
-    """Remove the socket of a worker that was killed. Raises OSError where a living process listens on it."""
-    try:
-        if not stat.S_ISSOCK(os.stat(path).st_mode):
-            return  # a file of somebody's, which must not be removed; binding will fail and say so
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-            client.settimeout(SECONDS)
-            client.connect(path)
-    except FileNotFoundError:
-        return
-    except ConnectionRefusedError:
-        os.unlink(path)
-        return
-    raise OSError("another process listens there")
 
 
 if __name__ == "__main__":

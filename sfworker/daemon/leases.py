@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 from sfworker.broker.broker import Broker, Lease
 from sfworker.broker.entry import Entry
 from sfworker.broker.keys import Keys
+from sfworker.broker.limits import limits_of_settings
 from sfworker.broker.overview import RunningJob, WorkerOverview
 from sfworker.broker.patience import pause
 from sfworker.daemon.health import Readiness
@@ -134,6 +135,7 @@ class Leases:
             free=max(self._running.free, 0),
             executions=[attempt.execution_id for attempt in attempts],
             jobs=await self._jobs(),
+            limits=limits_of_settings(self._settings),
         )
         with anyio.fail_after(self._settings.lease_seconds / 3):
             await self._broker.heartbeat(msgspec.json.encode(heartbeat))

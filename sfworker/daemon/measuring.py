@@ -1,4 +1,4 @@
-"""Reads regularly what nothing else tells metrics: the streams' figures and the event loop's delay."""
+"""Reads regularly what nothing else tells metrics: the streams' figures, how the worker is, the event loop's delay."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from redis.exceptions import RedisError
 
 from sfworker.broker.broker import Broker
 from sfworker.broker.gauges import Gauges
+from sfworker.daemon.health import Readiness
 from sfworker.telemetry import Reading, Telemetry
 
 STREAMS_SECONDS = 5.0
@@ -16,8 +17,9 @@ LOOP_SECONDS = 1.0
 class Measuring:
     """Measures where anybody wants metrics, and does nothing otherwise."""
 
-    def __init__(self, broker: Broker, telemetry: Telemetry) -> None:
+    def __init__(self, broker: Broker, telemetry: Telemetry, readiness: Readiness) -> None:
         self._broker = broker
+        self._readiness = readiness
         self._telemetry = telemetry
 
     async def streams(self) -> None:
@@ -32,8 +34,9 @@ class Measuring:
             await anyio.sleep(STREAMS_SECONDS)
 
     async def event_loop(self) -> None:
-        """Measure once a second by how much the event loop wakes too late."""
+        """Tell once a second how the worker is, and by how much the event loop wakes too late."""
         while self._telemetry.measures:
+            self._telemetry.ready(self._readiness.state().state)
             due = anyio.current_time() + LOOP_SECONDS
             await anyio.sleep_until(due)
             self._telemetry.loop_was_late(anyio.current_time() - due)

@@ -57,6 +57,11 @@ RETURN_SECONDS = 1.0
 """Time until the next attempt where a gateway or the peer's worker has left, whose place others take."""
 ROOM_SECONDS = 5.0
 """Time until a job asks again for room on its cluster."""
+_WAITS = {
+    "held": "an operator has paused jobs like this one; it waits until they are resumed",
+    "limited": "a limit of its task type or tenant is reached; it waits until there is room",
+}
+"""By verdict, why an attempt was not begun."""
 _NOT_STARTED = Started("lost", 0, 0, 0)
 
 
@@ -107,9 +112,9 @@ class TaskExecutor:
         if started.verdict == "lost":
             _log.warning("another worker has taken this job over before it started here")
             run.note_end("lost")
-        elif started.verdict == "held":
-            _log.info("an operator has paused jobs like this one; it waits until they are resumed")
-            run.note_end("held")
+        elif started.verdict in _WAITS:
+            _log.info(_WAITS[started.verdict])
+            run.note_end(started.verdict)
         elif started.verdict == "duplicate":
             _log.info("this execution_id was sent before; the first one's answer stands")
             run.note_end("duplicate")

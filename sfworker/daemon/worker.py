@@ -33,6 +33,7 @@ from sfworker.daemon.priorities import RankOrder
 from sfworker.daemon.running import Running
 from sfworker.daemon.task_executor import Services, TaskExecutor
 from sfworker.errors import SettingsError
+from sfworker.listening import listening
 from sfworker.logs import configure, ids, reopen
 from sfworker.pool import roots
 from sfworker.pool.outcome import Stop
@@ -59,7 +60,7 @@ async def serve(settings: Settings, group: str) -> int:
     with (
         configure(settings, worker_id),
         _run_dir(settings) as directory,
-        health.listening(settings.health) as listener,
+        listening(settings.health) as listener,
     ):
         _log.info("worker %s starts: group %s at %s", worker_id, group, shown(settings.redis_url))
         for sentence in unknown_variables():
@@ -98,7 +99,7 @@ class Worker:
                 telemetry=telemetry,
             )
         )
-        self._measuring = Measuring(broker, telemetry)
+        self._measuring = Measuring(broker, telemetry, self.readiness)
         self._ranks = RankOrder()
         self._draining = anyio.Event()
         self._hurry = anyio.Event()
@@ -265,9 +266,9 @@ async def _serving(
     if listener is None:
         yield
         return
-    from sfworker.daemon.serving import serving  # aiohttp, which only workers with such an address need
+    from sfworker.serving import serving  # aiohttp, which only workers with such an address need
 
-    async with serving(listener, readiness, telemetry):
+    async with serving(listener, readiness.state, telemetry.page):
         yield
 
 

@@ -98,13 +98,12 @@ class Accounts:
 
         def refused() -> Points:
             for account in (*self.peers.values(), self._others):
-                who = {peer: account.party} if account.party else {}
                 for cause, count in account.refused.items():
-                    yield count, {**who, "sfworker.cause": cause}
+                    yield count, {peer: account.party, "sfworker.cause": cause}
 
         def remaining() -> Points:
             now = time.time()
-            yield certificate_ends() - now, {}
+            yield certificate_ends() - now, {peer: ""}
             for account in self.peers.values():
                 if account.certificate_ends is not None:
                     yield account.certificate_ends - now, {peer: account.party}

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
+from contextlib import AsyncExitStack, ExitStack
 from functools import partial
 from typing import Any
 
@@ -30,6 +32,8 @@ from sfworker.gateway.inbound import NOT_BEGUN, Inbound, PassedOn, Stranger, Str
 from sfworker.gateway.place import Place, unlink
 from sfworker.gateway.sayings import Sayings
 from sfworker.gateway.session import Session
+from sfworker.listening import State, listening
+from sfworker.logs import reopen
 from sfworker.settings import Settings, variable
 from sfworker.telemetry import Instrument
 from sfworker.wire.frames import FrameError, encode_frame, read_body
@@ -111,16 +115,30 @@ class Gateway:
         self._passing: set[asyncio.Task[None]] = set()
         self._passed: set[Any] = set()
 
-    async def run(self) -> None:
-        """Serve until told to stop, or until it is not needed any more, and finish the executions that there are."""
-        listener = _listen(self._settings)
-        try:
-            workers = await asyncio.start_unix_server(self._serve_worker, self._place.path, limit=MAX_MESSAGE_BYTES)
-        except OSError:
-            listener.close()
-            raise SettingsError(
-                f"{variable('gateway_dir')}: no socket can be made there, whose path may have 107 bytes"
-            ) from None
+    async def run(self, page: Callable[[], bytes | None]) -> None:
+        """Serve until told to stop, or until it is not needed any more, and finish the executions that there are.
+
+        `page` returns the metrics for whoever scrapes them.
+        """
+        with ExitStack() as ports:
+            listener = ports.enter_context(_listen(self._settings))
+            health = ports.enter_context(listening(self._settings.gateway_health, "gateway_health"))
+            try:
+                workers = await asyncio.start_unix_server(self._serve_worker, self._place.path, limit=MAX_MESSAGE_BYTES)
+            except OSError:
+                raise SettingsError(
+                    f"{variable('gateway_dir')}: no socket can be made there, whose path may have 107 bytes"
+                ) from None
+            ports.callback(workers.close)
+            await self._serve(listener, health, page, ports.pop_all())
+
+    async def _serve(
+        self,
+        listener: socket.socket,
+        health: socket.socket | None,
+        page: Callable[[], bytes | None],
+        ports: ExitStack,
+    ) -> None:
         _log.info("gateway of %s listens on %s", self._settings.party, self._settings.gateway_listen)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._hear_signals)
@@ -128,15 +146,18 @@ class Gateway:
             if self._while_needed:
                 tasks.start_soon(self._leave_when_alone)
             try:
-                async with anyio.create_task_group() as accepting:
+                async with AsyncExitStack() as answering, anyio.create_task_group() as accepting:
+                    if health is not None:
+                        from sfworker.serving import serving  # aiohttp, which only gateways with such an address need
+
+                        await answering.enter_async_context(serving(health, self._health, page))
                     accepting.start_soon(self._accept, listener, tasks)
                     await self._leaving.wait()
                     accepting.cancel_scope.cancel()
                 loop = asyncio.get_running_loop()
                 parting = await loop.create_unix_server(self._from_next, self._place.parting_path)
             finally:
-                workers.close()
-                listener.close()
+                ports.close()  # all of them are the next gateway's from here on
                 self._place.let_go()
                 self._has_let_go.set()
             await self._finish()
@@ -173,8 +194,18 @@ class Gateway:
         return PassedOn(self, self._identity, Stranger(lambda: None))
 
     async def _hear_signals(self) -> None:
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            async for _ in signals:
+        # As workers do: what scripts that rotate logs send ends nothing, but a closed terminal does.
+        hang_up_stops = os.isatty(0) or os.isatty(2)
+        heard = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup sets it
+            heard.append(signal.SIGHUP)
+        with anyio.open_signal_receiver(*heard) as signals:
+            async for number in signals:
+                if number in {signal.SIGUSR1, signal.SIGUSR2}:
+                    continue
+                if number == signal.SIGHUP and not hang_up_stops:
+                    reopen()
+                    continue
                 self._hurry = self._leaving.is_set()
                 self._leaving.set()
                 self._changed.set()
@@ -430,6 +461,9 @@ class Gateway:
             if end.concerns(inbound.party, preface):
                 self.let_go(preface, inbound)
                 inbound.answer(end.answer())
+
+    def _health(self) -> State:
+        return State("ready" if self._identity.is_good else "certificate_not_good", self._identity.trouble)
 
     def _state(self) -> GatewayState:
         return GatewayState(

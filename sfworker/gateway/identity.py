@@ -60,13 +60,19 @@ class Identity:
         return self.validity[1]
 
     @property
-    def trouble(self) -> str:
-        """Sentences on why peers will not take this party's streams, or that new files cannot be used, or nothing."""
+    def is_good(self) -> bool:
+        """Whether this party's certificate, and those that it is signed by, are good now."""
         self._read_anew()
         begins, expires = self.validity
-        now = datetime.now(timezone.utc)
-        if begins <= now < expires:
+        return begins <= datetime.now(timezone.utc) < expires
+
+    @property
+    def trouble(self) -> str:
+        """Sentences on why peers will not take this party's streams, or that new files cannot be used, or nothing."""
+        if self.is_good:
             return self._refusal
+        begins, expires = self.validity
+        now = datetime.now(timezone.utc)
         what = f"has expired on {expires.date()}" if now >= expires else f"is not good before {begins.date()}"
         ended = f"{variable('tls_certificate')}: the certificate {what}, so jobs with parties elsewhere fail"
         return f"{ended}; {self._refusal}" if self._refusal else ended

@@ -7,8 +7,9 @@ rows come in batches.
 
 from __future__ import annotations
 
+import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -19,10 +20,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import secretflow
+from msgspec import UNSET
 from scipy.stats import chi2
 from secretflow.preprocessing.binning.kernels.chi_merge import chi_merge
 
-from sfworker.catalog.binning import BinningParams, BinningResult
+from sfworker.catalog.binning import Bin, BinningParams, BinningResult
 from sfworker.catalog.preprocessing import Value
 from sfworker.errors import InputDataError
 from sfworker.models import rules
@@ -36,6 +38,8 @@ MOST_CATEGORIES = 1_000
 CELLS = 1_000_000
 """Cells (rows x bins) that are shared at a time."""
 Counts: TypeAlias = npt.NDArray[np.int64]
+Range: TypeAlias = dict[str, Any]
+"""The fields of `Bin` that say where it lies."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,12 @@ class Binned:
         edges = [edge for edge, kept in zip(self.edges, stays, strict=False) if kept]
         return Binned(self.column, edges, [], self.type, new[self.codes])
 
+    def ranges(self) -> list[Range]:
+        """Return where its bins lie; those of missing values come last and lie nowhere."""
+        if self.edges is None:
+            return [*({"category": each} for each in self.categories), {}]
+        return [*({"left": left, "right": right} for left, right in itertools.pairwise([None, *self.edges, None])), {}]
+
     def rule(self, params: BinningParams, values: list[int] | list[float], other: float | None) -> AnyRule:
         if self.edges is not None:
             return rules.Bins(column=self.column, type="float", edges=self.edges, values=[*values], other=other)
@@ -90,8 +100,11 @@ class Evidence:
     missing: float
     """WOE of missing values, 0 where there were none."""
     iv: float = 0.0
-    smallest: int = 0
-    """Rows of the smallest bin. This and `iv` stay with the label's party."""
+    counts: list[tuple[int, int]] = field(default_factory=list)
+    """Rows and positive ones of each bin that is left, then of missing values, if any.
+
+    These and `iv` stay with the label's party.
+    """
 
 
 @TaskDispatcher.register_task("binning")
@@ -104,9 +117,10 @@ def binning(context: JobContext[BinningParams]) -> BinningResult | None:
         for party, table in own.items():
             if typed[party].num_columns:
                 context.require_rows(table.field, typed[party].num_rows)
-    # The label's party learns the rows of the others' bins.
+    # The label's party learns the rows of the others' bins, and readers those of all bins that are revealed.
     holder = params.label.party if params.uses_label and params.label else None
-    least = {party: context.floors.bin_rows if holder not in (None, party) else 0 for party in own}
+    is_told = {party: holder is not None and (party != holder or params.reveal_bins != "none") for party in own}
+    least = {party: context.floors.bin_rows if is_told[party] else 0 for party in own}
     binned = {party: own[party].each(table, partial(_bin, params, least[party])) for party, table in typed.items()}
     evidence = _weigh(context, own, binned) if params.uses_label else {}
     found = {
@@ -118,6 +132,7 @@ def binning(context: JobContext[BinningParams]) -> BinningResult | None:
     identity = rules.save(context, "binning", found)
     answering = holder or context.parties[0]
     warnings = _constant_ones(context, answering, binned) if params.constant_columns == "one_bin" else []
+    ranges = _ranges(context, answering, binned, evidence) if params.reveal_bins == "ranges" else {}
     if not context.is_local(answering):
         return None
     iv = {
@@ -129,8 +144,45 @@ def binning(context: JobContext[BinningParams]) -> BinningResult | None:
         model_path=params.model_path,
         rule_id=identity,
         iv=iv or None,
+        bins=UNSET if params.reveal_bins == "none" else _revealed(params, evidence, ranges),
         warnings=warnings,
     )
+
+
+def _ranges(
+    context: JobContext[BinningParams],
+    answering: str,
+    binned: dict[str, list[Binned]],
+    evidence: dict[str, list[Evidence]],
+) -> dict[str, list[list[Range]]]:
+    """Return where the bins of each feature lie, which the answering party learns."""
+    own = {
+        party: [column.merged(one.removed).ranges() for column, one in zip(columns, evidence[party], strict=True)]
+        for party, columns in binned.items()
+        if party in evidence
+    }
+    weighed = [party for party in own_tables.with_input(context) if (context.params.features or {}).get(party)]
+    return aligned.gather(context, answering, weighed, own)
+
+
+def _revealed(
+    params: BinningParams, evidence: dict[str, list[Evidence]], ranges: dict[str, list[list[Range]]]
+) -> list[Bin]:
+    """Return all bins as `reveal_bins` asks for them, those of missing values last in their column."""
+    return [
+        Bin(
+            party=party,
+            column=column,
+            bin=number if number < len(one.woe) else None,
+            rows=rows,
+            positives=positives,
+            woe=woe,
+            **(ranges[party][place][number] if ranges else {}),
+        )
+        for party, columns in evidence.items()
+        for place, (column, one) in enumerate(zip((params.features or {})[party], columns, strict=True))
+        for number, ((rows, positives), woe) in enumerate(zip(one.counts, [*one.woe, one.missing], strict=False))
+    ]
 
 
 def _constant_ones(context: JobContext[BinningParams], answering: str, binned: dict[str, list[Binned]]) -> list[str]:
@@ -235,6 +287,8 @@ def _weigh(
     if label is not None and holder in local:
         counted = [(one.edges is not None, _totals(one), _totals(one, label)) for one in local[holder]]
         evidence = {holder: [_evidence(params, label, *one) for one in counted]}
+        if params.reveal_bins != "none":
+            _require_rows(params, holder, evidence[holder])
     for party, bins in zip(weighed, shapes, strict=True):
         if party == holder:
             continue
@@ -336,13 +390,13 @@ def _evidence(params: BinningParams, label: Counts, numeric: bool, totals: Count
         counts, removed = chi_merge(counts, params.chimerge_target_bins, target)
     weigh = partial(_woe, int(label.sum()), int((1 - label).sum()))
     woe, iv = zip(*(weigh(*one) for one in counts), strict=True)
-    missing = int(totals[-1])
+    missing, positive = int(totals[-1]), int(positives[-1])
     return Evidence(
         removed=removed,
         woe=list(woe),
-        missing=weigh(missing, int(positives[-1]))[0] if missing else 0.0,
+        missing=weigh(missing, positive)[0] if missing else 0.0,
         iv=sum(iv),
-        smallest=min([total for total, _ in counts] + [missing] * bool(missing)),
+        counts=[*counts, *[(missing, positive)] * bool(missing)],
     )
 
 
@@ -356,9 +410,10 @@ def _woe(all_positive: int, all_negative: int, total: int, positive: int) -> tup
 
 
 def _require_rows(params: BinningParams, party: str, evidence: list[Evidence]) -> None:
-    """Raise InputDataError where a bin is so small that its WOE would tell another party single labels."""
+    """Raise InputDataError where a bin is so small that its WOE or its counts would tell others single labels."""
     for column, one in zip((params.features or {})[party], evidence, strict=True):
-        if params.substitution == "woe" and one.smallest < params.min_bin_rows:
+        is_told = params.substitution == "woe" or params.reveal_bins != "none"
+        if is_told and min(rows for rows, _ in one.counts) < params.min_bin_rows:
             raise InputDataError(
                 f"task_config.features.{party}: column {column!r} has a bin, or missing values, of fewer than "
                 f"{params.min_bin_rows} rows (min_bin_rows); choose fewer bins, fill or group values"

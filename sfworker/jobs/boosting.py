@@ -8,6 +8,7 @@ start of the boosting fit any label. Its scale goes with the model.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -18,11 +19,14 @@ from secretflow.data import FedNdarray, PartitionWay
 from secretflow.ml.boost.sgb_v import Sgb
 from secretflow.ml.boost.sgb_v.checkpoint import SGBCheckpointData, SGBSnapshot, build_sgb_model
 from secretflow.ml.boost.ss_xgb_v.checkpoint import SSXGBCheckpointData, build_ss_xgb_model
+from secretflow.ml.boost.ss_xgb_v.core.node_split import RegType
 from secretflow.ml.boost.ss_xgb_v.core.xgb_tree import XgbTree
+from secretflow.ml.boost.ss_xgb_v.model import XgbModel
 
 from sfworker.catalog.boosting import (
     BoostingParams,
     BoostingResult,
+    Importance,
     SgbParams,
     SgbPredictParams,
     SsXgbParams,
@@ -80,7 +84,9 @@ def ss_xgb(context: JobContext[SsXgbParams]) -> BoostingResult | None:
     with aligned.double_precision(context, params.label.party):
         scale = aligned.held(context, params.label.party, prepared.scale, np.float64).to(context.spu)
         sfd.get(scale.meta)
-    return _save(context, "ss_xgb", prepared, [scale, *_xgb_objects(model)], _xgb_state(model), len(model.trees))
+    objects = [scale, *_xgb_objects(model)]
+    told = {"rmse": _rmse(context, prepared, context.spu, _xgb_scores(model, prepared.x))} if params.reveal_rmse else {}
+    return _save(context, "ss_xgb", prepared, objects, _xgb_state(model), {"trees": len(model.trees), **told})
 
 
 @TaskDispatcher.register_task("ss_xgb_predict")
@@ -124,7 +130,12 @@ def sgb(context: JobContext[SgbParams]) -> BoostingResult | None:
     )
     objects, state = _sgb_parts(model)
     scale = aligned.held(context, params.label.party, prepared.scale, np.float64)
-    return _save(context, "sgb", prepared, [scale, *objects], state, len(model.trees))
+    told: dict[str, Any] = {"trees": len(model.trees)}
+    if params.reveal_rmse:
+        told["rmse"] = _rmse(context, prepared, model.label_holder, _sgb_scores(model, prepared.x))
+    if params.reveal_importances:
+        told["importances"] = _importances(context, prepared, model)
+    return _save(context, "sgb", prepared, [scale, *objects], state, told)
 
 
 @TaskDispatcher.register_task("sgb_predict")
@@ -152,6 +163,8 @@ class _Prepared:
         self.own: dict[str, models.Own] = {}
         self.scale: Matrix | None = None
         """Mean and deviation that were taken out of the label, at its party."""
+        self.unit = 1.0
+        """Deviation in the label's own units, at its party."""
         matrices: dict[str, Matrix] = {}
         label = None
         for party in filter(context.is_local, context.parties):
@@ -162,6 +175,7 @@ class _Prepared:
             if "label" in part.others:
                 label, self.scale, exponent = _label(params.objective, part.others["label"])
                 self.own[party] = replace(self.own[party], label_exponent=exponent)
+                self.unit = math.ldexp(self.scale[1], exponent)
         self.shape = aligned.shape(context, matrices)
         # All bits, because bins are cut at the party, and neighbours far from 0 may differ in the last bits alone.
         self.x = aligned.columns(context, matrices, self.shape, np.float64)
@@ -260,7 +274,12 @@ def _report(context: JobContext[Any], tree: int) -> None:
 
 
 def _save(
-    context: JobContext[Any], task_type: str, prepared: _Prepared, objects: list[Any], state: dict[str, Any], trees: int
+    context: JobContext[Any],
+    task_type: str,
+    prepared: _Prepared,
+    objects: list[Any],
+    state: dict[str, Any],
+    told: dict[str, Any],
 ) -> BoostingResult | None:
     params: SsXgbParams | SgbParams = context.params
     identity = models.save(
@@ -280,8 +299,78 @@ def _save(
         rows=prepared.shape.rows,
         features=prepared.shape.features,
         arithmetic=arithmetic_of(context.spu) if task_type == "ss_xgb" else None,
-        trees=trees,
+        **told,
     )
+
+
+def _rmse(context: JobContext[Any], prepared: _Prepared, device: Any, scores: Iterator[Any]) -> list[float]:
+    """Return the root mean squared error after each tree, whose `scores` are on `device`. Every party learns it."""
+    party = context.params.label.party
+    there = context.pyu(party)
+    label = prepared.y.partitions[there].to(device)
+    squared, total = device(_squared_error(_PREDICTIONS[context.params.objective])), None
+    found = []
+    for each in scores:
+        total = each if total is None else device(_added)(total, each)
+        found.append(squared(total, label).to(there))
+    # The label's deviation is its party's own.
+    roots: list[float] = context.reveal(there(_roots)(found, context.at(party, float, prepared.unit)))
+    return roots
+
+
+def _xgb_scores(model: Any, x: FedNdarray) -> Iterator[Any]:
+    """Yield what each tree adds to the scores."""
+    alone = XgbModel(model.spu, RegType.Linear, model.base)
+    for tree, weight in zip(model.trees, model.weights, strict=True):
+        alone.trees, alone.weights = [tree], [weight]
+        yield alone.predict(x)
+        alone.base = 0.0
+
+
+def _sgb_scores(model: Any, x: FedNdarray) -> Iterator[Any]:
+    """Yield what each tree adds to the scores."""
+    base = model.base
+    for tree in model.trees:
+        yield model.label_holder(_added)(tree.predict(x.partitions), base)
+        base = 0.0
+
+
+def _importances(context: JobContext[Any], prepared: _Prepared, model: Any) -> dict[str, dict[str, Importance]]:
+    """Return how the features were used. Every party learns it."""
+    names = {party: each.features for party, each in prepared.own.items()}
+    parties = [party for party, count in prepared.shape.features.items() if count]
+    used = []
+    for party in parties:
+        there = context.pyu(party)
+        used.append(
+            there(_used)([tree.split_tree_dict[there] for tree in model.trees], context.at(party, names.get, party))
+        )
+    told = context.reveal(used)
+    return {
+        party: {name: Importance(splits=splits, gain=gain) for name, splits, gain in features}
+        for party, features in zip(parties, told, strict=True)
+    }
+
+
+def _used(trees: list[Any], names: list[str]) -> list[tuple[str, int, float | None]]:
+    """Return each of a party's features with its splits and their mean gain, None where a tree has kept none."""
+    splits, gains = [0] * len(names), [0.0] * len(names)
+    for tree in trees:
+        for node, feature in enumerate(tree.split_features):
+            if feature != -1:  # another party's
+                splits[feature] += 1
+                gains[feature] += tree.split_gains[node] if node < len(tree.split_gains) else math.nan
+    means = [gain / max(count, 1) for gain, count in zip(gains, splits, strict=True)]
+    known = [None if math.isnan(mean) else float(mean) for mean in means]
+    return [*zip(names, splits, known, strict=True)]
+
+
+def _added(some: Any, more: Any) -> Any:
+    return some + more
+
+
+def _roots(squares: list[Any], unit: float) -> list[float]:
+    return [math.sqrt(max(0.0, float(each))) * unit for each in squares]
 
 
 def _probabilities(scores: Any, scale: Any) -> Any:
@@ -298,3 +387,13 @@ def _scaled(scores: Any, scale: Any) -> Any:
 
 _PREDICTIONS = {"logistic": _probabilities, "linear": _scaled, "tweedie": _exponentials}
 """Functions that make predictions of the trees' scores and the label's scale, on whatever device."""
+
+
+def _squared_error(to_predictions: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """Return the function that makes the mean squared error of scores, before the label gets its scale back."""
+
+    def squared_error(scores: Any, label: Any) -> Any:
+        difference = to_predictions(jnp.reshape(scores, (-1,)), (0.0, 1.0)) - jnp.reshape(label, (-1,))
+        return jnp.mean(jnp.square(difference))
+
+    return squared_error

@@ -80,8 +80,10 @@ def ss_lr(context: JobContext[SsLrParams]) -> SsLrResult | None:
     require_fraction_bits(context.spu, LEAST_FRACTION_BITS)
     prepared = _Prepared(context, params)
     label = scale = None
+    unit = 1.0
     if (values := prepared.others.get("label")) is not None:
         label, scale, exponent = _label(params, values, largest_product(context.spu))
+        unit = math.ldexp(scale[0], exponent)
         prepared.set_label_exponent(params.label.party, exponent)
     x, shape = prepared.columns(np.float32)
     prepared.require_room(lambda matrix: np.sqrt(np.mean(np.square(matrix), axis=0)))
@@ -89,6 +91,8 @@ def ss_lr(context: JobContext[SsLrParams]) -> SsLrResult | None:
     schedule = Schedule.of(shape.rows, params.batch_size, params.epochs)
     epochs = _Epochs(context, params, schedule)
     model = Regression(context.spu)
+    if params.reveal_rmse:
+        model.path = []
     model.fit(
         x,
         y,
@@ -120,6 +124,10 @@ def ss_lr(context: JobContext[SsLrParams]) -> SsLrResult | None:
         label=params.label,
         options={"regression": params.regression, "sig_type": params.sig_type},
     )
+    linear = params.regression == "linear"
+    told = _revealed(context, prepared, weights, "Identity" if linear else "Logit") if params.reveal_weights else {}
+    if params.reveal_rmse:
+        told["rmse"] = _rmse(context, model, shape.rows, unit, epochs.run)
     if not context.is_speaker:
         return None
     return SsLrResult(
@@ -132,6 +140,7 @@ def ss_lr(context: JobContext[SsLrParams]) -> SsLrResult | None:
         epochs=epochs.run,
         batch_size=schedule.batch_size,
         converged=converged,
+        **told,
         warnings=prepared.warnings + ([] if converged else [_NOT_CONVERGED]),
     )
 
@@ -209,6 +218,7 @@ def ss_glm(context: JobContext[SsGlmParams]) -> SsGlmResult | None:
         label=params.label,
         options={"link": params.resolved_link, "offset": params.offset is not None},
     )
+    told = _revealed(context, prepared, model.spu_w, params.resolved_link) if params.reveal_weights else {}
     if not context.is_speaker:
         return None
     return SsGlmResult(
@@ -222,6 +232,7 @@ def ss_glm(context: JobContext[SsGlmParams]) -> SsGlmResult | None:
         epochs=epochs.run,
         batch_size=None if is_irls else schedule.batch_size,
         converged=converged,
+        **told,
         warnings=prepared.warnings + ([] if converged else [_NOT_CONVERGED]),
     )
 
@@ -360,6 +371,46 @@ def _far_from_scale(matrix: Matrix) -> npt.NDArray[np.bool_]:
     far: npt.NDArray[np.bool_] = (np.abs(means) > UNSCALED) | (deviations > UNSCALED)
     far |= (deviations < 1 / UNSCALED) & (deviations > 0)
     return far
+
+
+def _revealed(context: JobContext[Any], prepared: _Prepared, weights: Any, link: Link) -> dict[str, Any]:
+    """Return the fields of `LinearResult` that hold the weights, in units of the label. Reveals them to every party."""
+    own = {party: (each.features, each.label_exponent) for party, each in prepared.own.items()}
+    held = [context.at(party, own.get, party) for party in context.parties]
+    about, found = context.reveal([held, weights])
+    exponent = sum(each for _, each in about)
+    *slopes, intercept = np.asarray(found, dtype=np.float64).reshape(-1).tolist()
+    if link == "Log":
+        intercept += exponent * math.log(2)
+    else:
+        unit = 2.0 ** {"Identity": exponent, "Reciprocal": -exponent, "Logit": 0}[link]
+        slopes, intercept = [each * unit for each in slopes], intercept * unit
+    left = iter(slopes)
+    by_party = {
+        party: {name: next(left) for name in names}
+        for party, (names, _) in zip(context.parties, about, strict=True)
+        if names
+    }
+    return {"weights": by_party, "intercept": intercept}
+
+
+def _rmse(
+    context: JobContext[SsLrParams], model: Regression, rows: int, unit: float, epochs: int
+) -> list[float | None]:
+    """Return the root mean squared error after each epoch, None for those of earlier attempts. Every party learns it.
+
+    The label's `unit` is known to its party alone.
+    """
+    party = context.params.label.party
+    there = context.pyu(party)
+    sums = [each.to(there) for each in model.squared_errors()]
+    found: list[float | None] = context.reveal(there(_roots)(sums, context.at(party, float, unit / math.sqrt(rows))))
+    return [None] * (epochs - len(found)) + found
+
+
+def _roots(sums: list[Any], factor: float) -> list[float]:
+    found: list[float] = (np.sqrt(np.maximum(np.concatenate(sums), 0.0)) * factor).tolist()
+    return found
 
 
 class _Epochs:

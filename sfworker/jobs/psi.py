@@ -45,6 +45,8 @@ class Given:
     given: Path
     given_keys: list[str]
     given_rows: int
+    rows: int
+    """Rows of `source`."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,16 @@ def psi(context: JobContext[PsiParams]) -> PsiResult | None:
     written = _join_three(context, sides) if params.of_three else join_two(context, sides, reports)
     require_same(context, written)
     log_hints(context, sides, written)
+    input_rows = _input_rows(context, sides) if params.reveal_rows else msgspec.UNSET
     found = answer(context, written)
-    return None if found is None else PsiResult(**found, protocol=protocol)
+    return None if found is None else PsiResult(**found, protocol=protocol, input_rows=input_rows)
+
+
+def _input_rows(context: JobContext[PsiParams], sides: Mapping[str, Side]) -> dict[str, int]:
+    """Return the rows of all parties' files, which the protocol has told every party already."""
+    own = {party: side.rows for party, side in sides.items()}
+    rows = context.reveal([context.at(party, own.get, party) for party in context.parties])
+    return dict(zip(context.parties, rows, strict=True))
 
 
 def answer(context: JobContext[Any], written: dict[str, tuple[int, int]]) -> dict[str, Any] | None:
@@ -160,7 +170,7 @@ def give(context: JobContext[Any], party: str, *, distinct: bool = False, hidden
                 copy_with_a_stranger(source, given, keys)
         else:
             given.symlink_to(source)
-        return Given(field, source, keys, given, keys, table.num_rows + hidden)
+        return Given(field, source, keys, given, keys, table.num_rows + hidden, table.num_rows)
     keys_of_rows = _matching_nothing(plain, lacking)
     if distinct:
         keys_of_rows = keys_of_rows.group_by(plain.column_names).aggregate([]).select(plain.column_names)
@@ -168,7 +178,7 @@ def give(context: JobContext[Any], party: str, *, distinct: bool = False, hidden
         stranger = pa.table({name: [secrets.token_hex(16)] for name in plain.column_names})
         keys_of_rows = pa.concat_tables([keys_of_rows, stranger])
     _write_keys(field, given, keys_of_rows)
-    return Given(field, source, keys, given, list(plain.column_names), keys_of_rows.num_rows)
+    return Given(field, source, keys, given, list(plain.column_names), keys_of_rows.num_rows, table.num_rows)
 
 
 def _matching_nothing(keys: pa.Table, lacking: pa.ChunkedArray) -> pa.Table:

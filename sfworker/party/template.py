@@ -1,11 +1,13 @@
-"""The template process: imports SecretFlow once, then forks party processes on demand, in milliseconds.
+"""The nursery imports SecretFlow once and forks the template, which forks party processes on demand, in milliseconds.
 
-    daemon --Fork + two file descriptors--> template --fork--> party process
-           <--Ready, Forked, Exited--------
+    daemon --Fork + two file descriptors--> nursery --fork--> template
+           --Fork + two file descriptors------------------------> template --fork--> party process
+           <--Ready, Forked, Exited-------- of both
 
-It runs no SecretFlow code, keeps no JAX client and makes no gRPC call itself, so that forking stays safe. When the
-daemon's end of the control socket is closed it kills every party process and leaves. Where that is because the daemon
-is gone, it removes the run directory first.
+A template that is lost is replaced as fast as it is forked, where importing anew would take seconds. One that has lost
+its nursery serves on. Neither runs SecretFlow code, keeps a JAX client or makes a gRPC call, so that forking stays
+safe. When the daemon's end of its control socket is closed, a template kills every party process and leaves, and the
+nursery follows its template. Where that is because the daemon is gone, they remove the run directory first.
 """
 
 from __future__ import annotations
@@ -21,10 +23,9 @@ import shutil
 import signal
 import socket
 import sys
-import time
 import warnings
+from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import NoReturn
 
 from msgspec import Struct
 
@@ -35,26 +36,29 @@ _PR_SET_PDEATHSIG = 1
 # Computations leave the daemon and Redis their turns, and where memory runs out the kernel takes them first.
 _NICENESS = 5
 _OOM_SCORE = "500"
+_END_SECONDS = 4.0
+"""Longest wait for a template to end its party processes, shorter than the daemon's for the nursery."""
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-class Template:
+class _Forker(ABC):
     """Forks and reaps; `control` keeps message boundaries (SOCK_SEQPACKET)."""
 
-    def __init__(self, control: socket.socket, start_method: str, job_modules: str) -> None:
+    def __init__(self, control: socket.socket, arguments: argparse.Namespace) -> None:
         self._control = control
-        self._start_method = start_method
-        self._job_modules = job_modules
+        self._arguments = arguments
         self._children: set[int] = set()
+        self._last_status = 0
+        """Of the child that was reaped last, as `os.waitpid` gives it."""
 
-    def run(self, import_seconds: float) -> None:
+    def run(self) -> None:
         """Serve the daemon until it is gone; then no child is left."""
         wake_read, wake_write = socket.socketpair()
         wake_read.setblocking(False)
         wake_write.setblocking(False)
         signal.set_wakeup_fd(wake_write.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda signum, frame: None)
-        self._say(Ready(import_seconds))
+        self._say(Ready(os.getpid()))
         while True:
             readable, _, _ = select.select([self._control, wake_read], [], [])
             if wake_read in readable:
@@ -62,10 +66,19 @@ class Template:
                 self._reap()
             if self._control in readable and not self._obey():
                 break
-        for pid in self._children:
-            os.killpg(pid, signal.SIGKILL)
-        for pid in self._children:
-            os.waitpid(pid, 0)
+        self._leave()
+
+    @abstractmethod
+    def _become(self, parent: int, descriptor: int) -> None:
+        """Be the child, which has got a socket."""
+
+    @abstractmethod
+    def _leave(self) -> None:
+        """End every child, and remove the run directory where the daemon is gone."""
+
+    def _remove_run_dir(self) -> None:
+        if _is_gone(self._arguments.daemon):
+            shutil.rmtree(self._arguments.run_dir, ignore_errors=True)
 
     def _obey(self) -> bool:
         try:
@@ -81,50 +94,34 @@ class Template:
             (os.killpg if command.whole_group else os.kill)(command.pid, command.signal)
         return True
 
-    def _fork(self, number: int, frames: int, log: int) -> None:
+    def _fork(self, number: int, descriptor: int, log: int) -> None:
         parent = os.getpid()
         try:
             pid = os.fork()
         except OSError:  # no memory or no process left: that job fails, not every job that runs here
-            os.close(frames)
+            os.close(descriptor)
             os.close(log)
             self._say(Forked(number, 0))
             return
         if pid == 0:
-            self._become_party(parent, frames, log)
-        os.close(frames)
+            try:
+                os.setpgid(0, 0)
+                signal.set_wakeup_fd(-1)
+                self._control.close()
+                os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+                os.dup2(log, 1)
+                os.dup2(log, 2)
+                os.close(log)
+                self._become(parent, descriptor)
+            finally:  # never back into this loop
+                os._exit(1)
+        os.close(descriptor)
         os.close(log)
         # From both sides, so that neither has to wait for the other.
         with contextlib.suppress(PermissionError):  # a child that runs another program already (spawn) has done it
             os.setpgid(pid, pid)
         self._children.add(pid)
         self._say(Forked(number, pid))
-
-    def _become_party(self, parent: int, frames: int, log: int) -> NoReturn:
-        try:
-            os.setpgid(0, 0)
-            os.nice(_NICENESS)
-            with contextlib.suppress(OSError):
-                Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
-            _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-            if os.getppid() != parent:
-                os._exit(1)
-            signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # else whatever a job starts would ignore it, too
-            self._control.close()
-            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-            os.dup2(log, 1)
-            os.dup2(log, 2)
-            os.close(log)
-            if self._start_method == "spawn":
-                os.dup2(frames, 3)
-                os.execv(sys.executable, entry.command("sfworker.party.process", self._job_modules))
-            from sfworker.party.process import serve
-
-            serve(socket.socket(fileno=frames))
-        finally:  # never back into the template's loop
-            os._exit(1)
 
     def _say(self, frame: Struct) -> None:
         # A daemon that has just died cannot hear it; that the socket is closed is noticed, and acted on, in `run`.
@@ -142,14 +139,58 @@ class Template:
                 # and so the group's, cannot be anybody else's.
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(pid, signal.SIGKILL)
-            _, status = os.waitpid(pid, 0)
+            _, self._last_status = os.waitpid(pid, 0)
             if pid in self._children:
                 self._children.remove(pid)
-                self._say(Exited(pid, os.waitstatus_to_exitcode(status)))
+                self._say(Exited(pid, os.waitstatus_to_exitcode(self._last_status)))
+
+
+class Template(_Forker):
+    """Forks party processes."""
+
+    def _become(self, parent: int, descriptor: int) -> None:
+        os.nice(_NICENESS)
+        with contextlib.suppress(OSError):
+            Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            return
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # else whatever a job starts would ignore it, too
+        if self._arguments.start_method == "spawn":
+            os.dup2(descriptor, 3)
+            os.execv(sys.executable, entry.command("sfworker.party.process", self._arguments.jobs))
+        from sfworker.party.process import serve
+
+        serve(socket.socket(fileno=descriptor))
+
+    def _leave(self) -> None:
+        for pid in self._children:
+            os.killpg(pid, signal.SIGKILL)
+        for pid in self._children:
+            os.waitpid(pid, 0)
+        self._remove_run_dir()
+
+
+class Nursery(_Forker):
+    """Forks templates, of which one serves at a time. It does nothing else, so that it outlives them."""
+
+    def _become(self, parent: int, descriptor: int) -> None:
+        Template(socket.socket(fileno=descriptor), self._arguments).run()
+        os._exit(0)
+
+    def _leave(self) -> None:
+        for pid in self._children:  # which hear, too, that the daemon is gone
+            ended = os.pidfd_open(pid)
+            if not select.select([ended], [], [], _END_SECONDS)[0]:
+                os.kill(pid, signal.SIGKILL)
+            _, self._last_status = os.waitpid(pid, 0)
+        if self._last_status == 0:  # else what its parties had started may run, which the next worker finds by it
+            self._remove_run_dir()
 
 
 def main() -> None:
-    """Entry of the template process, which the daemon starts."""
+    """Entry of the nursery, which the daemon starts."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--control", type=int, required=True)
     parser.add_argument("--daemon", type=int, required=True)
@@ -161,7 +202,6 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     entry.leave_no_core()  # it holds a party's data
-    began = time.monotonic()
     # It is right in general. Here nothing of JAX is left before the fork: `forget_jax_client`.
     warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
     if arguments.start_method == "fork":
@@ -175,16 +215,12 @@ def main() -> None:
         # Without this, the first garbage collection of each child would copy every page it shares with the template.
         gc.collect()
         gc.freeze()
-    template = Template(socket.socket(fileno=arguments.control), arguments.start_method, arguments.jobs)
-    template.run(time.monotonic() - began)
-    if _is_gone(arguments.daemon):
-        shutil.rmtree(arguments.run_dir, ignore_errors=True)
+    Nursery(socket.socket(fileno=arguments.control), arguments).run()
 
 
-def _is_gone(parent: int) -> bool:
+def _is_gone(pid: int) -> bool:
     """Also while it is ending: it has closed its sockets then, and before that let go its memory with its arguments."""
     try:
-        ends = not Path(f"/proc/{parent}/cmdline").read_bytes()
+        return not Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
-        ends = True
-    return ends or os.getppid() != parent
+        return True

@@ -128,7 +128,7 @@ class Clusters:
             session.mesh, session.processes, known_as = mesh, placement.processes, session.links
             frames = session.starts(frames)
         for process in placement.processes:
-            process.begin = partial(self._begin, job, known_as, placement.gateways, process)
+            process.begin = partial(self._begin, job, tenant, known_as, placement.gateways, process)
             process.break_off, process.suspect = mesh.break_off, mesh.suspect
         is_kept = False
         try:
@@ -252,12 +252,15 @@ class Clusters:
             Context().run(self._tasks.start_soon, bridge.run)  # its log is not this job's alone
         return bridge
 
-    def _begin(self, job: Job, known_as: str, gateways: dict[str, str], process: HostedProcess, start: Start) -> Begin:
+    def _begin(
+        self, job: Job, tenant: str, known_as: str, gateways: dict[str, str], process: HostedProcess, start: Start
+    ) -> Begin:
         resources = job.resources
         return Begin(
             run=process.run,
             start=start,
             session=known_as,
+            tenant=tenant,
             gateways={party: address for party, address in gateways.items() if party != process.party},
             terms=terms(job),
             located=located(job.cluster, process.party),

@@ -4,7 +4,7 @@
 
 A spare is a process that has been forked and waits for its Start frame; it serves one execution like any other, or
 several where jobs ask for that and `sessions` keeps theirs. The template is replaced, with growing pauses, when it
-dies.
+dies, by another fork of the nursery, which has imported SecretFlow.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from sfworker.pool.remotes import Remotes
 from sfworker.pool.run_dir import EXECUTIONS
 from sfworker.pool.sessions import Session, Sessions, memory_of_kept
 from sfworker.pool.starts import opened, session_key, starts
-from sfworker.pool.template import Template
+from sfworker.pool.template import Nursery, Template
 from sfworker.pool.usage import available_memory, memory_above, processor_seconds
 from sfworker.settings import Settings
 from sfworker.telemetry import ExecutionTrace, Telemetry
@@ -95,7 +95,10 @@ class Pool:
         self._telemetry = telemetry
         self._directory = directory
         self._tasks = tasks
-        self.template = Template(settings, directory)
+        self._imported = anyio.Event()
+        """Set as long as the nursery can fork."""
+        self._nursery = Nursery(settings, directory, self._imported)
+        self.template = Template(self._nursery)
         self._spares: deque[PartyProcess] = deque()
         self._numbers = count(1)
         self.processors = Processors()
@@ -149,7 +152,7 @@ class Pool:
         self._sessions.began()
         try:
             os.mkdir(directory, 0o700)
-            frames = starts(job, attempt, self._settings, directory, self.processors, traced=trace.records)
+            frames = starts(job, attempt, self._settings, directory, tenant, self.processors, traced=trace.records)
             if job.keeps_session:
                 session = await self._session(session_key(job, tenant, frames))
             remotes = self._remotes(job, self._sockets(session, job, used), session, tenant, replays, trace)
@@ -266,21 +269,43 @@ class Pool:
                 await anyio.to_thread.run_sync(outputs.remove_left_behind, found, roots)
 
     async def run(self) -> None:
-        """Keep a template process running until cancelled."""
-        failures = 0
+        """Keep a nursery and a template process running until cancelled."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._keep_nursery)
+            tasks.start_soon(self._keep_template)
+
+    async def _keep_nursery(self) -> None:
+        failures = _Failures()
         while True:
-            began = anyio.current_time()
-            how = await self._serve()
-            failures = 1 if anyio.current_time() - began > STEADY_SECONDS else failures + 1
-            pause = min(0.1 * 4 ** min(failures - 1, 8), LONGEST_PAUSE)
-            self.trouble = f"the template process {how}"
-            if failures > 1:
-                self.trouble += f"; it did not last for {failures} times in a row"
+            failures.begin()
+            try:
+                await self._nursery.start()
+                how = await self._nursery.wait()
+            except (
+                OSError,
+                RuntimeError,
+            ) as error:  # no process, memory, descriptor or (the latter) thread is left
+                how = f"could not be started ({_reason(error)})"
+            told, pause = failures.end(f"the nursery process {how}")
+            if not self.is_ready:  # else the template serves on
+                self.trouble = told
+            _log.error("%s; it is started again in %.1f s", told, pause)
+            if self._imported.is_set():
+                self._imported = anyio.Event()
+            await anyio.sleep(pause)
+            self._nursery = Nursery(self._settings, self._directory, self._imported)
+
+    async def _keep_template(self) -> None:
+        failures = _Failures()
+        while True:
+            await self._imported.wait()
+            failures.begin()
+            self.template = Template(self._nursery)
+            self.trouble, pause = failures.end(f"the template process {await self._serve()}")
             _log.error("%s; it is started again in %.1f s", self.trouble, pause)
             self._discard_spares()
             self._telemetry.count("template_restart")
             await anyio.sleep(pause)
-            self.template = Template(self._settings, self._directory)
 
     def keep_no_more(self) -> None:
         """End the sessions that wait for a job."""
@@ -291,13 +316,14 @@ class Pool:
         """End every process."""
         await self.clusters.stop()
         await self.template.stop()
+        await self._nursery.stop()
         self._discard_spares()
 
     async def _serve(self) -> str:
         """Start the template, wait for its end, and return how it ended."""
         try:
-            await self.template.start()
-        except (OSError, RuntimeError) as error:  # no process, memory or descriptor is left; RuntimeError: no thread
+            self.template.start()
+        except OSError as error:  # no descriptor is left
             return f"could not be started ({_reason(error)})"
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._prepare)
@@ -402,6 +428,24 @@ class Pool:
         if session is not None:
             await session.end()
         await anyio.to_thread.run_sync(_remove, used, session)
+
+
+class _Failures:
+    """Counts how often in a row something that is to last did not."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._began = 0.0
+
+    def begin(self) -> None:
+        self._began = anyio.current_time()
+
+    def end(self, how: str) -> tuple[str, float]:
+        """Return a sentence on it, and the seconds until it is to begin again."""
+        is_steady = anyio.current_time() - self._began > STEADY_SECONDS
+        self._count = 1 if is_steady else self._count + 1
+        times = f"; it did not last for {self._count} times in a row" if self._count > 1 else ""
+        return how + times, min(0.1 * 4 ** min(self._count - 1, 8), LONGEST_PAUSE)
 
 
 def _remove(directories: list[str], session: Session[PartyProcess] | None = None) -> None:

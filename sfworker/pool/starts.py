@@ -18,19 +18,33 @@ from sfworker.wire.gateway import Open, Terms
 
 
 def starts(
-    job: Job, attempt: int, settings: Settings, directory: str, processors: Processors, *, traced: bool
+    job: Job, attempt: int, settings: Settings, directory: str, tenant: str, processors: Processors, *, traced: bool
 ) -> list[Start]:
     """Return one frame per process, whose scratch directories (made here, 0700) and sockets lie in `directory`.
 
     The frames' processors are taken from `processors`, where a limit is set.
     """
     frames = [
-        _start(job, attempt, settings, directory, rank, party, traced=traced)
+        msgspec.structs.replace(
+            _start(job, attempt, settings, directory, rank, party, traced=traced),
+            programs_dir=programs_dir(os.path.dirname(directory), tenant, settings),
+            programs_bytes=settings.programs_bytes,
+        )
         for rank, party in enumerate(processes(job))
     ]
     if threads := job.resources.threads:
         return [msgspec.structs.replace(frame, processors=processors.acquire(threads.amount)) for frame in frames]
     return frames
+
+
+def programs_dir(run_dir: str, tenant: str, settings: Settings) -> str:
+    """Return the directory of a tenant's compiled programs, or nothing where none are kept.
+
+    Its name is no path, whatever a tenant's is to a node of a cluster.
+    """
+    if not settings.programs_bytes or settings.start_method == "spawn":  # whose processes each load code of their own
+        return ""
+    return f"{run_dir}/programs/{hashlib.sha256(tenant.encode()).hexdigest()}"
 
 
 def processes(job: Job) -> list[str | None]:

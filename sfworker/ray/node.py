@@ -195,6 +195,7 @@ def environment(setup: Setup, directory: str, *, is_own_gateway: bool) -> dict[s
             "peers": ",".join(f"{party}={_PEER}" for party in setup.parties if party != setup.party),
             "gateway_listen": f"{setup.address}:{_free_port(setup.address)}",
             "gateway_dir": f"{directory}/gateway",
+            "gateway_health": "",  # a node has such a gateway for each worker and party
         }
     return {variable(name): value for name, value in ours.items()}
 

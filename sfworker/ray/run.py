@@ -27,7 +27,7 @@ from sfworker.pool.mesh import DISMISSAL_SECONDS, KILL_SECONDS, OF_FULL_DISKS
 from sfworker.pool.pool import Pool
 from sfworker.pool.remotes import FromGateway, Remotes, cleaned
 from sfworker.pool.sessions import memory_of_kept
-from sfworker.pool.starts import floors
+from sfworker.pool.starts import floors, programs_dir
 from sfworker.pool.usage import available_memory, memory_above, oom_kills, processor_seconds
 from sfworker.settings import Settings
 from sfworker.wire.frames import (
@@ -211,6 +211,8 @@ class Run:
             start,
             mesh_dir=self._mesh_dir or self._directory,
             scratch_dir=scratch,
+            programs_dir=programs_dir(os.path.dirname(self._directory), self._begin.tenant, settings),
+            programs_bytes=settings.programs_bytes,
             data_roots={settings.party: settings.roots_of(settings.party)},
             limits=Limits.of(settings),
             floors=_stricter(start.floors, floors(settings)),

@@ -5,20 +5,22 @@ A chart shows what the result holds, or what follows from it by arithmetic, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import msgspec
 
 from sfworker.catalog.basic import HealthCheckResult
 from sfworker.catalog.binning import BinningResult
+from sfworker.catalog.boosting import BoostingResult
 from sfworker.catalog.component import ComponentResult
 from sfworker.catalog.evaluation import (
     BiclassificationEvalResult,
     PredictionBiasEvalResult,
     RegressionEvalResult,
 )
-from sfworker.catalog.psi import JoinResult
+from sfworker.catalog.linear import LinearResult, SsLrResult
+from sfworker.catalog.psi import JoinResult, PsiResult
 from sfworker.catalog.rows import ConditionFilterResult, TrainTestSplitResult
 from sfworker.catalog.statistics import (
     GroupbyStatisticsResult,
@@ -31,7 +33,7 @@ from sfworker.catalog.statistics import (
 from sfworker.catalog.training import TrainResult
 from sfworker.report import columns, components, drawing, evaluations
 from sfworker.report.chart import LARGEST, Chart
-from sfworker.report.tables import Table
+from sfworker.report.tables import Table, cell
 from sfworker.wire.events import PerformanceMetrics
 
 _R = TypeVar("_R")
@@ -103,12 +105,19 @@ def _join(result: JoinResult) -> list[Chart]:
     if isinstance(result.row_count, int):
         counts.append(["in each output file", result.row_count])
         said = f" By the job's join_type each output file has {result.row_count}."
+    files = result.input_rows if isinstance(result, PsiResult) and result.input_rows else {}
+    counts += [[f"in the file of {party}", rows] for party, rows in files.items()]
+    sizes = (
+        "Circles are not to scale."
+        if files
+        else "Circles are not to scale: the result does not tell how many rows each party has."
+    )
+    names = [f"{party}: {files[party]} rows" if party in files else party for party in result.parties]
     return [
         Chart(
             "Intersection",
-            f"{' and '.join(result.parties)} have {result.intersection_count} rows in common.{said} Circles are not to "
-            f"scale: the result does not tell how many rows each party has.",
-            drawing.overlap(result.parties, str(result.intersection_count)),
+            f"{' and '.join(result.parties)} have {result.intersection_count} rows in common.{said} {sizes}",
+            drawing.overlap(names, str(result.intersection_count)),
             Table(["rows", "count"], counts),
         )
     ]
@@ -147,6 +156,33 @@ def _training(result: TrainResult) -> list[Chart]:
     ]
 
 
+def _linear(result: LinearResult) -> list[Chart]:
+    return [*columns.weights(result), *_training(result)]
+
+
+def _regression(result: SsLrResult) -> list[Chart]:
+    return [*_curve(result.rmse or [], "epoch"), *_linear(result)]
+
+
+def _boosting(result: BoostingResult) -> list[Chart]:
+    return [*_curve(result.rmse or [], "tree"), *columns.importances(result), *_training(result)]
+
+
+def _curve(rmse: Sequence[float | None], step: str) -> list[Chart]:
+    points = [(number, each) for number, each in enumerate(rmse, 1) if each is not None]
+    if not points:
+        return []
+    return [
+        Chart(
+            "Training",
+            f"Root mean squared error of the training's rows after each {step}, from {cell(points[0][1])} to "
+            f"{cell(points[-1][1])}.",
+            drawing.lines({"rmse": points}, step, "rmse"),
+            Table([step, "rmse"], [[*each] for each in points]),
+        )
+    ]
+
+
 def _health(result: HealthCheckResult) -> list[Chart]:
     if not result.devices:
         return []
@@ -175,12 +211,14 @@ _CHARTS: dict[str, Callable[[Any], list[Chart]]] = {
     "pearson_correlation": _of(PearsonCorrelationResult, columns.correlation),
     "table_statistics": _of(TableStatisticsResult, columns.statistics),
     "groupby_statistics": _of(GroupbyStatisticsResult, columns.groups),
-    "psi": _of(JoinResult, _join),
+    "psi": _of(PsiResult, _join),
     "unbalanced_psi": _of(JoinResult, _join),
     "condition_filter": _of(ConditionFilterResult, _chosen),
     "sample": _of(ConditionFilterResult, _chosen),
     "train_test_split": _of(TrainTestSplitResult, _split),
-    **dict.fromkeys(("ss_lr", "ss_glm", "ss_xgb", "sgb"), _of(TrainResult, _training)),
+    "ss_lr": _of(SsLrResult, _regression),
+    "ss_glm": _of(LinearResult, _linear),
+    **dict.fromkeys(("ss_xgb", "sgb"), _of(BoostingResult, _boosting)),
     "health_check": _of(HealthCheckResult, _health),
     "component": _of(ComponentResult, components.component),
 }

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import operator
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from sfworker.catalog.base import ColumnRef
-from sfworker.catalog.binning import BinningResult
+from sfworker.catalog.binning import Bin, BinningResult
+from sfworker.catalog.boosting import BoostingResult
+from sfworker.catalog.linear import LinearResult
 from sfworker.catalog.statistics import (
     GroupbyStatisticsResult,
     PearsonCorrelationResult,
@@ -18,8 +22,8 @@ from sfworker.catalog.statistics import (
 )
 from sfworker.report import drawing
 from sfworker.report.chart import Chart
-from sfworker.report.drawing import MOST_BARS, Number
-from sfworker.report.tables import Table, cell
+from sfworker.report.drawing import MOST_BARS, Number, as_percent
+from sfworker.report.tables import Table, cell, shown
 
 MOST_DISTRIBUTIONS = 6
 
@@ -30,14 +34,14 @@ def _by_column(
     figures: dict[str, dict[str, Any]],
     guides: Sequence[float] = (),
     *,
-    ascending: bool = False,
+    order: Callable[[Any], Any] = operator.neg,
     name: str,
 ) -> list[Chart]:
-    """Return a bar for each column, the ones to look at first: the largest, or the smallest where `ascending`."""
+    """Return a bar for each column, the ones to look at first: the largest, or the least by another `order`."""
     found = [(party, column, value) for party, columns in figures.items() for column, value in columns.items()]
     if not found:
         return []
-    known = sorted((each for each in found if each[2] is not None), key=lambda each: each[2], reverse=not ascending)
+    known = sorted((each for each in found if each[2] is not None), key=lambda each: order(each[2]))
     ordered = [*known, *(each for each in found if each[2] is None)]
     most = f" The {MOST_BARS} to look at first of {len(found)} are drawn." if len(found) > MOST_BARS else ""
     missing = len(found) - len(known)
@@ -73,12 +77,69 @@ def vif(result: VifResult) -> list[Chart]:
 
 def p_values(result: PValueResult) -> list[Chart]:
     sentence = "p value of each coefficient, the smallest first; the dashed line is 0.05."
-    return _by_column("p values", sentence, result.p_values, (0.05,), ascending=True, name="p value")
+    return _by_column("p values", sentence, result.p_values, (0.05,), order=operator.pos, name="p value")
+
+
+def weights(result: LinearResult) -> list[Chart]:
+    if not result.weights:
+        return []
+    sentence = (
+        f"Weight of each column, which was brought to deviation 1 before unless standardize is off; the intercept is "
+        f"{cell(result.intercept)}."
+    )
+    return _by_column("Weights", sentence, result.weights, order=lambda each: -abs(each), name="weight")
+
+
+def importances(result: BoostingResult) -> list[Chart]:
+    gains = {
+        party: {column: each.gain for column, each in features.items()}
+        for party, features in (result.importances or {}).items()
+    }
+    sentence = "Mean gain of the nodes that each column splits."
+    return _by_column("Importance", sentence, gains, name="gain")
 
 
 def binning(result: BinningResult) -> list[Chart]:
     sentence = "Information value of each feature; the dashed lines are 0.02, 0.1 and 0.3."
-    return _by_column("Information value", sentence, result.iv or {}, (0.02, 0.1, 0.3), name="iv")
+    iv = result.iv or {}
+    found = _by_column("Information value", sentence, iv, (0.02, 0.1, 0.3), name="iv")
+    by_column: dict[tuple[str, str], list[Bin]] = defaultdict(list)
+    for each in result.bins or ():
+        by_column[each.party, each.column].append(each)
+    for party, column in sorted(by_column, key=lambda one: -iv.get(one[0], {}).get(one[1], 0.0))[:MOST_DISTRIBUTIONS]:
+        bins = by_column[party, column]
+        names = [_bin(each) for each in bins]
+        found.append(
+            Chart(
+                f"WOE of {party}.{column}",
+                f"Weight of evidence of each bin, with the bin's rows and their share of positives; IV "
+                f"{cell(iv.get(party, {}).get(column))}.",
+                drawing.bars(
+                    names[:MOST_BARS],
+                    {"woe": [each.woe for each in bins[:MOST_BARS]]},
+                    "woe",
+                    ends=[
+                        f"{cell(each.woe)}, {each.rows} rows, {as_percent(each.positives / (each.rows or 1))}"
+                        for each in bins[:MOST_BARS]
+                    ],
+                ),
+                Table(
+                    ["bin", "rows", "positives", "woe"],
+                    [[name, each.rows, each.positives, each.woe] for name, each in zip(names, bins, strict=True)],
+                ),
+            )
+        )
+    return found
+
+
+def _bin(one: Bin) -> str:
+    if one.bin is None:
+        return "missing"
+    if one.category is not None:
+        return shown(one.category)
+    if one.left is None and one.right is None:
+        return f"bin {one.bin}"
+    return _between(one.left, one.right)
 
 
 def stability(result: PopulationStabilityResult) -> list[Chart]:
@@ -104,11 +165,13 @@ def stability(result: PopulationStabilityResult) -> list[Chart]:
 
 
 def _range(one: StabilityBin) -> str:
-    if one.missing:
-        return "missing"
-    if one.left is None:
-        return "all" if one.right is None else f"up to {cell(one.right)}"
-    return f"above {cell(one.left)}" if one.right is None else f"{cell(one.left)} - {cell(one.right)}"
+    return "missing" if one.missing else _between(one.left, one.right)
+
+
+def _between(left: float | None, right: float | None) -> str:
+    if left is None:
+        return "all" if right is None else f"up to {cell(right)}"
+    return f"above {cell(left)}" if right is None else f"{cell(left)} - {cell(right)}"
 
 
 def correlation(result: PearsonCorrelationResult) -> list[Chart]:

@@ -21,7 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Rectangle
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from sfworker.report.tables import cell, shown
 
@@ -139,6 +139,8 @@ def bars(
         for guide in guides:
             axes.axvline(guide, color=MUTED, linewidth=1, linestyle="--")
         drawn = [0.0, *guides, *(value or 0.0 for values in parts.values() for value in values)]
+        if all(float(each).is_integer() for each in drawn):
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))  # there is no half of a row
         span = (max(drawn) - min(drawn)) or 1.0
         axes.set_xlim(min(drawn) - (0.12 * span if min(drawn) < 0 else 0), max(drawn) + 0.03 * span)
         for row, end in enumerate(ends or ()):

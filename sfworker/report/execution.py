@@ -30,7 +30,7 @@ async def about(
         "group": found.group,
         "entry_id": found.entry_id,
         "worker": found.worker or None,
-        "held": found.is_held,
+        "held_by": found.held_by or None,
         "envelope": envelope if paths else without_what_looks_like_paths(envelope),
         "attempts": [past_attempt(past) for past in found.history],
         "events": await said(redis, keys, execution_id, found.entry_id),

@@ -7,6 +7,7 @@ batches as it takes, of as many rows as there are for each, and of one more in t
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,7 @@ from secretflow.utils.sigmoid import SigType, sigmoid
 from sfworker.errors import ParameterValidationError
 from sfworker.secure.irls import cross_products
 from sfworker.secure.largest import largest
+from sfworker.secure.sigmoid import exact_sigmoid
 from sfworker.session.opened_once import kept, opened_once
 
 STEPS = 500
@@ -33,6 +35,8 @@ STEPS = 500
 BATCHES = 16
 """Batches of an epoch of few rows."""
 SMALLEST_BATCH, LARGEST_BATCH, FEWEST_EPOCHS = 32, 1024, 10
+MOST_SCORES = 2_000_000
+"""Scores, of rows and epochs, of which errors are computed at a time."""
 MOST_CELLS = 40_000_000
 """Cells of the features that go to the SPU at a time."""
 SETTLED = 0.1
@@ -91,6 +95,8 @@ class Regression(SSRegression):  # type: ignore[misc]
 
     before: Any = None
     """Weights before the last epoch."""
+    path: list[Any] | None = None
+    """Weights after each epoch that is run, kept where this is a list."""
 
     def _pre_check(self, x: Any, y: Any, epochs: int, learning_rate: float, batch_size: int, *others: Any) -> None:
         super()._pre_check(x, y, epochs, learning_rate, batch_size, *others)
@@ -111,7 +117,25 @@ class Regression(SSRegression):  # type: ignore[misc]
                 sig_type=self.sig_type if self.reg_type == RegType.Logistic else None,
                 fraction_bits=self.spu.conf.fxp_fraction_bits,
             )
+        if self.path is not None:
+            self.path.append(weights)
         return weights
+
+    def squared_errors(self) -> Iterator[Any]:
+        """Yield sums of squared errors over all rows, after some epochs of `path` at a time."""
+        path = self.path or []
+        at_once = max(1, MOST_SCORES // self.samples)
+        for start in range(0, len(path), at_once):
+            total = None
+            for x, y in self._shared:
+                sums = self.spu(_squared_errors, static_argnames=("sig_type",))(
+                    x,
+                    y,
+                    path[start : start + at_once],
+                    sig_type=self.sig_type if self.reg_type == RegType.Logistic else None,
+                )
+                total = sums if total is None else self.spu(jnp.add)(total, sums)
+            yield total
 
     def _share(self, rows: slice) -> tuple[Any, Any]:
         x = [part.to(self.spu) for part in self.x[rows].partitions.values()]
@@ -219,6 +243,16 @@ def _descended(
         else:
             weights = weights - gradient * factor_left
     return weights
+
+
+def _squared_errors(x: Any, y: Any, path: list[Any], *, sig_type: SigType | None) -> Any:
+    """Return sums of squared errors of predictions, which have the true sigmoid where polynomials stand for it."""
+    scores = x @ jnp.concatenate(path, axis=1)
+    if sig_type in (SigType.DF, SigType.SR):
+        predicted = sigmoid(scores, sig_type)
+    else:
+        predicted = scores if sig_type is None else exact_sigmoid(scores)
+    return jnp.sum(jnp.square(predicted - y), axis=0)
 
 
 def _response(scores: Any, sig_type: SigType | None) -> Any:

@@ -12,8 +12,8 @@ import spu
 
 from sfworker.errors import DeviceInitializationError, ParameterValidationError
 from sfworker.session.arithmetic import resolved
+from sfworker.session.programs import Kept, use_compiled_again
 from sfworker.session.spu_runtime import (
-    use_compiled_again,
     use_no_cached_variables,
     use_party_runtime,
     use_swift_links,
@@ -44,7 +44,7 @@ class DeviceManager:
         self._start = start
         self._spus: dict[str, Any] = {}
         use_party_runtime(start.floors)
-        use_compiled_again()
+        use_compiled_again(Kept(start.programs_dir, start.programs_bytes) if start.programs_dir else None)
         use_no_cached_variables()
         use_swift_links(acknowledges(start.task_config.get("task_type"), start.spu_config))
 

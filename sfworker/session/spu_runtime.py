@@ -6,7 +6,6 @@ here returns the whole report to its own party alone.
 
 from __future__ import annotations
 
-import copy
 import csv
 import functools
 import inspect
@@ -18,7 +17,6 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from enum import Enum
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,8 +36,6 @@ _NO_RESULT = -1
 """Count of an intersection at a party that does not get it."""
 _OF_THREE = psi.parse_protocol("PROTOCOL_ECDH_3PC")
 _LOOK_SECONDS = 0.1
-# Types of static arguments that `repr` identifies.
-_PLAIN = (Enum, str, int, float, type(None))
 
 
 class PartyRuntime(spu_module.SPURuntime):  # type: ignore[misc]
@@ -379,46 +375,6 @@ def use_no_cached_variables() -> None:
 
 def _unchanged(value: Any, *others: Any) -> Any:
     return value
-
-
-def use_compiled_again() -> None:
-    """Make the SPU compile a program once, not at each call, as all batches of an epoch are one program.
-
-    Call once per process. A program is identified by its code, its static arguments, and the shapes, types and
-    visibilities of the others. A function that carries more (a closure, say) is compiled at each call as before.
-    """
-    stock_compile = spu_module._spu_compile
-    compiled: dict[Any, Any] = {}
-
-    def compile_once(function: Any, options: Any, name: str, *arguments: Any, **named: Any) -> Any:
-        program = _program(function)
-        if program is None:
-            with span("compile"):
-                return stock_compile(function, options, name, *arguments, **named)
-        leaves, tree = jax.tree_util.tree_flatten((arguments, named))
-        key = (program, name, options, tree, tuple((leaf.shape, str(leaf.dtype), leaf.vtype) for leaf in leaves))
-        if key not in compiled:
-            with span("compile"):
-                compiled[key] = stock_compile(function, options, name, *arguments, **named)
-        executable, shape = compiled[key]
-        return copy.deepcopy(executable), shape  # a run writes names of variables into the executable
-
-    spu_module._spu_compile = compile_once
-
-
-def _program(function: Any) -> Any:
-    """Return what identifies the code and static arguments of a function, None where it carries more than that."""
-    static: dict[str, Any] = {}
-    if isinstance(function, functools.partial):
-        if function.args:
-            return None
-        function, static = function.func, function.keywords
-    if getattr(function, "__closure__", True) or function.__kwdefaults__:
-        return None
-    values = [*(function.__defaults__ or ()), *static.values()]
-    if not all(isinstance(value, _PLAIN) for value in values):
-        return None
-    return function.__code__, tuple(static), tuple((type(value), repr(value)) for value in values)
 
 
 def use_swift_links(acknowledged: bool) -> None:

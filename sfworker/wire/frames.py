@@ -77,6 +77,10 @@ class Start(Struct, frozen=True, tag=True, kw_only=True):
     """Private directory that holds the mesh's sockets."""
     scratch_dir: str
     """This party's own TMPDIR."""
+    programs_dir: str = ""
+    """Private directory of the tenant's compiled SPU programs, or nothing where none are kept."""
+    programs_bytes: int = 0
+    """Size that they may have together."""
     data_roots: dict[str, list[str]]
     """Data roots of each party for which this process computes."""
     limits: Limits = DEFAULT
@@ -179,13 +183,16 @@ PartyFrame = Traced | StageReached | Progressed | Making | Staging | Keeping | S
 
 
 class Fork(Struct, frozen=True, tag=True):
-    """Asks the template to fork one process, whose frame socket and log pipe come along as file descriptors."""
+    """Asks for a forked process, whose socket and log pipe come along as file descriptors.
+
+    The template forks party processes, and the nursery templates.
+    """
 
     number: int
 
 
 class Signal(Struct, frozen=True, tag=True):
-    """Asks the template to signal `pid`, or its process group, if it is still a child."""
+    """Asks to signal `pid`, or its process group, if it is still a child."""
 
     pid: int
     signal: int
@@ -193,20 +200,20 @@ class Signal(Struct, frozen=True, tag=True):
 
 
 class Ready(Struct, frozen=True, tag=True):
-    """The template has imported everything."""
+    """The nursery has imported everything, or the template `pid` can fork."""
 
-    import_seconds: float
+    pid: int
 
 
 class Forked(Struct, frozen=True, tag=True):
-    """The template has forked process `number` as `pid`, which is 0 where the system had no room for it."""
+    """Process `number` was forked as `pid`, which is 0 where the system had no room for it."""
 
     number: int
     pid: int
 
 
 class Exited(Struct, frozen=True, tag=True):
-    """The template has reaped `pid`, whose `status` is by `os.waitstatus_to_exitcode`."""
+    """A child `pid` was reaped, whose `status` is by `os.waitstatus_to_exitcode`."""
 
     pid: int
     status: int

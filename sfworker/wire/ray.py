@@ -150,6 +150,7 @@ class Begin(Struct, frozen=True, tag="begin", kw_only=True):
     start: Start
     session: str
     """Id under which the gateways know the links, the execution's unless the session is kept."""
+    tenant: str
     gateways: dict[str, str]
     """Addresses of the other parties'."""
     terms: Terms

@@ -28,13 +28,13 @@ from tests.catalog.examples import TASKS, job
 from tests.running_worker import ROOT
 
 INPUTS = {
-    "envelopes": 1_500,
-    "parameters": 3_000,
-    "components": 1_500,
-    "frames": 3_000,
-    "peers": 3_000,
+    "envelopes": 700,
+    "parameters": 1_200,
+    "components": 600,
+    "frames": 2_000,
+    "peers": 2_000,
     "lines": 300,
-    "tables": 150,
+    "tables": 50,
 }
 MANY = 40_000
 
@@ -75,7 +75,10 @@ def test_what_comes_takes_little_memory(name: str) -> None:
         tracemalloc.stop()
 
 
-@pytest.mark.parametrize("name", ["ss_lr", "pearson_correlation", "binning", "groupby_statistics", "encoder"])
+_SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("pearson_correlation", "binning", "encoder")]
+
+
+@pytest.mark.parametrize("name", ["ss_lr", "groupby_statistics", *_SLOW])
 def test_the_longest_envelope_is_judged_in_a_moment(name: str) -> None:
     """The daemon does it between renewals of leases."""
     load_modules([])

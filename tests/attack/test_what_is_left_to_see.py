@@ -37,7 +37,7 @@ def test_jobs_see_no_secrets_of_the_worker(redis_url: str, tmp_path: Path, monke
             assert not [name for name in seen if name.startswith("SFWORKER_")]
 
 
-@pytest.mark.parametrize(("umask", "mode"), [("077", 0o600), ("027", 0o640)])
+@pytest.mark.parametrize(("umask", "mode"), [pytest.param("077", 0o600, marks=pytest.mark.slow), ("027", 0o640)])
 def test_files_are_for_whom_the_operator_says(redis_url: str, tmp_path: Path, umask: str, mode: int) -> None:
     data = tmp_path / "data"
     data.mkdir()

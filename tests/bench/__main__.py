@@ -24,6 +24,7 @@ from sfworker.cli.embedded_redis import EmbeddedRedis
 from tests.bench.gateway import gateway
 from tests.bench.history import history
 from tests.bench.measuring import PAUSE, REPETITIONS, Figures, Listener, bare, cpu, worker, write_ids
+from tests.bench.programs import programs
 from tests.bench.ray import ray
 from tests.bench.recovery import recovery
 from tests.bench.sessions import sessions
@@ -151,6 +152,7 @@ def rss(pid: int) -> int:
 PARTS: dict[str, Callable[[Figures], None]] = {"latency": latency, "rates": rates, "recovery": recovery, "psi": psi}
 ON_REQUEST: dict[str, Callable[[Figures], None]] = {
     "gateway": gateway,
+    "programs": programs,
     "sessions": sessions,
     "ray": ray,
     "history": history,

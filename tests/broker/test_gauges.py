@@ -27,7 +27,8 @@ async def test_figures_are_what_redis_holds(redis: Any, new_broker: OpenBroker) 
     has_lag = "lag" in normal  # from Redis 7 on
     assert tenant == ""
     assert 0 <= normal.pop("oldest_age") < 60
-    assert normal == {"queued": 3, "pending": 1, "retrying": 2, "dead": 1} | ({"lag": 3} if has_lag else {})
+    counts = {"queued": 3, "pending": 1, "retrying": 2, "held": 0, "limited": 0, "dead": 1}
+    assert normal == counts | ({"lag": 3} if has_lag else {})
     tenant, low = figures["sf:tenant:bank:jobs:low"]
     assert (tenant, low["queued"]) == ("bank", 1)
     assert low["oldest_age"] > 1e9  # since the first second that there was

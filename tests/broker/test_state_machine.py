@@ -20,7 +20,7 @@ from redis.asyncio import Redis
 from sfworker.broker.broker import Attempt, Broker, Lease, open_broker
 from sfworker.broker.entry import Entry
 from sfworker.broker.keys import Keys
-from sfworker.settings import Settings
+from sfworker.settings import OUTCOMES, Settings
 from tests.broker.conftest import GROUP, LATER
 
 WORKERS = ("w1", "w2", "w3")
@@ -197,7 +197,7 @@ class Machine(RuleBasedStateMachine):
         pipeline.xpending_range(STREAM, GROUP, "-", "+", 1000)
         pipeline.zrange(RETRIES, 0, -1)
         pipeline.xrange("sf:results")
-        pipeline.zrange("sf:ended", 0, -1)
+        pipeline.zunion([Keys().ended(outcome) for outcome in OUTCOMES])
         for name in self.executions:
             pipeline.hgetall(Keys().execution(name))
             pipeline.ttl(Keys().execution(name))

@@ -181,7 +181,8 @@ class Chaos:
 
     def _kill_template(self) -> None:
         self.report.faults["kill -9 template"] += 1
-        _kill_one(self._any_worker().children())
+        worker = self._any_worker()
+        _kill_one(self._chance.choice([worker.children(), {worker.template()}]))  # of the nursery or its own
 
     def _kill_party(self) -> None:
         self.report.faults["kill -9 party process"] += 1

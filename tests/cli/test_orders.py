@@ -1,4 +1,4 @@
-"""`sfworker pause`, `resume`, `drain`, `retry-now` and `groups`, on jobs as a broker has left them."""
+"""`sfworker pause`, `resume`, `limit`, `drain`, `retry-now` and `groups`, on jobs as a broker has left them."""
 
 from __future__ import annotations
 
@@ -40,6 +40,38 @@ def test_what_stays_paused_is_said(sfworker: Command, jobs: list[str]) -> None:
     assert sfworker("resume", "--all").out == "paused: no hello_wrld job begins\nresumed\n"
 
 
+def test_a_limit_is_shown_until_it_is_removed(
+    sfworker: Command, redis: Any, jobs: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sentence = "limited: of psi 0 of 2 run; 0 wait"
+    assert sfworker("limit", "--task-type", "psi", "--running", "2").out == f"{sentence}\n"
+    assert sentence in sfworker("status").out
+    assert sentence in sfworker("top", "--once").out
+    [limit] = json.loads(sfworker("status", "--json").out)["limits"]
+    assert json.loads(sfworker("limit", "--task-type", "psi", "--running", "2", "--json").out)["limits"] == [limit]
+    assert sfworker("limit").out == f"{sentence}\n"
+    both = sfworker("limit", "--task-type", "psi", "--running", "any", "--per-minute", "30")
+    assert both.out == "limited: of psi 0 of 30 started in the last minute; 0 wait\n"
+    # What a worker's settings say is shown as well, and holds again.
+    redis.set("sf:worker:w-1", json.dumps({"worker_id": "w-1", "limits": {"running type psi": 5}}))
+    redis.hset("sf:workers:secretflow", "w-1", "1 1")
+    removed = sfworker("limit", "--task-type", "psi", "--remove")
+    assert removed.out == "limited: of psi 0 of 5 run; 0 wait\n"
+    again = sfworker("limit", "--task-type", "psi", "--remove")
+    assert (again.code, again.out) == (1, "")
+    assert "those of the workers' settings hold" in again.err
+    monkeypatch.setenv("SFWORKER_TENANTS", "bank")
+    assert "of tenant bank 0 of 1 run" in sfworker("limit", "--tenant", "bank", "--running", "1").out
+    assert "hello_wrld is no task type" in sfworker("limit", "--task-type", "hello_wrld", "--running", "1").out
+
+
+def test_orders_that_are_no_times_are_shown_all_the_same(sfworker: Command, redis: Any, jobs: list[str]) -> None:
+    redis.hset("sf:orders:secretflow", mapping={"pause": "yes", "limit running type psi": "many", b"\xff": b"\xff"})
+    assert "paused: no job begins" in sfworker("status").out
+    orders = json.loads(sfworker("status", "--json").out)["orders"]
+    assert {"name": "pause", "since": None} in orders
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
@@ -48,6 +80,14 @@ def test_what_stays_paused_is_said(sfworker: Command, jobs: list[str]) -> None:
             "workers read no sf:jbos, only sf:jobs:high, sf:jobs, sf:jobs:low",
         ),
         (["pause"], "one of the arguments --stream --task-type --all is required; see sfworker pause --help"),
+        (["limit", "--task-type", "psi"], "with --running, --per-minute or both, or with --remove alone"),
+        (["limit", "--task-type", "psi", "--running", "1", "--remove"], "or both, or with --remove alone"),
+        (["limit", "--running", "1"], "or both, or with --remove alone"),
+        (
+            ["limit", "--task-type", "psi", "--running", "0"],
+            "0 is not a whole number above 0; see sfworker limit --help",
+        ),
+        (["limit", "--tenant", "bank", "--running", "1"], "--tenant: SFWORKER_TENANTS has no bank, but none"),
         (["drain", ""], "argument WORKER: is empty; see sfworker drain --help"),
     ],
 )
@@ -57,7 +97,15 @@ def test_wrong_words_are_named(sfworker: Command, words: list[str], sentence: st
     assert outcome.err.rstrip().endswith(sentence)
 
 
-@pytest.mark.parametrize("command", [["pause", "--all"], ["drain", "w-1"], ["retry-now", "--all"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["pause", "--all"],
+        ["drain", "w-1"],
+        ["retry-now", "--all"],
+        ["limit", "--task-type", "psi", "--running", "1"],
+    ],
+)
 def test_a_group_that_is_not_there_gets_no_orders(sfworker: Command, jobs: list[str], command: list[str]) -> None:
     outcome = sfworker(*command, "--group", "other")
     assert outcome.code == 1

@@ -115,7 +115,7 @@ def test_a_path_too_long_for_a_socket_is_no_obstacle(tmp_path: Path) -> None:
         assert (tmp_path / ("long" * 30) / "appendonlydir").is_dir()
 
 
-@pytest.mark.parametrize("redirect", ["2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("redirect", [pytest.param("2>&-", marks=pytest.mark.slow), "<&- >&- 2>&-"])
 def test_closed_standard_streams_take_no_job_from_it(tmp_path: Path, redirect: str) -> None:
     """The template aborted in a loop, as its sockets had got the numbers 0 to 2."""
     kept = f"{tmp_path}/kept"
@@ -145,7 +145,13 @@ def test_a_closed_terminal_stops_it_in_order_unless_nohup_said_no(tmp_path: Path
     process = subprocess.Popen(
         [*before, *RUN],
         cwd=tmp_path,
-        env={**os.environ, "LOG_FILE": str(tmp_path / "log")},
+        # It runs no job, so no process has to import SecretFlow.
+        env={
+            **os.environ,
+            "LOG_FILE": str(tmp_path / "log"),
+            "SFWORKER_START_METHOD": "spawn",
+            "SFWORKER_SPARE_PROCESSES": "0",
+        },
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
@@ -179,16 +185,15 @@ def test_neither_a_home_nor_a_passwd_entry_is_needed(tmp_path: Path) -> None:
         assert worker.send(first_job(worker)).returncode == 0
 
 
-def test_a_file_of_task_types_is_loaded_by_its_path(tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
+def test_a_file_of_task_types_is_loaded_by_its_path(tmp_path: Path, method: str) -> None:
     """In the daemon and in party processes, whether forked or started anew; the import path stays as it is."""
     shutil.copy(Path(__file__).with_name("own_job.py"), tmp_path / "json.py")  # a name that the standard library has
     (tmp_path / "msgspec.py").write_text("raise SystemExit('imported from the working directory')")
-    for method in ("fork", "spawn"):
-        with started(tmp_path, [*RUN, "--jobs", "./json.py"], SFWORKER_START_METHOD=method) as worker:
-            worker.until_ready()
-            done = worker.send(first_job(worker).replace('"hello"', '"own"'))
-            assert (done.returncode, "answer: 42" in done.stdout) == (0, True), done
-        (tmp_path / "log").unlink()
+    with started(tmp_path, [*RUN, "--jobs", "./json.py"], SFWORKER_START_METHOD=method) as worker:
+        worker.until_ready()
+        done = worker.send(first_job(worker).replace('"hello"', '"own"'))
+        assert (done.returncode, "answer: 42" in done.stdout) == (0, True), done
 
 
 @pytest.mark.parametrize(

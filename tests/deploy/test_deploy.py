@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -152,7 +153,7 @@ def test_the_dockerfile_holds_only_known_instructions_and_builds_in_stages() -> 
 
 
 def test_one_command_renews_the_digests(tmp_path: Path) -> None:
-    for name in ("Dockerfile", "deploy/compose.yaml", "deploy/parties.yaml", ".ci/images"):
+    for name in ("Dockerfile", "deploy/compose.yaml", "deploy/parties.yaml", "deploy/observed.yaml", ".ci/images"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     docker = tmp_path / "docker"
@@ -167,6 +168,11 @@ def test_one_command_renews_the_digests(tmp_path: Path) -> None:
         assert re.findall(r"[a-z]+:[\w.-]+@sha256:[0-9a-f]+", (tmp_path / name).read_text()) == [
             f"{tag}@sha256:{digest}"
         ]
+    observed = re.findall(r"([a-z/-]+:[\w.-]+)@sha256:([0-9a-f]+)", (tmp_path / "deploy" / "observed.yaml").read_text())
+    assert [tag.partition(":")[0] for tag, _ in observed] == [
+        *("otel/opentelemetry-collector-contrib", "prom/prometheus", "grafana/grafana")
+    ]
+    assert all(digest == hashlib.sha256(f"{tag}\n".encode()).hexdigest() for tag, digest in observed)
     docker.write_text("#!/bin/sh\nexit 1\n")
     failed = subprocess.run(
         ["sh", tmp_path / ".ci" / "images"], env={"PATH": f"{tmp_path}:{os.environ['PATH']}"}, check=False
@@ -197,7 +203,7 @@ def test_the_image_installs_the_lock_as_it_is() -> None:
     ]
     from_lock, package, removal = installs
     assert "chosen=ray.lock; else chosen=runtime.lock" in from_lock
-    assert "bin/python install --no-deps --require-hashes -r $chosen" in from_lock
+    assert 'bin/python install --no-deps --require-hashes -r "$chosen"' in from_lock
     assert "pip wheel --no-deps --no-build-isolation" in package
     runtime, build, ray, _ = lock_sections()
     for name, section in {"runtime": runtime, "build": build, "ray": runtime + build + ray}.items():
@@ -309,22 +315,101 @@ def test_two_workers_get_the_time_to_drain(compose: dict[str, Any]) -> None:
     assert urlsplit(settings.redis_url).hostname == "redis"
 
 
-def test_the_gateways_unit(tmp_path: Path) -> None:
+UNITS = ["sfworker", "sfworker-gateway"]
+
+
+def unit_of(name: str) -> configparser.ConfigParser:
     unit = configparser.ConfigParser(interpolation=None)
     unit.optionxform = str  # type: ignore[assignment, method-assign]
-    unit.read(ROOT / "deploy" / "sfworker-gateway.service")
-    service = unit["Service"]
-    assert service["ExecStart"].split()[1:] == ["gateway"]
-    name, _, directory = service["Environment"].partition("=")
-    assert (name, directory) == ("SFWORKER_GATEWAY_DIR", f"/run/{service['RuntimeDirectory']}")
-    assert service["RuntimeDirectoryMode"] == "0700"  # or the gateway refuses it
-    if systemd := shutil.which("systemd-analyze"):
-        service["User"], service["ExecStart"] = "root", f"{sys.executable} -m sfworker gateway"
-        with (tmp_path / "sfworker-gateway.service").open("w") as file:
-            unit.write(file, space_around_delimiters=False)
-        command = [systemd, "verify", file.name]
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-        assert (answer.returncode, answer.stderr) == (0, "")
+    unit.read(ROOT / "deploy" / f"{name}.service")
+    return unit
+
+
+def variables_of(name: str) -> dict[str, str]:
+    return dict(word.split("=", 1) for word in shlex.split(unit_of(name)["Service"]["Environment"]))
+
+
+def test_worker_and_gateway_are_services_that_find_each_other() -> None:
+    worker, gateway = (unit_of(name)["Service"] for name in UNITS)
+    assert [each["ExecStart"].split()[1] for each in (worker, gateway)] == ["run", "gateway"]
+    party = {
+        "SFWORKER_PARTY": "alice",
+        "SFWORKER_PEERS": "bob=bob:9443",
+        "SFWORKER_GATEWAY_DIR": "/run/sfworker-gateway",
+    }
+    of_worker, of_gateway = (load(variables_of(name) | party) for name in UNITS)
+    assert of_gateway.gateway_dir == load(variables_of("sfworker-gateway")).gateway_dir
+    assert of_gateway.gateway_dir == f"/run/{gateway['RuntimeDirectory']}"
+    assert gateway["RuntimeDirectoryMode"] == "0700"  # or the gateway refuses it
+    assert of_worker.gateway_socket() == of_gateway.gateway_socket()
+    assert of_worker.run_dir == of_gateway.run_dir == f"/var/cache/{worker['CacheDirectory']}"
+    assert worker["CacheDirectory"] == gateway["CacheDirectory"]
+    assert worker["User"] == gateway["User"]
+    assert len({of_worker.health, of_gateway.gateway_health}) == 2
+    # All that is written has a directory that the sandbox lets through, and each party one of its own.
+    writable = {
+        f"{below}/{directory}"
+        for kind, below in (("StateDirectory", "/var/lib"), ("LogsDirectory", "/var/log"))
+        for directory in worker[kind].split()
+    }
+    roots = {party: [str(root) for root in of_worker.roots_of(party)] for party in ("alice", "bob")}
+    assert roots == {"alice": ["/var/lib/sfworker/alice"], "bob": ["/var/lib/sfworker/bob"]}
+    used = {*roots["alice"], *roots["bob"], of_worker.job_logs, str(Path(of_worker.log_file).parent)}
+    assert used | {str(Path(of_gateway.log_file).parent)} <= writable
+    for service, settings in ((worker, of_worker), (gateway, of_gateway)):
+        assert int(service["TimeoutStopSec"]) >= settings.drain_timeout + settings.cancel_grace_seconds + 5
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_systemd_takes_the_unit_and_calls_it_well_confined(name: str, tmp_path: Path) -> None:
+    systemd = shutil.which("systemd-analyze")
+    if systemd is None:
+        pytest.skip("systemd-analyze is not installed; the test above reads the units without it")
+    unit = unit_of(name)
+    # Neither that user nor that program is here.
+    unit["Service"]["User"], unit["Service"]["ExecStart"] = "root", f"{sys.executable} -m sfworker"
+    file = tmp_path / f"{name}.service"
+    with file.open("w") as written:
+        unit.write(written, space_around_delimiters=False)
+    unit_itself = str(ROOT / "deploy" / file.name)
+    for words in (["verify", str(file)], ["security", "--offline=true", "--threshold=20", unit_itself]):
+        answer = subprocess.run([systemd, *words], capture_output=True, text=True, timeout=60, check=False)
+        assert answer.returncode == 0, answer.stdout + answer.stderr
+    assert answer.stderr == ""
+
+
+def test_logs_of_services_are_rotated(tmp_path: Path) -> None:
+    text = (ROOT / "deploy" / "logrotate").read_text()
+    [pattern] = re.findall(r"^(/\S+) \{$", text, re.MULTILINE)
+    for name in UNITS:
+        assert fnmatch.fnmatch(variables_of(name)["LOG_FILE"], pattern)
+        assert fnmatch.fnmatch(f"{name}.service", re.findall(r"systemctl reload '(\S+)'", text)[0])
+        assert unit_of(name)["Service"]["ExecReload"] == "/bin/kill -HUP $MAINPID"
+    logrotate = shutil.which("logrotate", path=f"{os.environ['PATH']}{os.pathsep}/usr/sbin")
+    if logrotate is None:
+        pytest.skip("logrotate is not installed; on Debian: apt-get install logrotate")
+    log = tmp_path / "worker.log"
+    log.write_text("a line\n")
+    own = re.sub(r"su \S+ \S+\n", "", text.replace(pattern, f"{tmp_path}/*.log"))  # that user is not here
+    file = tmp_path / "logrotate"
+    file.write_text(re.sub(r"systemctl reload '\S+'", f"touch {tmp_path}/reloaded", own))
+    file.chmod(0o644)
+    state = ["--state", str(tmp_path / "state")]
+    for words in (["--debug", str(file)], ["--force", *state, str(file)]):
+        answer = subprocess.run([logrotate, *words], capture_output=True, text=True, timeout=60, check=False)
+        assert answer.returncode == 0, answer.stderr
+        assert "error" not in answer.stderr.lower()
+    assert not log.exists()
+    assert (tmp_path / "worker.log.1").read_text() == "a line\n"
+    assert (tmp_path / "reloaded").exists()
+
+
+def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
+    hadolint = shutil.which("hadolint", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    if hadolint is None:
+        pytest.skip("hadolint is not installed; the tests above read the Dockerfile without it")
+    answer = subprocess.run([hadolint, ROOT / "Dockerfile"], capture_output=True, text=True, timeout=60, check=False)
+    assert (answer.returncode, answer.stdout) == (0, "")
 
 
 @pytest.mark.parametrize("file", ["compose.yaml", "parties.yaml"])

@@ -21,15 +21,16 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from sfworker.cli import main, peer_findings
-from sfworker.daemon.health import ask
 from sfworker.gateway.certificates import make_authority, make_certificate
 from sfworker.gateway_state import gateway_overview
+from sfworker.listening import ask
 from sfworker.settings import load, variable
 from sfworker.wire.frames import encode_frame
 from tests.documents.test_commands import DEPLOY
 from tests.documents.test_tables import rows
 from tests.gateway.sites import Sites
 from tests.gateway.test_strangers import answer, certificate, connect, dial, preface, serves_peers
+from tests.integration.exported import Page
 from tests.network import HOST, Network, free_ports
 from tests.running_worker import PARTIES, envelope, until
 from tests.test_telemetry import Collector
@@ -108,6 +109,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
         directory = tmp_path_factory.mktemp("sites")
         sites = Sites(directory, PARTIES, peer_silence_seconds=str(SILENCE), rendezvous_seconds="4")
         sites["alice"].worker.environment[variable("health")] = f"unix:{directory}/health"
+        sites["alice"].settings["gateway_health"] = f"unix:{directory}/gateway-health"
         with sites:
             yield Seen(sites, collector)
         collector.shutdown()
@@ -154,7 +156,7 @@ def test_both_gateways_count_the_same(seen: Seen) -> None:
         assert set(metrics["sfworker.gateway.refused"].values()) == {0}
         for figure in metrics["sfworker.certificate.remaining"].values():
             assert 4 * 86_400 < figure < 5 * 86_400
-        assert set(metrics["sfworker.certificate.remaining"]) == {(), (peer,)}
+        assert set(metrics["sfworker.certificate.remaining"]) == {("",), (peer,)}
 
 
 def test_status_lists_the_peers(seen: Seen, as_operator: Callable[..., str]) -> None:
@@ -233,7 +235,7 @@ def test_a_certificate_that_has_ended_stops_no_job_of_one_host(
         until(lambda: re.search(sentence, ask(health, "/readyz")[1]))
         assert ask(health, "/readyz")[0] == 200
         assert seen.sites["alice"].worker.run(envelope({"task_type": "health_check"}))["status"] == "success"
-        until(lambda: seen.metrics("alice")["sfworker.certificate.remaining"][()] < -86_000)
+        until(lambda: seen.metrics("alice")["sfworker.certificate.remaining"]["",] < -86_000)
         assert re.search(f"^{sentence}$", as_operator("alice", "status"), re.MULTILINE)
         [level, message] = findings(as_operator("alice", "doctor", "--quick", "--json"))["certificate"]
         assert level == "error"
@@ -322,7 +324,8 @@ def test_causes_of_refusals_are_a_closed_set(seen: Seen, tmp_path: Path) -> None
         with connect(sites, authority / f"{name}.pem") as connection:
             connection.sendall(body)
             answer(connection)
-    expected = {("handshake",), ("certificate",), ("unknown_peer",), ("crowd",), ("bob", "preface"), ("bob", "stream")}
+    strangers = {("", cause) for cause in ("handshake", "certificate", "unknown_peer", "crowd")}
+    expected = strangers | {("bob", "preface"), ("bob", "stream")}
 
     def refused() -> dict[tuple[str, ...], float]:
         return {key: count for key, count in seen.metrics("alice")["sfworker.gateway.refused"].items() if count}
@@ -334,12 +337,35 @@ def test_causes_of_refusals_are_a_closed_set(seen: Seen, tmp_path: Path) -> None
         for each in crowd:
             each.close()
     assert refused().keys() == expected
-    assert refused()["certificate",] == 2
+    assert refused()["", "certificate"] == 2
 
 
 def test_each_metric_is_in_the_table(seen: Seen) -> None:
-    listed = {(name.strip("`"), kind) for name, kind, _ in rows(DEPLOY, "metric of a gateway")}
-    assert listed == seen.kinds()
+    listed = rows(DEPLOY, "metric of a gateway")
+    assert {(name.strip("`"), kind) for name, kind, _, _ in listed} == seen.kinds()
+    page = Page(seen.sites["alice"].settings["gateway_health"])
+    told = {sample.name for sample in page.samples if sample.name.startswith("sfworker_")}
+    assert told == {name.strip("`") for _, _, name, _ in listed}
+    assert page.figure("peer_rendezvous_total", sfworker_peer="bob", outcome="absent") >= 1
+    assert "process_resident_memory_bytes" in {sample.name for sample in page.samples}
+
+
+def test_a_gateway_says_how_it_is_and_leaves_its_port_to_the_next(seen: Seen) -> None:
+    site = seen.sites["alice"]
+    address = site.settings["gateway_health"]
+    assert ask(address, "/healthz") == (200, '{"state":"alive","reason":""}')
+    assert ask(address, "/readyz") == (200, '{"state":"ready","reason":""}')
+    former = site.gateway
+    assert former is not None
+    for harmless in (signal.SIGHUP, signal.SIGUSR1):  # as scripts that rotate logs send
+        former.send_signal(harmless)
+        assert ask(address, "/readyz") == (200, '{"state":"ready","reason":""}')
+    former.terminate()
+    site.start_gateway()
+    assert former.wait(20) == 0
+    assert ask(address, "/readyz") == (200, '{"state":"ready","reason":""}')
+    status, said = ask(address, "/metrics")
+    assert (status, "sfworker_certificate_remaining_seconds" in said) == (200, True)
 
 
 def test_no_strangers_name_and_no_address_is_exported(seen: Seen) -> None:
@@ -352,6 +378,7 @@ def test_no_strangers_name_and_no_address_is_exported(seen: Seen) -> None:
 def test_a_peer_that_pins_another_certificate_and_one_whose_own_has_ended(tmp_path: Path) -> None:
     sites = Sites(tmp_path, PARTIES)
     sites["bob"].settings["peer_pins"] = f"alice={'0' * 64}"
+    health = sites["bob"].settings["gateway_health"] = f"unix:{tmp_path}/health"
     settings = load({variable(name): value for name, value in sites["alice"].settings.items()})
     try:
         sites["bob"].start_gateway()
@@ -362,6 +389,9 @@ def test_a_peer_that_pins_another_certificate_and_one_whose_own_has_ended(tmp_pa
             (sites.certificates / "bob").with_suffix(suffix).write_bytes(ended.with_suffix(suffix).read_bytes())
         [finding] = asyncio.run(peer_findings.peers(settings))
         assert (finding.level, finding.message) == ("error", "its certificate is not good (certificate has expired)")
+        status, said = ask(health, "/readyz")
+        assert (status, json.loads(said)["state"]) == (503, "certificate_not_good")
+        assert "SFWORKER_TLS_CERTIFICATE: the certificate has expired on" in said
     finally:
         for party in PARTIES:
             sites[party].stop()

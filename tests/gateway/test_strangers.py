@@ -164,9 +164,11 @@ def test_prefaces_that_are_none(sites: Sites, body: bytes, verdict: str | None) 
         connection.sendall(body)
         found = answer(connection)
         assert (found and found.verdict) == verdict
-    with connect(sites, sites.certificates / "bob.pem") as connection:
-        connection.sendall(encode_frame(preface()))
-        assert answer(connection) is not None
+    with connect(sites, sites.certificates / "bob.pem") as connection:  # the next one is answered, this one at once
+        connection.sendall(encode_frame(preface(channel="spu-0")))
+        following = answer(connection)
+        assert following is not None
+        assert following.verdict == "not_here"
 
 
 @pytest.mark.attack("gateway")

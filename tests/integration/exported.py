@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from sfworker.daemon.health import ask
+from sfworker.listening import ask
 
 OURS = ("outcome", "phase", "task_type")  # labels that begin with our name
 
@@ -25,6 +25,6 @@ class Page:
 
 
 def incidents(address: str) -> dict[str, float]:
-    """What happened to a worker, by name."""
+    """What happened to a worker, by name, but for what has not."""
     found = [s for s in Page(address).samples if s.name == "sfworker_incidents_total"]
-    return {s.labels["sfworker_incident"]: s.value for s in found}
+    return {s.labels["sfworker_incident"]: s.value for s in found if s.value}

@@ -19,12 +19,12 @@ from tests.running_worker import RunningWorker, kill, until
 def files(data: Path) -> None:
     # No two splits of these are equally good. Where they are, the rounding of shares decides, each time anew.
     draw = np.random.default_rng(7)
-    x = draw.normal(size=(600, 6))
-    test_linear.write_halves(data, x, (x[:, 0] - x[:, 4] + draw.normal(size=600) > 0).astype(int))
+    x = draw.normal(size=(400, 6))
+    test_linear.write_halves(data, x, (x[:, 0] - x[:, 4] + draw.normal(size=400) > 0).astype(int))
 
 
 def lr(data: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    return test_linear.train(data, epochs=20, batch_size=32), test_linear.predict(data)
+    return test_linear.train(data, epochs=20, batch_size=32, reveal_rmse=True), test_linear.predict(data)
 
 
 def glm(data: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -32,14 +32,16 @@ def glm(data: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def xgb(data: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    return test_boosting.train(data, "ss_xgb", num_boost_round=6, max_depth=3), test_boosting.predict(data, "ss_xgb")
+    return test_boosting.train(data, "ss_xgb", num_boost_round=4, max_depth=3), test_boosting.predict(data, "ss_xgb")
 
 
 def sgb(data: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    return test_boosting.train(data, "sgb", num_boost_round=6, max_depth=3), test_boosting.predict(data, "sgb")
+    return test_boosting.train(data, "sgb", num_boost_round=4, max_depth=3), test_boosting.predict(data, "sgb")
 
 
-@pytest.mark.parametrize(("training", "party"), [(lr, 0), (glm, 1), (xgb, 0), (sgb, 1)])
+@pytest.mark.parametrize(
+    ("training", "party"), [(lr, 0), pytest.param(glm, 1, marks=pytest.mark.slow), (xgb, 0), (sgb, 1)]
+)
 def test_a_training_whose_party_is_killed_goes_on(worker: RunningWorker, data: Path, training: Any, party: int) -> None:
     job, prediction = training(data)
     job["options"] |= {"max_retries": 1, "retry_delay": 0}
@@ -56,6 +58,10 @@ def test_a_training_whose_party_is_killed_goes_on(worker: RunningWorker, data: P
     result, asked = worker.said(sent, "result")[0]["result"], job["task_config"]
     assert result.get("epochs") == asked.get("epochs")
     assert result.get("trees") == asked.get("num_boost_round")
+    if errors := result.get("rmse"):
+        before = round(progress(first)[-1] * len(errors))  # epochs of the attempt that was cut off
+        assert errors.count(None) >= before
+        assert None not in errors[errors.count(None) :]
     assert predictions(worker, prediction, data) == pytest.approx(undisturbed(worker, training, data), abs=1e-3)
     assert not list(data.glob(".*"))
 

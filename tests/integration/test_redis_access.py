@@ -26,6 +26,7 @@ from redis.exceptions import NoPermissionError, ResponseError
 
 from sfworker.broker.connection import connect
 from sfworker.broker.keys import Keys
+from sfworker.broker.orders import NEVER_DUE
 from sfworker.broker.scripts import ids
 from sfworker.cli import main
 from sfworker.cli.embedded_redis import BINARY_VARIABLE, EmbeddedRedis
@@ -216,6 +217,13 @@ def test_the_worker_has_no_rights_that_nobody_uses(
             assert main(words) == 0
         until(lambda: len(worker.said(buried, "result")) == 2)
         assert main(["dead", "purge", buried]) == 0
+        assert main(["limit", "--task-type", "act_alone", "--per-minute", "1"]) == 0
+        limited = [worker.send(act("succeed")) for _ in range(2)]
+        worker.until_ended(limited[0])
+        until(lambda: admin.zcount("sf:retries:normal:secretflow", NEVER_DUE, "+inf"))
+        until(lambda: "cmdstat_zrangebylex" in admin.info("commandstats"))
+        assert main(["limit", "--task-type", "act_alone", "--remove"]) == 0
+        worker.until_ended(limited[1])
         running, queued = worker.send(act("hang")), worker.send(act("succeed"))
         worker.until_said(running, "task_started")
         for execution_id in (queued, running):

@@ -81,7 +81,15 @@ def record(worker: RunningWorker, execution_id: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("trouble", "leases"), [(stop, 1), (stop, 2), (stop, 5), (keep_busy, 1.5), (pause, 1.5), (restart, 1.5)]
+    ("trouble", "leases"),
+    [
+        (stop, 1),
+        pytest.param(stop, 2, marks=pytest.mark.slow),
+        (stop, 5),
+        (keep_busy, 1.5),
+        (pause, 1.5),
+        (restart, 1.5),
+    ],
 )
 def test_no_worker_that_lives_loses_its_job(
     server: EmbeddedRedis, workers: list[RunningWorker], trouble: Callable[[EmbeddedRedis, float], None], leases: float

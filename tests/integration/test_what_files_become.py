@@ -49,7 +49,7 @@ def refused(worker: RunningWorker, task: dict[str, Any], field: str, limit: str,
     "asked",
     [
         {"task_type": "psi"},
-        {"task_type": "psi", "broadcast_result": False},
+        pytest.param({"task_type": "psi", "broadcast_result": False}, marks=pytest.mark.slow),
         {"task_type": "psi", "join_type": "full"},
         {"task_type": "unbalanced_psi", "server": "bob"},
     ],

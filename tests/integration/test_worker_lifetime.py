@@ -113,7 +113,8 @@ def test_a_worker_that_was_paused_past_its_lease_kills_its_computation_and_publi
     hanging, ending = [paused.send(act("hang", attempts=1)), paused.send(act("report", seconds=4.0))]
     for execution_id in (hanging, ending):
         paused.until_said(execution_id, "task_started")
-    computing = set(until(paused.parties_with_children)) | (paused.processes() - paused.parties() - {paused.template()})
+    others = {paused.template(), paused.nursery()}
+    computing = set(until(paused.parties_with_children)) | (paused.processes() - paused.parties() - others)
     os.kill(paused.process.pid, signal.SIGSTOP)
     try:
         other = start_worker("other", concurrency="2", health=addresses[1])
@@ -132,7 +133,7 @@ def test_a_worker_that_was_paused_past_its_lease_kills_its_computation_and_publi
     assert incidents(addresses[1]) == {"reclaim": 2}
 
 
-@pytest.mark.parametrize("how", ["restarted", "killed"])
+@pytest.mark.parametrize("how", [pytest.param("restarted", marks=pytest.mark.slow), "killed"])
 def test_redis_goes_away_in_mid_job_and_comes_back(start_worker: StartWorker, redis: EmbeddedRedis, how: str) -> None:
     worker = start_worker()
     execution_id = worker.send(act("report", seconds=1.0))
@@ -169,13 +170,34 @@ def test_a_template_that_dies_is_replaced_and_its_job_runs_again(start_worker: S
     execution_id = worker.send(act("hang", attempts=1))
     worker.until_said(execution_id, "task_started")
     until(worker.parties_with_children)
-    started_by_the_job = worker.processes() - worker.parties() - {worker.template()}
+    started_by_the_job = worker.processes() - worker.parties() - {worker.template(), worker.nursery()}
     kill(worker.template())
     final = worker.until_ended(execution_id)
+    assert worker.log().count("SecretFlow is imported") == 1  # the next template is a fork
     assert (final["status"], final["attempt"]) == ("SUCCESS", 2)
     until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in started_by_the_job))
     assert "RETRY" not in [event["status"] for event in worker.said(execution_id)]  # no attempt is used up
     worker.until_clean()
+
+
+def test_a_nursery_that_dies_takes_nothing_along_and_is_replaced(start_worker: StartWorker) -> None:
+    worker = start_worker()
+    execution_id = worker.send(act("report", seconds=2.0))
+    worker.until_said(execution_id, "task_started")
+    template, nursery = worker.template(), worker.nursery()
+    kill(nursery)
+    assert worker.until_ended(execution_id)["attempt"] == 1
+    assert worker.run(act("succeed"))["status"] == "success"  # in a fork of the template that is left
+    until(lambda: worker.log().count("SecretFlow is imported") == 2, 60)
+    execution_id = worker.send(act("hang", attempts=1))
+    worker.until_said(execution_id, "task_started")
+    kill(template)
+    final = worker.until_ended(execution_id)
+    assert (final["status"], final["attempt"]) == ("SUCCESS", 2)
+    worker.until_clean()
+    kill(worker.nursery())
+    worker.kill()
+    until(lambda: list(worker.run_dir.iterdir()) == [])  # the template has removed it, whose nursery was gone
 
 
 def test_sigterm_lets_running_jobs_finish_and_takes_no_more(start_worker: StartWorker) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sfworker.cli.embedded_redis import EmbeddedRedis
+from tests.files import below
 from tests.running_worker import RunningWorker, envelope
 
 SEMI2K = {"protocol": "SEMI2K", "field": "FM128", "fxp_fraction_bits": 40}
@@ -47,7 +48,7 @@ class Platform:
     def files(self, party: str) -> set[str]:
         """Every file of a party, below its data root."""
         root = self.root(party)
-        return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
+        return {str(path.relative_to(root)) for path in below(root) if path.is_file()}
 
 
 @contextmanager

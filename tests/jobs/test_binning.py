@@ -164,6 +164,24 @@ def chimerge(bins: pd.Series, most: int, pvalue: float) -> pd.Series:
     return bins
 
 
+def require_bins_of_the_table(bins: pd.DataFrame, woe: pd.DataFrame) -> None:
+    """Both parties' bins are those of the joined table, whose cells `woe` has replaced."""
+    for (party, column), part in bins.groupby(["party", "column"]):
+        assert party in PARTIES
+        values = TABLE[column]
+        assert part["rows"].sum() == ROWS
+        for each in part.to_dict("records"):
+            if pd.isna(each["bin"]):
+                rows = values.isna()
+            elif column == "城市":
+                rows = values == each["category"]
+            else:
+                rows = values.notna() & ~(values <= each["left"]) & ~(values > each["right"])  # no end is nan
+            assert (rows.sum(), TABLE["y"][rows].sum()) == (each["rows"], each["positives"])
+            assert woe[column][rows].to_numpy() == pytest.approx(each["woe"], abs=WOE_TOLERANCE)
+    assert set(map(tuple, bins[["party", "column"]].to_numpy())) == {(p, c) for p in PARTIES for c in FEATURES}
+
+
 @pytest.mark.parametrize(("most", "pvalue"), [(3, 1e-9), (5, 0.1)])
 def test_chimerge_is_the_same_wherever_the_label_is(
     worker: RunningWorker, halves: Path, most: int, pvalue: float
@@ -174,11 +192,18 @@ def test_chimerge_is_the_same_wherever_the_label_is(
         "chimerge_target_bins": most,
         "min_bin_rows": 1,
     }
-    answer = succeed(worker, by_label(halves, **how, chimerge_target_pvalue=pvalue))
+    answer = succeed(worker, by_label(halves, **how, chimerge_target_pvalue=pvalue, reveal_bins="ranges"))
     alice, bob = (read(halves / f"{party}-out.csv") for party in PARTIES)
     pd.testing.assert_frame_equal(alice.drop(columns="y"), bob)
     assert answer["iv"]["alice"] == answer["iv"]["bob"]
-    succeed(worker, by_label(halves, **how, chimerge_target_pvalue=pvalue, substitution="bin"))
+    bins = pd.DataFrame(answer["bins"])
+    require_bins_of_the_table(bins, bob)
+    answer = succeed(
+        worker, by_label(halves, **how, chimerge_target_pvalue=pvalue, substitution="bin", reveal_bins="counts")
+    )
+    told = ["bin", "rows", "positives", "woe"]
+    pd.testing.assert_frame_equal(pd.DataFrame(answer["bins"])[told], bins[told])
+    assert {each[name] for each in answer["bins"] for name in ("left", "right", "category")} == {None}
     found = read(halves / "bob-out.csv")
     for column in NUMBERS:
         merged = chimerge(codes(column, "equal_frequency", 30), most, pvalue)
@@ -265,6 +290,11 @@ def test_what_cannot_be_binned(worker: RunningWorker, halves: Path) -> None:
     refused(
         worker, by_label(halves, features={"bob": ["rare"]}), "InputDataError", "features.bob", "'rare'", "min_bin_rows"
     )
+    refused(
+        worker,
+        by_label(halves, method="equal_range", bin_num=60, features={"alice": ["收入"]}, reveal_bins="counts"),
+        *("InputDataError", "features.alice", "'收入'", "min_bin_rows"),
+    )
     refused(worker, by_label(halves, None), "ParameterValidationError", "spu_config")
     succeed(worker, by_label(halves, None, features={"alice": ["visits"]}))  # beside the label: nothing secret
     label = {"party": "alice", "column": "visits"}
@@ -290,6 +320,7 @@ LABEL = {"party": "alice", "column": "y"}
         ({"bin_num": 1}, "task_config.bin_num"),
         ({"substitution": "woe"}, "task_config.label: required"),
         ({"method": "chimerge"}, "task_config.label: required"),
+        ({"reveal_bins": "counts"}, "task_config.reveal_bins: "),
         ({"substitution": "woe", "label": LABEL}, "task_config.features: required"),
         ({"method": "chimerge", "chimerge_target_bins": 100}, "task_config.chimerge_target_bins: "),
         ({"features": {"alice": ["y"]}, "label": LABEL}, "task_config.features.alice: column 'y'"),

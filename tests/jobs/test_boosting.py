@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,13 @@ def plain(x: Any, y: Any, objective: str, **parameters: Any) -> Vector:
     return np.asarray(booster.predict(xgboost.DMatrix(x)), dtype=np.float64)
 
 
+def require_rmse(answer: Any, found: Vector, y: Any) -> None:
+    """The last tree's error is that of the model's predictions, and fewer trees have a larger one."""
+    assert len(answer["rmse"]) == answer["trees"] == 3
+    assert answer["rmse"] == sorted(answer["rmse"], reverse=True)
+    assert answer["rmse"][-1] == pytest.approx(np.sqrt(np.mean((found - y) ** 2)), rel=1e-4)
+
+
 @pytest.fixture
 def breast_cancer(data: Path) -> tuple[Any, Any]:
     x, y = load_breast_cancer(return_X_y=True)
@@ -93,7 +101,8 @@ def test_a_classifier_is_as_good_as_xgboosts(
     worker: RunningWorker, data: Path, breast_cancer: tuple[Any, Any], task_type: str
 ) -> None:
     x, y = breast_cancer
-    training = train(data, task_type)
+    reveal: dict[str, bool] = {"reveal_rmse": True} | ({"reveal_importances": True} if task_type == "sgb" else {})
+    training = train(data, task_type, **reveal)
     answer = succeed(worker, training)
     assert (answer["rows"], answer["features"], answer["trees"]) == (len(y), {"alice": 4, "bob": 4}, 3)
     messages = [event["message"] for event in worker.said(training["execution_id"]) if event["stage"] == "progress"]
@@ -104,6 +113,16 @@ def test_a_classifier_is_as_good_as_xgboosts(
     assert found.max() < 1
     again = predictions(worker, data, task_type, "alice")
     assert np.abs(found - again).max() < PREDICTION_TOLERANCE
+    require_rmse(answer, found, y)
+    if task_type == "sgb":
+        importances = {name: each for columns in answer["importances"].values() for name, each in columns.items()}
+        assert list(importances) == [f"f{number}" for number in range(8)]
+        assert 3 <= sum(each["splits"] for each in importances.values()) <= 3 * 7
+        assert all((each["gain"] > 0) == (each["splits"] > 0) for each in importances.values())
+        # f7 (mean concave points) and f6 (mean concavity) tell most of the label.
+        assert max(importances, key=lambda name: importances[name]["gain"]) in ("f6", "f7")
+    else:
+        assert "importances" not in answer
 
 
 @pytest.mark.parametrize("task_type", ["ss_xgb", "sgb"])
@@ -112,10 +131,11 @@ def test_a_regression_is_as_good_as_xgboosts_in_units_of_the_label(
 ) -> None:
     x, y = load_diabetes(return_X_y=True)
     write(data, x, y)
-    succeed(worker, train(data, task_type, objective="linear"))
+    answer = succeed(worker, train(data, task_type, objective="linear", reveal_rmse=True))
     found, expected = predictions(worker, data, task_type), plain(x, y, "reg:squarederror")
     assert abs(r2_score(y, found) - r2_score(y, expected)) < R2_TOLERANCE
     assert abs(found.mean() - y.mean()) < 1
+    require_rmse(answer, found, y)
 
 
 def test_tweedie(worker: RunningWorker, data: Path) -> None:
@@ -123,8 +143,9 @@ def test_tweedie(worker: RunningWorker, data: Path) -> None:
     x = chance.normal(size=(500, 4))
     y = chance.gamma(2, np.exp(3 + x[:, 0] - x[:, 2]) / 2) * (chance.random(500) > 0.2)
     write(data, x, y)
-    succeed(worker, train(data, "sgb", objective="tweedie"))
+    answer = succeed(worker, train(data, "sgb", objective="tweedie", reveal_rmse=True))
     found = predictions(worker, data, "sgb")
+    require_rmse(answer, found, y)
     expected = plain(x, y, "reg:tweedie", tweedie_variance_power=1.5)
     assert np.corrcoef(found, expected)[0, 1] > 0.98
 
@@ -178,12 +199,27 @@ def test_three_parties_of_which_the_labels_has_no_feature(
     assert abs(roc_auc_score(y, found) - roc_auc_score(y, expected)) < AUC_TOLERANCE
 
 
-def test_the_flat_form_of_the_heus_configuration(
-    worker: RunningWorker, data: Path, breast_cancer: tuple[Any, Any]
-) -> None:
+@pytest.fixture(scope="module")
+def trained(outlasting_worker: RunningWorker, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files and a model of `sgb`, trained with the flat form of the HEU's configuration."""
+    directory = outlasting_worker.log_file.parent / tmp_path_factory.mktemp("trained").name
+    directory.mkdir()
+    x, y = load_breast_cancer(return_X_y=True)
+    write(directory, x[:, :8], y)
     flat = {"mode": "PHEU", "schema": "ou", "key_size": 2048}
-    succeed(worker, train(data, "sgb", num_boost_round=1) | {"heu_config": flat})
-    assert roc_auc_score(breast_cancer[1], predictions(worker, data, "sgb")) > 0.9
+    succeed(outlasting_worker, train(directory, "sgb", num_boost_round=1) | {"heu_config": flat})
+    return directory
+
+
+@pytest.fixture
+def model(trained: Path, data: Path) -> Path:
+    """A copy of the files and the model, which may be changed."""
+    shutil.copytree(trained, data, dirs_exist_ok=True)
+    return data
+
+
+def test_the_flat_form_of_the_heus_configuration(worker: RunningWorker, model: Path) -> None:
+    assert roc_auc_score(load_breast_cancer(return_X_y=True)[1], predictions(worker, model, "sgb")) > 0.9
 
 
 # --- what cannot be trained or applied
@@ -220,18 +256,14 @@ def test_labels_that_cannot_be_predicted(
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "part.msgpack"])
-def test_a_damaged_model_is_refused(
-    worker: RunningWorker, data: Path, breast_cancer: tuple[Any, Any], name: str
-) -> None:
-    succeed(worker, train(data, "sgb", num_boost_round=1))
-    (data / "model-bob" / name).write_bytes(b"\x80\x04c__builtin__\nexec\n")  # a pickle that would run code
-    result = worker.run(predict(data, "sgb"))
+def test_a_damaged_model_is_refused(worker: RunningWorker, model: Path, name: str) -> None:
+    (model / "model-bob" / name).write_bytes(b"\x80\x04c__builtin__\nexec\n")  # a pickle that would run code
+    result = worker.run(predict(model, "sgb"))
     assert result["error_type"] == "ModelMismatchError"
     assert "task_config.model_path.bob" in result["error"]
 
 
-def test_a_model_of_another_kind_is_refused(worker: RunningWorker, data: Path, breast_cancer: tuple[Any, Any]) -> None:
-    succeed(worker, train(data, "sgb", num_boost_round=1))
-    result = worker.run(predict(data, "ss_xgb"))
+def test_a_model_of_another_kind_is_refused(worker: RunningWorker, model: Path) -> None:
+    result = worker.run(predict(model, "ss_xgb"))
     assert result["error_type"] == "ModelMismatchError"
     assert "task_type is sgb, this job's is ss_xgb" in result["error"]

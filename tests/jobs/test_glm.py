@@ -65,12 +65,28 @@ def succeed(worker: RunningWorker, job: dict[str, Any]) -> Any:
 
 
 def trained_and_predicted(worker: RunningWorker, data: Path, **parameters: Any) -> Vector:
-    answer = succeed(worker, train(data, **parameters))
+    answer = succeed(worker, train(data, reveal_weights=True, **parameters))
     assert answer["distribution"] == parameters["distribution"]
     offset = {"offset": parameters["offset"]} if "offset" in parameters else {}
     succeed(worker, predict(data, **offset))
     predicted: Vector = pd.read_csv(data / "predicted.csv")["pred"].to_numpy()
+    assert close(means_of(data, answer, **offset), predicted)
     return predicted
+
+
+def means_of(data: Path, answer: Any, offset: dict[str, str] | None = None) -> Vector:
+    """Means by the weights that a result tells, which are of standardized columns."""
+    tables = {party: pd.read_csv(data / f"{party}.csv") for party in ("alice", "bob")}
+    predictor: Any = answer["intercept"]
+    if offset is not None:
+        predictor += tables[offset["party"]][offset["column"]].to_numpy()
+    for party, weights in answer["weights"].items():
+        for name, weight in weights.items():
+            values = tables[party][name].to_numpy()
+            predictor = predictor + weight * (values - values.mean()) / values.std()
+    return np.asarray(
+        {"Logit": expit, "Log": np.exp, "Reciprocal": np.reciprocal}.get(answer["link"], np.positive)(predictor)
+    )
 
 
 def irls(x: Any, y: Any, variance: Any, offset: Any = 0.0, weight: Any = 1.0, epochs: int = 25) -> Vector:
@@ -171,6 +187,7 @@ def test_links_but_log(worker: RunningWorker, data: Path, distribution: str, lin
     assert close(trained_and_predicted(worker, data, distribution=distribution, link=link), of_line(design @ beta))
 
 
+@pytest.mark.slow
 def test_gradient_descent_finds_the_same(worker: RunningWorker, data: Path) -> None:
     x, mean = counts()
     y = np.random.default_rng(4).poisson(mean)

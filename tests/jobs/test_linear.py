@@ -71,6 +71,19 @@ def succeed(worker: RunningWorker, job: dict[str, Any]) -> Any:
     return result["result"]
 
 
+def linear_scores(x: Any, answer: Any) -> Any:
+    """Linear scores of the weights that a result tells."""
+    weights = [weight for party in ("alice", "bob") for weight in answer["weights"][party].values()]
+    return StandardScaler().fit_transform(x) @ weights + answer["intercept"]
+
+
+def require_rmse(answer: Any, predicted: Any, y: Any) -> None:
+    """The last epoch's error is that of the predictions, and the first one has a larger one."""
+    assert len(answer["rmse"]) == answer["epochs"]
+    assert answer["rmse"][-1] == pytest.approx(np.sqrt(np.mean((predicted - y) ** 2)), rel=1e-4)
+    assert answer["rmse"][0] > answer["rmse"][-1]
+
+
 @pytest.fixture
 def breast_cancer(data: Path) -> tuple[Any, Any]:
     x, y = load_breast_cancer(return_X_y=True)
@@ -82,8 +95,10 @@ def test_a_logistic_regression_is_as_good_as_scikit_learns(
     worker: RunningWorker, data: Path, breast_cancer: tuple[Any, Any]
 ) -> None:
     x, y = breast_cancer
-    job = train(data)
+    job = train(data, reveal_rmse=True)
     answer = succeed(worker, job)
+    assert "weights" not in answer
+    assert "intercept" not in answer
     assert answer["rows"] == len(y)
     assert answer["features"] == {"alice": 15, "bob": 15}
     assert answer["epochs"] == 10
@@ -93,6 +108,7 @@ def test_a_logistic_regression_is_as_good_as_scikit_learns(
     predicted = pd.read_csv(data / "predicted.csv", dtype={"id": str})
     assert list(predicted.columns) == ["id", "y", "pred"]
     assert list(predicted["id"]) == [f"{number:05d}" for number in range(len(y))]
+    require_rmse(answer, predicted["pred"], y)
     scaled = StandardScaler().fit_transform(x)
     plain = LogisticRegression(max_iter=1000).fit(scaled, y).predict_proba(scaled)[:, 1]
     assert abs(roc_auc_score(y, predicted["pred"]) - roc_auc_score(y, plain)) < AUC_TOLERANCE
@@ -116,9 +132,22 @@ def test_a_linear_regression_is_as_good_as_scikit_learns_in_units_of_the_label(
 ) -> None:
     x, y = load_diabetes(return_X_y=True)
     write_halves(data, x, y)
-    succeed(worker, train(data, regression="linear", epochs=40, learning_rate=0.1))
+    answer = succeed(
+        worker,
+        train(
+            data,
+            regression="linear",
+            epochs=20,
+            learning_rate=0.3,
+            batch_size=128,
+            reveal_weights=True,
+            reveal_rmse=True,
+        ),
+    )
     succeed(worker, predict(data))
     predicted = pd.read_csv(data / "predicted.csv")["pred"]
+    assert np.abs(linear_scores(x, answer) - predicted).max() < 1e-3
+    require_rmse(answer, predicted, y)
     plain = LinearRegression().fit(x, y).predict(x)
     assert abs(r2_score(y, predicted) - r2_score(y, plain)) < R2_TOLERANCE
     assert np.corrcoef(predicted, plain)[0, 1] > 0.99
@@ -170,7 +199,7 @@ def fitted(x: Any, y: Any, curve: Callable[[Any], Any]) -> Any:
     ("sig_type", "in_training", "in_predictions"),
     [
         ("t1", lambda x: np.clip(0.5 + x / 4, 0, 1), expit),
-        ("real", expit, expit),
+        pytest.param("real", expit, expit, marks=pytest.mark.slow),
         ("sr", lambda x: 0.5 + 0.5 * x / np.sqrt(1 + x**2), lambda x: 0.5 + 0.5 * x / np.sqrt(1 + x**2)),
     ],
 )
@@ -183,9 +212,10 @@ def test_predictions_are_probabilities_of_which_a_scorecard_is_made(
     in_predictions: Callable[[Any], Any],
 ) -> None:
     """With `t1` itself three rows in four were 0 or 1, and got the lowest or the highest score."""
-    succeed(worker, train(data, sig_type=sig_type))
+    answer = succeed(worker, train(data, sig_type=sig_type, reveal_weights=True))
     succeed(worker, predict(data))
     predicted = pd.read_csv(data / "predicted.csv")["pred"]
+    assert np.abs(in_predictions(linear_scores(breast_cancer[0], answer)) - predicted).max() < 1e-5
     plain = in_predictions(fitted(*breast_cancer, in_training))
     # A training with `real` has the SPU's exponential, which is right to two digits; in predictions nothing is rounded.
     assert np.abs(predicted - plain).max() < 5e-3
@@ -220,7 +250,7 @@ def test_every_row_is_used(worker: RunningWorker, data: Path) -> None:
     assert np.abs(pd.read_csv(data / "predicted.csv")["pred"] - expit(x @ weights)).max() < 5e-3
 
 
-@pytest.mark.parametrize("rows", [40, 700])
+@pytest.mark.parametrize("rows", [pytest.param(40, marks=pytest.mark.slow), 700])
 def test_defaults_converge(worker: RunningWorker, data: Path, rows: int) -> None:
     chance = np.random.default_rng(2)
     x = chance.normal(size=(rows, 6)) * 10.0 ** np.arange(-3, 3)

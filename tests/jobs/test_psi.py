@@ -83,7 +83,7 @@ def some(rows: int = 500, seed: int = 1) -> Frames:
         ({"protocol": "PROTOCOL_KKRT"}, "PROTOCOL_KKRT"),
         ({"protocol": "PROTOCOL_ECDH"}, "PROTOCOL_ECDH"),
         ({"protocol": "PROTOCOL_ECDH", "ecdh_curve": "CURVE_SM2"}, "PROTOCOL_ECDH"),
-        ({"protocol": "KKRT_PSI_2PC"}, "PROTOCOL_KKRT"),
+        pytest.param({"protocol": "KKRT_PSI_2PC"}, "PROTOCOL_KKRT", marks=pytest.mark.slow),
         ({"protocol": "ECDH_PSI_2PC", "receiver": "bob"}, "PROTOCOL_ECDH"),
         ({"table_keys_duplicated": False}, "PROTOCOL_RR22"),
     ],
@@ -92,10 +92,10 @@ def test_every_protocol_finds_the_merge(
     worker: RunningWorker, data: Path, parameters: dict[str, Any], protocol: str
 ) -> None:
     frames = some()
-    count, found = intersect(worker, data, frames, **parameters)
-    assert count == 250
-    assert_is_merge(frames, found, count)
-    assert worker.run(psi(data, **parameters))["result"]["protocol"] == protocol
+    result, found = run(worker, data, frames, psi(data, **parameters))
+    assert (result["intersection_count"], result["protocol"]) == (250, protocol)
+    assert "input_rows" not in result
+    assert_is_merge(frames, found, 250)
 
 
 @pytest.mark.parametrize("receiver", PARTIES)

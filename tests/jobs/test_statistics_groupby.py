@@ -73,7 +73,13 @@ def test_figures_are_those_of_pandas(
 
 
 @pytest.mark.parametrize(
-    ("protocol", "field"), [("SEMI2K", "FM64"), ("SEMI2K", "FM128"), ("CHEETAH", "FM64"), ("ABY3", "FM64")]
+    ("protocol", "field"),
+    [
+        ("SEMI2K", "FM64"),
+        pytest.param("SEMI2K", "FM128", marks=pytest.mark.slow),
+        pytest.param("CHEETAH", "FM64", marks=pytest.mark.slow),
+        ("ABY3", "FM64"),
+    ],
 )
 def test_groups_of_any_magnitude_in_one_column(worker: RunningWorker, data: Path, protocol: str, field: str) -> None:
     chance = np.random.default_rng(5)

@@ -14,7 +14,7 @@ import anyio
 import pytest
 
 from sfworker.pool.pool import open_pool
-from sfworker.pool.template import Template
+from sfworker.pool.template import Nursery, Template
 from sfworker.settings import Settings
 
 SETTINGS = Settings(start_method="spawn", spare_processes=0)  # which does not import SecretFlow first
@@ -28,13 +28,16 @@ async def until(condition: Callable[[], object]) -> None:
 
 @asynccontextmanager
 async def running_template(directory: Path) -> AsyncIterator[Template]:
-    template = Template(SETTINGS, str(directory))
-    await template.start()
+    nursery = Nursery(SETTINGS, str(directory), anyio.Event())
+    await nursery.start()
+    template = Template(nursery)
+    template.start()
     try:
         await until(template.ready.is_set)
         yield template
     finally:
         await template.stop()
+        await nursery.stop()
 
 
 def fail_to_start(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
@@ -54,7 +57,7 @@ async def test_one_that_cannot_be_started_is_tried_again(tmp_path: Path, monkeyp
     descriptors = len(os.listdir("/proc/self/fd"))
     async with open_pool(SETTINGS, str(tmp_path)) as pool:
         await until(lambda: "2 times in a row" in pool.trouble)
-        assert pool.trouble.startswith("the template process could not be started (Resource temporarily unavailable)")
+        assert pool.trouble.startswith("the nursery process could not be started (Resource temporarily unavailable)")
         assert not pool.is_ready
         assert len(os.listdir("/proc/self/fd")) == descriptors
         with anyio.fail_after(30):

@@ -6,9 +6,11 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from tests.files import below
 from tests.processes import told
 from tests.ray.lab import Cluster
 from tests.running_worker import FLOORS, RunningWorker, until
@@ -89,7 +91,7 @@ class OnNodes:
         """What is on the nodes of an execution: its directories, and what it has staged."""
         directories = [str(path) for path in self.directory.glob("run-*/sfworker-run-*/[0-9]*")]
         roots = [path for path in self.directory.iterdir() if not path.name.startswith("run-")]
-        return directories + [str(path) for root in roots for path in root.rglob(".*.partial*")]
+        return directories + [str(path) for root in roots for path in below(root) if fnmatch(path.name, ".*.partial*")]
 
     def until_clean(self) -> None:
         """Wait until nothing of an execution is left on any node: no process but spares, no file."""

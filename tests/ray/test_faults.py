@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sfworker.cli.embedded_redis import EmbeddedRedis
+from tests.files import below
 from tests.network import free_ports
 from tests.processes import told
 from tests.ray.lab import Cluster, Node, in_session
@@ -46,7 +48,7 @@ def begin(nodes: OnNodes, **more: Any) -> str:
     execution_id = nodes.worker.send(nodes.there(job))
     nodes.computing("alice")
     nodes.computing("bob")
-    until(lambda: len(list(nodes.directory.rglob(".*.partial"))) == 2)
+    until(lambda: sum(fnmatch(path.name, ".*.partial") for path in below(nodes.directory)) == 2)
     return execution_id
 
 

@@ -52,7 +52,13 @@ def jobs(data: Path) -> dict[str, dict[str, Any]]:
     label = {"party": "alice", "column": "y"}
     numbers = {"alice": ["收入", "age"], "bob": ["pay"]}
     tasks: dict[str, dict[str, Any]] = {
-        "psi": {"keys": ids, "input_paths": some, "output_paths": at("joined.csv"), "receiver": "alice"},
+        "psi": {
+            "keys": ids,
+            "input_paths": some,
+            "output_paths": at("joined.csv"),
+            "receiver": "alice",
+            "reveal_rows": True,
+        },
         "biclassification_eval": {
             "input_paths": {"alice": both["alice"]},
             "label": label,
@@ -70,6 +76,7 @@ def jobs(data: Path) -> dict[str, dict[str, Any]]:
             "features": {"alice": ["收入"], "bob": ["pay", "city"]},
             "substitution": "woe",
             "bin_num": 4,
+            "reveal_bins": "ranges",
         },
         "pearson_correlation": {"input_paths": both, "features": numbers},
         "vif": {"input_paths": both, "features": numbers},
@@ -80,6 +87,8 @@ def jobs(data: Path) -> dict[str, dict[str, Any]]:
             "features": numbers,
             "model_path": at("model"),
             "epochs": 2,
+            "reveal_weights": True,
+            "reveal_rmse": True,
         },
     }
     return {name: envelope({"task_type": name, **task}, spu_config=SPU) for name, task in tasks.items()}

@@ -58,7 +58,7 @@ def test_residues_in_buckets_that_differ_in_width_are_areas() -> None:
     assert "so areas are rows" in found["Residues"][0]
     assert found["Residues"][1] == [[-3.0, -1.0, 5], [-1.0, 0.0, 50]]
     assert found["Quantiles of residues"][1] == [[0.1, -2.0], [0.9, 0.5]]
-    alike = {**answer, "residual_quantiles": {}, "residual_histogram": buckets[1:]}
+    alike: dict[str, Any] = {**answer, "residual_quantiles": {}, "residual_histogram": buckets[1:]}
     assert "areas" not in drawn("regression_eval", alike)["Residues"][0]
 
 
@@ -71,6 +71,21 @@ def test_scores_that_are_no_probabilities_are_not_calibrated() -> None:
     assert "Calibration" not in found
     assert found["Confusion matrix"][1] == [[1, 1, 1], [0, 1, 1]]
     assert drawn("biclassification_eval", {**answer, "positives": 4}) == {}
+
+
+def test_a_training_is_a_curve_and_what_its_features_were_good_for() -> None:
+    features = {"a": {"x": {"splits": 2, "gain": 0.5}, "y": {"splits": 0, "gain": 0.0}}}
+    answer = {"model_id": "m", "model_path": {}, "rows": 9, "features": {"a": 2}, "arithmetic": None, "trees": 2}
+    assert list(drawn("sgb", answer)) == ["Features"]
+    found = drawn("sgb", {**answer, "rmse": [0.5, 0.25], "importances": features})
+    assert list(found) == ["Training", "Importance", "Features"]
+    assert found["Training"][1] == [[1, 0.5], [2, 0.25]]
+    assert "from 0.5 to 0.25" in found["Training"][0]
+    epochs = {"epochs": 3, "batch_size": 9, "converged": True, "warnings": [], "regression": "linear"}
+    resumed = drawn("ss_lr", {**answer, **epochs, "rmse": [None, 0.5, 0.25]})
+    assert list(resumed) == ["Training", "Features"]
+    assert resumed["Training"][1] == [[2, 0.5], [3, 0.25]]
+    assert found["Importance"][1] == [["a", "x", 0.5], ["a", "y", 0.0]]
 
 
 def test_columns_without_figures_come_last_and_are_counted() -> None:

@@ -29,10 +29,10 @@ PICTURES = {
         *("ROC", "Precision and recall", "KS", "Gain", "Lift", "Confusion matrix", "Scores", "Calibration"),
     ],
     "regression_eval": ["Residues", "Quantiles of residues"],
-    "binning": ["Information value"],
+    "binning": ["Information value", "WOE of alice.收入", "WOE of bob.pay", "WOE of bob.city"],
     "pearson_correlation": ["Correlation"],
     "vif": ["Variance inflation"],
-    "ss_lr": ["Features"],
+    "ss_lr": ["Training", "Weights", "Features"],
 }
 
 
@@ -51,7 +51,7 @@ def bins_of_equal_rows(values: pd.Series[float], label: pd.Series[int]) -> float
 def check_figures(frame: pd.DataFrame, results: dict[str, Result]) -> None:
     drawn = {name: charts(name, result["result"]) for name, result in results.items()}
     assert {name: [chart.title for chart in each] for name, each in drawn.items()} == PICTURES
-    assert table(drawn["psi"], "Intersection")["count"].tolist() == [ROWS - 40]
+    assert table(drawn["psi"], "Intersection")["count"].tolist() == [ROWS - 40, ROWS, ROWS - 40]
 
     chosen = (frame["score"] >= 0.5).astype(int)
     confusion = table(drawn["biclassification_eval"], "Confusion matrix")
@@ -79,6 +79,11 @@ def check_figures(frame: pd.DataFrame, results: dict[str, Result]) -> None:
     values = results["binning"].frame("iv").set_index(["party", "column"])["iv"]
     assert values["alice", "收入"] == pytest.approx(bins_of_equal_rows(frame["收入"], frame["y"]), abs=1e-6)
 
+    bins = results["binning"].frame("bins")
+    assert bins.groupby(["party", "column"])["rows"].sum().tolist() == [ROWS] * 3
+    cities = bins[bins["column"] == "city"].set_index("category")["positives"].to_dict()
+    assert cities == frame.groupby("city")["y"].sum().to_dict()
+
     plain = frame[NUMBERS].corr().to_numpy()
     found = results["pearson_correlation"].frame("correlation").drop(columns="name").to_numpy()
     assert np.abs(found - plain).max() < 1e-6
@@ -86,7 +91,10 @@ def check_figures(frame: pd.DataFrame, results: dict[str, Result]) -> None:
     assert pairs["correlation"].tolist() == pytest.approx([plain[2][0], plain[2][1], plain[1][0]], abs=1e-6)
     inflation = table(drawn["vif"], "Variance inflation")
     assert inflation["vif"].tolist() == pytest.approx(sorted(np.diag(np.linalg.inv(plain)), reverse=True), rel=1e-5)
-    assert drawn["ss_lr"][0].table.rows == [["alice", 2], ["bob", 1]]
+    weights = table(drawn["ss_lr"], "Weights")["weight"].abs()
+    assert weights.is_monotonic_decreasing
+    assert len(weights) == len(NUMBERS)
+    assert table(drawn["ss_lr"], "Features")["features"].tolist() == [2, 1]
     summary = results["ss_lr"].frame("summary")
     assert dict(zip(summary["name"], summary["value"], strict=True))["epochs"] == 2
 

@@ -63,7 +63,7 @@ def assert_read_alike(path: Path) -> None:
     assert is_alike  # a difference of large files would take hours to be shown
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(csv_files())
 def test_small_files_are_read_as_pandas_reads_them(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "t.csv"
@@ -72,7 +72,7 @@ def test_small_files_are_read_as_pandas_reads_them(tmp_path: Path, content: byte
 
 
 @settings(
-    max_examples=12, deadline=None, phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck)
+    max_examples=6, deadline=None, phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck)
 )
 @given(
     st.lists(st.tuples(FIRST_CELLS, CELLS), min_size=1, max_size=8),

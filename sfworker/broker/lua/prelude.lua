@@ -200,16 +200,51 @@ local function tell(status, event)
   redis.call('PUBLISH', ARGV[11], event)
 end
 
--- Enters the execution in `index`, which lists those that ended, newest last, as far as `kept` of them. The oldest go a
--- hundred at a time, however many are too many. Called before its record is closed. With pcall, as its place in a list must
--- not cost an execution its answer.
-local function enlist(index, status, event, task_type, kept, seconds_kept)
+-- Acknowledges the entry, and deletes it unless another group on the stream has yet to acknowledge it.
+local function settle(stream, group, entry)
+  redis.call('XACK', stream, group, entry)
+  for name, last in pairs(delivered(stream)) do
+    if name ~= group and (not not_after(entry, last) or owner(stream, name, entry)) then return end
+  end
+  redis.call('XDEL', stream, entry)
+end
+
+-- Forgets all that is kept of an execution that ended, by its facts: record, result, envelope (whose key is that of this
+-- one), and the entry of a dead one. Not where it was replayed or sent again since, of which those are then.
+local function forget_ended(member, envelope)
+  local facts = cjson.decode(member)
+  local id, place = facts[1], facts[8] .. ' ' .. facts[9]
+  local function of(key, own, other) return string.sub(key, 1, -1 - #own) .. other end
+  local function its_record(other)
+    return of(KEYS[2], ARGV[6] == 'execution_id' and ARGV[7] or KEYS[1] .. ' ' .. ARGV[3], other)
+  end
+  local record = its_record(id)
+  if id == facts[9] and redis.call('EXISTS', record) == 0 then record = its_record(place) end -- its envelope held no id
+  local known = redis.call('HMGET', record, 'state', 'answered', 'group', 'stream', 'entry')
+  if known[1] == 'dead' and known[4] .. ' ' .. known[5] == place then
+    settle(known[4], known[3], known[5])
+  elseif known[1] and not (known[1] == 'done' and known[2] == place) then
+    return
+  end
+  redis.call('DEL', record, of(KEYS[4], ARGV[7], id), of(envelope, ARGV[7], id))
+end
+
+-- Enters the execution in `index`, which lists those that ended so, newest last, as far as `kept` of them. The oldest go a
+-- hundred at a time, however many are too many; where they are to be forgotten altogether (`whole` is 1), ten. Called
+-- before its record is closed. With pcall, as its place in a list must not cost an execution its answer.
+local function enlist(index, status, event, task_type, seconds_kept, kept, whole, envelope)
   local record, now = redis.call('HMGET', KEYS[2], 'attempt', 'started'), now_ms()
   local facts = cjson.encode({ARGV[7], status, task_type, event.error_type or '', ARGV[2], tonumber(record[1]) or 0,
     tonumber(record[2]) or 0, KEYS[1], ARGV[3], ARGV[8], ARGV[9]})
   redis.pcall('ZADD', index, now, facts)
   local length, past = redis.pcall('ZCARD', index), redis.pcall('ZCOUNT', index, '-inf', now - 1000 * seconds_kept)
-  local surplus = type(past) == 'number' and math.min(math.max(length - kept, past), 100) or 0
+  local most = whole == '1' and 10 or 100
+  local surplus = type(past) == 'number' and math.min(math.max(length - kept, past), most) or 0
+  if surplus > 0 and whole == '1' then
+    for _, member in ipairs(redis.pcall('ZRANGEBYSCORE', index, '-inf', '+inf', 'LIMIT', 0, surplus)) do
+      pcall(forget_ended, member, envelope)
+    end
+  end
   if surplus > 0 then redis.pcall('ZREMRANGEBYRANK', index, 0, surplus - 1) end
   return facts
 end
@@ -233,15 +268,6 @@ local function keep_envelope(key, seconds_kept)
   if envelope then redis.call('SET', key, envelope, 'EX', seconds_kept) end
 end
 
--- Acknowledges the entry, and deletes it unless another group on the stream has yet to acknowledge it.
-local function settle(stream, group, entry)
-  redis.call('XACK', stream, group, entry)
-  for name, last in pairs(delivered(stream)) do
-    if name ~= group and (not not_after(entry, last) or owner(stream, name, entry)) then return end
-  end
-  redis.call('XDEL', stream, entry)
-end
-
 -- Turns an entry from XCLAIM or XREADGROUP into a parcel {stream, id, envelope, traceparent}. Missing fields are empty.
 local function parcel(stream, entry)
   local envelope, traceparent = '', ''
@@ -263,6 +289,57 @@ local function pause(orders, stream, task_type)
   for i, name in ipairs(names) do
     if since[i] then return name end
   end
+end
+
+-- Limits of a task type or tenant, the subject `type <name>` or `tenant <name>`, count what these sets hold. Their members
+-- have equal scores, so that they are in the order of their text, and a subject's are counted without reading them:
+--   running (sf:running:<group>)   `<subject>\n<stream> <entry>` for each job of it that runs, or that was let go to run
+--   starts (sf:starts:<group>)     `<subject>\n<ms> <run>` for each start in the last minute, where a limit asks for it
+local MINUTE = 60000
+
+-- Returns a subject's range of such a set from `first` on, as commands take it.
+local function range_of(subject, first)
+  return '[' .. subject .. '\n' .. (first or ''), '(' .. subject .. '\11'
+end
+
+-- Returns how many jobs of the subject may run at once and how many may start in a minute, nil for any number: as an
+-- operator has ordered, else as the worker's settings say.
+local function limits(orders, of_settings, subject)
+  local names, found = {'running ' .. subject, 'starts ' .. subject}, {}
+  local ordered = redis.pcall('HMGET', orders, 'limit ' .. names[1], 'limit ' .. names[2])
+  for i, name in ipairs(names) do
+    local number = string.match(ordered[i] or '', '^(%d+) %d+$') or string.match(ordered[i] or '', '^(%-) %d+$')
+    if number then found[i] = tonumber(number) else found[i] = of_settings[name] end -- `-` is any number
+  end
+  return found[1], found[2]
+end
+
+-- Returns how many more jobs of the subject may begin now.
+local function room(running, starts, orders, of_settings, subject)
+  local at_once, a_minute = limits(orders, of_settings, subject)
+  local left = math.huge
+  if at_once then left = at_once - redis.call('ZLEXCOUNT', running, range_of(subject)) end
+  if a_minute then
+    local since = string.format('%.0f', now_ms() - MINUTE)
+    left = math.min(left, a_minute - redis.call('ZLEXCOUNT', starts, range_of(subject, since)))
+  end
+  return left
+end
+
+-- Returns the score among the due times of the entries that a subject's limits hold up, as text, later than any other.
+-- Those of one score are in the order of their ids, so of their age.
+local function score_of(subject)
+  return string.format('%.0f', NEVER_DUE + 1 + tonumber(string.sub(redis.sha1hex(subject), 1, 10), 16))
+end
+
+-- Counts the attempt no more among what runs, and returns the subjects for which it was. Called before its record is
+-- closed. With pcall, as an answer must not depend on it.
+local function count_out(running)
+  local was = {}
+  for subject in string.gmatch(redis.call('HGET', KEYS[2], 'counted') or '', '[^\n]+') do
+    was[subject] = redis.pcall('ZREM', running, subject .. '\n' .. KEYS[1] .. ' ' .. ARGV[3]) == 1
+  end
+  return was
 end
 
 -- Claims a pending entry and returns its parcel. One whose payload was deleted is not claimed (see hand_over) and makes

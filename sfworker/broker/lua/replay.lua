@@ -1,6 +1,6 @@
 -- Lets an execution that failed for good run again at once, as if it had never run. Its history is kept.
 --   KEYS 1-3 as in the prelude   4 due times (sf:retries:<priority>:<group>)   5 cancel mark (sf:cancel:<id>)
---        6 result (sf:result:<id>)   7 ids to answer (sf:answers:<group>)   8 index (sf:ended)
+--        6 result (sf:result:<id>)   7 ids to answer (sf:answers:<group>)   8 index (sf:ended:failure)
 --   ARGV 1-11 as in the prelude (worker and run are not looked at)   12 event   13 consumer @dead   14 consumer @retry
 --   Reply one of these, of which only the first has changed anything:
 --     replayed    it waits for its next attempt

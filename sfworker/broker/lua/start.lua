@@ -2,13 +2,16 @@
 --   KEYS 1-3 as in the prelude   4 cancel mark (sf:cancel:<id>)   5 ids to answer (sf:answers:<group>)
 --        6 envelope of one that was answered (sf:envelope:<id>)   7 its result (sf:result:<id>)   8 notices (sf:notices)
 --        9 operators' orders (sf:orders:<group>)   10 due times (sf:retries:<priority>:<group>)
+--        11 what runs (sf:running:<group>)   12 starts of the last minute (sf:starts:<group>)
 --   ARGV 1-11 as in the prelude   12, 13 RUNNING event before and after the attempt's number
 --        14 crashes at which a job is poison   15 1 where a start is told, else 0
 --        16 task type   17 consumer @retry
+--        18 limits of the settings, as JSON   19.. subjects whose limits it counts for (see the prelude)
 --   Reply {verdict, attempt, crashes, releases, written, replays}, where `written` is the paths that earlier attempts
 --   staged, as JSON, and the verdict is one of
 --     run        go on
 --     held       an operator has paused its stream or task type; it waits as for a retry, and no attempt was begun
+--     limited    no more of its type or tenant may run now, or others have waited for that before it; it waits the same way
 --     cancelled  the attempt is begun, but only to finish as cancelled
 --     poison     the attempt is begun, but only to be buried: its workers died too often
 --     duplicate  the same execution was sent twice; the entry is settled, the first one's answer stands, as a notice says
@@ -38,6 +41,35 @@ local function difference(first, again)
   return here and there and not same(sent, earlier) and ', and what was sent now differs from that' or ''
 end
 
+-- Returns the subject whose limits hold the attempt up, or nil. Where jobs wait for room already, only one that had it
+-- before, or that `take.lua` let go, does not wait behind them.
+local function limited_by(had_room)
+  local of_settings = cjson.decode(ARGV[18])
+  for i = 19, #ARGV do
+    local subject = ARGV[i]
+    local left, score = room(KEYS[11], KEYS[12], KEYS[9], of_settings, subject), score_of(subject)
+    if left < 1 then return subject end
+    if left < math.huge and not had_room[subject] and redis.call('ZCOUNT', KEYS[10], score, score) > 0 then
+      return subject
+    end
+  end
+end
+
+-- Counts the attempt among what runs, and its start where that is limited.
+local function count_in()
+  local of_settings, now = cjson.decode(ARGV[18]), now_ms()
+  for i = 19, #ARGV do
+    local subject, starts = ARGV[i], KEYS[12]
+    redis.call('ZADD', KEYS[11], 0, subject .. '\n' .. stream .. ' ' .. entry)
+    local _, a_minute = limits(KEYS[9], of_settings, subject)
+    if a_minute then
+      redis.call('ZADD', starts, 0, string.format('%s\n%.0f %s', subject, now, run))
+      redis.call('ZREMRANGEBYLEX', starts, '[' .. subject .. '\n', string.format('(%s\n%.0f', subject, now - MINUTE))
+      redis.call('EXPIRE', starts, MINUTE / 1000)
+    end
+  end
+end
+
 -- Says that the execution was sent before, with the status that it has. Not on the results stream, where each execution
 -- ends once. With pcall, as nothing may depend on it.
 local function tell_repeated(state, status, of_stream, of_entry)
@@ -58,6 +90,7 @@ end
 
 if owner(stream, group, entry) ~= ARGV[2] then return {'lost', 0, 0, 0, '[]', 0} end
 look(KEYS[3], KEYS[10], KEYS[5])
+for i = 11, 12 do redis.call('ZCARD', KEYS[i]) end -- fails, too, before anything is changed
 replaced(record)
 
 local known = redis.call('HMGET', record, 'run', 'state', 'attempt', 'crashes', 'releases', 'group', 'stream', 'entry',
@@ -87,21 +120,25 @@ if not repeated then
     if came_back then releases = releases + 1 else crashes = crashes + 1 end
     note(record, came_back and 'lease_lost' or 'crashed')
   end
-  local held_by = ARGV[15] == '1' and crashes < limit and redis.call('EXISTS', KEYS[4]) == 0
-    and pause(KEYS[9], stream, ARGV[16])
-  if held_by and hand_over(stream, group, entry, ARGV[17]) then
+  local had_room = count_out(KEYS[11])
+  local to_run = ARGV[15] == '1' and crashes < limit and redis.call('EXISTS', KEYS[4]) == 0
+  local paused = to_run and pause(KEYS[9], stream, ARGV[16])
+  local limited = to_run and not paused and limited_by(had_room)
+  if (paused or limited) and hand_over(stream, group, entry, ARGV[17]) then
     redis.call('HSET', record, 'group', group, 'stream', stream, 'entry', entry, 'run', '', 'state', 'retry',
-      'attempt', attempt, 'crashes', crashes, 'releases', releases, 'held', held_by)
+      'attempt', attempt, 'crashes', crashes, 'releases', releases, 'held', paused or 'limit ' .. limited,
+      'counted', table.concat(ARGV, '\n', 19))
     remember(KEYS[5])
-    local of_type = held_by == 'pause type ' .. ARGV[16] -- else its whole stream waits, and it with that
-    redis.call('ZADD', KEYS[10], of_type and NEVER_DUE or now_ms(), entry)
-    return {'held', attempt, crashes, releases, '[]', replays}
+    local of_type = paused == 'pause type ' .. ARGV[16] -- else its whole stream waits, and it with that
+    redis.call('ZADD', KEYS[10], limited and score_of(limited) or of_type and NEVER_DUE or now_ms(), entry)
+    return {limited and 'limited' or 'held', attempt, crashes, releases, '[]', replays}
   end
   redis.call('HDEL', record, 'held')
+  if to_run then count_in() end
   if crashes < limit then attempt = attempt + 1 end
   redis.call('HSET', record, 'group', group, 'stream', stream, 'entry', entry, 'run', run, 'worker', ARGV[2],
     'state', 'running', 'attempt', attempt, 'crashes', crashes, 'releases', releases,
-    'started', crashes < limit and now_ms() or '')
+    'started', crashes < limit and now_ms() or '', 'counted', table.concat(ARGV, '\n', 19))
   remember(KEYS[5])
 end
 if redis.call('EXISTS', KEYS[4]) == 1 then return {'cancelled', attempt, crashes, releases, written, replays} end

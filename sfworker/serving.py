@@ -1,7 +1,7 @@
-"""Answers over HTTP how the worker is.
+"""Answers over HTTP how the worker, or the gateway, is. Runs in either.
 
     GET /healthz   200 while the event loop answers
-    GET /readyz    200 where a job could be claimed now, or a free slot is all that is missing; else 503
+    GET /readyz    200 where it is ready, 503 where it says why it is not
     GET /metrics   the metrics of `sfworker.telemetry`, as Prometheus reads them; 404 where they are not wanted
 
 The first two answer `{"state": ..., "reason": ...}`. Whoever reaches the port can ask: a connection is for one request,
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 
@@ -20,9 +20,8 @@ import anyio
 import msgspec
 from aiohttp import HttpVersion10, HttpVersion11, web
 
-from sfworker.daemon.connections import answering
-from sfworker.daemon.health import CONNECTIONS, SECONDS, Readiness, State
-from sfworker.telemetry import Telemetry
+from sfworker.connections import answering
+from sfworker.listening import CONNECTIONS, SECONDS, State
 
 PAGE_SECONDS = 1.0
 """Age at which metrics are collected again, however many ask."""
@@ -30,16 +29,18 @@ _PAGE_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 @asynccontextmanager
-async def serving(listener: socket.socket, readiness: Readiness, telemetry: Telemetry) -> AsyncIterator[None]:
-    """Answer requests on `listener` during the block."""
-    async with answering(web.Server(_Answers(readiness, telemetry).answer), listener, SECONDS, CONNECTIONS):
+async def serving(
+    listener: socket.socket, state: Callable[[], State], page: Callable[[], bytes | None]
+) -> AsyncIterator[None]:
+    """Answer requests on `listener` during the block, with what `state` and, in a thread, `page` return then."""
+    async with answering(web.Server(_Answers(state, page).answer), listener, SECONDS, CONNECTIONS):
         yield
 
 
 class _Answers:
-    def __init__(self, readiness: Readiness, telemetry: Telemetry) -> None:
-        self._readiness = readiness
-        self._telemetry = telemetry
+    def __init__(self, state: Callable[[], State], page: Callable[[], bytes | None]) -> None:
+        self._state = state
+        self._collect = page
         self._collecting = anyio.Lock()
         self._collected_at = -PAGE_SECONDS
         self._page: bytes | None = None
@@ -60,7 +61,7 @@ class _Answers:
         if path == "/healthz":
             return _told(HTTPStatus.OK, State("alive"))
         if path == "/readyz":
-            state = self._readiness.state()
+            state = self._state()
             return _told(HTTPStatus.OK if state.state == "ready" else HTTPStatus.SERVICE_UNAVAILABLE, state)
         if path == "/metrics" and (page := await self._metrics()) is not None:
             return web.Response(body=page, headers={"Content-Type": _PAGE_TYPE})
@@ -70,7 +71,7 @@ class _Answers:
         async with self._collecting:
             if time.monotonic() - self._collected_at > PAGE_SECONDS:
                 # In a thread, as thousands of series take longer than an event loop should.
-                self._page = await anyio.to_thread.run_sync(self._telemetry.page)
+                self._page = await anyio.to_thread.run_sync(self._collect)
                 self._collected_at = time.monotonic()
             return self._page
 

@@ -25,7 +25,10 @@ async def test_overview_shows_what_top_shows(redis_url: str, redis: Any, jobs: N
         assert "InputDataError" in page
         assert "No worker serves group" in page
         redis.hset("sf:orders:secretflow", "pause type psi", "1")
-        assert "Paused: no" in await visitor.page("/")
+        redis.hset("sf:orders:secretflow", "limit running type psi", "3 1")
+        page = re.sub(r"</?bdi[^>]*>", "", await visitor.page("/"))
+        assert "Paused: no psi job begins." in page
+        assert "Limited: psi, 0 of 3 run; 0 wait." in page
 
 
 async def test_executions_are_found_by_each_filter(redis_url: str, jobs: None) -> None:

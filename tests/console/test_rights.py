@@ -48,6 +48,7 @@ async def _press_everything(guarded: EmbeddedRedis, admin: Any) -> None:
     async with open_broker(Settings(redis_url=url(guarded, "admin", "admin")), "secretflow", "w-1") as broker:
         await broker.heartbeat(b'{"worker_id":"w-1","concurrency":1,"running":1,"free":0}')
         await broker.renew([])
+    admin.hset("sf:orders:secretflow", "limit running type psi", "1 1")
     admin.script_flush()
     admin.config_resetstat()
     async with visiting(f"{url(guarded, 'console', PASSWORD)}?db=0", tenants=["acme"]) as visitor:
@@ -93,7 +94,7 @@ def _users(file: str) -> list[str]:
         ("DEL", "sf:exec:e-1"),
         ("DEL", "sf:orders:secretflow"),
         ("HSET", "sf:workers:secretflow", "w", "1 1"),
-        ("ZADD", "sf:ended", "1", "e"),
+        ("ZADD", "sf:ended:failure", "1", "e"),
         ("XADD", "sf:notices", "*", "execution_id", "e"),
         ("GET", "other"),
         ("SET", "other", "1"),

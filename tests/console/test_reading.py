@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import pytest
 
+from sfworker.gateway.certificates import make_authority, make_certificate
 from sfworker.job_logs import log_file_of
 from tests.cli.states import JOBS
 from tests.console.conftest import EVIL
@@ -117,6 +118,21 @@ async def test_no_word_from_redis_is_obeyed(redis_url: str, evil: None) -> None:
         report = await (await visitor.get(f"/report?id={quote(EVIL)}")).text()
         assert "<script>" not in report
         assert "&lt;script&gt;" in report
+
+
+async def test_peers_are_shown_as_status_shows_them(redis_url: str, tmp_path: Path) -> None:
+    """Here without a gateway; `tests/gateway/test_seen.py` looks at one that runs."""
+    make_authority(tmp_path, 10)
+    make_certificate(tmp_path, "alice", 5)
+    files = {"tls_certificate": "alice.pem", "tls_key": "alice.key", "tls_authority": "authority.pem"}
+    paths = {name: str(tmp_path / file) for name, file in files.items()}
+    peers = {"bob": "bob.example:7000"}
+    async with visiting(redis_url, party="alice", peers=peers, gateway_dir=str(tmp_path), **paths) as visitor:
+        page = re.sub(r"</?bdi[^>]*>", "", await visitor.page("/peers"))
+        assert "No gateway of alice answers this user on this host." in page
+        assert "The certificate of alice ends at" in page
+        assert "bob.example:7000" in page
+        assert "never" in page
 
 
 async def test_redis_that_is_away_is_a_sentence() -> None:

@@ -1,12 +1,17 @@
-"""Writes the ids of the worker's Lua scripts, the only ones that Redis lets it run, into the users files."""
+"""Writes the ids of the Lua scripts that Redis lets its users run into the users files."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-from sfworker.broker.scripts import ids
+from sfworker.broker.scripts import NAMES, ids
+
+SCRIPTS = {"worker": NAMES, "console": ("replay",)}
 
 for file in Path(__file__).parent.glob("users*.acl"):
-    pins = " ".join(f"+evalsha|{each}" for each in sorted(ids()))
-    file.write_text(re.sub(r"\+evalsha\S*( \+evalsha\S*)*", pins, file.read_text()))
+    lines = file.read_text().splitlines(keepends=True)
+    for number, line in enumerate(lines):
+        pins = " ".join(f"+evalsha|{each}" for each in sorted(ids(SCRIPTS.get(line.split()[1], ()))))
+        lines[number] = re.sub(r"\+evalsha\S*( \+evalsha\S*)*", pins, line)
+    file.write_text("".join(lines))

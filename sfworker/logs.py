@@ -29,6 +29,8 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import unquote, unquote_plus, urlsplit
 
+import msgspec
+
 from sfworker.job_logs import JobLogs
 from sfworker.settings import Settings
 from sfworker.wire.party_log import decode_line

@@ -7,7 +7,7 @@ trips are what limits a worker. Calls wait for nothing: whatever is queued when 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -36,9 +36,9 @@ def _read(name: str) -> _Script:
     return _Script(source, hashlib.sha1(source.encode()).hexdigest())  # noqa: S324 - the id that Redis gives a script
 
 
-def ids() -> list[str]:
+def ids(names: Iterable[str] = NAMES) -> list[str]:
     """Return the id that Redis gives each script, which is all that the user `worker` of deploy/users.acl may run."""
-    return [_read(name).sha for name in NAMES]
+    return [_read(name).sha for name in names]
 
 
 @dataclass(slots=True, eq=False)

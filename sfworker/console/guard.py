@@ -25,7 +25,7 @@ from sfworker.console.words import LANGUAGES, Language, preferred
 SESSION_SECONDS = 12 * 3600
 MOST_SESSIONS = 1000
 PAUSE_SECONDS = 1.0
-"""Time that a wrong token costs, one after the other whoever sends them."""
+"""Time that the answer to a wrong token takes."""
 MOST_FIELDS = 2000
 TOKEN_FIELD = "_token"  # noqa: S105 - the name of a field
 _LANGUAGE = "sfworker_language"
@@ -137,10 +137,10 @@ class Guard:
 
     async def enter(self, token: str) -> str | None:
         """Return a new session where the token is right, else None after a while."""
-        async with self._asking:
-            if not self._token or not _same(token, self._token):
+        if not self._token or not _same(token, self._token):
+            async with self._asking:  # so that many who guess wait for each other, and nobody else for them
                 await anyio.sleep(PAUSE_SECONDS)
-                return None
+            return None
         now = time.monotonic()
         ends = {session: end for session, end in self._entered.items() if end > now}
         self._entered = dict(sorted(ends.items(), key=lambda pair: pair[1])[-MOST_SESSIONS + 1 :])

@@ -19,7 +19,6 @@ from sfworker.broker.overview import consumers
 from sfworker.console.guard import FORM, POLICY, VISIT, RefusedError, speak
 from sfworker.console.rendering import Desk, link, render, static
 from sfworker.console.words import LANGUAGES
-from sfworker.gateway_state import gateway_overview
 from sfworker.job_logs import log_file_of
 from sfworker.logs import shown_line
 from sfworker.report.execution import about, steps
@@ -149,8 +148,11 @@ class Pages:
         return web.Response(text=text, content_type="text/html", headers=headers)
 
     async def peers(self, request: web.Request) -> web.Response:
-        settings = self._site.settings
-        gateway = await gateway_overview(settings) if settings.tls_certificate else None
+        settings, gateway = self._site.settings, None
+        if settings.tls_certificate:
+            from sfworker.gateway_state import gateway_overview  # which needs packages of a worker
+
+            gateway = await gateway_overview(settings)
         return self._page(request, "peers.html", gateway=gateway)
 
     async def login(self, request: web.Request) -> web.Response:

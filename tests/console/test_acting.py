@@ -40,6 +40,7 @@ def orders(redis: Any) -> set[str]:
     return {name.decode() for name in redis.hgetall("sf:orders:secretflow")}
 
 
+@pytest.mark.attack("console")
 async def test_nothing_acts_without_a_form_of_ours(redis_url: str, redis: Any, jobs: None) -> None:
     before = {key: redis.dump(key) for key in redis.keys("*")}
     async with visiting(redis_url) as visitor:
@@ -240,6 +241,7 @@ async def test_a_whole_envelope(redis_url: str, redis: Any) -> None:
         assert json.loads(fields[b"envelope"]) == job
 
 
+@pytest.mark.attack("console")
 async def test_words_of_others_stay_words_where_one_acts(redis_url: str, evil: None) -> None:
     async with visiting(redis_url) as visitor:
         for path in (

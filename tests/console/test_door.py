@@ -18,6 +18,7 @@ from tests.console.visiting import visiting
 TOKEN = "a token of the tests"[:16].replace(" ", "-")
 
 
+@pytest.mark.attack("console")
 async def test_each_answer_forbids_what_no_page_needs(redis_url: str) -> None:
     async with visiting(redis_url) as visitor:
         for path in ("/", "/nothing", "/static/console.css", "/static/console.js", "/language?to_language=zh"):
@@ -43,11 +44,13 @@ async def test_each_answer_forbids_what_no_page_needs(redis_url: str) -> None:
         ("[", 421),
     ],
 )
+@pytest.mark.attack("console")
 async def test_a_name_that_somebody_has_pointed_here_is_refused(redis_url: str, host: str, status: int) -> None:
     async with visiting(redis_url, console_hosts=["console.example"]) as visitor:
         assert (await visitor.get("/", headers={"Host": host})).status == status
 
 
+@pytest.mark.attack("console")
 async def test_with_a_token_nothing_is_seen_before_it_is_given(redis_url: str, jobs: None) -> None:
     async with visiting(redis_url, console_token=TOKEN) as visitor:
         for path in ("/", "/executions", "/execution?id=succeeded", "/report?id=succeeded", "/peers", "/nothing"):
@@ -74,6 +77,7 @@ async def test_with_a_token_nothing_is_seen_before_it_is_given(redis_url: str, j
 @pytest.mark.parametrize(
     "to", ["//evil.example", "/\\evil.example", "https://evil.example", "javascript:alert(1)", "/\n"]
 )
+@pytest.mark.attack("console")
 async def test_nobody_is_led_elsewhere(redis_url: str, to: str) -> None:
     async with visiting(redis_url, console_token=TOKEN) as visitor:
         assert (await visitor.get("/language", params={"to": to})).headers["Location"] == "/"
@@ -81,6 +85,7 @@ async def test_nobody_is_led_elsewhere(redis_url: str, to: str) -> None:
         assert response.headers["Location"] == "/"
 
 
+@pytest.mark.attack("console")
 async def test_forms_of_others_are_refused(redis_url: str) -> None:
     async with visiting(redis_url, console_token=TOKEN, max_envelope_bytes=1024) as visitor:
         fields = {"token": TOKEN}
@@ -102,6 +107,7 @@ async def test_forms_of_others_are_refused(redis_url: str) -> None:
             assert (await visitor.session.request(method, visitor.url)).status == 405
 
 
+@pytest.mark.attack("console")
 async def test_nonsense_and_slow_clients_cost_little(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "CONNECTION_SECONDS", 0.5)
     monkeypatch.setattr(server, "CONNECTIONS", 8)
@@ -122,6 +128,7 @@ async def test_nonsense_and_slow_clients_cost_little(redis_url: str, monkeypatch
         assert (await visitor.get("/")).status == 200
 
 
+@pytest.mark.attack("console")
 async def test_a_page_that_fails_tells_nobody_what_it_held(
     redis_url: str, redis: Any, caplog: pytest.LogCaptureFixture
 ) -> None:

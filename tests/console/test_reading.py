@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import pytest
 
+from sfworker.gateway.certificates import make_authority, make_certificate
 from sfworker.job_logs import log_file_of
 from tests.cli.states import JOBS
 from tests.console.conftest import EVIL
@@ -25,7 +26,10 @@ async def test_overview_shows_what_top_shows(redis_url: str, redis: Any, jobs: N
         assert "InputDataError" in page
         assert "No worker serves group" in page
         redis.hset("sf:orders:secretflow", "pause type psi", "1")
-        assert "Paused: no" in await visitor.page("/")
+        redis.hset("sf:orders:secretflow", "limit running type psi", "3 1")
+        page = re.sub(r"</?bdi[^>]*>", "", await visitor.page("/"))
+        assert "Paused: no psi job begins." in page
+        assert "Limited: psi, 0 of 3 run; 0 wait." in page
 
 
 async def test_executions_are_found_by_each_filter(redis_url: str, jobs: None) -> None:
@@ -74,6 +78,7 @@ async def test_an_unknown_execution_is_said_so(redis_url: str, jobs: None) -> No
             assert "<h1>Not possible</h1>" in await response.text()
 
 
+@pytest.mark.attack("console")
 async def test_paths_of_data_are_not_shown(redis_url: str, redis: Any) -> None:
     task = {"task_type": "psi", "input_paths": {"alice": "secret-place/a.csv"}}
     redis.xadd("sf:jobs", {"envelope": json.dumps({"execution_id": "e-1", "task_config": task})})
@@ -96,6 +101,7 @@ async def test_the_log_is_shown_where_this_host_has_it(redis_url: str, jobs: Non
         assert "No log of it is kept on this host" in await visitor.page("/execution?id=failed")
 
 
+@pytest.mark.attack("console")
 async def test_no_word_from_redis_is_obeyed(redis_url: str, evil: None) -> None:
     executions = [EVIL, *(f"{EVIL} {state}" for state in ("failed", "waits", "runs", "queued"))]
     paths = [*PAGES, *(f"/execution?id={quote(each)}" for each in executions)]
@@ -112,6 +118,21 @@ async def test_no_word_from_redis_is_obeyed(redis_url: str, evil: None) -> None:
         report = await (await visitor.get(f"/report?id={quote(EVIL)}")).text()
         assert "<script>" not in report
         assert "&lt;script&gt;" in report
+
+
+async def test_peers_are_shown_as_status_shows_them(redis_url: str, tmp_path: Path) -> None:
+    """Here without a gateway; `tests/gateway/test_seen.py` looks at one that runs."""
+    make_authority(tmp_path, 10)
+    make_certificate(tmp_path, "alice", 5)
+    files = {"tls_certificate": "alice.pem", "tls_key": "alice.key", "tls_authority": "authority.pem"}
+    paths = {name: str(tmp_path / file) for name, file in files.items()}
+    peers = {"bob": "bob.example:7000"}
+    async with visiting(redis_url, party="alice", peers=peers, gateway_dir=str(tmp_path), **paths) as visitor:
+        page = re.sub(r"</?bdi[^>]*>", "", await visitor.page("/peers"))
+        assert "No gateway of alice answers this user on this host." in page
+        assert "The certificate of alice ends at" in page
+        assert "bob.example:7000" in page
+        assert "never" in page
 
 
 async def test_redis_that_is_away_is_a_sentence() -> None:

@@ -24,8 +24,9 @@ from sfworker.cli import main, peer_findings
 from sfworker.gateway.certificates import make_authority, make_certificate
 from sfworker.gateway_state import gateway_overview
 from sfworker.listening import ask
-from sfworker.settings import load, variable
+from sfworker.settings import Settings, load, variable
 from sfworker.wire.frames import encode_frame
+from tests.console.visiting import visiting
 from tests.documents.test_commands import DEPLOY
 from tests.documents.test_tables import rows
 from tests.gateway.sites import Sites
@@ -397,6 +398,22 @@ def test_a_peer_that_pins_another_certificate_and_one_whose_own_has_ended(tmp_pa
             sites[party].stop()
 
 
+async def peers_in_the_console(settings: Settings) -> str:
+    """The page as it is put in, without marks of what is data."""
+    names = (
+        "party",
+        "peers",
+        "run_dir",
+        "gateway_dir",
+        "gateway_listen",
+        "tls_certificate",
+        "tls_key",
+        "tls_authority",
+    )
+    async with visiting(settings.redis_url, **{name: getattr(settings, name) for name in names}) as visitor:
+        return re.sub(r"</?bdi[^>]*>", "", await visitor.page("/peers"))
+
+
 @pytest.mark.slow
 def test_round_trips_are_as_long_as_the_networks_and_two_workers_share_a_gateway(tmp_path: Path) -> None:
     sites = Sites(tmp_path, PARTIES, networks=Network, rendezvous_seconds="8")
@@ -415,5 +432,8 @@ def test_round_trips_are_as_long_as_the_networks_and_two_workers_share_a_gateway
                 assert gateway.workers == (2 if party == "bob" else 1)
                 assert peer.round_trip_seconds is not None
                 assert 0.2 <= peer.round_trip_seconds < 0.5
+                page = asyncio.run(peers_in_the_console(settings))
+                assert f"The gateway of {party} listens on {gateway.listens}." in page
+                assert re.search(rf"{peer.address}</td>.*>[\d.]+ ms</td>", page.replace("\n", " "))
         finally:
             second.stop()

@@ -11,9 +11,6 @@ import re
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
-
-import msgspec
 
 from sfworker.errors import SettingsError
 from sfworker.settings import Settings, variable
@@ -22,8 +19,6 @@ FILE_BYTES = 4 * 1024 * 1024
 """Bound on one execution's log. Its last line says that there was more."""
 _LOOK_SECONDS = 60.0
 _FULL = b'{"level": "WARNING", "message": "this log is full; further lines are in that of the worker"}\n'
-_SHOWN_APART = {"time", "level", "logger", "message", "exception"}
-_NOT_SHOWN = {*_SHOWN_APART, "pid", "worker_id", "execution_id", "task_id", "subtask_id"}
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
 
@@ -32,18 +27,6 @@ def log_file_of(directory: str, execution_id: str) -> Path:
     plain = _PLAIN.fullmatch(execution_id)
     name = execution_id if plain else f"~{hashlib.sha256(execution_id.encode(errors='replace')).hexdigest()[:32]}"
     return Path(directory, f"{name}.log")
-
-
-def shown_line(line: str) -> str:
-    """Return a line for people. A traceback follows on lines of its own."""
-    try:
-        fields = msgspec.json.decode(line, type=dict[str, Any])
-    except msgspec.DecodeError:
-        return line
-    time, level, logger, message = (fields.get(name, "") for name in ("time", "level", "logger", "message"))
-    more = "".join(f" {name}={value}" for name, value in fields.items() if name not in _NOT_SHOWN)
-    trace = "".join(f"\n    {each}" for each in str(fields.get("exception", "")).splitlines())
-    return f"{time} {level:8}{logger}: {message}{more}{trace}"
 
 
 class JobLogs:

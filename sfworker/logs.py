@@ -20,7 +20,7 @@ import logging
 import os
 import queue
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextvars import ContextVar
 from datetime import datetime, timezone
 from io import TextIOWrapper
@@ -28,6 +28,8 @@ from logging.handlers import QueueHandler, QueueListener, RotatingFileHandler, W
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import unquote, unquote_plus, urlsplit
+
+import msgspec
 
 from sfworker.job_logs import JobLogs
 from sfworker.settings import Settings
@@ -42,6 +44,8 @@ _BOUND = "sfworker_bound"
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", _BOUND}
 _COLOURS = {"DEBUG": "2", "INFO": "32", "WARNING": "33", "ERROR": "31", "CRITICAL": "1;31"}
 _CONTROL = {code: f"\\x{code:02x}" for code in [*range(32), *range(0x7F, 0xA0)]}
+_SAME_IN_ALL = frozenset({"pid", "worker_id", "execution_id", "task_id", "subtask_id"})
+"""Fields that are left out of the lines of one execution."""
 _CONTROL_IN_JSON = {code: f"\\u{code:04x}" for code in range(0x7F, 0xA0)}
 """Those that JSON lets stand, and that a terminal obeys where somebody looks into the log."""
 _log = logging.getLogger("sfworker.logs")
@@ -297,17 +301,7 @@ class _Renderer:
         return json.dumps(self._fields(record), ensure_ascii=False).translate(_CONTROL_IN_JSON)
 
     def line(self, record: logging.LogRecord) -> str:
-        """Return one line for people. A traceback follows on lines of its own."""
-        fields = self._fields(record)
-        exception = str(fields.pop("exception", ""))
-        time, level, logger, message = (str(fields.pop(name)) for name in ("time", "level", "logger", "message"))
-        fields = {name: value for name, value in fields.items() if name not in {"pid", "worker_id"}}
-        said = f" {logger}: {message}".translate(_CONTROL)
-        rest = "".join(f" {name}={value}" for name, value in fields.items()).translate(_CONTROL)
-        rest += "".join(f"\n    {line.translate(_CONTROL)}" for line in exception.splitlines())
-        if "NO_COLOR" in os.environ:
-            return f"{time} {level:8}{said}{rest}"
-        return f"\x1b[2m{time}\x1b[0m \x1b[{_COLOURS.get(level, '0')}m{level:8}\x1b[0m{said}\x1b[2m{rest}\x1b[0m"
+        return line_for_people(self._fields(record), {"pid", "worker_id"}, in_colour="NO_COLOR" not in os.environ)
 
     def _fields(self, record: logging.LogRecord) -> dict[str, Any]:
         fields: dict[str, Any] = {
@@ -335,6 +329,27 @@ class _Renderer:
         for secret in self._secrets:
             text = text.replace(secret, "***")
         return text
+
+
+def line_for_people(fields: Mapping[str, Any], left_out: Collection[str] = (), *, in_colour: bool = False) -> str:
+    """Return a record in one line, without some of its fields. A traceback follows on lines of its own."""
+    time, level, logger, message = (str(fields.get(name, "")) for name in ("time", "level", "logger", "message"))
+    apart = {"time", "level", "logger", "message", "exception", *left_out}
+    said = f" {logger}: {message}".translate(_CONTROL)
+    rest = "".join(f" {name}={value}" for name, value in fields.items() if name not in apart).translate(_CONTROL)
+    exception = str(fields.get("exception", ""))
+    rest += "".join(f"\n    {line.translate(_CONTROL)}" for line in exception.splitlines())
+    if not in_colour:
+        return f"{time} {level:8}{said}{rest}"
+    return f"\x1b[2m{time}\x1b[0m \x1b[{_COLOURS.get(level, '0')}m{level:8}\x1b[0m{said}\x1b[2m{rest}\x1b[0m"
+
+
+def shown_line(line: str) -> str:
+    """Return a line of an execution's log for people, without what is the same in all of them."""
+    try:
+        return line_for_people(msgspec.json.decode(line, type=dict[str, Any]), _SAME_IN_ALL)
+    except msgspec.DecodeError:
+        return line
 
 
 def _secrets(redis_url: str) -> list[str]:

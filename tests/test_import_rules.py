@@ -79,6 +79,17 @@ def test_a_worker_without_a_port_imports_no_server() -> None:
     assert imported_with(modules) & {"aiohttp", "prometheus_client"} == set()
 
 
+def test_the_template_imports_secretflow_without_a_client_of_s3() -> None:
+    """Which a job of one's own may import all the same."""
+    lines = ["from sfworker.party.preload import import_secretflow", "import_secretflow()", "import sys"]
+    lines += ["print('LOADED', 'aiohttp' in sys.modules, 'secretflow' in sys.modules)"]
+    lines += ["import s3fs", "print('THEN', hasattr(s3fs, 'S3FileSystem'))"]
+    run = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert "LOADED False True" in run.stdout
+    assert "THEN True" in run.stdout
+
+
 def test_party_processes_never_import_redis() -> None:
     modules = modules_under(PARTY_SIDE)
     assert "sfworker.party.process" in modules

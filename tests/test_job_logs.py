@@ -157,4 +157,4 @@ def test_what_could_steer_a_terminal_is_not_printed(
     assert main(["logs", "e-1"]) == 0
     out = capsys.readouterr().out
     assert all(each.isprintable() or each == "\n" for each in out)
-    assert "\\u001b[2J" in out
+    assert "\\x1b[2J" in out

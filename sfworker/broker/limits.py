@@ -80,7 +80,11 @@ async def standing_limits(
             most[name] = min(most.get(name) or number, number)
     most |= await _ordered(redis, areas[0].orders(group))
     subjects = sorted({name.partition(" ")[2] for name in most})
-    return [await _limit(redis, areas, group, subject, most) for subject in subjects]
+    if not subjects:
+        return []
+    seconds, microseconds = await redis.time()
+    since = seconds * 1000 + microseconds // 1000 - _MINUTE_MS
+    return [await _limit(redis, areas, group, subject, most, since) for subject in subjects]
 
 
 async def _ordered(redis: Redis, orders: str) -> dict[str, int | None]:
@@ -100,10 +104,9 @@ async def _ordered(redis: Redis, orders: str) -> dict[str, int | None]:
 
 
 async def _limit(
-    redis: Redis, areas: Sequence[Keys], group: str, subject: str, most: Mapping[str, int | None]
+    redis: Redis, areas: Sequence[Keys], group: str, subject: str, most: Mapping[str, int | None], since: int
 ) -> Limit:
-    seconds, microseconds = await redis.time()
-    since = seconds * 1000 + microseconds // 1000 - _MINUTE_MS
+    of, _, name = subject.partition(" ")
     score = _score(subject)
     # To the next text after all of the subject's.
     end = f"({subject}\v"
@@ -111,11 +114,10 @@ async def _limit(
         pipeline.execute_command("ZLEXCOUNT", areas[0].running(group), f"[{subject}\n", end)
         pipeline.execute_command("ZLEXCOUNT", areas[0].starts(group), f"[{subject}\n{since}", end)
         for area in areas:
-            for stream in area.job_streams():
+            for stream in area.job_streams() if of == "type" or name == area.tenant else ():
                 pipeline.zcount(area.retries(stream, group), score, score)
         replies = await pipeline.execute(raise_on_error=False)
     running, starts, *waiting = (reply if isinstance(reply, int) else 0 for reply in replies)  # others: another type
-    of, _, name = subject.partition(" ")
     return Limit(
         of="type" if of == "type" else "tenant",
         name=name,

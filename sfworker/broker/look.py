@@ -1,4 +1,4 @@
-"""Reads what an operator looks at first: streams with the age of their oldest job, workers, recent failures."""
+"""Reads what an operator looks at first: streams, workers, recent failures."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from msgspec import Struct
 from redis.asyncio import Redis
 
 from sfworker.broker.finding import Listed, Wanted, executions
-from sfworker.broker.gauges import gauges
 from sfworker.broker.keys import Keys
 from sfworker.broker.overview import Overview, overview
 
@@ -19,18 +18,14 @@ class Seen(Struct, frozen=True):
     """Holds the findings of one look."""
 
     figures: Overview
-    ages: dict[str, float]
-    """Age in s of the oldest queued job, by stream."""
     failures: list[Listed]
 
 
 async def look(redis: Redis, keys: Keys, group: str, tenants: Sequence[str]) -> Seen:
     """Return the figures of the consumer group `group` and its last failures."""
-    of_streams, _ = await gauges(redis, [keys, *keys.of_tenants(tenants)], group)
-    ages = {each.stream: each.figures["oldest_age"] for each in of_streams if "oldest_age" in each.figures}
     failures: list[Listed] = []
     async for one in executions(redis, keys, group, Wanted(states=frozenset({"failure"}))):
         failures.append(one)
         if len(failures) == FAILURES:
             break
-    return Seen(await overview(redis, keys, group, tenants), ages, failures)
+    return Seen(await overview(redis, keys, group, tenants), failures)

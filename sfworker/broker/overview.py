@@ -26,6 +26,8 @@ class StreamOverview(Struct, frozen=True, kw_only=True):
     stream: str
     priority: str
     queued: int
+    oldest_age: float | None = None
+    """Time since the oldest queued job was appended, in s; None where none is queued."""
     running: int
     retrying: int
     held: int = 0
@@ -89,7 +91,9 @@ async def overview(redis: Redis, keys: Keys, group: str, tenants: Sequence[str] 
         for priority in PRIORITIES
         if (stream := area.jobs(priority)) not in wrong
     ]
-    streams = [await _stream(redis, area, stream, priority, group) for area, stream, priority in counted]
+    seconds, microseconds = await redis.time()
+    now = seconds + microseconds / 1e6
+    streams = [await _stream(redis, area, stream, priority, group, now) for area, stream, priority in counted]
     workers = [] if keys.workers(group) in wrong else await live_workers(redis, keys, group)
     return Overview(
         queued=sum(stream.queued for stream in streams),
@@ -146,7 +150,7 @@ async def last_delivered(redis: Redis, stream: str, group: str) -> str:
     return "0-0"
 
 
-async def _stream(redis: Redis, keys: Keys, stream: str, priority: str, group: str) -> StreamOverview:
+async def _stream(redis: Redis, keys: Keys, stream: str, priority: str, group: str, now: float) -> StreamOverview:
     length = await redis.xlen(stream)
     owned: dict[str, int] = {}
     lag, delivered = None, "-"
@@ -173,6 +177,7 @@ async def _stream(redis: Redis, keys: Keys, stream: str, priority: str, group: s
         stream=stream,
         priority=priority,
         queued=queued,
+        oldest_age=max(now - int(as_text(unread[0][0]).partition("-")[0]) / 1000, 0.0) if unread else None,
         running=sum(owned.values()),
         retrying=max(0, waiting - held - limited),
         held=held,

@@ -55,7 +55,7 @@ class _Log:
 
     def print_new(self) -> bool:
         """Print the lines that were not printed yet, and return whether there is a log."""
-        from sfworker.job_logs import shown_line
+        from sfworker.logs import shown_line
 
         try:
             with self._file.open("rb") as file:

@@ -25,6 +25,8 @@ from sfworker.errors import SettingsError
 from sfworker.settings import Settings, variable
 
 OLDEST_VERSION = (6, 2)
+MUCH = 0.9
+"""Share of `maxmemory` from which on a warning is due."""
 _GROUP = _CONSUMER = "doctor"
 Command = tuple[str | int, ...]
 
@@ -64,7 +66,7 @@ async def _server(client: Redis, settings: Settings) -> list[Finding]:
     except exceptions.ResponseError:
         return [warning("redis", "INFO is refused, so version and persistence are unknown", "allow INFO for this user")]
     role = _role(info, sentinels="+sentinel:" in settings.redis_url)
-    return [version(info), _persistence(info), _eviction(info), role, *_slots(info, settings.prefix)]
+    return [version(info), _persistence(info), _eviction(info), *_memory(info), role, *_slots(info, settings.prefix)]
 
 
 def version(info: dict[str, Any]) -> Finding:
@@ -100,6 +102,18 @@ def _eviction(info: dict[str, Any]) -> Finding:
         f"maxmemory-policy is {policy}: under memory pressure Redis would delete jobs or results",
         "set `maxmemory-policy noeviction` in redis.conf",
     )
+
+
+def _memory(info: dict[str, Any]) -> list[Finding]:
+    most, used = int(info.get("maxmemory", 0)), int(info.get("used_memory", 0))
+    if not most or used < most * MUCH:
+        return []
+    remedy = f"raise `maxmemory`, or lower {variable('results_maxlen')} and {variable('retention')}"
+    if used >= most:
+        return [error("redis memory", "all of maxmemory is used, so Redis refuses what the worker writes", remedy)]
+    return [
+        warning("redis memory", f"{used / most:.0%} of maxmemory is used; at all of it Redis refuses writes", remedy)
+    ]
 
 
 def _role(info: dict[str, Any], *, sentinels: bool) -> Finding:

@@ -66,9 +66,7 @@ async def _watch(settings: Settings, arguments: argparse.Namespace) -> None:
 def _facts(seen: Seen) -> dict[str, Any]:
     from sfworker.cli.listing import facts
 
-    figures = msgspec.to_builtins(seen.figures)
-    streams = [{**stream, "oldest_age": seen.ages.get(stream["stream"])} for stream in figures["streams"]]
-    return {**figures, "streams": streams, "failures": [facts(one) for one in seen.failures]}
+    return {**msgspec.to_builtins(seen.figures), "failures": [facts(one) for one in seen.failures]}
 
 
 def _page(seen: Seen) -> Group:
@@ -80,7 +78,7 @@ def _page(seen: Seen) -> Group:
     now, figures = time.time(), seen.figures
     streams = table("stream", "queued >", "oldest >", "running >", "retrying >", "held >", "dead >")
     for stream in figures.streams:
-        age = seen.ages.get(stream.stream) if stream.queued else None
+        age = stream.oldest_age
         counts = (stream.running, stream.retrying, stream.held + stream.limited, stream.dead)
         streams.add_row(stream.stream, str(stream.queued), "" if age is None else length(age), *map(str, counts))
     workers = table("worker", "running >", "free >", "memory >")

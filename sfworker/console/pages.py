@@ -19,7 +19,8 @@ from sfworker.broker.overview import consumers
 from sfworker.console.guard import FORM, POLICY, VISIT, RefusedError, speak
 from sfworker.console.rendering import Desk, link, render, static
 from sfworker.console.words import LANGUAGES
-from sfworker.job_logs import log_file_of, shown_line
+from sfworker.job_logs import log_file_of
+from sfworker.logs import shown_line
 from sfworker.report.execution import about, steps
 from sfworker.wire.events import JobResult
 

@@ -35,7 +35,7 @@ from sfworker.catalog.training import PredictResult
 from sfworker.errors import InputDataError, ParameterValidationError
 from sfworker.models import models
 from sfworker.models.checkpoints import Checkpoints
-from sfworker.models.predictions import Inputs, predict, require_offset, require_room
+from sfworker.models.predictions import Inputs, in_blocks, predict, require_offset, require_room
 from sfworker.party.context import JobContext
 from sfworker.party.task_dispatcher import TaskDispatcher
 from sfworker.secure.gradient_descent import Glm, Regression, Schedule, settled
@@ -45,7 +45,7 @@ from sfworker.tables import aligned, labels
 from sfworker.tables.files import Matrix
 
 PREDICTED_CELLS = 1_000_000
-"""Cells of the features that `ss_glm_predict` computes with at a time, as SecretFlow's program grows with them."""
+"""Cells of the features that predictions compute with at a time, as SecretFlow's programs grow with them."""
 
 IRLS_EPOCHS = 10
 LEAST_FRACTION_BITS = 16
@@ -155,7 +155,12 @@ def ss_lr_predict(context: JobContext[SsLrPredictParams]) -> PredictResult | Non
         model, receiver = SSRegression(context.spu), context.pyu(context.params.receiver)
         # Whatever the model is, the SPU computes the linear scores alone; what follows from them is the receiver's.
         model.load_model(LinearModel(weights, RegType.Linear, SigType.REAL))
-        scores = model.predict(inputs.columns, min(context.params.batch_size, inputs.shape.rows), to_pyu=receiver)
+
+        def score(columns: FedNdarray, offset: FedNdarray | None) -> Any:
+            batch_size = min(context.params.batch_size, columns.shape[0])
+            return model.predict(columns, batch_size, to_pyu=receiver).partitions[receiver]
+
+        scores = in_blocks(context, inputs, _block_of(inputs), score)
         if inputs.options["regression"] == "linear":
             return scores
         probabilities = receiver(_probabilities)(scores.partitions[receiver], inputs.options["sig_type"])
@@ -253,12 +258,14 @@ def ss_glm_predict(context: JobContext[SsGlmPredictParams]) -> PredictResult | N
         # version has a shared scale, which would be told by both, so its means are computed on the SPU.
         link = inputs.options["link"]
         model.spu_w, model.link, model.y_scale = weights, link_of(link if scale else "Identity"), 1.0
-        predicted = model.predict(inputs.columns, o=inputs.offset, infeed_batch_size_limit=PREDICTED_CELLS)
-        if scale:
-            scaled = context.spu(jnp.multiply)(predicted, *scale).to(receiver)
-        else:
-            scaled = receiver(_means)(predicted.to(receiver), link)
-        return FedNdarray({receiver: scaled}, PartitionWay.VERTICAL)
+
+        def score(columns: FedNdarray, offset: FedNdarray | None) -> Any:
+            predicted = model.predict(columns, o=offset)
+            if scale:
+                return context.spu(jnp.multiply)(predicted, *scale).to(receiver)
+            return receiver(_means)(predicted.to(receiver), link)
+
+        return in_blocks(context, inputs, _block_of(inputs), score)
 
     return predict(context, "ss_glm", apply, offset)
 
@@ -451,6 +458,11 @@ def _label(params: SsLrParams, values: Matrix, most: float) -> tuple[Matrix, Mat
             "the mean from every label, or take field FM128"
         )
     return labels.standardized(values), np.array([deviation, mean]), exponent
+
+
+def _block_of(inputs: Inputs) -> int:
+    """Return how many rows are predicted at a time."""
+    return max(1, PREDICTED_CELLS // inputs.shape.columns)
 
 
 def _probabilities(scores: Matrix, sig_type: str) -> Matrix:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from secretflow.data import FedNdarray
+from secretflow.data import FedNdarray, PartitionWay
 
 from sfworker.catalog import ColumnRef
 from sfworker.catalog.training import PredictParams, PredictResult
@@ -96,6 +96,31 @@ def predict(
     table = pa.table(columns, names=[*beside.column_names, params.pred_name])
     files.write(f"task_config.output_paths.{receiver}", output, table)
     return PredictResult(rows=shape.rows, output_paths={receiver: params.output_paths[receiver]})
+
+
+def in_blocks(
+    context: JobContext[Any], inputs: Inputs, rows: int, score: Callable[[FedNdarray, FedNdarray | None], Any]
+) -> FedNdarray:
+    """Return what `score` gives at the receiver for some rows of columns and offset, of so many `rows` at a time.
+
+    Shares of a block take many times its memory, so that one is on the SPU at a time.
+    """
+    import secretflow
+
+    receiver = context.pyu(context.params.receiver)
+    blocks = []
+    for begin in range(0, inputs.shape.rows, rows):
+        end = min(begin + rows, inputs.shape.rows)
+        offset = inputs.offset[begin:end] if inputs.offset is not None else None
+        blocks.append(score(inputs.columns[begin:end], offset))
+        secretflow.wait(blocks[-1])
+        _progress(context, 0.1 + 0.8 * end / inputs.shape.rows, "predicting")
+    joined = receiver(_joined)(*blocks) if len(blocks) > 1 else blocks[0]
+    return FedNdarray({receiver: joined}, PartitionWay.VERTICAL)
+
+
+def _joined(*blocks: Any) -> Any:
+    return np.concatenate(blocks)
 
 
 def _progress(context: JobContext[Any], fraction: float, message: str) -> None:

@@ -9,7 +9,20 @@ import os
 import sys
 from contextlib import suppress
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+
+
+def import_secretflow() -> None:
+    """Import SecretFlow without s3fs, which it only needs for URLs, which are refused.
+
+    That brings an HTTP client along: an eighth of the time that all takes, and 13 MB. Who imports it later gets it.
+    """
+    sys.modules["s3fs"] = ModuleType("s3fs")
+    try:
+        import secretflow  # noqa: F401
+    finally:
+        del sys.modules["s3fs"]
 
 
 def hide_ray() -> None:

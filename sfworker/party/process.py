@@ -340,8 +340,9 @@ def _raise_stop_asked(signum: int, frame: FrameType | None) -> NoReturn:
 
 def main() -> NoReturn:
     """Run a process of start method `spawn`; its frame socket is descriptor 3, its argument the job modules as JSON."""
-    import secretflow  # noqa: F401 - before the first frame, as in the template
+    from sfworker.party.preload import import_secretflow
 
+    import_secretflow()  # before the first frame, as in the template
     from sfworker.party.task_dispatcher import load_jobs
     from sfworker.session import cluster_initializer, device_manager, renewing  # noqa: F401
 

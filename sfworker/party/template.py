@@ -206,8 +206,10 @@ def main() -> None:
     warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
     if arguments.start_method == "fork":
         from sfworker.party import process  # noqa: F401 - so that forks have them
-        from sfworker.party.preload import forget_jax_client
+        from sfworker.party.preload import forget_jax_client, import_secretflow
         from sfworker.party.task_dispatcher import load_jobs
+
+        import_secretflow()
         from sfworker.session import cluster_initializer, device_manager, renewing  # noqa: F401 - so that forks have them
 
         load_jobs(json.loads(arguments.jobs))

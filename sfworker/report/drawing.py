@@ -107,6 +107,7 @@ def lines(
             axes.plot(x, y, color=SERIES[number], label=_short(name), marker="o", markersize=4, **style)
         axes.set_xlabel(across)
         axes.set_ylabel(up)
+        _count(axes, [x for points in series.values() for x, _ in points])
         for name, axis in (("x", axes.xaxis), ("y", axes.yaxis)):
             if name in percent:
                 axis.set_major_formatter(PercentFormatter(1.0))
@@ -139,8 +140,7 @@ def bars(
         for guide in guides:
             axes.axvline(guide, color=MUTED, linewidth=1, linestyle="--")
         drawn = [0.0, *guides, *(value or 0.0 for values in parts.values() for value in values)]
-        if all(float(each).is_integer() for each in drawn):
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))  # there is no half of a row
+        _count(axes, drawn)
         span = (max(drawn) - min(drawn)) or 1.0
         axes.set_xlim(min(drawn) - (0.12 * span if min(drawn) < 0 else 0), max(drawn) + 0.03 * span)
         for row, end in enumerate(ends or ()):
@@ -353,6 +353,12 @@ def _axes(figure: Figure, *, left: float, bottom: float, top: float, right: floa
 def _legend(axes: Axes, entries: int) -> None:
     if entries > 1:
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=min(entries, 5), borderaxespad=0.2, fontsize=8.5)
+
+
+def _count(axes: Axes, values: Sequence[float]) -> None:
+    """Divide the axis by whole numbers where `values` are such: there is no half of a row or of an epoch."""
+    if all(float(value).is_integer() for value in values):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _room(labels: Sequence[str]) -> float:

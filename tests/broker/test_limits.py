@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from sfworker.broker.broker import Attempt, Broker
 from sfworker.broker.entry import Entry
 from sfworker.broker.keys import Keys
 from sfworker.broker.limits import Limit, limits_of_settings
-from sfworker.broker.orders import PAUSE_TYPE
+from sfworker.broker.orders import PAUSE_STREAM, PAUSE_TYPE
 from sfworker.broker.overview import all_limits, overview
 from sfworker.settings import Settings
 from tests.broker.conftest import GROUP, OpenBroker
@@ -296,6 +297,25 @@ async def test_a_paused_type_lets_none_go_and_resumes_within_its_limit(redis: An
     assert len(runs) == 1
 
 
+async def test_one_that_was_let_go_in_a_stream_that_is_paused_then_holds_no_place(
+    redis: Any, new_broker: OpenBroker
+) -> None:
+    broker = await new_broker("a")
+    await broker.order_limit(PSI, 1)
+    await send(redis, 1, 2, stream="sf:jobs:low")
+    [first], _ = await take_all(broker)
+    assert await broker.finish(first, "SUCCESS", b"{}", b"{}")
+    await send(redis, 3, task_type="hello", stream="sf:jobs:high")
+    assert [entry.stream for entry in await broker.take([1])] == ["sf:jobs:high"]
+    assert (await psi(redis)).running == 1
+    await broker.give_order(f"{PAUSE_STREAM}sf:jobs:low")
+    await send(redis, 4)
+    runs, waits = await take_all(broker)
+    assert (ids(runs), waits) == (["e-4"], ["e-4"])
+    await broker.lift_order(f"{PAUSE_STREAM}sf:jobs:low")
+    assert await take_all(broker) == ([], ["e-2"])
+
+
 async def test_no_envelope_widens_a_limit(redis: Any, new_broker: OpenBroker) -> None:
     broker = await new_broker("a", max_running_of_types={"psi": 1})
     await send(redis, 1)
@@ -332,3 +352,61 @@ def test_settings_name_limits_as_orders_do() -> None:
         max_running_of_types={"psi": 2}, max_running_of_tenants={"bank": 3}, max_starts_of_tenants={"bank": 4}
     )
     assert limits_of_settings(settings) == {PSI: 2, "running tenant bank": 3, "starts tenant bank": 4}
+
+
+@pytest.mark.parametrize("seed", [1])
+async def test_whatever_happens_no_more_run_than_may_and_all_are_answered(
+    redis: Any, new_broker: OpenBroker, seed: int
+) -> None:
+    chance = random.Random(seed)
+    most = {"psi": 2, "ss_xgb": 1}
+    lasting = {"lease_seconds": 3600.0, "max_crashes": 100}
+    brokers = [await new_broker(name, max_running_of_types=most, **lasting) for name in "abc"]
+    total, runs, done = 40, dict[str, tuple[Broker, Attempt]](), set[str]()
+    types = {f"e-{number}": chance.choice([*most, "hello"]) for number in range(total)}
+
+    async def step() -> None:
+        broker, act = chance.choice(brokers), chance.random()
+        if act < 0.5 or not runs:
+            for entry in await broker.take([chance.randint(1, 3)]) or await waiting_for(broker):
+                attempt = Attempt.of(entry)
+                if chance.random() < 0.1:
+                    assert await broker.give_back(entry.stream, entry.entry_id)
+                elif (verdict := (await broker.start(attempt, EVENT)).verdict) == "run":
+                    runs[attempt.known_as] = broker, attempt
+                else:
+                    assert verdict == "limited"
+            return
+        known_as = chance.choice(list(runs))
+        owner, attempt = runs.pop(known_as)
+        if act < 0.6:
+            assert await owner.retry(attempt, b"{}", 0.0)
+        elif act < 0.7:
+            assert await owner.release(attempt, "releases")
+        elif act < 0.75:
+            await redis.delete("sf:retries:normal:secretflow")
+            await owner.tidy()
+            runs[known_as] = owner, attempt
+        elif act < 0.8:  # its worker falls silent, and another takes it over
+            await redis.xclaim("sf:jobs", GROUP, "silent", 0, [attempt.entry.entry_id], idle=10**8)
+            [entry] = await broker.sweep(1)
+            again = Attempt.of(entry)
+            assert (await broker.start(again, EVENT)).verdict == "run"
+            runs[known_as] = broker, again
+        else:
+            assert await owner.finish(attempt, "SUCCESS", b"{}", b"{}")
+            done.add(known_as)
+
+    async def waiting_for(broker: Broker) -> list[Entry]:
+        return await broker.wait() if await redis.xlen("sf:jobs") > total // 2 and chance.random() < 0.02 else []
+
+    for number in range(total):
+        await send(redis, number, task_type=types[f"e-{number}"])
+    for _ in range(3000):
+        await step()
+        for task_type, bound in most.items():
+            assert sum(types[name] == task_type for name in runs) <= bound
+        if len(done) == total:
+            break
+    assert len(done) == total
+    assert await redis.zcard("sf:running:secretflow") == 0

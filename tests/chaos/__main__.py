@@ -161,6 +161,7 @@ class Chaos:
             drain_timeout="3",
             cancel_grace_seconds="0.5",
             results_maxlen="10000000",
+            max_running_of_types="hello=2,act_alone=1,psi=1",  # so that places of what was killed are free again
         )
         worker.start()
         self._workers.append(worker)

@@ -84,6 +84,16 @@ def test_every_finding_that_is_not_ok_has_a_remedy(sfworker: Command) -> None:
         assert finding["remedy"] is None or f"-> {finding['remedy']}" in text
 
 
+def test_a_redis_that_is_full_is_named_before_and_after(sfworker: Command, redis: Any) -> None:
+    used = int(redis.info("memory")["used_memory"])
+    try:
+        for most, level in ((used * 2, None), (int(used * 1.04), "warning"), (used // 2, "error")):
+            redis.config_set("maxmemory", most)
+            assert examine(sfworker)[1].get("redis memory", {}).get("level") == level
+    finally:
+        redis.config_set("maxmemory", 0)
+
+
 def test_redis_that_is_not_there(sfworker: Command) -> None:
     code, findings = examine(sfworker, "--redis", "redis://localhost:1")
     assert code == 1

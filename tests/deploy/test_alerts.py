@@ -102,7 +102,7 @@ def test_each_alert_has_a_runbook_of_three_commands_and_each_runbook_an_alert() 
         said = runbook(rule["alert"])
         assert len(said) == 3
         for command in said:
-            words = shlex.split(command.partition("|")[0])
+            words = shlex.split(command)
             if words[0] == "sfworker":
                 _parser().parse_args(words[1:])
             else:

@@ -105,6 +105,22 @@ def test_kubernetes_own_schemas_take_them(site: str) -> None:
 
 
 @each_site
+def test_kustomize_makes_them(site: str) -> None:
+    kubectl = shutil.which("kubectl")
+    if kubectl is None:
+        pytest.skip("kubectl is not installed; the other tests read what kustomize would put together")
+    made = subprocess.run([kubectl, "kustomize", KUBERNETES / site], capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stderr
+    objects = list(yaml.safe_load_all(made.stdout))
+    own = {(each["kind"], each["metadata"]["name"]) for each in documents(site)}
+    assert own <= {(each["kind"], each["metadata"]["name"]) for each in objects}
+    of_party = [each["data"] for each in objects if each["kind"] == "ConfigMap"]
+    assert [set(data) for data in of_party] == [{"SFWORKER_PARTY", "SFWORKER_PEERS", "SFWORKER_DATA_ROOTS"}] * (
+        site == "party"
+    )
+
+
+@each_site
 def test_references_hold(site: str) -> None:
     spec = pod(site)
     claims = {each["metadata"]["name"] for each in of_kind(site, "PersistentVolumeClaim")}

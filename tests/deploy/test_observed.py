@@ -10,6 +10,7 @@ import socket
 import ssl
 import subprocess
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,13 +18,18 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
+from sfworker.cli.child import bound_to_this_process, stop
+from sfworker.client import SyncClient
 from sfworker.settings import load
 from tests.deploy.test_alerts import OF_PROMETHEUS, RULES, unknown
 from tests.deploy.test_deploy import (
     COMPOSE_FILE,
+    accepted,
     test_every_service_is_confined,  # noqa: F401 - of these services, too
     test_redis_keeps_everything_and_is_published_to_this_host_alone,  # noqa: F401
 )
+from tests.network import free_ports
+from tests.running_worker import RunningWorker, envelope, until
 
 OBSERVED_FILE = COMPOSE_FILE.with_name("observed.yaml")
 OBSERVABILITY = RULES.parent
@@ -97,14 +103,18 @@ def test_the_workers_reach_redis_by_tls_and_say_how_they_are(compose: dict[str, 
             assert set(pipeline[kind]) <= set(collector[kind])
 
 
-def test_its_commands_make_a_certificate_that_clients_take(tmp_path: Path) -> None:
-    """But for the owners, who take root."""
+def certificates_by_its_commands(directory: Path) -> Path:
+    """Do as the top of the file says, but for the owners, who take root; returns where the certificate is."""
     comment = [line.removeprefix("#   ") for line in OBSERVED_FILE.read_text().splitlines() if line.startswith("#   ")]
     script = "\n".join(["set -e", *(line for line in comment if not line.startswith(("docker", "chown")))])
-    (tmp_path / "deploy").mkdir()
-    subprocess.run(["sh", "-c", script], cwd=tmp_path, check=True, capture_output=True)
-    assert (tmp_path / "deploy" / ".env").read_text().startswith("GRAFANA_PASSWORD=")
-    made = tmp_path / "deploy" / "certificates" / "redis"
+    (directory / "deploy").mkdir()
+    subprocess.run(["sh", "-c", script], cwd=directory, check=True, capture_output=True)
+    assert (directory / "deploy" / ".env").read_text().startswith("GRAFANA_PASSWORD=")
+    return directory / "deploy" / "certificates" / "redis"
+
+
+def test_its_commands_make_a_certificate_that_clients_take(tmp_path: Path) -> None:
+    made = certificates_by_its_commands(tmp_path)
     assert (made / "redis.key").stat().st_mode & 0o077 == 0
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(made / "redis.pem", made / "redis.key")
@@ -116,6 +126,39 @@ def test_its_commands_make_a_certificate_that_clients_take(tmp_path: Path) -> No
             client = ssl.create_default_context(cafile=str(made / "redis.pem"))
             client.wrap_socket(here, server_hostname=name).close()
             thread.join()
+
+
+@pytest.mark.slow
+def test_its_redis_serves_a_worker_over_tls(compose: dict[str, Any], tmp_path: Path) -> None:
+    """The command of the file, on a port of this host."""
+    if shutil.which("redis-server") is None:
+        pytest.skip("no Redis that speaks TLS is installed; on Debian: apt-get install redis-server")
+    made, [port] = certificates_by_its_commands(tmp_path), free_ports(1)
+    places = {"/etc/sfworker/": f"{COMPOSE_FILE.parent}/", "/certificates/": f"{made}/"}
+    words = compose["services"]["redis"]["command"]
+    for there, here in places.items():
+        words = [word.replace(there, here) for word in words]
+    words = ["/bin/sh", *(str(port) if word == "6379" else word for word in words[1:]), "--dir", str(tmp_path)]
+    passwords = {"WORKER_PASSWORD": "of-the-worker", "WEB_PASSWORD": "of-the-web-side"}
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            bound_to_this_process(words), env=os.environ | passwords, stdout=log, stderr=log, cwd=tmp_path
+        )
+    try:
+        until(lambda: b"Ready to accept connections" in (tmp_path / "log").read_bytes())
+        url = f"rediss://{{}}@localhost:{port}/0?ssl_ca_certs={made}/redis.pem"
+        with (
+            RunningWorker(url.format("worker:of-the-worker"), tmp_path / "worker") as worker,
+            SyncClient(url.format("web:of-the-web-side")) as client,
+        ):
+            submission = client.submit(envelope({"task_type": "hello"}))
+            assert client.wait(submission.execution_id, 30)["status"] == "success"
+            assert f"rediss://localhost:{port}/0" in worker.log()
+        with socket.create_connection(("localhost", port)) as plain, suppress(ConnectionResetError):
+            plain.sendall(b"PING\r\n")
+            assert b"PONG" not in plain.recv(100)
+    finally:
+        stop(process, 10.0)
 
 
 def test_grafana_finds_prometheus_and_the_dashboard(compose: dict[str, Any]) -> None:
@@ -183,11 +226,4 @@ def test_the_collector_takes_its_configuration() -> None:
 
 
 def test_docker_compose_accepts_both_files() -> None:
-    docker = shutil.which("docker")
-    if docker is None or subprocess.run([docker, "compose", "version"], capture_output=True, check=False).returncode:
-        pytest.skip("docker's compose plugin is not installed; the checks above read the files without it")
-    words = [docker, "compose", "--file", str(COMPOSE_FILE), "--file", str(OBSERVED_FILE), "config", "--quiet"]
-    needed = re.findall(r"\$\{(\w+):\?", COMPOSE_FILE.read_text() + OBSERVED_FILE.read_text())
-    environment = {**os.environ, **dict.fromkeys(needed, "secret")}
-    answer = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60, check=False)
-    assert answer.returncode == 0, answer.stderr
+    accepted(COMPOSE_FILE, OBSERVED_FILE)

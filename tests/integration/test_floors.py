@@ -301,6 +301,18 @@ def test_bins_of_too_few_rows_are_not_told(platform: Platform, method: str, subs
 
 
 @pytest.mark.attack("results")
+def test_bins_in_the_result_have_no_few_rows(platform: Platform) -> None:
+    """Those of the label's party neither, which nobody learns otherwise."""
+    write(platform, both(ROWS))
+    task = next(task for task in TASKS if task["task_type"] == "binning")
+    task = {**task, "features": {"alice": ["x"]}, "min_bin_rows": 1, "bin_num": 50, "chimerge_init_bins": 50}
+    refused(platform, run(platform, {**task, "reveal_bins": "counts"}), "SFWORKER_MIN_BIN_ROWS")
+    merged = run(platform, {**task, "reveal_bins": "ranges", "method": "chimerge"})
+    assert min(each["rows"] for each in merged["result"]["bins"]) >= LEAST
+    assert run(platform, task)["status"] == "success"
+
+
+@pytest.mark.attack("results")
 def test_stability_of_small_bins_is_not_told(platform: Platform) -> None:
     write(platform, both(ROWS))
     task = {"task_type": "population_stability", **SHARED, "test_paths": INPUTS}

@@ -29,7 +29,6 @@ from sfworker.listening import ask
 from tests.deploy.test_alerts import RULES, runbook
 from tests.documents.shell import ROOT
 from tests.documents.test_commands import DEPLOY
-from tests.gateway.sites import gateway_of
 from tests.integration.exported import Page
 from tests.mounting import PAGE, mounted
 from tests.network import HOST, free_ports
@@ -211,21 +210,52 @@ def test_a_peer_that_is_away(night: Night) -> None:
         night.cancel(execution_id)
 
 
+REFUSALS: dict[str, tuple[list[str], list[str], str, str, str]] = {
+    "permission": (
+        ["ACL", "SETUSER", "default", "-evalsha"],
+        ["ACL", "SETUSER", "default", "+@all"],
+        "redis_away",
+        "evalsha",
+        "NoPermissionError",
+    ),
+    "memory": (
+        ["CONFIG", "SET", "maxmemory", "1"],
+        ["CONFIG", "SET", "maxmemory", "0"],
+        "redis_away",
+        "all of maxmemory is used",
+        "OutOfMemoryError",
+    ),
+    "key": (
+        ["SET", "sf:results", "a string"],
+        ["DEL", "sf:results"],
+        "misplaced_keys",
+        "sf:results holds a string instead of a stream",
+        "sf:results holds a string instead of a stream",
+    ),
+}
+"""What makes Redis refuse, what mends it; the state, and what `doctor` and the log say."""
+
+
 @pytest.mark.slow
-def test_a_redis_that_refuses(night: Night) -> None:
+@pytest.mark.parametrize("why", REFUSALS)
+def test_a_redis_that_refuses(night: Night, why: str) -> None:
     before = night.pages()
+    trouble, remedy, state, in_doctor, in_log = REFUSALS[why]
     redis = night.worker.redis
-    redis.execute_command("ACL", "SETUSER", "default", "-evalsha")
+    redis.execute_command(*trouble)
     try:
-        until(lambda: night.figure("worker", "ready", sfworker_state="redis_away") == 0 and not _is_ready(night), 30)
+        until(
+            lambda: f'sfworker_ready{{sfworker_state="{state}"}} 0.0' in ask(night.addresses["worker"], "/metrics")[1],
+            30,
+        )
         health, doctor, log = night.walk("SfworkerRedisAway")
-        assert json.loads(health) == {"state": "redis_away", "reason": "Redis is away or refuses"}
-        assert "evalsha" in doctor.lower()
-        assert "NoPermissionError" in log
+        assert json.loads(health)["state"] == state
+        assert in_doctor in " ".join(doctor.lower().split())
+        assert in_log in log
         night.fires("SfworkerRedisAway", before)
     finally:
-        redis.execute_command("ACL", "SETUSER", "default", "+@all")
-    until(lambda: _is_ready(night))
+        redis.execute_command(*remedy)
+    until(lambda: _is_ready(night), 30)
 
 
 def test_a_full_disk(night: Night) -> None:
@@ -243,8 +273,7 @@ def test_a_full_disk(night: Night) -> None:
 @pytest.mark.slow
 def test_a_dead_template(night: Night) -> None:
     before = night.pages()
-    [template] = night.worker.children() - {gateway_of(night.worker)}
-    os.kill(template, signal.SIGKILL)
+    os.kill(night.worker.template(), signal.SIGKILL)
     until(lambda: night.figure("worker", "incidents_total", sfworker_incident="template_restart") == 1)
     health, log, _ = night.walk("SfworkerTemplateRestarts")
     assert json.loads(health)["state"] in {"template_lost", "starting", "ready"}

@@ -18,11 +18,11 @@ end
 local first_slot = 6 + #turns
 local slots = #ARGV - first_slot + 1
 
--- Returns whether the entry is a worker's, or due.
+-- Returns whether the entry is a worker's, or due in a stream that is not paused.
 local function is_live(stream, entry)
-  local consumer = owner(stream, group, entry)
+  local consumer, n = owner(stream, group, entry), place[stream]
   if consumer ~= ARGV[3] then return consumer and consumer ~= ARGV[4] end
-  local due = place[stream] and redis.call('ZSCORE', KEYS[2 * place[stream]], entry)
+  local due = n and paused[n] == 0 and redis.call('ZSCORE', KEYS[2 * n], entry)
   return due and tonumber(due) <= now
 end
 

@@ -48,4 +48,6 @@ async def _serve(settings: Settings, group: str, listening: socket.socket) -> No
     async with serving(settings, group, listening):
         host, port = listening.getsockname()[:2]
         print(f"The console is at http://{f'[{host}]' if ':' in host else host}:{port}/ until Ctrl-C.", flush=True)
+        if not settings.console_token:
+            print(f"Everybody on this host can use it, unless {variable('console_token')} is set.", flush=True)
         await stopped.wait()

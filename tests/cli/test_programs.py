@@ -18,7 +18,7 @@ from tests.cli.test_report import RESULT
 from tests.documents.test_commands import DEPLOY
 from tests.documents.test_tables import rows
 
-SERVE = {"run", "gateway"}
+SERVE = {"run", "gateway", "console"}
 WITHOUT_REDIS = {"tasks", "schema", "certs", "demo", "logs"}
 """`logs` asks Redis only while it follows one."""
 

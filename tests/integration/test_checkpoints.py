@@ -19,8 +19,8 @@ from tests.running_worker import RunningWorker, kill, until
 def files(data: Path) -> None:
     # No two splits of these are equally good. Where they are, the rounding of shares decides, each time anew.
     draw = np.random.default_rng(7)
-    x = draw.normal(size=(400, 6))
-    test_linear.write_halves(data, x, (x[:, 0] - x[:, 4] + draw.normal(size=400) > 0).astype(int))
+    x = draw.normal(size=(600, 6))
+    test_linear.write_halves(data, x, (x[:, 0] - x[:, 4] + draw.normal(size=600) > 0).astype(int))
 
 
 def lr(data: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -32,11 +32,11 @@ def glm(data: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def xgb(data: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    return test_boosting.train(data, "ss_xgb", num_boost_round=4, max_depth=3), test_boosting.predict(data, "ss_xgb")
+    return test_boosting.train(data, "ss_xgb", num_boost_round=6, max_depth=3), test_boosting.predict(data, "ss_xgb")
 
 
 def sgb(data: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    return test_boosting.train(data, "sgb", num_boost_round=4, max_depth=3), test_boosting.predict(data, "sgb")
+    return test_boosting.train(data, "sgb", num_boost_round=6, max_depth=3), test_boosting.predict(data, "sgb")
 
 
 @pytest.mark.parametrize(

@@ -264,6 +264,7 @@ def test_a_full_disk(night: Night) -> None:
         (night.disk / "filler").write_bytes(bytes(PAGE))
         failed = night.act("succeed", output_paths={"alice": "disk/out.csv"})
         assert night.worker.until_ended(failed)["error_type"] == "ResultSaveError"
+        until(lambda: night.figure("worker", "executions_total", error_type="ResultSaveError") == 1, 5)
         listed, shown, _ = night.walk("SfworkerDiskFull", failed)
         assert failed in listed
         assert "the disk of the outputs is full" in shown

@@ -60,8 +60,7 @@ class OnNodes:
         return children(self.template(party))
 
     def template(self, party: str) -> int:
-        [template] = children(self.node_process(party), program=TEMPLATE)
-        return template
+        return until(lambda: next(iter(templates(self.node_process(party))), 0))
 
     def computing(self, party: str) -> int:
         """The party process that computes, which has its scratch directory as its working directory."""
@@ -101,7 +100,7 @@ class OnNodes:
     def _forked(self) -> list[list[int]]:
         """What each node's template has forked. A node that is about to end is asked anew until it has."""
         nodes = [node for party in ("alice", "bob") for node in self._nodes(party)]
-        return [children(*children(node, program=TEMPLATE)) for node in nodes]
+        return [children(*templates(node)) for node in nodes]
 
     def serving(self, program: bytes = b"sfworker") -> list[int]:
         """Every process of sfworker on the nodes."""
@@ -124,6 +123,11 @@ def _serves(pid: int, party: str) -> bool:
         f"SFWORKER_PARTY={party}".encode() in told(child, "environ").split(b"\0")
         for child in children(pid, program=b"gateway")
     )
+
+
+def templates(node: int) -> list[int]:
+    """The templates of a node, which its nursery has forked."""
+    return children(*children(node, program=TEMPLATE))
 
 
 def children(*parents: int, program: bytes = b"") -> list[int]:

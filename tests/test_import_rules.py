@@ -34,6 +34,7 @@ DAEMON_SIDE = [
     "logs",
     "connections",
     "serving",
+    "signals",
     "telemetry",
     *SHARED,
 ]

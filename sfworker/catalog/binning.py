@@ -125,7 +125,7 @@ class BinningResult(FitResult, frozen=True, kw_only=True):
     iv: dict[str, dict[str, float]] | None
     """Information value of each feature by party, missing values left out; null where no label is used."""
     bins: list[Bin] | UnsetType = UNSET
-    """Where `reveal_bins` asks for them."""
+    """The bins with their rows; left out unless `reveal_bins` asks for them."""
     warnings: list[str]
 
 

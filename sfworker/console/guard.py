@@ -57,7 +57,7 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True)
 class Visit:
-    """Who asks, as the cookies tell."""
+    """Describes a visitor, as the cookies tell."""
 
     session: str
     is_new: bool

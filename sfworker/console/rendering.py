@@ -25,7 +25,7 @@ _LANGUAGES = {language: Words(language) for language in LANGUAGES}
 
 @dataclass(frozen=True)
 class Desk:
-    """What pages are made with."""
+    """Holds what pages are made with: the site, and the guard of its visitors."""
 
     site: Site
     guard: Guard

@@ -10,7 +10,6 @@ import gc
 import logging
 import os
 import secrets
-import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
@@ -34,20 +33,20 @@ from sfworker.daemon.running import Running
 from sfworker.daemon.task_executor import Services, TaskExecutor
 from sfworker.errors import SettingsError
 from sfworker.listening import listening
-from sfworker.logs import configure, ids, reopen
+from sfworker.logs import configure, ids
 from sfworker.pool import roots
 from sfworker.pool.outcome import Stop
 from sfworker.pool.pool import Execution, Pool, open_pool
 from sfworker.pool.run_dir import LONGEST_PARENT, run_dir
 from sfworker.publish.status_notifier import StatusNotifier
 from sfworker.settings import Settings, unknown_variables, variable
+from sfworker.signals import hear_signals
 from sfworker.telemetry import Telemetry
 from sfworker.wire.entry import leave_no_core
 
 _log = logging.getLogger("sfworker.worker")
 GIVE_BACK_SECONDS = 10.0
 LEAVE_SECONDS = 3.0
-_NOTHING_TO_DO = {signal.SIGUSR1, signal.SIGUSR2}
 
 
 async def serve(settings: Settings, group: str) -> int:
@@ -209,27 +208,17 @@ class Worker:
                 self._running.remove(attempt)
 
     async def _hear_signals(self) -> None:
-        # A closed terminal ends a worker that was started in one. Elsewhere SIGHUP, and SIGUSR1 and SIGUSR2 anywhere,
-        # come from scripts that rotate logs or reload settings; by default they would kill it in the middle of jobs.
-        hang_up_stops = os.isatty(0) or os.isatty(2)
-        heard = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2]
-        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup sets it
-            heard.append(signal.SIGHUP)
-        with anyio.open_signal_receiver(*heard) as signals:
-            async for number in signals:
-                if number == signal.SIGHUP and not hang_up_stops:
-                    reopen()
-                    _log.info("SIGHUP: the log file is opened anew")
-                elif number in _NOTHING_TO_DO:
-                    _log.info(
-                        "%s: nothing to do; a rotated log file is noticed without it", signal.Signals(number).name
-                    )
-                elif self._draining.is_set():
-                    _log.warning("%s again: running jobs are given back now", signal.Signals(number).name)
-                    self._hurry.set()
-                else:
-                    _log.info("%s: no new jobs, running ones may finish", signal.Signals(number).name)
-                    self._stop_taking()
+        async for number, meaning in hear_signals():
+            if meaning == "reopen":
+                _log.info("SIGHUP: the log file is opened anew")
+            elif meaning == "nothing":
+                _log.info("%s: nothing to do; a rotated log file is noticed without it", number.name)
+            elif self._draining.is_set():
+                _log.warning("%s again: running jobs are given back now", number.name)
+                self._hurry.set()
+            else:
+                _log.info("%s: no new jobs, running ones may finish", number.name)
+                self._stop_taking()
 
     def _stop_taking(self) -> None:
         self.readiness.draining = True

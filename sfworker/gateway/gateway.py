@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import signal
 import socket
 import time
 from collections import Counter, OrderedDict
@@ -33,8 +31,8 @@ from sfworker.gateway.place import Place, unlink
 from sfworker.gateway.sayings import Sayings
 from sfworker.gateway.session import Session
 from sfworker.listening import State, listening
-from sfworker.logs import reopen
 from sfworker.settings import Settings, variable
+from sfworker.signals import hear_signals
 from sfworker.telemetry import Instrument
 from sfworker.wire.frames import FrameError, encode_frame, read_body
 from sfworker.wire.gateway import (
@@ -194,18 +192,8 @@ class Gateway:
         return PassedOn(self, self._identity, Stranger(lambda: None))
 
     async def _hear_signals(self) -> None:
-        # As workers do: what scripts that rotate logs send ends nothing, but a closed terminal does.
-        hang_up_stops = os.isatty(0) or os.isatty(2)
-        heard = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2]
-        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup sets it
-            heard.append(signal.SIGHUP)
-        with anyio.open_signal_receiver(*heard) as signals:
-            async for number in signals:
-                if number in {signal.SIGUSR1, signal.SIGUSR2}:
-                    continue
-                if number == signal.SIGHUP and not hang_up_stops:
-                    reopen()
-                    continue
+        async for _, meaning in hear_signals():
+            if meaning == "stop":
                 self._hurry = self._leaving.is_set()
                 self._leaving.set()
                 self._changed.set()

@@ -61,7 +61,7 @@ class Identity:
 
     @property
     def is_good(self) -> bool:
-        """Whether this party's certificate, and those that it is signed by, are good now."""
+        """True where this party's certificate, and those that it is signed by, are good now."""
         self._read_anew()
         begins, expires = self.validity
         return begins <= datetime.now(timezone.utc) < expires

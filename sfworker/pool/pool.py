@@ -281,10 +281,7 @@ class Pool:
             try:
                 await self._nursery.start()
                 how = await self._nursery.wait()
-            except (
-                OSError,
-                RuntimeError,
-            ) as error:  # no process, memory, descriptor or (the latter) thread is left
+            except (OSError, RuntimeError) as error:  # no process, memory, descriptor or thread is left
                 how = f"could not be started ({_reason(error)})"
             told, pause = failures.end(f"the nursery process {how}")
             if not self.is_ready:  # else the template serves on

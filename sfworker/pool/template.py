@@ -168,7 +168,7 @@ class Nursery(_Forker):
         """End it, after the templates."""
         self._lose()  # closes the control socket, which is how it knows
         if self._process is not None:
-            with anyio.move_on_after(5.0) as overdue:
+            with anyio.move_on_after(_STOP_SECONDS) as overdue:
                 await self._process.wait()
             if overdue.cancelled_caught:
                 self._process.kill()

@@ -25,7 +25,7 @@ log = logging.getLogger("sfworker.test")
 
 
 def settings(directory: Path, **more: object) -> Settings:
-    return msgspec.convert({"redis_url": "redis://:pass4711@h/0", "job_logs": str(directory), **more}, Settings)
+    return msgspec.convert({"redis_url": "redis://:pass4711-4711@h/0", "job_logs": str(directory), **more}, Settings)
 
 
 def messages(file: Path) -> list[str]:
@@ -37,10 +37,10 @@ def test_lines_about_an_execution_are_in_its_file_alone(tmp_path: Path) -> None:
         log.info("of nobody")
         for execution_id in ("e-1", "e-2"):
             with logs.ids(execution_id=execution_id, task_id="t"):
-                log.info("of %s with pass4711", execution_id)
-                logs.party_line(b"a row: 4711", party="alice")
+                log.info("of %s with pass4711-4711", execution_id)
+                logs.party_line(b"a row: 4711-4711", party="alice")
     assert messages(tmp_path / "e-1.log")[0] == "of e-1 with ***"
-    assert "4711" not in (tmp_path / "e-1.log").read_text()
+    assert "4711-4711" not in (tmp_path / "e-1.log").read_text()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["e-1.log", "e-2.log"]
     assert (tmp_path / "e-1.log").stat().st_mode & 0o111 == 0
 
@@ -134,7 +134,7 @@ def test_a_real_job_is_followed_to_its_end(redis_url: str, tmp_path: Path, capsy
         assert {line.get("party") for line in lines} >= {None, "bob"}
         shown = followed.stdout.splitlines()
         assert "failed for good" in shown[-1]
-        assert "customer 4711" not in followed.stdout + once.stdout
+        assert "customer 4711-4711" not in followed.stdout + once.stdout
     for words in (["logs", "nobody"], ["logs", "nobody", "--json"]):
         missing = subprocess.run([*command[:3], *words], env=environment, capture_output=True, text=True, check=False)
         assert (missing.returncode, missing.stdout) == (1, "")

@@ -128,7 +128,6 @@ def test_nothing_but_tls_passes_for_any_task_type(made: Ground) -> None:
         print(f"{case}: {outcomes}")
         assert (outcomes == ["success", "success"]) == (case not in REFUSED), outcomes
         if case not in REFUSED:
-            # In quotes, as three letters are in a megabyte of any cipher text now and then.
             require_tls_between(made, frames, ["grade", str(x[0, 0]), f'"{task["task_type"]}"'])
 
 

@@ -22,7 +22,6 @@ from sfworker.secure.secret_matrices import (
     blocks,
     inverse,
     inverse_limit,
-    inverse_steps,
     product,
     summed,
     unit_columns,
@@ -78,7 +77,7 @@ def vif(context: JobContext[VifParams]) -> VifResult | None:
         correlations = context.spu(_assembled)(
             [block.to(context.spu) for block in own], [across[pair] for pair in combinations(parties, 2)]
         )
-        inverted = inverse(context, correlations, inverse_steps(shape.columns, limit))
+        inverted = inverse(context, correlations, shape.columns, limit)
         opened = context.spu(jnp.diagonal)(inverted).to(context.pyu(first))
         if not context.is_local(first):
             return None

@@ -24,7 +24,6 @@ from sfworker.secure.secret_matrices import (
     blocks,
     inverse,
     inverse_limit,
-    inverse_steps,
     product,
     summed,
     unit_columns,
@@ -93,7 +92,7 @@ def p_value(context: JobContext[PValueParams]) -> PValueResult | None:
         limit = inverse_limit(context, shape.columns + 1)
         information = context.spu(_information)(sums)
         opened = context.spu(_squares, static_argnames=("count", "limit", "most"))(
-            inverse(context, information, inverse_steps(shape.columns + 1, limit)),
+            inverse(context, information, shape.columns + 1, limit),
             sums,
             coefficients,
             label_scaling,

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,9 @@ LEAST_LIMIT = 10.0
 
 MOST_ROWS = 7
 """Rows that the SPU multiplies at once. Eight take it seven times as long, as it uses another kernel then."""
+
+SWEPT = 25
+"""Rows and columns of a matrix that are swept out at a time."""
 
 BLOCK_CELLS = 2_000_000
 """Cells of a matrix that go to the SPU at a time. A share of a cell takes up to 16 bytes, and more while used."""
@@ -80,28 +84,45 @@ def inverse_limit(context: JobContext[Any], size: int) -> float:
     return float(min(2.0 ** (context.spu.conf.fxp_fraction_bits / 2), most))
 
 
-def inverse_steps(size: int, limit: float) -> int:
-    """Return the steps `inverse` needs for a matrix with ones on its diagonal. Each doubles what is too small yet."""
+def inverse(context: JobContext[Any], matrix: Any, size: int, limit: float) -> Any:
+    """Invert a positive matrix of `size` on the SPU, with no more than ones on its diagonal. Publishes progress.
+
+    A singular matrix gives numbers above `limit`, which is that of `inverse_limit`. Some rows and columns at a time are
+    swept out, as Gauss and Jordan do, by inverses of the blocks on the diagonal: Newton's iteration, which makes those,
+    would go forty times through a large matrix.
+    """
+    widths = [min(SWEPT, size - start) for start in range(0, size, SWEPT)]
+    swept = matrix
+    for number, width in enumerate(widths, 1):
+        swept = context.spu(_swept, static_argnames=("width", "steps"))(
+            swept, width=width, steps=_inverse_steps(width, limit)
+        )
+        sfd.get(swept.meta)  # waits, so that progress is true
+        if context.is_local(context.parties[0]):
+            context.progress(number / len(widths), f"block {number} of {len(widths)} of a matrix inversion")
+    return context.spu(jnp.negative)(swept)
+
+
+def _inverse_steps(size: int, limit: float) -> int:
+    """Return how many of Newton's steps a matrix of `size` needs. Each doubles what is too small yet."""
     return math.ceil(math.log2(limit) + 2 * math.log2(size)) + 5
 
 
-def inverse(context: JobContext[Any], matrix: Any, steps: int) -> Any:
-    """Invert a positive matrix on the SPU by Newton's iteration. Publishes progress.
+def _swept(matrix: Any, *, width: int, steps: int) -> Any:
+    """Sweep out the first `width` rows and columns, which become the last ones.
 
-    A singular matrix gives numbers above `inverse_limit`.
+    After all have been, the matrix is the inverse of the first one with its sign changed, in the first order.
     """
-    found = context.spu(_first_guess)(matrix)
-    for step in range(1, steps + 1):
-        found = context.spu(_better_guess)(matrix, found)
-        sfd.get(found.meta)  # waits, so that progress is true
-        if context.is_local(context.parties[0]):
-            context.progress(step / steps, f"step {step} of {steps} of a matrix inversion")
-    return found
+    block, across, rest = matrix[:width, :width], matrix[width:, :width], matrix[width:, width:]
+    # No eigenvalue is above the sum of the diagonal, so that Newton's iteration begins at `width` or below.
+    inverted = jax.lax.fori_loop(
+        0, steps, lambda _, found: _better_inverse(block, found), jnp.identity(width) / width + 0 * block
+    )
+    if not len(rest):
+        return -inverted
+    coefficients = across @ inverted
+    return jnp.block([[rest - coefficients @ across.T, coefficients], [coefficients.T, -inverted]])
 
 
-def _first_guess(matrix: Any) -> Any:
-    return jnp.identity(matrix.shape[0]) / jnp.trace(matrix)
-
-
-def _better_guess(matrix: Any, found: Any) -> Any:
+def _better_inverse(matrix: Any, found: Any) -> Any:
     return found @ (2 * jnp.identity(matrix.shape[0]) - matrix @ found)

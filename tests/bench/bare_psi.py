@@ -47,7 +47,7 @@ def on_ray(address: str, inputs: dict[str, str], directory: str) -> float:
 
 
 def on_mesh(inputs: dict[str, str], directory: str) -> float:
-    return seconds_of_parties(lambda party: _party(party, inputs, directory))
+    return seconds_of_parties(lambda party: join(party, directory).psi(**psi_arguments(inputs, directory)))
 
 
 def seconds_of_parties(work: Callable[[str], None]) -> float:
@@ -73,7 +73,8 @@ def seconds_of_parties(work: Callable[[str], None]) -> float:
     return seconds
 
 
-def _party(party: str, inputs: dict[str, str], directory: str) -> None:
+def join(party: str, directory: str) -> Any:
+    """Join the other party over Unix sockets in `directory`, and return the SPU."""
     import secretflow as sf
 
     from sfworker.session.fed_proxy import use_unix_sockets
@@ -87,7 +88,7 @@ def _party(party: str, inputs: dict[str, str], directory: str) -> None:
     )
     nodes = [{"party": name, "address": f"unix:{directory}/spu-{name}.sock"} for name in PARTIES]
     link = {"connect_retry_times": 200, "connect_retry_interval_ms": 10, "brpc_channel_connection_type": "pooled"}
-    sf.SPU({"nodes": nodes, "runtime_config": RUNTIME}, link_desc=link).psi(**psi_arguments(inputs, directory))
+    return sf.SPU({"nodes": nodes, "runtime_config": RUNTIME}, link_desc=link)
 
 
 def main(how: str, repetitions: int, alice: str, bob: str) -> None:

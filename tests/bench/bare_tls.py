@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from tests.bench.bare_jobs import ss_lr, ss_xgb
 from tests.bench.bare_psi import PARTIES, RUNTIME, psi_arguments, seconds_of_parties
 from tests.network import HOST, Network, free_ports
 
@@ -77,46 +78,11 @@ def psi(spu: Any, inputs: dict[str, str], directory: str) -> None:
     spu.psi(**psi_arguments(inputs, directory))
 
 
-def table(inputs: dict[str, str]) -> tuple[Any, Any]:
-    """Return the features, brought to mean 0 and deviation 1, and the label of alice."""
-    import pandas as pd
-    import secretflow as sf
-    from secretflow.data import FedNdarray, PartitionWay
-
-    def read(path: str, is_label: bool) -> Any:
-        frame = pd.read_csv(path).drop(columns="id")
-        if is_label:
-            return frame[["y"]].to_numpy()
-        features = frame.drop(columns="y", errors="ignore")
-        return ((features - features.mean()) / features.std()).to_numpy()
-
-    devices = {party: sf.PYU(party) for party in PARTIES}
-    features = {device: device(read)(inputs[party], False) for party, device in devices.items()}
-    label = {devices["alice"]: devices["alice"](read)(inputs["alice"], True)}
-    return FedNdarray(features, PartitionWay.VERTICAL), FedNdarray(label, PartitionWay.VERTICAL)
-
-
-def ss_lr(spu: Any, inputs: dict[str, str], directory: str) -> None:
-    import secretflow.distributed as sfd
-    from secretflow.ml.linear.ss_sgd import SSRegression
-
-    x, y = table(inputs)
-    model = SSRegression(spu)
-    model.fit(x, y, 3, 0.1, 1024, "t1", "logistic", "l2", 0.1)
-    sfd.get(model.spu_w.meta)
-
-
-def ss_xgb(spu: Any, inputs: dict[str, str], directory: str) -> None:
-    import secretflow.distributed as sfd
-    from secretflow.ml.boost.ss_xgb_v import Xgb
-
-    x, y = table(inputs)
-    about = {"num_boost_round": 3, "max_depth": 3, "learning_rate": 0.3, "objective": "logistic", "sketch_eps": 0.1}
-    model = Xgb(spu).train(about, x, y)
-    sfd.get(model.weights[-1].meta)
-
-
-JOBS = {"psi": psi, "ss_lr": ss_lr, "ss_xgb": ss_xgb}
+JOBS = {
+    "psi": psi,
+    "ss_lr": lambda spu, inputs, _: ss_lr(spu, inputs),
+    "ss_xgb": lambda spu, inputs, _: ss_xgb(spu, inputs, num_boost_round=3, max_depth=3),
+}
 
 
 def one(job: str, data: Path, certificates: Path, delay: float) -> float:

@@ -1,0 +1,153 @@
+"""What trainings and factors cost beside SecretFlow alone, in the same kind of mesh, in turns."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from tests.bench.bare_jobs import BATCH, EPOCHS, GLM_EPOCHS, RATE, TREES
+from tests.bench.gateway import until_success
+from tests.bench.measuring import PAUSE, REPETITIONS, Figures, Listener, worker
+from tests.bench.sessions import spread
+from tests.processes import told
+from tests.running_worker import PARTIES, RunningWorker, envelope
+
+HEU = {"mode": "PHEU", "schema": "ou", "key_size": 2048}
+SPU = {"cluster_def": {"runtime_config": {"protocol": "SEMI2K", "field": "FM128", "fxp_fraction_bits": 40}}}
+LOOK_SECONDS = 0.02
+
+
+class Job(NamedTuple):
+    """A task, the size of its table, and the shares of SecretFlow's own time and memory that are wanted at most."""
+
+    task_type: str
+    rows: int
+    columns: int
+    most_time: float
+    most_memory: float = 1.0
+    repetitions: int = REPETITIONS
+
+
+JOBS = (
+    Job("ss_lr", 100_000, 20, 0.60),
+    Job("ss_glm", 20_000, 10, 0.40),
+    Job("vif", 10_000, 200, 0.60),
+    Job("sgb", 20_000, 20, 0.60),
+    Job("ss_xgb", 5_000, 20, 0.30),
+    Job("ss_xgb", 20_000, 20, 0.20, 0.50, 3),
+)
+PARAMETERS: dict[str, dict[str, Any]] = {
+    "ss_lr": {"epochs": EPOCHS, "batch_size": BATCH, "learning_rate": RATE, "penalty": "l2", "l2_norm": 0.1},
+    "ss_glm": {"epochs": GLM_EPOCHS, "distribution": "Bernoulli", "optimizer": "IRLS"},
+    "vif": {},
+    "sgb": TREES,
+    "ss_xgb": TREES,
+}
+
+
+def trainings(figures: Figures) -> None:
+    """The same job in a worker and in SecretFlow alone: seconds, and the memory of the larger party."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory, worker(data_roots=directory) as running:
+        heard = Listener(running.redis)
+        for job in JOBS:
+            place = Path(directory) / f"{job.task_type}-{job.rows}"
+            task_config = task(job, place)
+            ours, bare = [], []
+            for _ in range(job.repetitions):
+                ours.append(of_worker(running, heard, task_config))
+                bare.append(alone(job, place))
+            name = f"{job.task_type}, {job.rows:,} x {job.columns}"
+            (seconds, memory), (bare_seconds, bare_memory) = (zip(*each, strict=True) for each in (ours, bare))
+            figures.add(name, spread(seconds))
+            figures.add("  SecretFlow alone", spread(bare_seconds))
+            compare(figures, "  share of its time", seconds, bare_seconds, job.most_time)
+            figures.add("  memory of a party, here and alone", " and ".join(map(megabytes, (memory, bare_memory))))
+            compare(figures, "  share of its memory", memory, bare_memory, job.most_memory)
+
+
+def task(job: Job, place: Path) -> dict[str, Any]:
+    """Write both parties' files into `place`, and return the task."""
+    place.mkdir()
+    chance = np.random.default_rng(1)
+    x = chance.normal(size=(job.rows, job.columns))
+    y = (x @ np.linspace(-1, 1, job.columns) + chance.normal(size=job.rows) > 0) * 1
+    paths, features, half = {}, {}, job.columns // 2
+    for number, party in enumerate(PARTIES):
+        features[party] = [f"x{each}" for each in range(number * half, number * half + half)]
+        frame = pd.DataFrame(x[:, number * half : number * half + half], columns=features[party])
+        frame = frame.rename_axis("id").reset_index()
+        paths[party] = str(place / f"{party}.csv")
+        (frame.assign(y=y) if party == "alice" else frame).to_csv(paths[party], index=False)
+    about: dict[str, Any] = {"task_type": job.task_type, "features": features, "input_paths": paths}
+    if job.task_type != "vif":
+        about["label"] = {"party": "alice", "column": "y"}
+        about["model_path"] = {party: str(place / f"model-{party}") for party in PARTIES}
+    return about | PARAMETERS[job.task_type]
+
+
+def of_worker(running: RunningWorker, heard: Listener, task_config: dict[str, Any]) -> tuple[float, int]:
+    """Seconds from append to answer, and the peak of memory of a party in bytes."""
+    time.sleep(PAUSE)
+    devices = {"heu_config": HEU} if task_config["task_type"] == "sgb" else {"spu_config": SPU}
+    job = envelope(task_config, **devices)
+    with peak_below(running.process.pid) as peak:
+        began = time.perf_counter()
+        running.send(job)
+        seconds = until_success(heard, job) - began
+    return seconds, peak[0]
+
+
+def alone(job: Job, place: Path) -> tuple[float, int]:
+    command = [sys.executable, "-m", "tests.bench.bare_jobs", job.task_type, str(place)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if "FIGURES " not in done.stdout or done.returncode:
+        raise SystemExit(done.stderr)
+    seconds, memory = json.loads(done.stdout.rpartition("FIGURES ")[2])
+    return seconds, memory
+
+
+@contextmanager
+def peak_below(ancestor: int) -> Iterator[list[int]]:
+    """Watch during the block for the largest peak of memory, in bytes, of a process that comes from `ancestor`."""
+    peak, done = [0], threading.Event()
+
+    def look() -> None:
+        while not done.wait(LOOK_SECONDS):
+            for pid in descendants(ancestor):
+                for line in told(pid, "status").splitlines():
+                    if line.startswith(b"VmHWM:"):
+                        peak[0] = max(peak[0], 1024 * int(line.split()[1]))
+
+    watch = threading.Thread(target=look)
+    watch.start()
+    try:
+        yield peak
+    finally:
+        done.set()
+        watch.join()
+
+
+def descendants(pid: int) -> list[int]:
+    children = [int(child) for child in told(pid, f"task/{pid}/children").split()]
+    return [*children, *(each for child in children for each in descendants(child))]
+
+
+def compare(figures: Figures, what: str, ours: Any, bare: Any, most: float) -> None:
+    share = statistics.median(ours) / statistics.median(bare)
+    figures.add(what, f"{share:.0%}", f"<= {most:.0%}", share <= most)
+
+
+def megabytes(values: Any) -> str:
+    return f"{statistics.median(values) / 1e6:.0f} MB"

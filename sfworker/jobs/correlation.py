@@ -7,6 +7,7 @@ parties' columns are computed on the SPU.
 from __future__ import annotations
 
 import math
+from functools import partial
 from itertools import combinations, compress
 from typing import Any
 
@@ -27,11 +28,14 @@ from sfworker.secure.secret_matrices import (
     unit_columns,
 )
 from sfworker.session.arithmetic import arithmetic_of, largest_product, require_fraction_bits
+from sfworker.session.opened_once import kept, opened_once
 from sfworker.tables import aligned
 from sfworker.tables.files import Matrix
 
 MAX_COLUMNS = 1000
 LEAST_FRACTION_BITS = 16
+KEPT_CELLS = 4_000_000
+"""Cells of matrices that stay until the process ends, so that the SPU masks them once. Each takes some 50 bytes."""
 
 
 @TaskDispatcher.register_task("pearson_correlation")
@@ -122,26 +126,35 @@ def _products_across(
     context: JobContext[Any], units: dict[str, Matrix], shape: aligned.Shape
 ) -> dict[tuple[str, str], Any]:
     """Compute on the SPU the cross products for every pair of parties with features."""
-    pairs = combinations([party for party, count in shape.features.items() if count], 2)
+    pairs = list(combinations([party for party, count in shape.features.items() if count], 2))
     # Cells of unit columns are small where rows are many, so they go in enlarged, and lose fewer bits.
     bits = min(context.spu.conf.fxp_fraction_bits, math.floor(math.log2(largest_product(context.spu))) - 1) // 2
     enlarged = {party: matrix * 2.0**bits for party, matrix in units.items()}
+    is_kept = shape.rows * sum(shape.features[right] for _, right in pairs) <= KEPT_CELLS
+
+    def multiplied(left: str, right: str, rows: slice) -> Any:
+        one, other = (
+            aligned.held(context, party, enlarged.get(party), np.float64, rows).to(context.spu)
+            for party in (left, right)
+        )
+        return context.spu(_opened_once_product)(one, kept(other)) if is_kept else context.spu(product)(one, other)
+
     return {
         (left, right): context.spu(jnp.multiply)(
             summed(
                 context,
                 blocks(shape.rows, max(shape.features[left], shape.features[right])),
-                lambda rows, left=left, right=right: context.spu(product)(  # type: ignore[misc]
-                    *(
-                        aligned.held(context, party, enlarged.get(party), np.float64, rows).to(context.spu)
-                        for party in (left, right)
-                    )
-                ),
+                partial(multiplied, left, right),
             ),
             0.25**bits,
         )
         for left, right in pairs
     }
+
+
+def _opened_once_product(left: Any, right: Any) -> Any:
+    """Compute `left.T @ right`, where `right` is masked and opened for all pieces of `left` at once."""
+    return product(left, opened_once(right))
 
 
 def _block(context: JobContext[Any], own: dict[str, Matrix], across: dict[Any, Any], left: str, right: str) -> Any:

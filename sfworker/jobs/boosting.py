@@ -42,6 +42,7 @@ from sfworker.party.task_dispatcher import TaskDispatcher
 from sfworker.secure.boosted_trees import Booster
 from sfworker.secure.fresh_orders import use_fresh_orders
 from sfworker.secure.own_parts import use_own_parts
+from sfworker.secure.plain_sums import use_plain_sums
 from sfworker.secure.sigmoid import sigmoid
 from sfworker.session import codec
 from sfworker.session.arithmetic import arithmetic_of, largest_product, require_fraction_bits, require_whole_bits
@@ -54,6 +55,7 @@ LEAST_FRACTION_BITS = 16
 codec.record(XgbTree, split_features=list, split_values=list)
 use_fresh_orders()
 use_own_parts()
+use_plain_sums()
 
 
 @TaskDispatcher.register_task("ss_xgb")

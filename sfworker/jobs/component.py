@@ -18,6 +18,7 @@ from sfworker.party.task_dispatcher import TaskDispatcher
 from sfworker.secure import gradient_descent
 from sfworker.secure.fresh_orders import use_fresh_orders
 from sfworker.secure.own_parts import use_own_parts
+from sfworker.secure.plain_sums import use_plain_sums
 
 WHERE = "task_config.node_eval_param"
 _ZEROS: dict[str, Any] = {"float": 0.0, "int": 0, "bool": False, "str": ""}
@@ -27,6 +28,7 @@ ss_sgd_train.SSRegression = gradient_descent.Regression
 ss_glm_train.SSGLM = gradient_descent.Glm
 use_fresh_orders()
 use_own_parts()
+use_plain_sums()
 
 
 @TaskDispatcher.register_task("component")

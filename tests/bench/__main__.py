@@ -29,6 +29,7 @@ from tests.bench.ray import ray
 from tests.bench.recovery import recovery
 from tests.bench.sessions import sessions
 from tests.bench.telemetry import telemetry
+from tests.bench.trainings import trainings
 from tests.running_worker import envelope, until
 
 SPU = {"cluster_def": {"runtime_config": {"protocol": "SEMI2K", "field": "FM128", "fxp_fraction_bits": 40}}}
@@ -153,6 +154,7 @@ PARTS: dict[str, Callable[[Figures], None]] = {"latency": latency, "rates": rate
 ON_REQUEST: dict[str, Callable[[Figures], None]] = {
     "gateway": gateway,
     "programs": programs,
+    "trainings": trainings,
     "sessions": sessions,
     "ray": ray,
     "history": history,

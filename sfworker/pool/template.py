@@ -45,7 +45,12 @@ _TOLD_SECONDS = 0.5
 """Longest wait for the nursery to tell how a template has ended."""
 # Python's small objects in large pages: a fork then copies page tables for them by the megabyte instead of by 4 KiB,
 # which more than halves what a party process costs to start and to end (5.9 to 2.2 ms, 15 to 5.7 ms with its end).
-_LARGE_PAGES = {"PYTHONMALLOC": "malloc", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+# And no more heaps than processors, as what is free in one is not used for another: a party of ss_xgb with 10,000 rows
+# then takes 460 MB where it took 620, in the same time.
+_HEAP = {
+    "PYTHONMALLOC": "malloc",
+    "GLIBC_TUNABLES": f"glibc.malloc.hugetlb=1:glibc.malloc.arena_max={max(2, os.cpu_count() or 2)}",
+}
 # What a job may know of the worker's environment, which holds Redis's password and headers of collectors.
 _PASSED_ON = re.compile(
     r"PATH|HOME|USER|LOGNAME|SHELL|LANG|LANGUAGE|TZ|TZDIR|TMPDIR|VIRTUAL_ENV"
@@ -143,7 +148,7 @@ class Nursery(_Forker):
                 entry.command("sfworker.party.template", *arguments),
                 pass_fds=[theirs.fileno()],
                 env=job_environment(self._settings)
-                | _LARGE_PAGES
+                | _HEAP
                 | {"TMPDIR": self._run_dir},  # what imports leave goes with it
                 stdin=None,
                 stdout=log_write,

@@ -25,6 +25,7 @@ from tests.bench.gateway import gateway
 from tests.bench.history import history
 from tests.bench.measuring import PAUSE, REPETITIONS, Figures, Listener, bare, cpu, worker, write_ids
 from tests.bench.programs import programs
+from tests.bench.queue import queue
 from tests.bench.ray import ray
 from tests.bench.recovery import recovery
 from tests.bench.sessions import sessions
@@ -155,6 +156,7 @@ ON_REQUEST: dict[str, Callable[[Figures], None]] = {
     "programs": programs,
     "sessions": sessions,
     "ray": ray,
+    "queue": queue,
     "history": history,
     "telemetry": telemetry,
 }

@@ -11,6 +11,15 @@ def make_environment(directory: Path, pins: Path) -> str:
     """Make the environment in `directory` and return its interpreter. Raises CalledProcessError without an index."""
     venv.create(directory, with_pip=True)
     python = str(directory / "bin" / "python")
-    install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--requirement"]
+    install = [
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-deps",
+        "--requirement",
+    ]
     subprocess.run([python, *install, str(pins)], check=True)
     return python

@@ -33,6 +33,7 @@ from tests.running_worker import ROOT, RunningWorker, envelope, until
 ASKED = 200
 WARMED_UP = 20
 LOOK = 0.01
+MOST_SECONDS = 120
 _CLOCK = os.sysconf("SC_CLK_TCK")
 
 
@@ -99,6 +100,8 @@ def measure(queue: Queue) -> dict[str, float]:
         while queue.left(redis):
             looks += 1
             time.sleep(LOOK)
+            if time.perf_counter() - began > MOST_SECONDS:
+                raise SystemExit(f"{queue.name} has left jobs for {MOST_SECONDS} s")
         seconds = time.perf_counter() - began
         of_worker, of_redis = cpu_of_tree(pid) - of_worker, cpu_of_tree(server.pid) - of_redis
         calls = sum(each["calls"] for each in redis.info("commandstats").values())

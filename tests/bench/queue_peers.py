@@ -45,7 +45,9 @@ async def taskiq(role: str, url: str, number: int) -> list[Times]:
     from taskiq.api import run_receiver_task
     from taskiq_redis import RedisAsyncResultBackend, RedisStreamBroker
 
-    broker = RedisStreamBroker(url, consumer_id="0").with_result_backend(RedisAsyncResultBackend(url))
+    broker = RedisStreamBroker(url, consumer_id="0", socket_timeout=None).with_result_backend(
+        RedisAsyncResultBackend(url)
+    )
     task = broker.register_task(begin, "begin")
     await broker.startup()
     if role == "work":
@@ -69,7 +71,7 @@ async def saq(role: str, url: str, number: int) -> list[Times]:
     from saq import Worker
     from saq.queue.redis import RedisQueue
 
-    queue = RedisQueue(Redis.from_url(url))
+    queue = RedisQueue(Redis.from_url(url, socket_timeout=None))
     await queue.connect()
     if role == "work":
         await Worker(queue, functions=[begin], concurrency=AT_A_TIME).start()

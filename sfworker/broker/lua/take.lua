@@ -89,11 +89,16 @@ local function let_go(n)
   end
 end
 
+-- A stream that has had nothing due, or nothing new, is not asked for that again.
+local none_due, none_new = {}, {}
 local function due(n)
   local stream, times = KEYS[2 * n - 1], KEYS[2 * n]
-  for _ = 1, 100 do -- ones that do not wait any more are passed over
+  for _ = 1, none_due[n] and 0 or 100 do -- ones that do not wait any more are passed over
     local entry = redis.call('ZRANGEBYSCORE', times, '-inf', now, 'LIMIT', 0, 1)[1]
-    if not entry then return nil end
+    if not entry then
+      none_due[n] = true
+      return nil
+    end
     redis.call('ZREM', times, entry)
     local claimed = owner(stream, group, entry) == ARGV[3] and claim(stream, group, worker, 0, entry)
     if claimed then return claimed end
@@ -101,8 +106,10 @@ local function due(n)
 end
 
 local function new(n)
+  if none_new[n] then return nil end
   local stream = KEYS[2 * n - 1]
   local reply = redis.call('XREADGROUP', 'GROUP', group, worker, 'COUNT', 1, 'STREAMS', stream, '>')
+  none_new[n] = not reply
   return reply and parcel(stream, reply[1][2][1])
 end
 

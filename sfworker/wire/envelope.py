@@ -272,7 +272,7 @@ def decode_envelope(data: bytes, max_bytes: int, unread: list[str] | None = None
             raise RecursionError
         _require_unique(data)
         envelope: Envelope = tolerance.convert(_spelled(given), Envelope, unread)
-        _require_64_bits({name: given.get(name) for name in Envelope.__struct_fields__}, "$")
+        _require_64_bits({name: given.get(name) for name in Envelope.__struct_fields__})
     except msgspec.ValidationError as error:
         raise _field_error(error) from None
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -358,16 +358,24 @@ def _is_deeper(given: Any, most: int) -> bool:
     return most == 0 or any(_is_deeper(each, most - 1) for each in within)
 
 
-def _require_64_bits(given: Any, path: str) -> None:
+def _require_64_bits(given: Any) -> None:
     """Raise ValidationError where an integer fits no frame, as structs do except where they take anything."""
+    try:
+        msgspec.msgpack.encode(given)
+    except OverflowError:
+        _raise_beyond_64_bits(given, "$")
+        raise
+
+
+def _raise_beyond_64_bits(given: Any, path: str) -> None:
     if isinstance(given, int) and not -(1 << 63) <= given < 1 << 64:
         raise msgspec.ValidationError(f"Integer value out of range - at `{path}`")
     if isinstance(given, dict):
         for name, each in given.items():
-            _require_64_bits(each, f"{path}.{name}")
+            _raise_beyond_64_bits(each, f"{path}.{name}")
     elif isinstance(given, list):
         for number, each in enumerate(given):
-            _require_64_bits(each, f"{path}[{number}]")
+            _raise_beyond_64_bits(each, f"{path}[{number}]")
 
 
 def _field_error(error: msgspec.ValidationError) -> SecretFlowTaskError:

@@ -28,6 +28,7 @@ from tests.bench.programs import programs
 from tests.bench.queue import queue
 from tests.bench.ray import ray
 from tests.bench.recovery import recovery
+from tests.bench.renewals import renewals
 from tests.bench.sessions import sessions
 from tests.bench.telemetry import telemetry
 from tests.running_worker import envelope, until
@@ -157,6 +158,7 @@ ON_REQUEST: dict[str, Callable[[Figures], None]] = {
     "sessions": sessions,
     "ray": ray,
     "queue": queue,
+    "renewals": renewals,
     "history": history,
     "telemetry": telemetry,
 }

@@ -288,6 +288,24 @@ async def test_a_command_that_is_cancelled_in_flight_leaves_its_reply_to_nobody(
         assert await broker.read_owned("sf:jobs", entry_id) == entry
 
 
+async def test_who_is_cancelled_just_when_its_turn_comes_lets_the_next_one_go(new_broker: OpenBroker) -> None:
+    broker = await new_broker("a")
+    scopes = [anyio.CancelScope() for _ in range(3)]
+    answered = []
+
+    async def call(number: int) -> None:
+        with scopes[number]:
+            await broker.take([1])
+            answered.append(number)
+            scopes[1].cancel()  # the second one's turn has come with the first one's answer, and it has not run yet
+
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            for number in range(3):
+                tasks.start_soon(call, number)
+    assert answered == [0, 2]
+
+
 async def test_a_command_whose_connection_breaks_is_not_sent_again(redis: Any, redis_url: str) -> None:
     async def submit(client: Redis) -> None:
         with pytest.raises(AwayError):

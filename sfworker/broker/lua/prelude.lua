@@ -58,14 +58,6 @@ local function held()
   return {attempt = known[3], started = known[4], counted = known[5]}
 end
 
--- Fails where the results stream, due times or ids to answer are of another type, as somebody has put that there. Called
--- before anything is changed, because a script that fails is not undone.
-local function look(results, due_times, answers)
-  redis.call('XLEN', results)
-  if due_times then redis.call('ZCARD', due_times) end
-  if answers then redis.call('HGET', answers, '') end
-end
-
 -- Notes that the worker reaches Redis, and returns whether it has done so for a lease, without a break of half a lease.
 -- Only then does it know who is silent: while Redis itself or the way to it was silent, nobody could renew a lease, and
 -- all of them seem to have run out. `workers` holds when each was last here and since when without a break; what it
@@ -194,8 +186,16 @@ local function trimming(stream)
   return {'MINID', unread, math.min(surplus, 2000)}
 end
 
--- Appends to the results stream.
+-- Fails where the results stream, due times or ids to answer are of another type, as somebody has put that there. Called
+-- before anything is changed, because a script that fails is not undone.
 local trim
+local function look(results, due_times, answers)
+  trim = trimming(results)
+  if due_times then redis.call('ZCARD', due_times) end
+  if answers then redis.call('HGET', answers, '') end
+end
+
+-- Appends to the results stream.
 local function say(kind, status, payload)
   trim = trim or trimming(KEYS[3])
   redis.call('XADD', KEYS[3], trim[1], '~', trim[2], 'LIMIT', trim[3], '*', 'kind', kind, ARGV[6], ARGV[7],

@@ -9,11 +9,14 @@
 --   Reply {parcels (see the prelude), turns as in ARGV 6-8, for each stream 1 where it is paused, else 0}.
 local group, worker, taken, turns, now = ARGV[1], ARGV[2], {}, {}, now_ms()
 local running, starts, orders = KEYS[#KEYS - 2], KEYS[#KEYS - 1], KEYS[#KEYS]
-local paused, place = {}, {}
-for n = 1, (#KEYS - 3) / 2 do
+local paused, place, none_due, none_new, names = {}, {}, {}, {}, {'pause'}
+for n = 1, (#KEYS - 3) / 2 do names[n + 1] = 'pause stream ' .. KEYS[2 * n - 1] end
+local ordered = redis.pcall('HMGET', orders, unpack(names)) -- with pcall, as `pause` in the prelude
+for n = 1, #names - 1 do
   turns[n] = tonumber(ARGV[5 + n])
-  paused[n] = pause(orders, KEYS[2 * n - 1]) and 1 or 0
+  paused[n] = (ordered[1] or ordered[n + 1]) and 1 or 0
   place[KEYS[2 * n - 1]] = n
+  none_due[n] = redis.call('ZCARD', KEYS[2 * n]) == 0
 end
 local first_slot = 6 + #turns
 local slots = #ARGV - first_slot + 1
@@ -90,7 +93,6 @@ local function let_go(n)
 end
 
 -- A stream that has had nothing due, or nothing new, is not asked for that again.
-local none_due, none_new = {}, {}
 local function due(n)
   local stream, times = KEYS[2 * n - 1], KEYS[2 * n]
   for _ = 1, none_due[n] and 0 or 100 do -- ones that do not wait any more are passed over
@@ -125,7 +127,7 @@ end
 
 local looked_at = {}
 local function let_go_once(n)
-  if looked_at[n] or paused[n] == 1 then return end
+  if looked_at[n] or none_due[n] or paused[n] == 1 then return end
   looked_at[n] = true
   let_go(n)
 end

@@ -13,6 +13,7 @@ import math
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -72,6 +73,12 @@ def convert(given: Any, kind: type[_T], unread: list[str] | None = None) -> _T:
         return msgspec.convert(normal, kind, strict=True)
     except msgspec.ValidationError as error:
         raise msgspec.ValidationError(_with_names(str(error), normal, kind)) from None
+
+
+def prepare(kind: type[Any]) -> None:
+    """Work out ahead what `convert` and msgspec have to know of a type, which takes longer than most conversions."""
+    with suppress(msgspec.ValidationError):
+        convert({}, kind)
 
 
 def _normal(given: Any, kind: inspect.Type, note: _Note, path: str = "") -> Any:

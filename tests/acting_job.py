@@ -34,6 +34,7 @@ Action = Literal[
     "raise_type",
     "hang",
     "compute",
+    "flood",
     "stubborn",
     "exit",
     "kill",
@@ -118,6 +119,10 @@ def _act(context: JobContext[ActParams], params: ActParams) -> None:
             until = time.monotonic() + params.seconds
             while time.monotonic() < until:
                 pass
+        case "flood":
+            until = time.monotonic() + params.seconds
+            while time.monotonic() < until:
+                context.progress(0.5, "still at it")
         case "stubborn":
             signal.signal(signal.SIGUSR1, signal.SIG_IGN)
             time.sleep(params.seconds)

@@ -146,6 +146,12 @@ def _check(connection: AbstractConnection) -> None:
         ) from None
 
 
+def is_to_leave(error: ResponseError) -> bool:
+    """Return whether a server says that it became a replica or lost its replicas."""
+    # Before 7.0 a script's error only quotes the server's.
+    return isinstance(error, ReadOnlyError) or "-READONLY " in str(error) or "NOREPLICAS " in str(error)
+
+
 class _Sentinels:
     """Asks all sentinels for the master at once, because one that is silent would use up the others' time."""
 
@@ -195,8 +201,7 @@ class _Leaving(AbstractConnection):
         try:
             return await super().read_response(*arguments, **named)
         except ResponseError as error:
-            # Before 7.0 a script's error only quotes the server's.
-            if isinstance(error, ReadOnlyError) or "-READONLY " in str(error) or "NOREPLICAS " in str(error):
+            if is_to_leave(error):
                 await self.disconnect(nowait=True)
             raise
 

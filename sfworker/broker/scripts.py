@@ -46,6 +46,8 @@ class _Call:
     name: str
     keys: tuple[str, ...]
     arguments: tuple[Any, ...]
+    turn: anyio.Event | None = None
+    """Set when it is answered, or the first of those that are queued. None where nobody was before it."""
     answered: bool = False
     reply: Any = None
 
@@ -58,20 +60,29 @@ class Scripts:
         self._timeout = timeout
         self._scripts = {name: _read(name) for name in NAMES}
         self._queued: list[_Call] = []
-        self._trip = anyio.Lock(fast_acquire=True)
+        self._is_busy = False
+        """True from a trip's beginning until nobody waits for the next one."""
 
     async def call(self, name: str, keys: tuple[str, ...], *arguments: Any) -> Any:
         """Return the script's reply. Raises RedisError; after a lost connection the script may have run or not."""
         call = _Call(name, keys, arguments)
         self._queued.append(call)
-        try:
-            async with self._trip:
-                while not call.answered:  # else somebody who had the trip before took this call along
-                    with anyio.CancelScope(shield=True):  # others' calls are on board; the time-out bounds it
-                        await self._carry()
-        finally:
-            if call in self._queued:  # cancelled before its trip
-                self._queued.remove(call)
+        if self._is_busy:
+            # All of a trip are woken at once. One by one, as by a lock, the last of many would hear of it only after as
+            # many turns of the event loop, which are long where it has much to do.
+            call.turn = anyio.Event()
+            try:
+                await call.turn.wait()
+            except BaseException:  # cancelled, perhaps when it was just to go
+                if call in self._queued:
+                    self._queued.remove(call)
+                    if call.turn.is_set():
+                        self._let_next_go()
+                raise
+        if not call.answered:
+            self._is_busy = True
+            with anyio.CancelScope(shield=True):  # others' calls are on board; the time-out bounds it
+                await self._carry()
         if isinstance(call.reply, Exception):
             raise call.reply
         return call.reply
@@ -86,6 +97,15 @@ class Scripts:
             replies = [error] * len(batch)
         for call, reply in zip(batch, replies, strict=True):
             call.answered, call.reply = True, reply
+            if call.turn is not None:
+                call.turn.set()
+        self._let_next_go()
+
+    def _let_next_go(self) -> None:
+        if self._queued and (turn := self._queued[0].turn) is not None:
+            turn.set()
+        else:
+            self._is_busy = False
 
     async def _replies(self, batch: list[_Call]) -> list[Any]:
         replies = await self._pipe.send([self._command(call) for call in batch], self._timeout)

@@ -18,7 +18,6 @@ from sfworker.wire.envelope import (
     SpuConfig,
     decode_envelope,
     expired,
-    without_effect,
 )
 
 Mode = Literal["none", "mesh"]
@@ -71,7 +70,8 @@ def accept(data: bytes, settings: Settings, now: float) -> Job:
     `now` is in Unix seconds. Raises a SecretFlowTaskError that names the field and the remedy: EnvelopeError,
     ParameterValidationError, TaskTypeNotFoundError or ExpiredError.
     """
-    envelope = decode_envelope(data, settings.max_envelope_bytes)
+    unread: list[str] = []
+    envelope = decode_envelope(data, settings.max_envelope_bytes, unread)
     require_time_left(envelope, now)
     parties = _parties(envelope, settings)
     peers = _peers(envelope, settings)
@@ -97,7 +97,7 @@ def accept(data: bytes, settings: Settings, now: float) -> Job:
         agreed=params.agreed() if peers else None,
         resources=granted(envelope.options, settings),
         disclosures=[*task_type.disclosures, *(_dealt(envelope, task_type, parties, settings) if peers else [])],
-        warnings=[*without_effect(data), *unmet],
+        warnings=[*(f"{path}: has no effect in this worker" for path in unread), *unmet],
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import anyio
 import msgspec
@@ -53,16 +54,22 @@ class Leases:
 
     async def renew(self) -> None:
         """Renew running attempts' leases at a third of their length, and end attempts that were lost or cancelled."""
+        await self._regularly(self._settings.lease_seconds / 3, partial(self._noted, "renewing", self._renew))
 
-        async def renew() -> None:
-            try:
-                await self._renew()
-            except (RedisError, OSError):
-                self._readiness.redis_failed("renewing")
-                raise
-            self._readiness.redis_answered("renewing")
+    async def show(self) -> None:
+        """Write the heartbeat, and stop taking jobs where an operator wants that.
 
-        await self._regularly(self._settings.lease_seconds / 3, renew)
+        Apart from renewals, as what it counts of many running jobs may take longer than leases have time.
+        """
+        await self._regularly(self._settings.lease_seconds / 3, partial(self._noted, "heartbeat", self._show))
+
+    async def _noted(self, asked_by: str, action: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await action()
+        except (RedisError, OSError):
+            self._readiness.redis_failed(asked_by)
+            raise
+        self._readiness.redis_answered(asked_by)
 
     async def mend(self) -> None:
         """Look for keys that hold a value of another type, as somebody has put it there, and say so."""
@@ -114,7 +121,6 @@ class Leases:
         await self._regularly(1.0, listen)
 
     async def _renew(self) -> None:
-        # Leases come first and the heartbeat has a time-out, so that nothing uses up the time that a lease has.
         attempts = self._running.attempts
         leases = await self._broker.renew(attempts)
         now = anyio.current_time()
@@ -127,6 +133,9 @@ class Leases:
                 self._running.stop_attempt(attempt, Stop.LEASE_LOST)
             elif lease is Lease.TO_BE_CANCELLED:
                 self._running.stop_attempt(attempt, Stop.CANCELLED)
+
+    async def _show(self) -> None:
+        jobs, attempts = await self._jobs(), self._running.attempts
         heartbeat = WorkerOverview(
             worker_id=self._worker_id,
             started_at=self._started_at,
@@ -134,7 +143,7 @@ class Leases:
             running=len(attempts),
             free=max(self._running.free, 0),
             executions=[attempt.execution_id for attempt in attempts],
-            jobs=await self._jobs(),
+            jobs=jobs,
             limits=limits_of_settings(self._settings),
         )
         with anyio.fail_after(self._settings.lease_seconds / 3):

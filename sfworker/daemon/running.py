@@ -20,7 +20,7 @@ class Running:
         self._telemetry = telemetry
         # Keyed by run, because an entry may come back for its next attempt before the last one's slot is free.
         self._executions: dict[str, tuple[Attempt, Execution]] = {}
-        self._changed = anyio.Event()
+        self._changed: anyio.Event | None = None  # made for those who wait, as hardly anybody does
 
     @property
     def free(self) -> int:
@@ -68,14 +68,19 @@ class Running:
     async def until_free(self) -> None:
         """Wait until there is a free slot."""
         while self.free <= 0:
-            await self._changed.wait()
+            await self._until_changed()
 
     async def until_idle(self) -> None:
         """Wait until nothing runs."""
         while self._executions:
-            await self._changed.wait()
+            await self._until_changed()
+
+    async def _until_changed(self) -> None:
+        self._changed = self._changed or anyio.Event()
+        await self._changed.wait()
 
     def _say(self) -> None:
         self._telemetry.slots(len(self._executions), max(self.free, 0))
-        self._changed.set()
-        self._changed = anyio.Event()
+        if self._changed is not None:
+            self._changed.set()
+            self._changed = None

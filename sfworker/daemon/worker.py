@@ -126,6 +126,7 @@ class Worker:
         cancelling = Cancelling(self._broker, self._running, self._executor, lambda entry: self._run(entry, jobs))
         # These need no template, whose imports take seconds.
         standing.start_soon(self._leases.renew)
+        standing.start_soon(self._leases.show)
         standing.start_soon(self._leases.mend)
         standing.start_soon(self._leases.hear_cancellations, cancelling.cancel)
         standing.start_soon(cancelling.look_through_queue)

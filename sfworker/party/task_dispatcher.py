@@ -13,6 +13,7 @@ from sfworker import catalog
 from sfworker.errors import TaskTypeNotFoundError
 from sfworker.party.context import JobContext
 from sfworker.party.preload import hide_ray, keep_traces_in_scratch, remove_jax_directory
+from sfworker.wire import tolerance
 
 JobFunction = Callable[[JobContext[Any]], Struct | None]
 _F = TypeVar("_F", bound=JobFunction)
@@ -55,4 +56,6 @@ def load_jobs(modules: list[str]) -> None:
     package = importlib.import_module("sfworker.jobs")
     for module in pkgutil.walk_packages(package.__path__, "sfworker.jobs."):
         importlib.import_module(module.name)
+    for task_type in catalog.all_task_types():
+        tolerance.prepare(task_type.params)  # else each fork would do so, for a job's first millisecond
     remove_jax_directory()

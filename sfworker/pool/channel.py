@@ -17,6 +17,9 @@ from msgspec import Struct
 from sfworker.wire.frames import MAX_FRAME_BYTES, FrameError, FrameSplitter, encode_frame
 
 _CHUNK = 1 << 18
+_TURN = 1 << 9
+"""Bytes of short frames that are read at a time. A process that tells more than can be heard then holds up neither
+the others nor the renewal of leases: it waits, as its socket is full."""
 _LONGEST_LINE = 1 << 16
 
 
@@ -68,7 +71,7 @@ class FrameChannel:
 
     def _readable(self) -> None:
         try:
-            data = self._sock.recv(_CHUNK)
+            data = self._sock.recv(min(max(_TURN, self._splitter.lacking), _CHUNK))
         except BlockingIOError:
             return
         except OSError:

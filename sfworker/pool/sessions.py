@@ -129,7 +129,7 @@ class Sessions(Generic[P]):
 
     def make_room(self) -> None:
         """End those that are in the way of an execution which begins with new processes."""
-        is_short = self._is_short()
+        is_short = bool(self._kept) and self._is_short()
         while self._kept and (is_short or self._running + len(self._kept) > self._settings.concurrency):
             self.remove(self._kept[0])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 
 import anyio
 from anyio.abc import TaskGroup
@@ -15,18 +16,24 @@ PROGRESS_PAUSE = 0.2
 Say = Callable[[Stage, float | None, str | None], Awaitable[None]]
 
 
+@dataclass(eq=False)
+class _Publishing:
+    """What the task that publishes waits for, and who waits for it."""
+
+    heard: anyio.Event = field(default_factory=anyio.Event)
+    closing: anyio.Event = field(default_factory=anyio.Event)
+    done: anyio.Event = field(default_factory=anyio.Event)
+
+
 class ProgressReporter:
     """Takes stages and progress by `hear`, which never waits, and publishes them from a task until `close`."""
 
     def __init__(self, say: Say, tasks: TaskGroup) -> None:
         self._say = say
         self._tasks = tasks
-        self._is_running = False
         self._stages: deque[Stage] = deque()
         self._progress: Progressed | None = None
-        self._heard = anyio.Event()
-        self._closing = anyio.Event()
-        self._done = anyio.Event()
+        self._publishing: _Publishing | None = None  # jobs that have nothing to say need no task
 
     def hear(self, frame: StageReached | Progressed) -> None:
         """Note a stage, or the progress in place of the last one."""
@@ -36,30 +43,30 @@ class ProgressReporter:
             self._stages.append(frame.stage)
         else:
             return
-        self._heard.set()
-        if not self._is_running:  # jobs that have nothing to say need no task
-            self._is_running = True
-            self._tasks.start_soon(self._run)
+        if self._publishing is None:
+            self._publishing = _Publishing()
+            self._tasks.start_soon(self._run, self._publishing)
+        self._publishing.heard.set()
 
     async def close(self) -> None:
         """Wait until every stage that was heard is published. Progress that is not yet published is left out."""
-        self._closing.set()
-        self._heard.set()
-        if self._is_running:
-            await self._done.wait()
+        if self._publishing is not None:
+            self._publishing.closing.set()
+            self._publishing.heard.set()
+            await self._publishing.done.wait()
 
-    async def _run(self) -> None:
+    async def _run(self, state: _Publishing) -> None:
         while True:
-            await self._heard.wait()
-            self._heard = anyio.Event()
+            await state.heard.wait()
+            state.heard = anyio.Event()
             while self._stages:
                 await self._say(self._stages.popleft(), None, None)
-            if self._closing.is_set():
-                self._done.set()
+            if state.closing.is_set():
+                state.done.set()
                 return
             if self._progress is not None:
                 progress, self._progress = self._progress, None
                 await self._say("progress", progress.fraction, progress.message)
                 with anyio.move_on_after(PROGRESS_PAUSE):
-                    await self._closing.wait()
-                self._heard.set()
+                    await state.closing.wait()
+                state.heard.set()

@@ -256,8 +256,8 @@ def parties_elsewhere(data: bytes) -> list[str]:
         return []
 
 
-def decode_envelope(data: bytes, max_bytes: int) -> Envelope:
-    """Decode and check an envelope.
+def decode_envelope(data: bytes, max_bytes: int, unread: list[str] | None = None) -> Envelope:
+    """Decode and check an envelope. The paths in it that no worker reads are appended to `unread`.
 
     Raises EnvelopeError where it is no envelope at all, ParameterValidationError where a field is wrong.
     """
@@ -267,11 +267,12 @@ def decode_envelope(data: bytes, max_bytes: int) -> Envelope:
         )
     try:
         given = _plain(data)
-        if _is_deeper(given, _DEEPEST):
+        # Nothing is deeper than it has brackets.
+        if data.count(b"{") + data.count(b"[") > _DEEPEST and _is_deeper(given, _DEEPEST):
             raise RecursionError
         _require_unique(data)
-        envelope: Envelope = tolerance.convert(_spelled(given), Envelope)
-        _require_64_bits({name: given.get(name) for name in Envelope.__struct_fields__}, "$")
+        envelope: Envelope = tolerance.convert(_spelled(given), Envelope, unread)
+        _require_64_bits({name: given.get(name) for name in Envelope.__struct_fields__})
     except msgspec.ValidationError as error:
         raise _field_error(error) from None
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -281,11 +282,6 @@ def decode_envelope(data: bytes, max_bytes: int) -> Envelope:
             "envelope: lists or objects nested too deep; append the job as one flat JSON object"
         ) from None
     return envelope
-
-
-def without_effect(data: bytes) -> list[str]:
-    """Sentences about what an envelope that `decode_envelope` takes holds and no worker uses."""
-    return [f"{path}: has no effect in this worker" for path in tolerance.ignored(_spelled(_plain(data)), Envelope)]
 
 
 def _plain(data: bytes) -> Any:
@@ -300,18 +296,30 @@ class _Pairs(list[tuple[str, Any]]):
     """An object of JSON with each of its names, however often one is there."""
 
 
+class _RepeatedNameError(Exception):
+    pass
+
+
+def _unrepeated(found: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(found)
+    if len(made) != len(found):
+        raise _RepeatedNameError
+    return made
+
+
+_UNREPEATED = json.JSONDecoder(object_pairs_hook=_unrepeated, parse_int=str, parse_float=str)
+_PAIRS = json.JSONDecoder(object_pairs_hook=_Pairs, parse_int=str, parse_float=str)
+
+
 def _require_unique(data: bytes) -> None:
     """Raise ValidationError where an object holds a name twice with different values, of which readers take any."""
-    repeats = False
-
-    def look(found: list[tuple[str, Any]]) -> dict[str, Any]:
-        nonlocal repeats
-        made = dict(found)
-        repeats |= len(made) != len(found)
-        return made
-
-    json.loads(data, object_pairs_hook=look, parse_int=str, parse_float=str)
-    given = json.loads(data, object_pairs_hook=_Pairs, parse_int=str, parse_float=str) if repeats else None
+    text = data.decode()
+    try:
+        _UNREPEATED.decode(text)
+    except _RepeatedNameError:
+        given = _PAIRS.decode(text)
+    else:
+        return
     if isinstance(given, _Pairs):
         read = _Pairs(pair for pair in given if pair[0] in Envelope.__struct_fields__)  # the rest has no effect
         if (path := _ambiguous(read, "$")) is not None:
@@ -350,16 +358,24 @@ def _is_deeper(given: Any, most: int) -> bool:
     return most == 0 or any(_is_deeper(each, most - 1) for each in within)
 
 
-def _require_64_bits(given: Any, path: str) -> None:
+def _require_64_bits(given: Any) -> None:
     """Raise ValidationError where an integer fits no frame, as structs do except where they take anything."""
+    try:
+        msgspec.msgpack.encode(given)
+    except OverflowError:
+        _raise_beyond_64_bits(given, "$")
+        raise
+
+
+def _raise_beyond_64_bits(given: Any, path: str) -> None:
     if isinstance(given, int) and not -(1 << 63) <= given < 1 << 64:
         raise msgspec.ValidationError(f"Integer value out of range - at `{path}`")
     if isinstance(given, dict):
         for name, each in given.items():
-            _require_64_bits(each, f"{path}.{name}")
+            _raise_beyond_64_bits(each, f"{path}.{name}")
     elif isinstance(given, list):
         for number, each in enumerate(given):
-            _require_64_bits(each, f"{path}[{number}]")
+            _raise_beyond_64_bits(each, f"{path}[{number}]")
 
 
 def _field_error(error: msgspec.ValidationError) -> SecretFlowTaskError:

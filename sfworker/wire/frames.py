@@ -281,13 +281,17 @@ class FrameSplitter:
     def __init__(self, longest: int = MAX_FRAME_BYTES) -> None:
         self._longest = longest
         self._received = bytearray()
+        self.lacking = 0
+        """Bytes that are still to come of a frame whose length is known."""
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Yield the bodies that `data` completes. Raises FrameError for an impossible length."""
         self._received += data
+        self.lacking = 0
         while len(self._received) >= LENGTH_BYTES:
             end = LENGTH_BYTES + frame_length(bytes(self._received[:LENGTH_BYTES]), self._longest)
             if len(self._received) < end:
+                self.lacking = end - len(self._received)
                 return
             body = bytes(self._received[LENGTH_BYTES:end])
             del self._received[:end]

@@ -13,6 +13,8 @@ import math
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from itertools import islice
 from typing import Any, TypeVar
 
 import msgspec
@@ -22,7 +24,7 @@ CONFIGURATION = {"holds": "configuration"}
 """Extra metadata of a dict that goes to SecretFlow as it is, in which nulls and whole numbers are treated alike."""
 _WHOLE = 2.0**63
 """From here on a number with a point stays one, as no integer of a frame could hold it."""
-_MOST_IGNORED = 20
+_MOST_UNREAD = 20
 _LONGEST_NAME = 64
 _STEP = re.compile(r"\.(?P<field>[^.\[`]+)|\[(?P<index>\d+)\]|(?P<key>\[\.\.\.\])")
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,18})")
@@ -44,23 +46,44 @@ _Note = Callable[[str], None]
 _described: Callable[[Any], inspect.Type] = functools.cache(inspect.type_info)
 
 
-def convert(given: Any, kind: type[_T]) -> _T:
-    """Make a `kind` of JSON values. Raises msgspec.ValidationError, which names keys of maps where msgspec does not."""
-    normal = _normal(given, _described(kind))
+def _once(tell: Callable[[inspect.Type], _T]) -> Callable[[inspect.Type], _T]:
+    """Let a function be called once for each type. Types are known by their identity, as `_described` keeps them."""
+    known: dict[int, _T] = {}
+
+    @functools.wraps(tell)
+    def told(kind: inspect.Type) -> _T:
+        try:
+            return known[id(kind)]
+        except KeyError:
+            return known.setdefault(id(kind), tell(kind))
+
+    return told
+
+
+def convert(given: Any, kind: type[_T], unread: list[str] | None = None) -> _T:
+    """Make a `kind` of JSON values. Raises msgspec.ValidationError, which names keys of maps where msgspec does not.
+
+    The paths, of twenty at most, at which they hold what nobody reads are appended to `unread`.
+    """
+    found: dict[str, None] = {}
+    normal = _normal(given, _described(kind), lambda path: found.update({path: None}))
+    if unread is not None:
+        unread.extend(islice(found, _MOST_UNREAD))
     try:
         return msgspec.convert(normal, kind, strict=True)
     except msgspec.ValidationError as error:
         raise msgspec.ValidationError(_with_names(str(error), normal, kind)) from None
 
 
-def ignored(given: Any, kind: type[Any]) -> list[str]:
-    """List the paths, of twenty at most, at which JSON values that make a `kind` hold what nobody reads."""
-    found: dict[str, None] = {}
-    _normal(given, _described(kind), lambda path: found.update({path: None}))
-    return list(found)[:_MOST_IGNORED]
+def prepare(kind: type[Any]) -> None:
+    """Work out ahead what `convert` and msgspec have to know of a type, which takes longer than most conversions."""
+    with suppress(msgspec.ValidationError):
+        convert({}, kind)
 
 
-def _normal(given: Any, kind: inspect.Type, note: _Note | None = None, path: str = "") -> Any:
+def _normal(given: Any, kind: inspect.Type, note: _Note, path: str = "") -> Any:
+    if isinstance(given, str) and not _takes_no_text(kind):
+        return given
     if _is_configuration(kind):
         return {} if given == [] else _configuration(given)
     kind = _chosen(given, kind)
@@ -86,9 +109,8 @@ def _number(given: Any, kind: inspect.Type) -> Any:
     return bool(given) if isinstance(kind, inspect.BoolType) and type(given) is int and given in (0, 1) else given
 
 
-def _fields(given: dict[str, Any], kind: inspect.StructType, note: _Note | None, path: str) -> dict[str, Any]:
-    fields = {field.encode_name: field.type for field in kind.fields}
-    made = {}
+def _fields(given: dict[str, Any], kind: inspect.StructType, note: _Note, path: str) -> dict[str, Any]:
+    fields, made = _types_of_fields(kind), {}
     for name, each in given.items():
         if name in fields and _is_empty(each, fields[name]):
             continue
@@ -96,9 +118,14 @@ def _fields(given: dict[str, Any], kind: inspect.StructType, note: _Note | None,
             made[name] = _normal(each, fields[name], note, _below(path, name))
         elif name not in fields and each is not None:
             made[name] = each
-            if note is not None and name != kind.tag_field and not kind.forbid_unknown_fields:
+            if name != kind.tag_field and not kind.forbid_unknown_fields:
                 note(_below(path, name))
     return made
+
+
+@_once
+def _types_of_fields(kind: inspect.Type) -> dict[str, inspect.Type]:
+    return {field.encode_name: field.type for field in kind.fields} if isinstance(kind, inspect.StructType) else {}
 
 
 def _configuration(given: Any) -> Any:
@@ -116,8 +143,6 @@ def _whole(given: Any) -> Any:
 def _text(given: str, kind: inspect.Type) -> Any:
     """Return what a text stands for where no text is asked for, or the text."""
     members = _members(kind)
-    if not all(isinstance(member, _NO_TEXTS) for member in members):
-        return given
     words = _words(members)
     alike = [word for word in words if isinstance(word, str) and word.casefold() == given.casefold()]
     if alike:
@@ -137,10 +162,12 @@ def _text(given: str, kind: inspect.Type) -> Any:
 
 def _is_empty(given: Any, kind: inspect.Type) -> bool:
     """Return whether it is an empty text in the place of something that is no text, as Go writes what is not set."""
-    if given != "":
-        return False
-    members = _members(kind)
-    return "" not in _words(members) and all(isinstance(member, _NO_TEXTS) for member in members)
+    return given == "" and "" not in _words(_members(kind)) and _takes_no_text(kind)
+
+
+@_once
+def _takes_no_text(kind: inspect.Type) -> bool:
+    return all(isinstance(member, _NO_TEXTS) for member in _members(kind))
 
 
 def _words(members: Sequence[inspect.Type]) -> list[Any]:
@@ -148,10 +175,18 @@ def _words(members: Sequence[inspect.Type]) -> list[Any]:
     return [word for member in members if isinstance(member, inspect.LiteralType) for word in member.values]
 
 
-def _members(kind: inspect.Type) -> list[inspect.Type]:
-    """Return the members of a union, or `kind` alone, without metadata."""
+@_once
+def _bare(kind: inspect.Type) -> inspect.Type:
+    """Return `kind` without its metadata."""
     while isinstance(kind, inspect.Metadata):
         kind = kind.type
+    return kind
+
+
+@_once
+def _members(kind: inspect.Type) -> list[inspect.Type]:
+    """Return the members of a union, or `kind` alone, without metadata."""
+    kind = _bare(kind)
     if isinstance(kind, inspect.UnionType):
         return [each for member in kind.types for each in _members(member)]
     return [kind]
@@ -166,8 +201,7 @@ def _listed(given: Any, kind: inspect.Type) -> Any:
 
 def _chosen(given: Any, kind: inspect.Type) -> inspect.Type:
     """Return the member of a union that `given` may become, or `kind` without its metadata."""
-    while isinstance(kind, inspect.Metadata):
-        kind = kind.type
+    kind = _bare(kind)
     if not isinstance(kind, inspect.UnionType):
         return kind
     members = [_chosen(given, member) for member in kind.types]
@@ -178,12 +212,14 @@ def _chosen(given: Any, kind: inspect.Type) -> inspect.Type:
     return kind
 
 
+@_once
 def _is_configuration(kind: inspect.Type) -> bool:
     if isinstance(kind, inspect.UnionType):
         return any(map(_is_configuration, kind.types))
     return isinstance(kind, inspect.Metadata) and (kind.extra == CONFIGURATION or _is_configuration(kind.type))
 
 
+@_once
 def _takes_null(kind: inspect.Type) -> bool:
     if isinstance(kind, inspect.Metadata):
         return _takes_null(kind.type)

@@ -25,8 +25,10 @@ from tests.bench.gateway import gateway
 from tests.bench.history import history
 from tests.bench.measuring import PAUSE, REPETITIONS, Figures, Listener, bare, cpu, worker, write_ids
 from tests.bench.programs import programs
+from tests.bench.queue import queue
 from tests.bench.ray import ray
 from tests.bench.recovery import recovery
+from tests.bench.renewals import renewals
 from tests.bench.sessions import sessions
 from tests.bench.telemetry import telemetry
 from tests.bench.trainings import trainings
@@ -157,6 +159,8 @@ ON_REQUEST: dict[str, Callable[[Figures], None]] = {
     "trainings": trainings,
     "sessions": sessions,
     "ray": ray,
+    "queue": queue,
+    "renewals": renewals,
     "history": history,
     "telemetry": telemetry,
 }

@@ -6,30 +6,16 @@ is installed into a directory of its own (1.5 GB), which also sees this environm
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import sysconfig
-import venv
 from pathlib import Path
 
-_PINS = Path(__file__).with_name("ray.txt")
+from tests.bench.environment import make_environment
 
 
 def ray_python(directory: Path) -> str:
     """Make the environment in `directory` and return its interpreter. Raises CalledProcessError without an index."""
-    venv.create(directory, with_pip=True)
-    python = str(directory / "bin" / "python")
-    install = [
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--disable-pip-version-check",
-        "--no-deps",
-        "--requirement",
-        str(_PINS),
-    ]
-    subprocess.run([python, *install], check=True)
+    python = make_environment(directory, Path(__file__).with_name("ray.txt"))
     [packages] = (directory / "lib").glob("python*/site-packages")
     (packages / "beside.pth").write_text(sysconfig.get_path("purelib") + "\n")  # after its own
     return python

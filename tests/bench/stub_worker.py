@@ -6,6 +6,7 @@ python -m tests.bench.stub_worker REDIS_URL CONCURRENCY
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, cast
@@ -22,7 +23,7 @@ from sfworker.telemetry import Telemetry
 
 
 class StubPool:
-    """Answers at once."""
+    """Answers at once, with the moment at which a job would begin."""
 
     is_ready = True
 
@@ -31,11 +32,11 @@ class StubPool:
 
     @asynccontextmanager
     async def execute(self, *job: Any) -> AsyncIterator[Outcome]:
-        yield Outcome(result={"message": "Hello!"})
+        yield Outcome(result={"first_line_at": time.time()})
 
 
 async def main(redis_url: str, concurrency: int) -> None:
-    load_modules([])
+    load_modules(["tests.acting_job"])
     settings = load(redis_url=redis_url, concurrency=concurrency)
     async with open_broker(settings, "secretflow", "stub") as broker:
         await Worker(settings, "stub", broker, cast(Pool, StubPool()), Telemetry()).run()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -286,6 +287,21 @@ async def test_a_command_that_is_cancelled_in_flight_leaves_its_reply_to_nobody(
         assert entry.entry_id == entry_id
         assert ("sf:jobs", entry_id) in await broker.owned()
         assert await broker.read_owned("sf:jobs", entry_id) == entry
+
+
+async def test_who_is_cancelled_just_when_its_turn_comes_lets_the_next_one_go(new_broker: OpenBroker) -> None:
+    broker = await new_broker("a")
+
+    async def call(number: int) -> int:
+        await broker.take([1])
+        calls[1].cancel()  # its turn has come with the first one's answer, and it has not run yet
+        return number
+
+    calls = [asyncio.create_task(call(number)) for number in range(3)]
+    with anyio.fail_after(5):
+        first, second, third = await asyncio.gather(*calls, return_exceptions=True)
+    assert (first, third) == (0, 2)
+    assert isinstance(second, asyncio.CancelledError)
 
 
 async def test_a_command_whose_connection_breaks_is_not_sent_again(redis: Any, redis_url: str) -> None:

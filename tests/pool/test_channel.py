@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 
@@ -66,6 +67,25 @@ async def test_a_large_frame_is_sent_whole() -> None:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(channel.send, frame)
         assert await anyio.to_thread.run_sync(receive) == encode_frame(frame)
+    channel.close()
+    theirs.close()
+
+
+@pytest.mark.parametrize(("message", "count", "most_turns"), [("still at it", 1000, 1000), ("x" * 100_000, 1, 10)])
+async def test_short_frames_leave_others_their_turns_and_a_long_one_comes_at_once(
+    message: str, count: int, most_turns: int
+) -> None:
+    ours, theirs = socket.socketpair()
+    heard: list[bytes] = []
+    channel = FrameChannel(ours, heard.append, fail, fail)
+    theirs.sendall(encode_frame(Progressed(0.5, message)) * count)
+    turns, most_at_once = 0, 0
+    while len(heard) < count:
+        before = len(heard)
+        await asyncio.sleep(0)
+        turns, most_at_once = turns + 1, max(most_at_once, len(heard) - before)
+        assert turns < most_turns
+    assert most_at_once < 30
     channel.close()
     theirs.close()
 

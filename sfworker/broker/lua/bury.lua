@@ -8,14 +8,15 @@
 --        19 executions that the index keeps   20 1 where those beyond are forgotten altogether, else 0
 --   Reply 1, or 0 where the attempt is no longer this worker's and nothing was changed.
 look(KEYS[3], nil, KEYS[6])
-if not held() then return is('dead') and 1 or 0 end -- where only the reply was lost: 1
+local begun = held()
+if not begun then return is('dead') and 1 or 0 end -- where only the reply was lost: 1
 local event = cjson.decode(ARGV[12])
 answer('FAILURE', ARGV[12], ARGV[13], ARGV[14])
-local listed = enlist(KEYS[7], 'FAILURE', event, ARGV[18], ARGV[16], ARGV[19], ARGV[20], KEYS[8])
+local listed = enlist(KEYS[7], 'FAILURE', event, ARGV[18], begun, ARGV[16], ARGV[19], ARGV[20], KEYS[8])
 local small = size(KEYS[1], ARGV[3]) <= tonumber(ARGV[17])
 if not small or not hand_over(KEYS[1], ARGV[1], ARGV[3], ARGV[15]) then settle(KEYS[1], ARGV[1], ARGV[3]) end
 note(KEYS[2], 'failed', ARGV[12])
-count_out(KEYS[9])
+count_out(KEYS[9], begun.counted)
 redis.call('HSET', KEYS[2], 'state', 'dead', 'buried', now_ms(), 'error_type', event.error_type or '',
   'error', event.error or '', 'listed', listed)
 redis.call('HDEL', KEYS[2], 'written')

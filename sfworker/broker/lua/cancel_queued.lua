@@ -10,11 +10,11 @@
 --   Reply 1, or 0 where it was taken meanwhile or its mark is gone; then nothing else was changed.
 local stream, group, entry = KEYS[1], ARGV[1], ARGV[3]
 look(KEYS[3], KEYS[10])
-replaced(KEYS[2])
+read(KEYS[2], 'run')
 local taken = not_after(entry, delivered(stream)[group] or '0-0') and owner(stream, group, entry) ~= ARGV[18]
 if taken or not present(stream, entry) or redis.call('EXISTS', KEYS[2]) == 1 or redis.call('DEL', KEYS[5]) == 0 then return 0 end
 answer('CANCELLED', ARGV[12], ARGV[13], ARGV[14])
-enlist(KEYS[7], 'CANCELLED', {}, ARGV[16], ARGV[15], ARGV[17], ARGV[19], KEYS[8])
+enlist(KEYS[7], 'CANCELLED', {}, ARGV[16], {}, ARGV[15], ARGV[17], ARGV[19], KEYS[8])
 keep_envelope(KEYS[8], ARGV[14])
 close(KEYS[2], group, ARGV[4], ARGV[15], 'CANCELLED')
 redis.call('ZREM', KEYS[10], entry)

@@ -2,8 +2,7 @@
 --   KEYS 1 job stream   2 record of the execution (sf:exec:<id>)
 --   ARGV 1 group   2 worker   3 entry id   4 run
 --   Reply nothing.
-replaced(KEYS[2])
-local last = tonumber(redis.call('HGET', KEYS[2], 'ended')) or 0
+local last = tonumber(read(KEYS[2], 'ended')[1]) or 0
 for number = last, math.max(last - 99, 1), -1 do
   local past = cjson.decode(redis.call('HGET', KEYS[2], 'past:' .. number))
   if past.run == ARGV[4] then

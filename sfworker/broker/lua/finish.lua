@@ -7,12 +7,13 @@
 --        19 1 where those beyond are forgotten altogether, else 0
 --   Reply 1, or 0 where the attempt is no longer this worker's and nothing was changed.
 look(KEYS[3], nil, KEYS[6])
-if not held() then return is('done') and 1 or 0 end -- where only the reply was lost: 1
+local begun = held()
+if not begun then return is('done') and 1 or 0 end -- where only the reply was lost: 1
 answer(ARGV[12], ARGV[13], ARGV[14], ARGV[15])
-enlist(KEYS[7], ARGV[12], {}, ARGV[17], ARGV[16], ARGV[18], ARGV[19], KEYS[8])
+enlist(KEYS[7], ARGV[12], {}, ARGV[17], begun, ARGV[16], ARGV[18], ARGV[19], KEYS[8])
 keep_envelope(KEYS[8], ARGV[15])
 settle(KEYS[1], ARGV[1], ARGV[3])
-count_out(KEYS[9])
+count_out(KEYS[9], begun.counted)
 close(KEYS[2], ARGV[1], ARGV[4], ARGV[16], ARGV[12])
 redis.call('DEL', KEYS[5])
 forget(KEYS[6])

@@ -7,18 +7,18 @@
 --   Reply the paths that its attempts staged, as JSON, or nothing where the payload is there, the entry was settled, or
 --   another entry stands for it.
 look(KEYS[3], nil, KEYS[5])
-replaced(KEYS[2])
+local known = read(KEYS[2], 'group', 'stream', 'entry', 'written', 'attempt', 'started', 'counted')
 if present(KEYS[1], ARGV[3]) or redis.call('XACK', KEYS[1], ARGV[1], ARGV[3]) == 0 then return nil end
 local written = '[]'
 forget(KEYS[5])
 if ARGV[6] == 'execution_id' then
-  local known = redis.call('HMGET', KEYS[2], 'group', 'stream', 'entry', 'written')
   if not (known[1] == ARGV[1] and known[2] == KEYS[1] and known[3] == ARGV[3]) then return nil end
   written = known[4] or written
-  count_out(KEYS[7])
+  count_out(KEYS[7], known[7])
 end
 answer('FAILURE', ARGV[12], ARGV[13], ARGV[14])
-enlist(KEYS[6], 'FAILURE', cjson.decode(ARGV[12]), '', ARGV[15], ARGV[16], ARGV[17], KEYS[8])
+local begun = {attempt = known[5], started = known[6]}
+enlist(KEYS[6], 'FAILURE', cjson.decode(ARGV[12]), '', begun, ARGV[15], ARGV[16], ARGV[17], KEYS[8])
 -- With another run in the record, an attempt that still computes is told that it came too late.
 if ARGV[6] == 'execution_id' then close(KEYS[2], ARGV[1], ARGV[4], ARGV[15], 'FAILURE') end
 return written

@@ -18,12 +18,14 @@ local function owner(stream, group, entry)
   return pending[1] and pending[1][2]
 end
 
--- Deletes a record that is no hash, as somebody has put it there and nothing can be read of it. Returns whether it did.
-local function replaced(record)
-  local found = redis.pcall('HGET', record, 'run')
-  if type(found) ~= 'table' or not string.find(found.err, 'WRONGTYPE', 1, true) then return false end
-  redis.call('DEL', record)
-  return true
+-- Returns fields of a record. One that is no hash is deleted before, as somebody has put it there and nothing can be read
+-- of it; then the second value is true.
+local function read(record, ...)
+  local known = redis.pcall('HMGET', record, ...)
+  if not known.err then return known, false end
+  local is_wrong = string.find(known.err, 'WRONGTYPE', 1, true)
+  if is_wrong then redis.call('DEL', record) end
+  return redis.call('HMGET', record, ...), is_wrong
 end
 
 -- Returns whether the record names this run, in this state.
@@ -32,27 +34,28 @@ local function is(state)
   return known[1] == ARGV[4] and known[2] == state
 end
 
+-- Returns the time at which the script began.
+local clock
 local function now_ms()
-  local time = redis.call('TIME')
-  return time[1] * 1000 + math.floor(time[2] / 1000)
+  if not clock then
+    local time = redis.call('TIME')
+    clock = time[1] * 1000 + math.floor(time[2] / 1000)
+  end
+  return clock
 end
 
--- Returns whether the attempt is still this worker's.
+-- Returns what the record says of the attempt, where that is still this worker's: number, start, and subjects for which it
+-- is counted.
 local function held()
-  if owner(KEYS[1], ARGV[1], ARGV[3]) ~= ARGV[2] then return false end
-  if replaced(KEYS[2]) then -- the outcome must not be lost with it
+  if owner(KEYS[1], ARGV[1], ARGV[3]) ~= ARGV[2] then return nil end
+  local known, was_replaced = read(KEYS[2], 'run', 'state', 'attempt', 'started', 'counted')
+  if was_replaced then -- the outcome must not be lost with it
     redis.call('HSET', KEYS[2], 'group', ARGV[1], 'stream', KEYS[1], 'entry', ARGV[3], 'run', ARGV[4], 'worker', ARGV[2],
       'state', 'running', 'attempt', 1, 'crashes', 0, 'releases', 0, 'started', now_ms())
+    return {attempt = 1, started = now_ms()}
   end
-  return is('running')
-end
-
--- Fails where the results stream, due times or ids to answer are of another type, as somebody has put that there. Called
--- before anything is changed, because a script that fails is not undone.
-local function look(results, due_times, answers)
-  redis.call('XLEN', results)
-  if due_times then redis.call('ZCARD', due_times) end
-  if answers then redis.call('HGET', answers, '') end
+  if known[1] ~= ARGV[4] or known[2] ~= 'running' then return nil end
+  return {attempt = known[3], started = known[4], counted = known[5]}
 end
 
 -- Notes that the worker reaches Redis, and returns whether it has done so for a lease, without a break of half a lease.
@@ -171,26 +174,32 @@ local function first_unread(stream)
   return first
 end
 
--- Returns how XADD is to trim the results stream, as XADD takes it. The newest `kept` entries stay, and before them what
+-- Returns how XADD is to trim the results stream, as a list of words. The newest `kept` entries stay, and before them what
 -- a consumer group has yet to read, up to `bound` entries. Whole nodes of the stream are removed, so there may be some more,
 -- and so many at most that a group which catches up, or goes, holds Redis for no longer than others.
 local function trimming(stream)
   local kept, bound = string.match(ARGV[5], '^(%d+) (%d+)$')
   local surplus = redis.call('XLEN', stream) - kept
   local unread = surplus > 0 and first_unread(stream)
-  if not unread then return 'MAXLEN', '~', kept, 'LIMIT', 2000 end
-  if surplus + kept >= tonumber(bound) then return 'MAXLEN', '~', bound, 'LIMIT', 2000 end
-  return 'MINID', '~', unread, 'LIMIT', math.min(surplus, 2000)
+  if not unread then return {'MAXLEN', kept, 2000} end
+  if surplus + kept >= tonumber(bound) then return {'MAXLEN', bound, 2000} end
+  return {'MINID', unread, math.min(surplus, 2000)}
+end
+
+-- Fails where the results stream, due times or ids to answer are of another type, as somebody has put that there. Called
+-- before anything is changed, because a script that fails is not undone.
+local trim
+local function look(results, due_times, answers)
+  trim = trimming(results)
+  if due_times then redis.call('ZCARD', due_times) end
+  if answers then redis.call('HGET', answers, '') end
 end
 
 -- Appends to the results stream.
 local function say(kind, status, payload)
-  local command = {'XADD', KEYS[3], trimming(KEYS[3])}
-  for _, word in ipairs({'*', 'kind', kind, ARGV[6], ARGV[7], 'task_id', ARGV[8], 'subtask_id', ARGV[9],
-    'status', status, 'payload', payload}) do
-    command[#command + 1] = word
-  end
-  redis.call(unpack(command))
+  trim = trim or trimming(KEYS[3])
+  redis.call('XADD', KEYS[3], trim[1], '~', trim[2], 'LIMIT', trim[3], '*', 'kind', kind, ARGV[6], ARGV[7],
+    'task_id', ARGV[8], 'subtask_id', ARGV[9], 'status', status, 'payload', payload)
 end
 
 -- Says a status event on the results stream and on both channels.
@@ -231,11 +240,12 @@ end
 
 -- Enters the execution in `index`, which lists those that ended so, newest last, as far as `kept` of them. The oldest go a
 -- hundred at a time, however many are too many; where they are to be forgotten altogether (`whole` is 1), ten. Called
--- before its record is closed. With pcall, as its place in a list must not cost an execution its answer.
-local function enlist(index, status, event, task_type, seconds_kept, kept, whole, envelope)
-  local record, now = redis.call('HMGET', KEYS[2], 'attempt', 'started'), now_ms()
-  local facts = cjson.encode({ARGV[7], status, task_type, event.error_type or '', ARGV[2], tonumber(record[1]) or 0,
-    tonumber(record[2]) or 0, KEYS[1], ARGV[3], ARGV[8], ARGV[9]})
+-- before its record is closed; `begun` holds what that says of attempt and start. With pcall, as its place in a list must
+-- not cost an execution its answer.
+local function enlist(index, status, event, task_type, begun, seconds_kept, kept, whole, envelope)
+  local now = now_ms()
+  local facts = cjson.encode({ARGV[7], status, task_type, event.error_type or '', ARGV[2], tonumber(begun.attempt) or 0,
+    tonumber(begun.started) or 0, KEYS[1], ARGV[3], ARGV[8], ARGV[9]})
   redis.pcall('ZADD', index, now, facts)
   local length, past = redis.pcall('ZCARD', index), redis.pcall('ZCOUNT', index, '-inf', now - 1000 * seconds_kept)
   local most = whole == '1' and 10 or 100
@@ -314,7 +324,7 @@ local function limits(orders, of_settings, subject)
   return found[1], found[2]
 end
 
--- Returns how many more jobs of the subject may begin now.
+-- Returns how many more jobs of the subject may begin now, and how many may start in a minute, nil for any number.
 local function room(running, starts, orders, of_settings, subject)
   local at_once, a_minute = limits(orders, of_settings, subject)
   local left = math.huge
@@ -323,7 +333,7 @@ local function room(running, starts, orders, of_settings, subject)
     local since = string.format('%.0f', now_ms() - MINUTE)
     left = math.min(left, a_minute - redis.call('ZLEXCOUNT', starts, range_of(subject, since)))
   end
-  return left
+  return left, a_minute
 end
 
 -- Returns the score among the due times of the entries that a subject's limits hold up, as text, later than any other.
@@ -332,11 +342,11 @@ local function score_of(subject)
   return string.format('%.0f', NEVER_DUE + 1 + tonumber(string.sub(redis.sha1hex(subject), 1, 10), 16))
 end
 
--- Counts the attempt no more among what runs, and returns the subjects for which it was. Called before its record is
--- closed. With pcall, as an answer must not depend on it.
-local function count_out(running)
+-- Counts the attempt no more among what runs for the subjects `counted` of its record, and returns those for which it was.
+-- With pcall, as an answer must not depend on it.
+local function count_out(running, counted)
   local was = {}
-  for subject in string.gmatch(redis.call('HGET', KEYS[2], 'counted') or '', '[^\n]+') do
+  for subject in string.gmatch(counted or '', '[^\n]+') do
     was[subject] = redis.pcall('ZREM', running, subject .. '\n' .. KEYS[1] .. ' ' .. ARGV[3]) == 1
   end
   return was

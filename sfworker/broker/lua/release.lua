@@ -8,10 +8,11 @@ redis.call('ZCARD', KEYS[3]) -- fails where that is of another type, before anyt
 if ARGV[4] == '' then
   if owner(KEYS[1], ARGV[1], ARGV[3]) ~= ARGV[2] then return 0 end
 else
-  if not held() then return 0 end
+  local begun = held()
+  if not begun then return 0 end
   redis.call('HINCRBY', KEYS[2], ARGV[6], 1)
   note(KEYS[2], ARGV[6] == 'crashes' and 'crashed' or 'released')
-  count_out(KEYS[4])
+  count_out(KEYS[4], begun.counted)
   redis.call('HSET', KEYS[2], 'state', 'retry')
 end
 hand_over(KEYS[1], ARGV[1], ARGV[3], ARGV[5])

@@ -9,9 +9,8 @@
 --     superseded  the execution was sent again when nothing was known of this entry any more; that one stands
 local stream, record, group, entry = KEYS[1], KEYS[2], ARGV[1], ARGV[3]
 look(KEYS[3], KEYS[4], KEYS[7])
-replaced(record)
+local known = read(record, 'state', 'group', 'stream', 'entry')
 if owner(stream, group, entry) ~= ARGV[13] then return 'not dead' end
-local known = redis.call('HMGET', record, 'state', 'group', 'stream', 'entry')
 if stands_elsewhere(known[1], known[2], known[3], known[4], group, stream, entry) then return 'superseded' end
 if not hand_over(stream, group, entry, ARGV[14]) then return 'gone' end
 redis.call('ZADD', KEYS[4], now_ms(), entry)

@@ -5,13 +5,14 @@
 --        15 counter of the record to increment, or empty where the attempt is used up
 --   Reply 1, or 0 where the attempt is no longer this worker's and nothing was changed.
 look(KEYS[3], KEYS[4])
-if not held() then return is('retry') and 1 or 0 end -- where only the reply was lost: 1
+local begun = held()
+if not begun then return is('retry') and 1 or 0 end -- where only the reply was lost: 1
 local due = now_ms()
 if redis.call('EXISTS', KEYS[5]) == 0 then due = due + tonumber(ARGV[13]) end
 hand_over(KEYS[1], ARGV[1], ARGV[3], ARGV[14])
 redis.call('ZADD', KEYS[4], due, ARGV[3])
 note(KEYS[2], 'retrying', ARGV[12])
-count_out(KEYS[6])
+count_out(KEYS[6], begun.counted)
 if ARGV[15] ~= '' then redis.call('HINCRBY', KEYS[2], ARGV[15], 1) end
 redis.call('HSET', KEYS[2], 'state', 'retry', 'due', due)
 tell('RETRY', ARGV[12])

@@ -43,26 +43,28 @@ end
 
 -- Returns the subject whose limits hold the attempt up, or nil. Where jobs wait for room already, only one that had it
 -- before, or that `take.lua` let go, does not wait behind them.
+local starts_a_minute = {} -- by subject, where that is limited
 local function limited_by(had_room)
   local of_settings = cjson.decode(ARGV[18])
   for i = 19, #ARGV do
     local subject = ARGV[i]
-    local left, score = room(KEYS[11], KEYS[12], KEYS[9], of_settings, subject), score_of(subject)
+    local left, a_minute = room(KEYS[11], KEYS[12], KEYS[9], of_settings, subject)
     if left < 1 then return subject end
-    if left < math.huge and not had_room[subject] and redis.call('ZCOUNT', KEYS[10], score, score) > 0 then
-      return subject
+    if left < math.huge and not had_room[subject] then
+      local score = score_of(subject)
+      if redis.call('ZCOUNT', KEYS[10], score, score) > 0 then return subject end
     end
+    starts_a_minute[subject] = a_minute
   end
 end
 
 -- Counts the attempt among what runs, and its start where that is limited.
 local function count_in()
-  local of_settings, now = cjson.decode(ARGV[18]), now_ms()
+  local now = now_ms()
   for i = 19, #ARGV do
     local subject, starts = ARGV[i], KEYS[12]
     redis.call('ZADD', KEYS[11], 0, subject .. '\n' .. stream .. ' ' .. entry)
-    local _, a_minute = limits(KEYS[9], of_settings, subject)
-    if a_minute then
+    if starts_a_minute[subject] then
       redis.call('ZADD', starts, 0, string.format('%s\n%.0f %s', subject, now, run))
       redis.call('ZREMRANGEBYLEX', starts, '[' .. subject .. '\n', string.format('(%s\n%.0f', subject, now - MINUTE))
       redis.call('EXPIRE', starts, MINUTE / 1000)
@@ -91,15 +93,15 @@ end
 if owner(stream, group, entry) ~= ARGV[2] then return {'lost', 0, 0, 0, '[]', 0} end
 look(KEYS[3], KEYS[10], KEYS[5])
 for i = 11, 12 do redis.call('ZCARD', KEYS[i]) end -- fails, too, before anything is changed
-replaced(record)
 
-local known = redis.call('HMGET', record, 'run', 'state', 'attempt', 'crashes', 'releases', 'group', 'stream', 'entry',
-  'disowned', 'written', 'replays', 'status', 'answered')
+local known = read(record, 'run', 'state', 'attempt', 'crashes', 'releases', 'group', 'stream', 'entry',
+  'disowned', 'written', 'replays', 'status', 'answered', 'counted', 'held')
 local state, attempt, crashes = known[2], tonumber(known[3]) or 0, tonumber(known[4]) or 0
 local releases, limit, written = tonumber(known[5]) or 0, tonumber(ARGV[14]), known[10] or '[]'
 local replays = tonumber(known[11]) or 0
 local repeated = known[1] == run -- the reply to the first call was lost
 if repeated and state ~= 'running' then return {'lost', 0, 0, 0, '[]', 0} end -- a late copy of it
+local is_cancelled = redis.call('EXISTS', KEYS[4]) == 1
 
 if not repeated then
   if stands_elsewhere(state, known[6], known[7], known[8], group, stream, entry) then
@@ -120,8 +122,8 @@ if not repeated then
     if came_back then releases = releases + 1 else crashes = crashes + 1 end
     note(record, came_back and 'lease_lost' or 'crashed')
   end
-  local had_room = count_out(KEYS[11])
-  local to_run = ARGV[15] == '1' and crashes < limit and redis.call('EXISTS', KEYS[4]) == 0
+  local had_room = count_out(KEYS[11], known[14])
+  local to_run = ARGV[15] == '1' and crashes < limit and not is_cancelled
   local paused = to_run and pause(KEYS[9], stream, ARGV[16])
   local limited = to_run and not paused and limited_by(had_room)
   if (paused or limited) and hand_over(stream, group, entry, ARGV[17]) then
@@ -133,7 +135,7 @@ if not repeated then
     redis.call('ZADD', KEYS[10], limited and score_of(limited) or of_type and NEVER_DUE or now_ms(), entry)
     return {limited and 'limited' or 'held', attempt, crashes, releases, '[]', replays}
   end
-  redis.call('HDEL', record, 'held')
+  if known[15] then redis.call('HDEL', record, 'held') end
   if to_run then count_in() end
   if crashes < limit then attempt = attempt + 1 end
   redis.call('HSET', record, 'group', group, 'stream', stream, 'entry', entry, 'run', run, 'worker', ARGV[2],
@@ -141,7 +143,7 @@ if not repeated then
     'started', crashes < limit and now_ms() or '', 'counted', table.concat(ARGV, '\n', 19))
   remember(KEYS[5])
 end
-if redis.call('EXISTS', KEYS[4]) == 1 then return {'cancelled', attempt, crashes, releases, written, replays} end
+if is_cancelled then return {'cancelled', attempt, crashes, releases, written, replays} end
 if crashes >= limit then return {'poison', attempt, crashes, releases, written, replays} end
 if ARGV[15] == '1' and not repeated then tell('RUNNING', ARGV[12] .. attempt .. ARGV[13]) end
 return {'run', attempt, crashes, releases, written, replays}

@@ -9,11 +9,14 @@
 --   Reply {parcels (see the prelude), turns as in ARGV 6-8, for each stream 1 where it is paused, else 0}.
 local group, worker, taken, turns, now = ARGV[1], ARGV[2], {}, {}, now_ms()
 local running, starts, orders = KEYS[#KEYS - 2], KEYS[#KEYS - 1], KEYS[#KEYS]
-local paused, place = {}, {}
-for n = 1, (#KEYS - 3) / 2 do
+local paused, place, none_due, none_new, names = {}, {}, {}, {}, {'pause'}
+for n = 1, (#KEYS - 3) / 2 do names[n + 1] = 'pause stream ' .. KEYS[2 * n - 1] end
+local ordered = redis.pcall('HMGET', orders, unpack(names)) -- with pcall, as `pause` in the prelude
+for n = 1, #names - 1 do
   turns[n] = tonumber(ARGV[5 + n])
-  paused[n] = pause(orders, KEYS[2 * n - 1]) and 1 or 0
+  paused[n] = (ordered[1] or ordered[n + 1]) and 1 or 0
   place[KEYS[2 * n - 1]] = n
+  none_due[n] = redis.call('ZCARD', KEYS[2 * n]) == 0
 end
 local first_slot = 6 + #turns
 local slots = #ARGV - first_slot + 1
@@ -89,11 +92,15 @@ local function let_go(n)
   end
 end
 
+-- A stream that has had nothing due, or nothing new, is not asked for that again.
 local function due(n)
   local stream, times = KEYS[2 * n - 1], KEYS[2 * n]
-  for _ = 1, 100 do -- ones that do not wait any more are passed over
+  for _ = 1, none_due[n] and 0 or 100 do -- ones that do not wait any more are passed over
     local entry = redis.call('ZRANGEBYSCORE', times, '-inf', now, 'LIMIT', 0, 1)[1]
-    if not entry then return nil end
+    if not entry then
+      none_due[n] = true
+      return nil
+    end
     redis.call('ZREM', times, entry)
     local claimed = owner(stream, group, entry) == ARGV[3] and claim(stream, group, worker, 0, entry)
     if claimed then return claimed end
@@ -101,8 +108,10 @@ local function due(n)
 end
 
 local function new(n)
+  if none_new[n] then return nil end
   local stream = KEYS[2 * n - 1]
   local reply = redis.call('XREADGROUP', 'GROUP', group, worker, 'COUNT', 1, 'STREAMS', stream, '>')
+  none_new[n] = not reply
   return reply and parcel(stream, reply[1][2][1])
 end
 
@@ -118,7 +127,7 @@ end
 
 local looked_at = {}
 local function let_go_once(n)
-  if looked_at[n] or paused[n] == 1 then return end
+  if looked_at[n] or none_due[n] or paused[n] == 1 then return end
   looked_at[n] = true
   let_go(n)
 end

@@ -5,8 +5,7 @@
 --   ARGV 1 group   2 worker   3 consumer @retry
 --   Reply a parcel (see the prelude), or nothing.
 if redis.call('EXISTS', KEYS[2]) == 0 then return nil end
-replaced(KEYS[1])
-local known = redis.call('HMGET', KEYS[1], 'state', 'group', 'stream', 'entry')
+local known = read(KEYS[1], 'state', 'group', 'stream', 'entry')
 local group, stream, entry = known[2], known[3], known[4]
 if known[1] == 'done' or known[1] == 'dead' then redis.call('DEL', KEYS[2]) end
 if not entry or group ~= ARGV[1] or owner(stream, group, entry) ~= ARGV[3] then return nil end

@@ -30,9 +30,9 @@ from sfworker.party.task_dispatcher import TaskDispatcher
 from sfworker.session.spu_runtime import copy_with_a_stranger
 from sfworker.tables import aligned, files
 from sfworker.tables.cells import hints
+from sfworker.tables.taking import ABSENT, taken
 
 Numbers: TypeAlias = npt.NDArray[np.int64]
-_ABSENT = -1
 
 
 @dataclass(frozen=True)
@@ -270,7 +270,7 @@ def join_two(
         if sides[party].found == output and pairs_are_right:
             written[party] = (files.rows_of_plain_csv(output),) * 2
             continue
-        table, own = _own(sides[party])
+        tables, own = _own(sides[party])
         at, times = own.runs(_found_keys(sides[party]))
         if own.counts[at].sum() != report["intersection_count"]:
             raise TaskExecutionError(_UNFIT)
@@ -279,8 +279,8 @@ def join_two(
         for owner in unmatched:
             is_own = owner == party
             # The other party's rows without a partner become empty rows, of which only the number is known here.
-            parts.append(own.without(at) if is_own else np.full(others_rows[party] - times.sum(), _ABSENT))
-        written[party] = len(joined), _write(context, sides[party], output, table, np.concatenate(parts))
+            parts.append(own.without(at) if is_own else np.full(others_rows[party] - times.sum(), ABSENT))
+        written[party] = len(joined), _write(context, sides[party], output, tables, np.concatenate(parts))
     return written
 
 
@@ -313,12 +313,12 @@ def _join_three(context: JobContext[Any], sides: Mapping[str, Side]) -> dict[str
         others = [party for party in readers if party != reader] if params.table_keys_duplicated else []
         told = aligned.gather(context, reader, others, counts)
         if reader in outputs:
-            table, rows = own[reader]
+            tables, rows = own[reader]
             place = order.index(reader)
             joined = rows.join(
                 common[reader], before=_product(told, order[:place]), after=_product(told, order[place + 1 :])
             )
-            written[reader] = len(joined), _write(context, sides[reader], outputs[reader], table, joined)
+            written[reader] = len(joined), _write(context, sides[reader], outputs[reader], tables, joined)
     return written
 
 
@@ -388,11 +388,12 @@ def _outputs(sides: Mapping[str, Side]) -> dict[str, Path]:
     return {party: side.output for party, side in sides.items() if side.output is not None}
 
 
-def _own(side: Side) -> tuple[pa.Table, OwnRows]:
+def _own(side: Side) -> tuple[files.Tables, OwnRows]:
     """Return the party's input, and its rows by key."""
     names, outputs = files.header(side.field, side.source), [side.output] if side.output else []
-    table = files.passed_on(side.field, side.source, names, outputs, keys=side.source_keys)
-    return table, OwnRows(_joined(files.plain_keys(side.field, table, side.source_keys)))
+    types = files.types_passed_on(side.field, side.source, names, outputs, keys=side.source_keys)
+    keys = files.plain_keys(side.field, files.text(side.field, side.source, side.source_keys), side.source_keys)
+    return files.held(side.field, side.source, names, types), OwnRows(_joined(keys))
 
 
 def _rows(side: Side) -> int:
@@ -422,11 +423,10 @@ def _product(counts: dict[str, npt.NDArray[Any]], parties: list[str]) -> Numbers
     return math.prod(counts[party].astype(np.int64) for party in parties if party in counts)
 
 
-def _write(context: JobContext[Any], side: Side, output: Path, table: pa.Table, rows: Numbers) -> int:
-    """Write the rows, empty ones for _ABSENT, and return their number."""
-    files.require_in_proportion(side.field, side.source, table, rows[rows != _ABSENT])
+def _write(context: JobContext[Any], side: Side, output: Path, tables: files.Tables, rows: Numbers) -> int:
+    """Write the rows, empty ones for ABSENT, and return their number."""
     field = side.field.replace("input_paths", "output_paths")
-    files.write(field, output, table.take(pa.array(rows, mask=rows == _ABSENT)))
+    files.write_all(field, output, taken(side.field, side.source, tables, rows, context.scratch))
     _progress(context, 0.9, "outputs written")
     return len(rows)
 

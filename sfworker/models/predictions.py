@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,10 +91,7 @@ def predict(
             f"task_config.input_paths: the prediction of row {row} is beyond the largest number there is, as its "
             f"features are too far from those of the training; correct or leave out such rows"
         )
-    # A table without columns has no rows, so that a column could not be appended to it.
-    columns = [*beside.columns, pa.array(predictions)]
-    table = pa.table(columns, names=[*beside.column_names, params.pred_name])
-    files.write(f"task_config.output_paths.{receiver}", output, table)
+    files.write_all(f"task_config.output_paths.{receiver}", output, lambda: beside(pa.array(predictions)))
     return PredictResult(rows=shape.rows, output_paths={receiver: params.output_paths[receiver]})
 
 
@@ -177,8 +174,9 @@ def _features(context: JobContext[PredictParams], party: str, manifest: models.M
             raise ModelMismatchError(f"{field}: lacks column {feature!r}, which the model was trained with")
     matrix = files.numbers(field, path, manifest.features)
     context.require_rows(field, len(matrix))
-    scaled: Matrix = (matrix - np.array(manifest.means)) / np.array(manifest.deviations)
-    return Own(field, manifest.features, scaled)
+    matrix -= np.array(manifest.means)
+    matrix /= np.array(manifest.deviations)
+    return Own(field, manifest.features, matrix)
 
 
 def require_offset(values: Matrix) -> None:
@@ -203,8 +201,8 @@ def _offset(context: JobContext[PredictParams], ref: ColumnRef | None) -> FedNda
     return aligned.column(context, ref.party, values, np.float64)
 
 
-def _beside(context: JobContext[PredictParams], output: Path) -> pa.Table:
-    """Read the receiver's columns that are written beside the predictions."""
+def _beside(context: JobContext[PredictParams], output: Path) -> Callable[[pa.Array], Iterator[pa.Table]]:
+    """Return a function that puts predictions beside the receiver's columns which are written with them."""
     params, party = context.params, context.params.receiver
     field = f"task_config.input_paths.{party}"
     path = context.input_file(party, "input_paths", params.input_paths[party])
@@ -212,4 +210,15 @@ def _beside(context: JobContext[PredictParams], output: Path) -> pa.Table:
     files.require_columns(f"task_config.keys.{party}", names, keys)
     files.require_columns("task_config.saved_columns", names, params.saved_columns)
     columns = [*keys, *params.saved_columns]
-    return files.passed_on(field, path, columns, [output], keys=keys) if columns else pa.table({})
+    types = files.types_passed_on(field, path, columns, [output], keys=keys)
+
+    def beside(predictions: pa.Array) -> Iterator[pa.Table]:
+        first = 0
+        for table in files.stream(field, path, columns, types) if columns else ():
+            found = predictions[first : first + table.num_rows]
+            yield pa.table([*table.columns, found], names=[*table.column_names, params.pred_name])
+            first += table.num_rows
+        if not columns:
+            yield pa.table({params.pred_name: predictions})
+
+    return beside

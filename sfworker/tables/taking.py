@@ -1,0 +1,143 @@
+"""Takes rows of tables that follow each other, in any order. Runs in party processes.
+
+Rows in the order of the file are taken as they come. For others, what is more than memory should hold waits in the
+scratch directory: each row goes to the file of its part of the result, and one part at a time is put in order.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import ipc
+
+from sfworker import limits
+from sfworker.party.data_roots import saving
+from sfworker.tables.files import Tables, is_text
+
+ABSENT = -1
+"""Number of a row that is empty."""
+PART_BYTES = 1 << 26
+RowNumbers = npt.NDArray[np.integer[Any]]
+
+
+def taken(field: str, source: Path, tables: Tables, rows: RowNumbers, scratch: Path) -> Tables:
+    """Return the `rows` of `tables`, which were read from `source`; some may repeat, or be ABSENT.
+
+    Raises InputDataError that begins with `field` where they are more bytes than the file may become.
+    """
+    if (rows[1:] >= rows[:-1]).all() and (not len(rows) or rows[0] != ABSENT):
+        return lambda: _in_their_order(_Room(field, source), tables, rows)
+    room = _Room(field, source)
+    gathered = _gathered(tables())
+    first = next(gathered)
+    second = next(gathered, None)
+    if second is None:
+        room.take(first, rows[rows != ABSENT])
+        found = first.take(pa.array(rows, mask=rows == ABSENT))
+        return lambda: iter([found])
+    parts = _Parts(first, len(rows), scratch)
+    order = np.argsort(rows, kind="stable")
+    ordered = rows[order]
+    begin = 0
+    with saving(field, "the scratch directory"), parts:
+        for table in _chained(first, second, gathered):
+            low, high = np.searchsorted(ordered, [begin, begin + table.num_rows])
+            wanted = ordered[low:high] - ordered.dtype.type(begin)
+            room.take(table, wanted)
+            parts.add(table, wanted, order[low:high])
+            begin += table.num_rows
+    return parts.read
+
+
+def _chained(first: pa.Table, second: pa.Table, others: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    yield first
+    yield second
+    yield from others
+
+
+def _in_their_order(room: _Room, tables: Tables, rows: RowNumbers) -> Iterator[pa.Table]:
+    begin = 0
+    for table in tables():
+        low, high = np.searchsorted(rows, [begin, begin + table.num_rows])
+        wanted = rows[low:high] - rows.dtype.type(begin)
+        room.take(table, wanted)
+        yield table.take(pa.array(wanted))
+        begin += table.num_rows
+
+
+def _gathered(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """Join tables to some of about PART_BYTES, one at least."""
+    kept, size = list[pa.Table](), 0
+    for table in tables:
+        kept.append(table)
+        size += table.nbytes
+        if size >= PART_BYTES:
+            yield pa.concat_tables(kept).combine_chunks()
+            kept, size = [table.slice(0, 0)], 0
+    yield pa.concat_tables(kept).combine_chunks()
+
+
+class _Parts:
+    """Parts of the result, each in a file with the place of each row there."""
+
+    def __init__(self, table: pa.Table, rows: int, scratch: Path) -> None:
+        self._rows = rows
+        self._at_once = max(1, PART_BYTES * table.num_rows // max(1, table.nbytes))
+        directory = Path(tempfile.mkdtemp(prefix="rows-", dir=scratch))
+        self._paths = [directory / f"{number}.arrow" for number in range(-(-rows // self._at_once))]
+        schema = table.schema.append(pa.field("place", pa.int64()))
+        options = ipc.IpcWriteOptions(compression="lz4")
+        self._writers = [ipc.new_file(str(path), schema, options=options) for path in self._paths]
+        self._open = ExitStack()
+
+    def __enter__(self) -> None:
+        for writer in self._writers:
+            self._open.enter_context(writer)
+
+    def __exit__(self, *error: object) -> None:
+        self._open.close()
+
+    def add(self, table: pa.Table, rows: RowNumbers, places: npt.NDArray[np.int64]) -> None:
+        """Add `rows` of `table` at their places in the result."""
+        part = places // self._at_once
+        by_part = np.argsort(part, kind="stable")
+        ends = np.searchsorted(part[by_part], np.arange(len(self._paths) + 1))
+        for writer, begin, end in zip(self._writers, ends[:-1], ends[1:], strict=True):
+            some = by_part[begin:end]
+            if len(some):
+                writer.write_table(table.take(pa.array(rows[some])).append_column("place", pa.array(places[some])))
+
+    def read(self) -> Iterator[pa.Table]:
+        for number, path in enumerate(self._paths):
+            begin = number * self._at_once
+            with ipc.open_file(str(path)) as file:
+                table = file.read_all()
+            at = np.full(min(self._at_once, self._rows - begin), ABSENT)
+            at[table.column(table.num_columns - 1).to_numpy() - begin] = np.arange(table.num_rows)
+            yield table.remove_column(table.num_columns - 1).take(pa.array(at, mask=at == ABSENT))
+
+
+class _Room:
+    """The bytes that rows of a file may become."""
+
+    def __init__(self, field: str, source: Path) -> None:
+        self._field = field
+        self._left = limits.used().expanded(source.stat().st_size)
+
+    def take(self, table: pa.Table, rows: RowNumbers) -> None:
+        """Count `rows` of a table. Raises InputDataError."""
+        texts = [column for column in table.columns if is_text(column.type)]
+        self._left -= len(rows) * 8 * (table.num_columns - len(texts))
+        for column in texts:
+            lengths = pc.fill_null(pc.binary_length(column), 0).to_numpy()
+            self._left -= int(lengths[rows].sum(dtype=np.int64))
+        if self._left < 0:
+            raise limits.refusal(self._field, "the output", "expanded_bytes")

@@ -130,16 +130,18 @@ def _described(context: JobContext[TableStatisticsParams], table: OwnTable) -> d
 
 
 def _figures(column: pa.ChunkedArray, wanted: Collection[str] | None) -> ColumnStatistics:
-    values = column.drop_null()
-    total, count = len(column), len(values)
-    kind = files.type_name(column)
-    found: dict[str, float] = {
-        "count_na": total - count,
-        "na_ratio": (total - count) / total,
-        "nunique": pc.count_distinct(values).as_py(),
-    }
+    total, missing = len(column), column.null_count
+    count, kind = total - missing, files.type_name(column)
+    found: dict[str, float] = {"count_na": missing, "na_ratio": missing / total}
     if kind in {"int", "float"}:
-        found |= statistics(values.to_numpy().astype(np.float64))
+        numbers = (column.drop_null() if missing else column).to_numpy()
+        # In order they take a fifth of the time and memory of a table of all that are different.
+        ordered = np.sort(numbers)
+        found["nunique"] = min(count, 1) + int(np.count_nonzero(ordered[1:] != ordered[:-1]))
+        del ordered
+        found |= statistics(numbers.astype(np.float64, copy=False))
+    else:
+        found["nunique"] = pc.count_distinct(column).as_py()
     chosen = {key: value for key, value in found.items() if wanted is None or key in wanted}
     return convert({"datatype": kind, "total_count": total, "count": count, **chosen}, ColumnStatistics)
 

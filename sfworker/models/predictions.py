@@ -136,7 +136,7 @@ def require_room(context: JobContext[Any], inputs: Inputs, weights: Any) -> None
             continue
         reach = None
         if (own := inputs.own.get(party)) is not None:
-            reach = np.abs(own.matrix).max(axis=0) / most
+            reach = np.maximum(own.matrix.max(axis=0), -own.matrix.min(axis=0)) / most
             _require_room(context, own, reach >= 1)
         shared.append(aligned.held(context, party, reach, np.float64).to(context.spu))
     beyond = np.split(

@@ -278,7 +278,9 @@ def _parse(
                 for batch in reader:
                     seen += batch.num_rows
                     if seen > after:
-                        yield pa.Table.from_batches([batch.slice(max(0, batch.num_rows - (seen - after)))])
+                        table, known = pa.Table.from_batches([batch]), batch.num_rows - (seen - after)
+                        # Copied, as Arrow's `if_else` takes the wrong texts of slices.
+                        yield table.take(pa.array(range(known, batch.num_rows))) if known > 0 else table
                         after = seen
                 if not after:
                     yield reader.schema.empty_table()

@@ -239,9 +239,12 @@ def each_column(
     field: str, path: Path, columns: Sequence[str], types: Mapping[str, str] | None = None
 ) -> Iterator[tuple[str, pa.ChunkedArray]]:
     """Yield `columns` as `typed` reads them with their names, as few in memory at a time as a large file needs."""
+    asked = dict(types or {})
     for some in _groups(field, path, columns):
-        table = typed(field, path, some, types)
-        yield from zip(table.column_names, table.columns, strict=True)
+        table = _read(field, path, some, asked)
+        for name in some:
+            yield name, _as_type(field, name, table.column(name), TYPES.get(asked.get(name, "")))
+        del table
 
 
 def typed(field: str, path: Path, columns: Sequence[str], types: Mapping[str, str] | None = None) -> pa.Table:
@@ -250,11 +253,7 @@ def typed(field: str, path: Path, columns: Sequence[str], types: Mapping[str, st
     A missing cell is null in every type. Raises InputDataError naming column and row of a cell that is not of the type
     asked for.
     """
-    asked = dict(types or {})
-    table = _read(field, path, list(columns), asked)
-    return pa.table(
-        {name: _as_type(field, name, table.column(name), TYPES.get(asked.get(name, ""))) for name in columns}
-    )
+    return pa.table(dict(each_column(field, path, columns, types)))
 
 
 def held(field: str, path: Path, columns: Sequence[str], types: Mapping[str, str] | None = None) -> Tables:

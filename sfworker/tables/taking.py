@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,8 @@ from sfworker.tables.files import Tables, is_text
 
 ABSENT = -1
 """Number of a row that is empty."""
-PART_BYTES = 1 << 26
+PART_BYTES = 1 << 25
+"""Bytes of rows that are put in order at a time."""
 RowNumbers = npt.NDArray[np.integer[Any]]
 
 
@@ -35,32 +35,24 @@ def taken(field: str, source: Path, tables: Tables, rows: RowNumbers, scratch: P
     """
     if (rows[1:] >= rows[:-1]).all() and (not len(rows) or rows[0] != ABSENT):
         return lambda: _in_their_order(_Room(field, source), tables, rows)
-    room = _Room(field, source)
-    gathered = _gathered(tables())
-    first = next(gathered)
-    second = next(gathered, None)
-    if second is None:
-        room.take(first, rows[rows != ABSENT])
-        found = first.take(pa.array(rows, mask=rows == ABSENT))
-        return lambda: iter([found])
-    parts = _Parts(first, len(rows), scratch)
+    room, parts, begin = _Room(field, source), None, 0
     order = np.argsort(rows, kind="stable")
     ordered = rows[order]
-    begin = 0
-    with saving(field, "the scratch directory"), parts:
-        for table in _chained(first, second, gathered):
+    with saving(field, "the scratch directory"):
+        for table in _gathered(tables()):
+            if not begin and int(rows.max()) < table.num_rows:
+                room.take(table, rows[rows != ABSENT])
+                found = table.take(pa.array(rows, mask=rows == ABSENT))
+                return lambda: iter([found])
+            parts = parts or _Parts(table, len(rows), scratch)
             low, high = np.searchsorted(ordered, [begin, begin + table.num_rows])
             wanted = ordered[low:high] - ordered.dtype.type(begin)
             room.take(table, wanted)
             parts.add(table, wanted, order[low:high])
             begin += table.num_rows
+        assert parts is not None  # noqa: S101 - there is one table at least
+        parts.written()
     return parts.read
-
-
-def _chained(first: pa.Table, second: pa.Table, others: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    yield first
-    yield second
-    yield from others
 
 
 def _in_their_order(room: _Room, tables: Tables, rows: RowNumbers) -> Iterator[pa.Table]:
@@ -80,8 +72,10 @@ def _gathered(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
         kept.append(table)
         size += table.nbytes
         if size >= PART_BYTES:
-            yield pa.concat_tables(kept).combine_chunks()
-            kept, size = [table.slice(0, 0)], 0
+            joined = pa.concat_tables(kept).combine_chunks()
+            kept, size = [joined.schema.empty_table()], 0
+            yield joined
+            del joined
     yield pa.concat_tables(kept).combine_chunks()
 
 
@@ -96,14 +90,11 @@ class _Parts:
         schema = table.schema.append(pa.field("place", pa.int64()))
         options = ipc.IpcWriteOptions(compression="lz4")
         self._writers = [ipc.new_file(str(path), schema, options=options) for path in self._paths]
-        self._open = ExitStack()
 
-    def __enter__(self) -> None:
+    def written(self) -> None:
+        """End the files."""
         for writer in self._writers:
-            self._open.enter_context(writer)
-
-    def __exit__(self, *error: object) -> None:
-        self._open.close()
+            writer.close()
 
     def add(self, table: pa.Table, rows: RowNumbers, places: npt.NDArray[np.int64]) -> None:
         """Add `rows` of `table` at their places in the result."""

@@ -60,7 +60,8 @@ def feature_filter(context: JobContext[FeatureFilterParams]) -> FeatureFilterRes
         if not kept:
             raise InputDataError(f"task_config.drop.{party}: leaves no column; drop fewer")
         output = context.output(party, "output_paths", params.output_paths[party])
-        files.write_all(f"task_config.output_paths.{party}", output, table.untouched(kept, output))
+        tables = table.followed(table.untouched(kept, output), 0.0, 1.0)
+        files.write_all(f"task_config.output_paths.{party}", output, tables)
     return FeatureFilterResult(output_paths=params.output_paths) if context.is_speaker else None
 
 
@@ -179,8 +180,9 @@ def _write_chosen(
     rows, *parts = context.reveal(context.at(chooser, chosen))
     for party, tables in whole.items():
         aligned.require_same_rows([rows, counts[party]])
-        for (field, output), part in zip(outputs[party].items(), parts, strict=True):
-            found = taken(own[party].field, own[party].path, tables, part, context.scratch)
+        for number, ((field, output), part) in enumerate(zip(outputs[party].items(), parts, strict=True)):
+            source = own[party].followed(tables, number / len(parts), (number + 1) / len(parts))
+            found = taken(own[party].field, own[party].path, source, part, context.scratch)
             files.write_all(f"task_config.{field}.{party}", output, found)
     return rows, [len(part) for part in parts]
 

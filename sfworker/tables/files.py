@@ -82,6 +82,7 @@ __all__ = [
     "TYPES",
     "Matrix",
     "Tables",
+    "about_rows",
     "each_column",
     "ends_a_line",
     "has_duplicates",
@@ -332,6 +333,15 @@ def _count(path: Path, character: bytes) -> int:
         return sum(chunk.count(character) for chunk in iter(lambda: file.read(1 << 18), b""))
 
 
+def about_rows(path: Path) -> int:
+    """Return a file's number of rows. In a CSV file each line is taken for one."""
+    if _ending(path) == PARQUET:
+        return int(parquet.read_metadata(path).num_rows)
+    if _ending(path) == ORC:
+        return int(orc.ORCFile(path).nrows)
+    return max(1, _count(path, b"\n"))
+
+
 def plain_keys(field: str, table: pa.Table, columns: Sequence[str]) -> pa.Table:
     """Return key columns as text without SEPARATOR or characters that have a meaning in CSV, missing cells as "".
 
@@ -372,10 +382,8 @@ def _groups(field: str, path: Path, columns: Sequence[str]) -> Iterator[list[str
 
 def _size_of_each(field: str, path: Path) -> int:
     """Return about how many bytes a column has."""
-    if _ending(path) == PARQUET:
-        return 8 * int(parquet.read_metadata(path).num_rows)
-    if _ending(path) == ORC:
-        return 8 * int(orc.ORCFile(path).nrows)
+    if is_columnar(path):
+        return 8 * about_rows(path)
     return path.stat().st_size // len(csv_text.beginning(field, path).names)
 
 

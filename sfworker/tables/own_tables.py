@@ -23,6 +23,10 @@ Change: TypeAlias = Callable[[int, pa.Table], Mapping[str, Mapping[str, Any]]]
 _T = TypeVar("_T")
 
 
+def _to_nobody(fraction: float, message: str) -> None:
+    pass
+
+
 class UnfitColumn(Exception):  # noqa: N818 - a reason that `OwnTable.each` makes an error of
     """Says what is wrong with a column, in words that follow its name."""
 
@@ -40,6 +44,8 @@ class OwnTable:
     """Types that the envelope gives some of them."""
     keys: Sequence[str] = ()
     """Those that are keys, which stay text."""
+    tell: Callable[[float, str], None] = _to_nobody
+    """Told how far the job is, from 0 to 1."""
 
     def features(self, context: JobContext[Any]) -> list[str]:
         """Return the columns that `features` names, or all but `keys` and `label`. Raises InputDataError."""
@@ -59,9 +65,11 @@ class OwnTable:
         self, columns: list[str], types: Mapping[str, str] | None = None
     ) -> Iterator[tuple[str, pa.ChunkedArray]]:
         """Yield what `typed` reads a column at a time, as a large file's columns do not fit into memory together."""
-        for name, column in files.each_column(self.field, self.path, columns, {**self.types, **(types or {})}):
+        read = files.each_column(self.field, self.path, columns, {**self.types, **(types or {})})
+        for number, (name, column) in enumerate(read, 1):
             self._require_finite(name, column)
             yield name, column
+            self.tell(number / len(columns) / 2, "columns read")
 
     def each(
         self, columns: Iterable[tuple[str, pa.ChunkedArray]], fit: Callable[[str, pa.ChunkedArray], _T]
@@ -90,6 +98,20 @@ class OwnTable:
         types = files.types_passed_on(self.field, self.path, columns, outputs, self.types, self.keys)
         return files.held(self.field, self.path, columns, types)
 
+    def followed(self, tables: files.Tables, begin: float, end: float) -> files.Tables:
+        """Return tables of this file, of which reading is told as progress from `begin` to `end`."""
+
+        def read() -> Iterator[pa.Table]:
+            rows = seen = 0
+            for table in tables():
+                if seen:
+                    rows = rows or files.about_rows(self.path)
+                    self.tell(begin + (end - begin) * min(1.0, seen / rows), "rows written")
+                seen += table.num_rows
+                yield table
+
+        return read
+
     def write(self, output: Path, types: Mapping[str, str], change: Change) -> None:
         """Write the table, some rows at a time, with columns replaced in their places by those that `change` makes.
 
@@ -103,7 +125,7 @@ class OwnTable:
 
         def changed() -> Iterator[pa.Table]:
             first = 0
-            for table in tables():
+            for table in self.followed(tables, 0.5, 1.0)():
                 for name in types:
                     self._require_finite(name, table.column(name), first)
                 yield self._replaced(table, change(first, table))
@@ -144,7 +166,7 @@ def _columns(names: list[str]) -> str:
 
 def local_tables(context: JobContext[Any]) -> dict[str, OwnTable]:
     """Return the table of each party of this process that has an input. Raises InputDataError."""
-    found = {}
+    found = dict[str, OwnTable]()
     for party in filter(context.is_local, with_input(context)):
         field = f"task_config.input_paths.{party}"
         path = context.input_file(party, "input_paths", context.params.input_paths[party])
@@ -152,8 +174,22 @@ def local_tables(context: JobContext[Any]) -> dict[str, OwnTable]:
         types = context.params.column_types.get(party, {})
         files.require_columns(f"task_config.column_types.{party}", names, list(types))
         keys = getattr(context.params, "keys", {}).get(party, [])
-        found[party] = OwnTable(party, field, path, names, types, keys)
+        tell = _forward(context) if context.is_speaker and not found else _to_nobody
+        found[party] = OwnTable(party, field, path, names, types, keys, tell)
     return found
+
+
+def _forward(context: JobContext[Any]) -> Callable[[float, str], None]:
+    """Return a function that publishes progress, which never goes back where a file is read again."""
+    furthest = 0.0
+
+    def tell(fraction: float, message: str) -> None:
+        nonlocal furthest
+        if fraction > furthest:
+            furthest = fraction
+            context.progress(fraction, message)
+
+    return tell
 
 
 def with_input(context: JobContext[Any]) -> list[str]:

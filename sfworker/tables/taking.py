@@ -36,15 +36,17 @@ def taken(field: str, source: Path, tables: Tables, rows: RowNumbers, scratch: P
     if (rows[1:] >= rows[:-1]).all() and (not len(rows) or rows[0] != ABSENT):
         return lambda: _in_their_order(_Room(field, source), tables, rows)
     room, parts, begin = _Room(field, source), None, 0
-    order = np.argsort(rows, kind="stable")
-    ordered = rows[order]
+    order = ordered = rows
     with saving(field, "the scratch directory"):
         for table in _gathered(tables()):
             if not begin and int(rows.max()) < table.num_rows:
                 room.take(table, rows[rows != ABSENT])
-                found = table.take(pa.array(rows, mask=rows == ABSENT))
+                found = table.take(_indices(rows))
                 return lambda: iter([found])
-            parts = parts or _Parts(table, len(rows), scratch)
+            if parts is None:
+                parts = _Parts(table, len(rows), scratch)
+                order = np.argsort(rows, kind="stable")
+                ordered = rows[order]
             low, high = np.searchsorted(ordered, [begin, begin + table.num_rows])
             wanted = ordered[low:high] - ordered.dtype.type(begin)
             room.take(table, wanted)
@@ -72,11 +74,17 @@ def _gathered(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
         kept.append(table)
         size += table.nbytes
         if size >= PART_BYTES:
-            joined = pa.concat_tables(kept).combine_chunks()
+            joined = pa.concat_tables(kept)
             kept, size = [joined.schema.empty_table()], 0
             yield joined
             del joined
-    yield pa.concat_tables(kept).combine_chunks()
+    yield pa.concat_tables(kept)
+
+
+def _indices(rows: RowNumbers) -> pa.Array:
+    """Return numbers by which Arrow takes rows, which it does slower where some may be missing."""
+    absent = rows == ABSENT
+    return pa.array(rows, mask=absent) if absent.any() else pa.array(rows)
 
 
 class _Parts:
@@ -96,8 +104,9 @@ class _Parts:
         for writer in self._writers:
             writer.close()
 
-    def add(self, table: pa.Table, rows: RowNumbers, places: npt.NDArray[np.int64]) -> None:
+    def add(self, table: pa.Table, rows: RowNumbers, places: RowNumbers) -> None:
         """Add `rows` of `table` at their places in the result."""
+        table = table.combine_chunks()  # once for all parts
         part = places // self._at_once
         by_part = np.argsort(part, kind="stable")
         ends = np.searchsorted(part[by_part], np.arange(len(self._paths) + 1))
@@ -113,7 +122,7 @@ class _Parts:
                 table = file.read_all()
             at = np.full(min(self._at_once, self._rows - begin), ABSENT)
             at[table.column(table.num_columns - 1).to_numpy() - begin] = np.arange(table.num_rows)
-            yield table.remove_column(table.num_columns - 1).take(pa.array(at, mask=at == ABSENT))
+            yield table.remove_column(table.num_columns - 1).take(_indices(at))
 
 
 class _Room:
@@ -126,9 +135,9 @@ class _Room:
     def take(self, table: pa.Table, rows: RowNumbers) -> None:
         """Count `rows` of a table. Raises InputDataError."""
         texts = [column for column in table.columns if is_text(column.type)]
-        self._left -= len(rows) * 8 * (table.num_columns - len(texts))
+        size = np.full(table.num_rows, 8 * (table.num_columns - len(texts)), dtype=np.int64)
         for column in texts:
-            lengths = pc.fill_null(pc.binary_length(column), 0).to_numpy()
-            self._left -= int(lengths[rows].sum(dtype=np.int64))
+            size += pc.fill_null(pc.binary_length(column), 0).to_numpy()
+        self._left -= int(size[rows].sum())
         if self._left < 0:
             raise limits.refusal(self._field, "the output", "expanded_bytes")

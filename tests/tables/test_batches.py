@@ -167,6 +167,18 @@ def test_rules_name_the_row_of_the_file(
         table.write(tmp_path / "o.csv", {"v": rule.type}, change)
 
 
+def test_progress_is_told_while_rows_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files.write(FIELD, tmp_path / "t.csv", pa.table({"v": range(ROWS), "w": range(ROWS)}))
+    told: list[float] = []
+    table = OwnTable("alice", FIELD, tmp_path / "t.csv", ["v", "w"], {}, tell=lambda fraction, _: told.append(fraction))
+    with few_at_a_time(monkeypatch):
+        assert [name for name, _ in table.each_column(["v", "w"])] == ["v", "w"]
+        table.write(tmp_path / "o.csv", {}, lambda first, rows: {})
+    assert told == sorted(told)
+    assert told[:2] == [0.25, 0.5]
+    assert 0.8 < told[-1] <= 1
+
+
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(1, 50), st.data())
 def test_rows_are_taken_in_any_order(

@@ -35,7 +35,7 @@ from sfworker.catalog.training import PredictResult
 from sfworker.errors import InputDataError, ParameterValidationError
 from sfworker.models import models
 from sfworker.models.checkpoints import Checkpoints
-from sfworker.models.predictions import Inputs, in_blocks, predict, require_offset, require_room
+from sfworker.models.predictions import PREDICTED_CELLS, Inputs, in_blocks, predict, require_offset, require_room
 from sfworker.party.context import JobContext
 from sfworker.party.task_dispatcher import TaskDispatcher
 from sfworker.secure.gradient_descent import Glm, Regression, Schedule, settled
@@ -43,9 +43,6 @@ from sfworker.secure.irls import link_of
 from sfworker.session.arithmetic import arithmetic_of, largest_product, require_fraction_bits, require_whole_bits
 from sfworker.tables import aligned, labels
 from sfworker.tables.files import Matrix
-
-PREDICTED_CELLS = 1_000_000
-"""Cells of the features that predictions compute with at a time, as SecretFlow's programs grow with them."""
 
 IRLS_EPOCHS = 10
 LEAST_FRACTION_BITS = 16

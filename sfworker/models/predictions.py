@@ -22,6 +22,8 @@ from sfworker.session.arithmetic import largest_product
 from sfworker.tables import aligned, files
 from sfworker.tables.files import Matrix
 
+PREDICTED_CELLS = 1_000_000
+"""Cells on the SPU that predictions compute with at a time, as SecretFlow's programs grow with them."""
 MOST_OFFSET = 700.0
 
 

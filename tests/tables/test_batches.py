@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sfworker.errors import InputDataError
+from sfworker.jobs import psi
 from sfworker.models import rules
 from sfworker.tables import csv_text, files, taking
 from sfworker.tables.own_tables import OwnTable
@@ -195,3 +196,19 @@ def test_rows_are_taken_in_any_order(
         found = taking.taken(FIELD, tmp_path / "t.csv", source, chosen, tmp_path)
         for _ in range(2):
             assert pa.concat_tables(found()).combine_chunks() == expected.combine_chunks()
+
+
+def test_keys_are_found_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many parts there are, the joined rows have the keys of the join, and the others are left."""
+    random = np.random.default_rng(5)
+    keys = [f"k{number}" for number in random.integers(0, 60, 200)]
+    joined = [key for key in sorted(set(keys))[:40] for _ in range(keys.count(key))]
+    for at_once in (7, 1000):
+        monkeypatch.setattr(psi, "_KEYS_AT_ONCE", at_once)
+        own = psi.OwnRows(pa.chunked_array([keys[:90], keys[90:]]))
+        at, times = own.runs(pa.chunked_array([joined]))
+        assert times.tolist() == [1] * 40
+        rows = own.join(at)
+        assert [keys[row] for row in rows] == joined
+        assert len(set(rows)) == len(rows)
+        assert sorted([*rows, *own.without(at)]) == list(range(200))

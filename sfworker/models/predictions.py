@@ -17,6 +17,7 @@ from sfworker.catalog import ColumnRef
 from sfworker.catalog.training import PredictParams, PredictResult
 from sfworker.errors import InputDataError, ModelMismatchError
 from sfworker.models import models
+from sfworker.party import memory
 from sfworker.party.context import JobContext
 from sfworker.session.arithmetic import largest_product
 from sfworker.tables import aligned, files
@@ -113,6 +114,7 @@ def in_blocks(
         offset = inputs.offset[begin:end] if inputs.offset is not None else None
         blocks.append(score(inputs.columns[begin:end], offset))
         secretflow.wait(blocks[-1])
+        memory.give_back()
         _progress(context, 0.1 + 0.8 * end / inputs.shape.rows, "predicting")
     joined = receiver(_joined)(*blocks) if len(blocks) > 1 else blocks[0]
     return FedNdarray({receiver: joined}, PartitionWay.VERTICAL)

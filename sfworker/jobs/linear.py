@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import secretflow.distributed as sfd
 from scipy.special import expit
-from secretflow.data import FedNdarray, PartitionWay
+from secretflow.data import FedNdarray
 from secretflow.ml.linear import SSGLM, LinearModel, RegType, SSRegression
 from secretflow.ml.linear.ss_glm import model as glm_model
 from secretflow.utils.sigmoid import SigType
@@ -155,13 +155,12 @@ def ss_lr_predict(context: JobContext[SsLrPredictParams]) -> PredictResult | Non
 
         def score(columns: FedNdarray, offset: FedNdarray | None) -> Any:
             batch_size = min(context.params.batch_size, columns.shape[0])
-            return model.predict(columns, batch_size, to_pyu=receiver).partitions[receiver]
+            scores = model.predict(columns, batch_size, to_pyu=receiver).partitions[receiver]
+            if inputs.options["regression"] == "linear":
+                return scores
+            return receiver(_probabilities)(scores, inputs.options["sig_type"])
 
-        scores = in_blocks(context, inputs, _block_of(inputs), score)
-        if inputs.options["regression"] == "linear":
-            return scores
-        probabilities = receiver(_probabilities)(scores.partitions[receiver], inputs.options["sig_type"])
-        return FedNdarray({receiver: probabilities}, PartitionWay.VERTICAL)
+        return in_blocks(context, inputs, _block_of(inputs), score)
 
     return predict(context, "ss_lr", apply)
 

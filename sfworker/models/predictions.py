@@ -83,6 +83,7 @@ def predict(
         columns = aligned.columns(context, prepared, shape, np.float64)
         predicted = apply(Inputs(objects, options, columns, own, shape, _offset(context, offset)))
         scores = context.value_at(receiver, predicted.partitions[context.pyu(receiver)])
+    del own, prepared, columns  # the largest that there is, before it is written
     _progress(context, 0.9, "predicted")
     if beside is None or output is None:
         return None

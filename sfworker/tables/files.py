@@ -15,6 +15,9 @@ One rule says what a cell means, in all formats and for keys, labels, features a
   with a zone in UTC with a Z). A key with a missing part equals no other. Floating-point numbers too large to be exact
   are refused as keys.
 
+Large files are read some rows (`stream`) or columns (`each_column`) at a time, and written so (`write_all`), as memory
+should not grow with all that they hold.
+
 Functions take a checked path and the field of the envelope that named it. Errors name that field, and where it helps a
 column and a row (counted from 1 after the header), never a value or a path.
 """

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeAlias
@@ -112,23 +113,20 @@ def binning(context: JobContext[BinningParams]) -> BinningResult | None:
     """Bin columns. With a label, its party learns every bin's counts, and a feature's party its own bins' WOE."""
     params = context.params
     own = own_tables.local_tables(context)
-    typed = {party: table.typed(table.features(context)) for party, table in own.items()}
-    if params.uses_label:  # otherwise nothing is revealed
-        for party, table in own.items():
-            if typed[party].num_columns:
-                context.require_rows(table.field, typed[party].num_rows)
     # The label's party learns the rows of the others' bins, and readers those of all bins that are revealed.
     holder = params.label.party if params.uses_label and params.label else None
     is_told = {party: holder is not None and (party != holder or params.reveal_bins != "none") for party in own}
     least = {party: context.floors.bin_rows if is_told[party] else 0 for party in own}
-    binned = {party: own[party].each(table, partial(_bin, params, least[party])) for party, table in typed.items()}
+    binned = {
+        party: table.each(_columns(context, table), partial(_bin, params, least[party])) for party, table in own.items()
+    }
     evidence = _weigh(context, own, binned) if params.uses_label else {}
     found = {
         party: [_rule(params, *pair) for pair in zip(columns, evidence.get(party, [None] * len(columns)), strict=True)]
         for party, columns in binned.items()
     }
     for party, table in own.items():
-        rules.write_table(context, table, typed[party], found[party])
+        rules.write_table(context, table, found[party])
     identity = rules.save(context, "binning", found)
     answering = holder or context.parties[0]
     warnings = _constant_ones(context, answering, binned) if params.constant_columns == "one_bin" else []
@@ -147,6 +145,14 @@ def binning(context: JobContext[BinningParams]) -> BinningResult | None:
         bins=UNSET if params.reveal_bins == "none" else _revealed(params, evidence, ranges),
         warnings=warnings,
     )
+
+
+def _columns(context: JobContext[BinningParams], table: OwnTable) -> Iterator[tuple[str, Column]]:
+    """Read the features of a local party. Raises InputDataError, also where there are too few rows."""
+    for name, column in table.each_column(table.features(context)):
+        if context.params.uses_label:  # otherwise nothing is revealed
+            context.require_rows(table.field, len(column))
+        yield name, column
 
 
 def _ranges(
@@ -231,7 +237,7 @@ def _too_small(rows: list[int], least: int) -> list[int]:
 def _binned(params: BinningParams, name: str, column: Column) -> Binned:
     """Bin one column. Raises UnfitColumn where it has one number only or too many categories."""
     require_values(column)
-    kind = rules.type_of(column)
+    kind = files.type_name(column)
     if kind in ("str", "bool"):
         distinct = column.drop_null().unique()
         if len(distinct) > MOST_CATEGORIES:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from sfworker.catalog.evaluation import (
     BiasBucket,
@@ -138,8 +139,12 @@ def scorecard(context: JobContext[ScorecardParams]) -> ScorecardResult | None:
         raise InputDataError(f"{field}: column {name!r} holds no probability (0 to 1) in row {row}; correct the file")
     output = context.output(party, "output_paths", params.output_paths[party])
     table = OwnTable(party, field, path, names, {})
-    given = table.untouched([name], output).column(name)
-    table.write(output, {name: {name: given, params.predict_score_name: scores(params, probability)}})
+
+    def scored(first: int, rows: pa.Table) -> dict[str, dict[str, Any]]:
+        found = scores(params, probability[first : first + rows.num_rows])
+        return {name: {name: None, params.predict_score_name: found}}
+
+    table.write(output, {}, scored)
     return ScorecardResult(
         rows=len(probability),
         output_paths={party: params.output_paths[party]},

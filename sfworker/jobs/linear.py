@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import secretflow.distributed as sfd
 from scipy.special import expit
-from secretflow.data import FedNdarray, PartitionWay
+from secretflow.data import FedNdarray
 from secretflow.ml.linear import SSGLM, LinearModel, RegType, SSRegression
 from secretflow.ml.linear.ss_glm import model as glm_model
 from secretflow.utils.sigmoid import SigType
@@ -35,7 +35,7 @@ from sfworker.catalog.training import PredictResult
 from sfworker.errors import InputDataError, ParameterValidationError
 from sfworker.models import models
 from sfworker.models.checkpoints import Checkpoints
-from sfworker.models.predictions import Inputs, in_blocks, predict, require_offset, require_room
+from sfworker.models.predictions import PREDICTED_CELLS, Inputs, in_blocks, predict, require_offset, require_room
 from sfworker.party.context import JobContext
 from sfworker.party.task_dispatcher import TaskDispatcher
 from sfworker.secure.gradient_descent import Glm, Regression, Schedule, settled
@@ -43,9 +43,6 @@ from sfworker.secure.irls import link_of
 from sfworker.session.arithmetic import arithmetic_of, largest_product, require_fraction_bits, require_whole_bits
 from sfworker.tables import aligned, labels
 from sfworker.tables.files import Matrix
-
-PREDICTED_CELLS = 1_000_000
-"""Cells of the features that predictions compute with at a time, as SecretFlow's programs grow with them."""
 
 IRLS_EPOCHS = 10
 LEAST_FRACTION_BITS = 16
@@ -158,13 +155,12 @@ def ss_lr_predict(context: JobContext[SsLrPredictParams]) -> PredictResult | Non
 
         def score(columns: FedNdarray, offset: FedNdarray | None) -> Any:
             batch_size = min(context.params.batch_size, columns.shape[0])
-            return model.predict(columns, batch_size, to_pyu=receiver).partitions[receiver]
+            scores = model.predict(columns, batch_size, to_pyu=receiver).partitions[receiver]
+            if inputs.options["regression"] == "linear":
+                return scores
+            return receiver(_probabilities)(scores, inputs.options["sig_type"])
 
-        scores = in_blocks(context, inputs, _block_of(inputs), score)
-        if inputs.options["regression"] == "linear":
-            return scores
-        probabilities = receiver(_probabilities)(scores.partitions[receiver], inputs.options["sig_type"])
-        return FedNdarray({receiver: probabilities}, PartitionWay.VERTICAL)
+        return in_blocks(context, inputs, _block_of(inputs), score)
 
     return predict(context, "ss_lr", apply)
 

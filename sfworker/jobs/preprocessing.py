@@ -30,7 +30,7 @@ from sfworker.models import rules
 from sfworker.models.rules import AnyRule, Column
 from sfworker.party.context import JobContext
 from sfworker.party.task_dispatcher import TaskDispatcher
-from sfworker.tables import own_tables
+from sfworker.tables import files, own_tables
 from sfworker.tables.own_tables import OwnTable, UnfitColumn, require_values
 
 MOST_COLUMNS, MOST_CODES = 1_000, 100_000
@@ -63,7 +63,8 @@ def preprocessing_apply(context: JobContext[PreprocessingApplyParams]) -> Prepro
     manifests, identity = rules.read(context, own)
     for party, table in own.items():
         manifest = manifests[party].unknown_as(context.params.handle_unknown)
-        rules.write_table(context, table, rules.typed(table, manifest), manifest.rules)
+        rules.require_types(table, manifest)
+        rules.write_table(context, table, manifest.rules)
     if not context.is_speaker:
         return None
     return PreprocessingApplyResult(output_paths=context.params.output_paths, rule_id=identity)
@@ -80,9 +81,9 @@ def _fit(
     found: dict[str, list[AnyRule]] = {}
     for party, table in own_tables.local_tables(context).items():
         features = table.features(context)
-        typed = table.typed(features, dict.fromkeys(features, "float") if as_numbers else {})
-        found[party] = table.each(typed, partial(fit_column, table))
-        rules.write_table(context, table, typed, found[party])
+        columns = table.each_column(features, dict.fromkeys(features, "float") if as_numbers else {})
+        found[party] = table.each(columns, partial(fit_column, table))
+        rules.write_table(context, table, found[party])
     identity = rules.save(context, task_type, found)
     if not context.is_speaker:
         return None
@@ -120,7 +121,7 @@ def _encode(params: EncoderParams, table: OwnTable, name: str, column: Column) -
     given = params.categories.get(table.party, {}).get(name)
     return rules.Replace(
         column=name,
-        type=rules.type_of(column),
+        type=files.type_name(column),
         categories=categories if given is None else _fitting(table, name, column, "categories", given),
         values=list(range(len(given or categories))),
         other=None,
@@ -145,7 +146,7 @@ def _one_hot(
         raise UnfitColumn("has a category named `infrequent`; rename it")
     return rules.OneHot(
         column=name,
-        type=rules.type_of(column),
+        type=files.type_name(column),
         columns=columns,
         dropped=dropped,
         handle_unknown=params.handle_unknown,
@@ -159,7 +160,7 @@ def _fill(params: FillnaParams, table: OwnTable, name: str, column: Column) -> A
     else:
         require_values(column)
         value = _figure(params.strategy, column)
-    return rules.Fill(column=name, type=rules.type_of(column), value=value)
+    return rules.Fill(column=name, type=files.type_name(column), value=value)
 
 
 def _figure(strategy: str, column: Column) -> Value:
@@ -176,7 +177,7 @@ def _figure(strategy: str, column: Column) -> Value:
 
 def _fitting(table: OwnTable, name: str, column: Column, parameter: str, values: list[Value]) -> list[Value]:
     """Return a parameter's values in the column's type. Raises InputDataError."""
-    kind = rules.type_of(column)
+    kind = files.type_name(column)
     accepted: tuple[type, ...] = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,)}[kind]
     # A bool is an int in Python, but no number here.
     if any(not isinstance(value, accepted) or (isinstance(value, bool) and kind != "bool") for value in values):

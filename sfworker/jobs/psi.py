@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Callable, Mapping
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -25,14 +26,17 @@ from pyarrow import csv as pa_csv
 from sfworker import limits
 from sfworker.catalog.psi import PROTOCOLS, JoinParams, PsiParams, PsiResult
 from sfworker.errors import InputDataError, SecretFlowTaskError, TaskExecutionError
+from sfworker.party import memory
 from sfworker.party.context import JobContext
 from sfworker.party.task_dispatcher import TaskDispatcher
 from sfworker.session.spu_runtime import copy_with_a_stranger
 from sfworker.tables import aligned, files
 from sfworker.tables.cells import hints
+from sfworker.tables.taking import ABSENT, taken
 
 Numbers: TypeAlias = npt.NDArray[np.int64]
-_ABSENT = -1
+_KEYS_AT_ONCE = 1 << 20
+"""Keys of which different ones are found together."""
 
 
 @dataclass(frozen=True)
@@ -228,6 +232,7 @@ def intersect(
             files.whole(side.field, side.source)  # says which row is broken, where that is the reason
             raise
         _require_all(side, reports[party])
+    memory.give_back()
     _progress(context, 0.7, "intersected")
     return reports
 
@@ -258,10 +263,8 @@ def join_two(
     context: JobContext[Any], sides: Mapping[str, Side], reports: dict[str, dict[str, int]]
 ) -> dict[str, tuple[int, int]]:
     """Write the local readers' outputs. Returns for each the rows of the inner join and those of its output."""
-    params: JoinParams = context.params
-    left, right = params.left_first(context.parties)
-    unmatched = {"inner": [], "left": [left]}.get(params.join_type, [left, right])
-    others_rows = _others_rows(context, sides, unmatched)
+    left, _ = context.params.left_first(context.parties)
+    others_rows = _others_rows(context, sides, _unmatched(context))
     written = {}
     for party, output in _outputs(sides).items():
         report = reports[party]
@@ -270,18 +273,33 @@ def join_two(
         if sides[party].found == output and pairs_are_right:
             written[party] = (files.rows_of_plain_csv(output),) * 2
             continue
-        table, own = _own(sides[party])
-        at, times = own.runs(_found_keys(sides[party]))
-        if own.counts[at].sum() != report["intersection_count"]:
-            raise TaskExecutionError(_UNFIT)
-        joined = own.join(at, after=times) if party == left else own.join(at, before=times)
-        parts = [] if params.join_type == "difference" else [joined]
-        for owner in unmatched:
-            is_own = owner == party
-            # The other party's rows without a partner become empty rows, of which only the number is known here.
-            parts.append(own.without(at) if is_own else np.full(others_rows[party] - times.sum(), _ABSENT))
-        written[party] = len(joined), _write(context, sides[party], output, table, np.concatenate(parts))
+        joined, rows = _rows_of_join(context, sides[party], party, report, others_rows[party])
+        written[party] = joined, _write(context, sides[party], output, rows)
     return written
+
+
+def _rows_of_join(
+    context: JobContext[Any], side: Side, party: str, report: dict[str, int], others_rows: int
+) -> tuple[int, Numbers]:
+    """Return how many rows the inner join has, and the local reader's own row at each row of its output."""
+    left, _ = context.params.left_first(context.parties)
+    own = _own(side)
+    at, times = own.runs(_found_keys(side))
+    if own.counts[at].sum() != report["intersection_count"]:
+        raise TaskExecutionError(_UNFIT)
+    joined = own.join(at, after=times) if party == left else own.join(at, before=times)
+    parts = [] if context.params.join_type == "difference" else [joined]
+    for owner in _unmatched(context):
+        # The other party's rows without a partner become empty rows, of which only the number is known here.
+        parts.append(own.without(at) if owner == party else np.full(others_rows - times.sum(), ABSENT))
+    return len(joined), parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _unmatched(context: JobContext[Any]) -> list[str]:
+    """Return the parties whose rows without a partner are part of the output, in its order."""
+    params: JoinParams = context.params
+    left, right = params.left_first(context.parties)
+    return {"inner": [], "left": [left]}.get(params.join_type, [left, right])
 
 
 def _others_rows(context: JobContext[Any], sides: Mapping[str, Side], unmatched: list[str]) -> dict[str, int]:
@@ -289,7 +307,7 @@ def _others_rows(context: JobContext[Any], sides: Mapping[str, Side], unmatched:
     told = {}
     for reader in context.params.readers(context.parties):
         others = [party for party in unmatched if party != reader]
-        rows = {party: _rows(sides[party]) for party in others if party in sides}
+        rows = {party: sides[party].rows for party in others if party in sides}
         told[reader] = aligned.gather(context, reader, others, rows)
     return {reader: sum(rows.values()) for reader, rows in told.items()}
 
@@ -302,23 +320,22 @@ def _join_three(context: JobContext[Any], sides: Mapping[str, Side]) -> dict[str
     outputs = _outputs(sides)
     own = {party: _own(sides[party]) for party in outputs}
     common = {}
-    for party, (_, rows) in own.items():
+    for party, rows in own.items():
         keys = _found_keys(sides[party])
         # Sorted, because parties tell each other counts by the key's position.
         common[party] = rows.index(keys.take(pc.sort_indices(keys)))
-    counts = {party: _compact(rows.counts[common[party]]) for party, (_, rows) in own.items()}
+    counts = {party: _compact(rows.counts[common[party]]) for party, rows in own.items()}
     written = {}
     for reader in readers:
         # Where keys are unique, all counts are 1 and need not be told.
         others = [party for party in readers if party != reader] if params.table_keys_duplicated else []
         told = aligned.gather(context, reader, others, counts)
         if reader in outputs:
-            table, rows = own[reader]
             place = order.index(reader)
-            joined = rows.join(
+            joined = own[reader].join(
                 common[reader], before=_product(told, order[:place]), after=_product(told, order[place + 1 :])
             )
-            written[reader] = len(joined), _write(context, sides[reader], outputs[reader], table, joined)
+            written[reader] = len(joined), _write(context, sides[reader], outputs[reader], joined)
     return written
 
 
@@ -326,18 +343,30 @@ class OwnRows:
     """A party's own rows by key. `keys` holds the key of each row."""
 
     def __init__(self, keys: pa.ChunkedArray) -> None:
-        encoded = keys.combine_chunks().dictionary_encode()
-        self._keys = encoded.dictionary
-        self._codes = encoded.indices.to_numpy(zero_copy_only=False)
+        self._codes: Numbers = np.empty(len(keys), dtype=np.int64)
+        self._parts: list[tuple[int, pa.Array]] = []
+        """The keys that `_parts_of` puts into each part, and the place of the first of them."""
+        self._count = 1 + len(keys) // _KEYS_AT_ONCE
+        places = 0
+        for rows in _parts_of(keys, self._count):
+            encoded = keys.take(pa.array(rows)).combine_chunks().dictionary_encode()
+            self._codes[rows] = encoded.indices.to_numpy(zero_copy_only=False)
+            self._codes[rows] += places
+            self._parts.append((places, encoded.dictionary))
+            places += len(encoded.dictionary)
         self.counts: Numbers = np.bincount(self._codes)
         """Number of rows of each key. Places in this array stand for keys."""
 
     def index(self, keys: pa.ChunkedArray) -> Numbers:
         """Return the places of `keys`. Raises TaskExecutionError where one is not among the own."""
-        at = pc.index_in(keys, value_set=self._keys)
-        if at.null_count:
-            raise TaskExecutionError(_UNFIT)
-        return np.asarray(at.to_numpy(), dtype=np.int64)
+        found: Numbers = np.empty(len(keys), dtype=np.int64)
+        for rows, (places, own) in zip(_parts_of(keys, self._count), self._parts, strict=True):
+            at = pc.index_in(keys.take(pa.array(rows)), value_set=own)
+            if at.null_count:
+                raise TaskExecutionError(_UNFIT)
+            found[rows] = at.to_numpy()
+            found[rows] += places
+        return found
 
     def runs(self, joined: pa.ChunkedArray) -> tuple[Numbers, Numbers]:
         """Return the keys of an inner join, in which equal ones stand together, and the other side's rows of each.
@@ -364,10 +393,12 @@ class OwnRows:
         if np.sum(1.0 * before * own * after) > most:  # no product of three numbers of rows fits into 64 bits
             raise limits.refusal("task_config.input_paths", "the join", "output_rows")
         rows = before * own * after
-        offset = np.arange(rows.sum()) - np.repeat(np.cumsum(rows) - rows, rows)
-        rank = offset // np.repeat(np.broadcast_to(after, own.shape), rows) % np.repeat(own, rows)
         by_key = np.argsort(self._codes, kind="stable")
         first_of_key = np.cumsum(self.counts) - self.counts
+        if (rows == 1).all():  # as with keys that are unique
+            return np.asarray(by_key[first_of_key[at]], dtype=np.int64)
+        offset = np.arange(rows.sum()) - np.repeat(np.cumsum(rows) - rows, rows)
+        rank = offset // np.repeat(np.broadcast_to(after, own.shape), rows) % np.repeat(own, rows)
         return np.asarray(by_key[np.repeat(first_of_key[at], rows) + rank], dtype=np.int64)
 
     def without(self, at: Numbers) -> Numbers:
@@ -375,6 +406,21 @@ class OwnRows:
         is_left = np.ones(len(self.counts), dtype=np.bool_)
         is_left[at] = False
         return np.flatnonzero(is_left[self._codes])
+
+
+def _parts_of(keys: pa.ChunkedArray, count: int) -> Iterator[npt.NDArray[np.int64]]:
+    """Yield the rows of each of `count` parts, to which keys belong by their last two bytes.
+
+    Arrow's table of different keys takes up to a hundred bytes for each of them, so that one of all is too large.
+    """
+    if count == 1:
+        yield np.arange(len(keys))
+        return
+    ends = pc.binary_slice(keys.cast(pa.binary()), -2, None).combine_chunks().dictionary_encode()
+    of_ends = np.array([zlib.crc32(end) % count for end in ends.dictionary.to_pylist()], dtype=np.int16)
+    of_keys = of_ends[ends.indices.to_numpy()]
+    for part in range(count):
+        yield np.flatnonzero(of_keys == part)
 
 
 _NOTHING_FOUND = (
@@ -388,15 +434,10 @@ def _outputs(sides: Mapping[str, Side]) -> dict[str, Path]:
     return {party: side.output for party, side in sides.items() if side.output is not None}
 
 
-def _own(side: Side) -> tuple[pa.Table, OwnRows]:
-    """Return the party's input, and its rows by key."""
-    names, outputs = files.header(side.field, side.source), [side.output] if side.output else []
-    table = files.passed_on(side.field, side.source, names, outputs, keys=side.source_keys)
-    return table, OwnRows(_joined(files.plain_keys(side.field, table, side.source_keys)))
-
-
-def _rows(side: Side) -> int:
-    return int(files.text(side.field, side.source, side.source_keys).num_rows)
+def _own(side: Side) -> OwnRows:
+    """Return the rows of the party's input by key."""
+    table = files.text(side.field, side.source, side.source_keys)
+    return OwnRows(_joined(files.plain_keys(side.field, table, side.source_keys)))
 
 
 def _found_keys(side: Side) -> pa.ChunkedArray:
@@ -422,11 +463,12 @@ def _product(counts: dict[str, npt.NDArray[Any]], parties: list[str]) -> Numbers
     return math.prod(counts[party].astype(np.int64) for party in parties if party in counts)
 
 
-def _write(context: JobContext[Any], side: Side, output: Path, table: pa.Table, rows: Numbers) -> int:
-    """Write the rows, empty ones for _ABSENT, and return their number."""
-    files.require_in_proportion(side.field, side.source, table, rows[rows != _ABSENT])
-    field = side.field.replace("input_paths", "output_paths")
-    files.write(field, output, table.take(pa.array(rows, mask=rows == _ABSENT)))
+def _write(context: JobContext[Any], side: Side, output: Path, rows: Numbers) -> int:
+    """Write the rows of the party's input, empty ones for ABSENT, and return their number."""
+    names, field = files.header(side.field, side.source), side.field.replace("input_paths", "output_paths")
+    types = files.types_passed_on(side.field, side.source, names, [output], keys=side.source_keys)
+    tables = files.held(side.field, side.source, names, types)
+    files.write_all(field, output, taken(side.field, side.source, tables, rows, context.scratch))
     _progress(context, 0.9, "outputs written")
     return len(rows)
 

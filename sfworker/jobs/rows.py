@@ -36,8 +36,8 @@ from sfworker.party.context import JobContext
 from sfworker.party.task_dispatcher import TaskDispatcher
 from sfworker.tables import aligned, files, own_tables
 from sfworker.tables.own_tables import OwnTable
+from sfworker.tables.taking import RowNumbers, taken
 
-RowNumbers = npt.NDArray[np.integer[Any]]
 _COMPARE: dict[str, Callable[[pa.ChunkedArray, pa.Scalar], pa.ChunkedArray]] = {
     "==": pc.equal,
     "!=": pc.not_equal,
@@ -60,7 +60,8 @@ def feature_filter(context: JobContext[FeatureFilterParams]) -> FeatureFilterRes
         if not kept:
             raise InputDataError(f"task_config.drop.{party}: leaves no column; drop fewer")
         output = context.output(party, "output_paths", params.output_paths[party])
-        files.write(f"task_config.output_paths.{party}", output, table.untouched(kept, output))
+        tables = table.followed(table.untouched(kept, output), 0.0, 1.0)
+        files.write_all(f"task_config.output_paths.{party}", output, tables)
     return FeatureFilterResult(output_paths=params.output_paths) if context.is_speaker else None
 
 
@@ -169,18 +170,20 @@ def _write_chosen(
         for party in own
     }
     whole = {party: table.untouched(table.names, *outputs[party].values()) for party, table in own.items()}
+    counts = {party: sum(table.num_rows for table in tables()) for party, tables in whole.items()}
 
     def chosen() -> list[Any]:
-        rows = whole[chooser].num_rows
+        rows = counts[chooser]
         context.require_rows(own[chooser].field, rows)
         return [rows, *(part.astype(np.uint32) for part in choose(own[chooser], rows))]
 
     rows, *parts = context.reveal(context.at(chooser, chosen))
-    for party, table in whole.items():
-        aligned.require_same_rows([rows, table.num_rows])
-        for (field, output), part in zip(outputs[party].items(), parts, strict=True):
-            files.require_in_proportion(own[party].field, own[party].path, table, part)
-            files.write(f"task_config.{field}.{party}", output, table.take(pa.array(part)))
+    for party, tables in whole.items():
+        aligned.require_same_rows([rows, counts[party]])
+        for number, ((field, output), part) in enumerate(zip(outputs[party].items(), parts, strict=True)):
+            source = own[party].followed(tables, number / len(parts), (number + 1) / len(parts))
+            found = taken(own[party].field, own[party].path, source, part, context.scratch)
+            files.write_all(f"task_config.{field}.{party}", output, found)
     return rows, [len(part) for part in parts]
 
 

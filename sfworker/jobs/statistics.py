@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +28,6 @@ from sfworker.tables import aligned, files, own_tables
 from sfworker.tables.own_tables import OwnTable, UnfitColumn, require_values
 
 Vector = npt.NDArray[np.float64]
-_KINDS = {type_: name for name, type_ in files.TYPES.items()}
 _LEAST_SHARE = 1e-3
 """Smallest share of a bin in the logarithm, as an empty bin would make the index infinite."""
 
@@ -36,14 +35,7 @@ _LEAST_SHARE = 1e-3
 @TaskDispatcher.register_task("table_statistics")
 def table_statistics(context: JobContext[TableStatisticsParams]) -> TableStatisticsResult | None:
     """Describe columns. Only the first party learns other parties' figures, which are the result."""
-    # As plain containers, because parties accept no structs from each other (see `session/codec.py`).
-    described = {
-        party: {
-            name: to_builtins(_described(column, context.params.statistics))
-            for name, column in _columns(context, table).items()
-        }
-        for party, table in own_tables.local_tables(context).items()
-    }
+    described = {party: _described(context, table) for party, table in own_tables.local_tables(context).items()}
     told = aligned.gather(context, context.parties[0], own_tables.with_input(context), described)
     return convert({"statistics": told}, TableStatisticsResult) if told else None
 
@@ -119,34 +111,37 @@ def stability(base: Vector, test: Vector, inner_edges: Vector) -> Stability:
     return Stability(psi=float(index.sum()), bins=bins)
 
 
-def _columns(context: JobContext[TableStatisticsParams], table: OwnTable) -> dict[str, pa.ChunkedArray]:
-    typed = table.typed(aligned.features(context, table.party, table.names))
-    if typed.num_columns:
-        context.require_rows(table.field, typed.num_rows)
-    table.each(typed, partial(_require_some_values, context.floors.input_rows))
-    return dict(zip(typed.column_names, typed.columns, strict=True))
+def _described(context: JobContext[TableStatisticsParams], table: OwnTable) -> dict[str, dict[str, Any]]:
+    """Describe each column of a local party, in plain containers: parties accept no structs from each other.
+
+    Raises InputDataError, also where the figures of a column would be those of too few values.
+    """
+
+    def describe(name: str, column: pa.ChunkedArray) -> tuple[str, dict[str, Any]]:
+        context.require_rows(table.field, len(column))
+        if 0 < len(column) - column.null_count < context.floors.input_rows:
+            raise UnfitColumn(
+                f"has a value in fewer than {context.floors.input_rows} rows, of which the operator lets nothing be "
+                f"revealed (SFWORKER_MIN_INPUT_ROWS); leave it out"
+            )
+        return name, to_builtins(_figures(column, context.params.statistics))
+
+    return dict(table.each(table.each_column(aligned.features(context, table.party, table.names)), describe))
 
 
-def _require_some_values(least: int, name: str, column: pa.ChunkedArray) -> None:
-    """Raise UnfitColumn where a column's figures would be those of too few values, unless it has none at all."""
-    if 0 < len(column) - column.null_count < least:
-        raise UnfitColumn(
-            f"has a value in fewer than {least} rows, of which the operator lets nothing be revealed "
-            f"(SFWORKER_MIN_INPUT_ROWS); leave it out"
-        )
-
-
-def _described(column: pa.ChunkedArray, wanted: Collection[str] | None) -> ColumnStatistics:
-    values = column.drop_null()
-    total, count = len(column), len(values)
-    kind = _KINDS[column.type]
-    found: dict[str, float] = {
-        "count_na": total - count,
-        "na_ratio": (total - count) / total,
-        "nunique": pc.count_distinct(values).as_py(),
-    }
+def _figures(column: pa.ChunkedArray, wanted: Collection[str] | None) -> ColumnStatistics:
+    total, missing = len(column), column.null_count
+    count, kind = total - missing, files.type_name(column)
+    found: dict[str, float] = {"count_na": missing, "na_ratio": missing / total}
     if kind in {"int", "float"}:
-        found |= statistics(values.to_numpy().astype(np.float64))
+        numbers = (column.drop_null() if missing else column).to_numpy()
+        # In order they take a fifth of the time and memory of a table of all that are different.
+        ordered = np.sort(numbers)
+        found["nunique"] = min(count, 1) + int(np.count_nonzero(ordered[1:] != ordered[:-1]))
+        del ordered
+        found |= statistics(numbers.astype(np.float64, copy=False))
+    else:
+        found["nunique"] = pc.count_distinct(column).as_py()
     chosen = {key: value for key, value in found.items() if wanted is None or key in wanted}
     return convert({"datatype": kind, "total_count": total, "count": count, **chosen}, ColumnStatistics)
 
@@ -161,21 +156,20 @@ def _compared(context: JobContext[PopulationStabilityParams], party: str) -> dic
         if column not in test.names:
             raise InputDataError(f"{test.field}: the file has no column {column!r}, which the base has")
     types = dict.fromkeys(columns, "float")
-    base_columns, test_columns = base.typed(columns, types), test.typed(columns, types)
-    for table, found in ((base, base_columns), (test, test_columns)):
-        if columns:
-            context.require_rows(table.field, found.num_rows)
+    tested = test.each_column(columns, types)
 
     def compare(name: str, column: pa.ChunkedArray) -> Stability:
+        _, test_column = next(tested)
+        context.require_rows(base.field, len(column))
+        context.require_rows(test.field, len(test_column))
         require_values(column)
-        values = column.to_numpy()
+        values, test_values = column.to_numpy(), test_column.to_numpy()
         points = split_points.get(name)
         edges = np.array(points) if points else _equal_frequency(values[~np.isnan(values)], params.bin_num)
-        tested = test_columns.column(name).to_numpy()
-        _require_large_bins(context.floors.bin_rows, edges, values, tested)
-        return stability(values, tested, edges)
+        _require_large_bins(context.floors.bin_rows, edges, values, test_values)
+        return stability(values, test_values, edges)
 
-    return dict(zip(columns, base.each(base_columns, compare), strict=True))
+    return dict(zip(columns, base.each(base.each_column(columns, types), compare), strict=True))
 
 
 def _file(context: JobContext[PopulationStabilityParams], party: str, parameter: str) -> OwnTable:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,14 @@ from sfworker.catalog import ColumnRef
 from sfworker.catalog.training import PredictParams, PredictResult
 from sfworker.errors import InputDataError, ModelMismatchError
 from sfworker.models import models
+from sfworker.party import memory
 from sfworker.party.context import JobContext
 from sfworker.session.arithmetic import largest_product
 from sfworker.tables import aligned, files
 from sfworker.tables.files import Matrix
 
+PREDICTED_CELLS = 1_000_000
+"""Cells on the SPU that predictions compute with at a time, as SecretFlow's programs grow with them."""
 MOST_OFFSET = 700.0
 
 
@@ -80,6 +83,7 @@ def predict(
         columns = aligned.columns(context, prepared, shape, np.float64)
         predicted = apply(Inputs(objects, options, columns, own, shape, _offset(context, offset)))
         scores = context.value_at(receiver, predicted.partitions[context.pyu(receiver)])
+    del own, prepared, columns  # the largest that there is, before it is written
     _progress(context, 0.9, "predicted")
     if beside is None or output is None:
         return None
@@ -91,10 +95,7 @@ def predict(
             f"task_config.input_paths: the prediction of row {row} is beyond the largest number there is, as its "
             f"features are too far from those of the training; correct or leave out such rows"
         )
-    # A table without columns has no rows, so that a column could not be appended to it.
-    columns = [*beside.columns, pa.array(predictions)]
-    table = pa.table(columns, names=[*beside.column_names, params.pred_name])
-    files.write(f"task_config.output_paths.{receiver}", output, table)
+    files.write_all(f"task_config.output_paths.{receiver}", output, lambda: beside(pa.array(predictions)))
     return PredictResult(rows=shape.rows, output_paths={receiver: params.output_paths[receiver]})
 
 
@@ -114,6 +115,7 @@ def in_blocks(
         offset = inputs.offset[begin:end] if inputs.offset is not None else None
         blocks.append(score(inputs.columns[begin:end], offset))
         secretflow.wait(blocks[-1])
+        memory.give_back()
         _progress(context, 0.1 + 0.8 * end / inputs.shape.rows, "predicting")
     joined = receiver(_joined)(*blocks) if len(blocks) > 1 else blocks[0]
     return FedNdarray({receiver: joined}, PartitionWay.VERTICAL)
@@ -139,7 +141,7 @@ def require_room(context: JobContext[Any], inputs: Inputs, weights: Any) -> None
             continue
         reach = None
         if (own := inputs.own.get(party)) is not None:
-            reach = np.abs(own.matrix).max(axis=0) / most
+            reach = np.maximum(own.matrix.max(axis=0), -own.matrix.min(axis=0)) / most
             _require_room(context, own, reach >= 1)
         shared.append(aligned.held(context, party, reach, np.float64).to(context.spu))
     beyond = np.split(
@@ -177,8 +179,9 @@ def _features(context: JobContext[PredictParams], party: str, manifest: models.M
             raise ModelMismatchError(f"{field}: lacks column {feature!r}, which the model was trained with")
     matrix = files.numbers(field, path, manifest.features)
     context.require_rows(field, len(matrix))
-    scaled: Matrix = (matrix - np.array(manifest.means)) / np.array(manifest.deviations)
-    return Own(field, manifest.features, scaled)
+    matrix -= np.array(manifest.means)
+    matrix /= np.array(manifest.deviations)
+    return Own(field, manifest.features, matrix)
 
 
 def require_offset(values: Matrix) -> None:
@@ -203,8 +206,8 @@ def _offset(context: JobContext[PredictParams], ref: ColumnRef | None) -> FedNda
     return aligned.column(context, ref.party, values, np.float64)
 
 
-def _beside(context: JobContext[PredictParams], output: Path) -> pa.Table:
-    """Read the receiver's columns that are written beside the predictions."""
+def _beside(context: JobContext[PredictParams], output: Path) -> Callable[[pa.Array], Iterator[pa.Table]]:
+    """Return a function that puts predictions beside the receiver's columns which are written with them."""
     params, party = context.params, context.params.receiver
     field = f"task_config.input_paths.{party}"
     path = context.input_file(party, "input_paths", params.input_paths[party])
@@ -212,4 +215,15 @@ def _beside(context: JobContext[PredictParams], output: Path) -> pa.Table:
     files.require_columns(f"task_config.keys.{party}", names, keys)
     files.require_columns("task_config.saved_columns", names, params.saved_columns)
     columns = [*keys, *params.saved_columns]
-    return files.passed_on(field, path, columns, [output], keys=keys) if columns else pa.table({})
+    types = files.types_passed_on(field, path, columns, [output], keys=keys)
+
+    def beside(predictions: pa.Array) -> Iterator[pa.Table]:
+        first = 0
+        for table in files.stream(field, path, columns, types) if columns else ():
+            found = predictions[first : first + table.num_rows]
+            yield pa.table([*table.columns, found], names=[*table.column_names, params.pred_name])
+            first += table.num_rows
+        if not columns:
+            yield pa.table({params.pred_name: predictions})
+
+    return beside

@@ -6,6 +6,7 @@ others who can write to the party's data root may write that directory.
 
 from __future__ import annotations
 
+from collections import deque
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -39,8 +40,11 @@ class Rule(Struct, frozen=True, kw_only=True, tag_field="kind"):
     type: ColumnType
     """Type of the column that the rule was fitted on."""
 
-    def apply(self, field: str, column: Column) -> Replaced:
-        """Return the replacement of `column`, of this rule's type. Raises InputDataError that begins with `field`."""
+    def apply(self, field: str, column: Column, first: int) -> Replaced:
+        """Return the replacement of some rows of the column, of this rule's type, which begin with row `first`.
+
+        Raises InputDataError that begins with `field`.
+        """
         raise NotImplementedError
 
 
@@ -50,7 +54,7 @@ class Standard(Rule, tag="standard", frozen=True, kw_only=True):
     mean: float
     scale: float
 
-    def apply(self, field: str, column: Column) -> Replaced:
+    def apply(self, field: str, column: Column, first: int) -> Replaced:
         return {self.column: _or_missing((column.to_numpy() - self.mean) / self.scale)}
 
 
@@ -60,7 +64,7 @@ class MinMax(Rule, tag="min_max", frozen=True, kw_only=True):
     scale: float
     min: float
 
-    def apply(self, field: str, column: Column) -> Replaced:
+    def apply(self, field: str, column: Column, first: int) -> Replaced:
         return {self.column: _or_missing(column.to_numpy() * self.scale + self.min)}
 
 
@@ -69,7 +73,7 @@ class Fill(Rule, tag="fill", frozen=True, kw_only=True):
 
     value: Value
 
-    def apply(self, field: str, column: Column) -> Replaced:
+    def apply(self, field: str, column: Column, first: int) -> Replaced:
         return {self.column: pc.fill_null(column, pa.scalar(self.value, column.type))}
 
 
@@ -82,9 +86,9 @@ class OneHot(Rule, tag="one_hot", frozen=True, kw_only=True):
     """Known categories without a column."""
     handle_unknown: Literal["error", "ignore"]
 
-    def apply(self, field: str, column: Column) -> Replaced:
+    def apply(self, field: str, column: Column, first: int) -> Replaced:
         groups = [*self.columns.values(), self.dropped]
-        codes = _codes(self, field, column, [category for group in groups for category in group])
+        codes = _codes(self, field, column, first, [category for group in groups for category in group])
         # A code of -1 (missing or unknown) takes the last element, -1, which is no column's number.
         group_of = np.append(np.repeat(np.arange(len(groups)), [len(group) for group in groups]), -1)
         group = group_of[codes]
@@ -100,8 +104,8 @@ class Replace(Rule, tag="replace", frozen=True, kw_only=True):
     """Replacement of missing values and of unknown categories, if those are no error. None is a missing value."""
     handle_unknown: Literal["error", "ignore"]
 
-    def apply(self, field: str, column: Column) -> Replaced:
-        codes = _codes(self, field, column, self.categories)
+    def apply(self, field: str, column: Column, first: int) -> Replaced:
+        codes = _codes(self, field, column, first, self.categories)
         # The modulo turns a code of -1 (missing or unknown) into the position of `other`, the last.
         return {self.column: pa.array([*self.values, self.other]).take(pa.array(codes % (len(self.values) + 1)))}
 
@@ -116,7 +120,7 @@ class Bins(Rule, tag="bins", frozen=True, kw_only=True):
     other: int | float | None
     """Replacement of missing values. None is a missing value."""
 
-    def apply(self, field: str, column: Column) -> Replaced:
+    def apply(self, field: str, column: Column, first: int) -> Replaced:
         numbers = column.to_numpy()
         codes = np.where(np.isnan(numbers), len(self.values), np.searchsorted(self.edges, numbers, side="left"))
         return {self.column: pa.array([*self.values, self.other]).take(pa.array(codes))}
@@ -151,20 +155,21 @@ class _Kind(Struct, frozen=True, kw_only=True):
     format: int
 
 
-def write_table(context: JobContext[Any], table: OwnTable, typed: pa.Table, rules: list[AnyRule]) -> None:
-    """Write a local party's table with the columns of `typed` replaced as `rules` say. Raises InputDataError."""
-    _require_room(table, typed.num_rows, rules)
+def write_table(context: JobContext[Any], table: OwnTable, rules: list[AnyRule]) -> None:
+    """Write a local party's table with its columns replaced as `rules` say. Raises InputDataError."""
     output = context.output(table.party, "output_paths", context.params.output_paths[table.party])
-    table.write(output, {rule.column: rule.apply(table.field, typed.column(rule.column)) for rule in rules})
-
-
-def _require_room(table: OwnTable, rows: int, rules: list[AnyRule]) -> None:
-    """Raise InputDataError where the rules would make more columns or bytes than an output may have."""
+    types = {rule.column: rule.type for rule in rules}
     made = sum(len(rule.columns) for rule in rules if isinstance(rule, OneHot))
     if made + len(table.names) > limits.used().columns:
         raise limits.refusal(table.field, "the output", "columns", "encode fewer columns")
-    if rows * made > limits.used().expanded(table.path.stat().st_size):
-        raise limits.refusal(table.field, "the output", "expanded_bytes", "encode columns of fewer categories")
+    most = limits.used().expanded(table.path.stat().st_size)
+
+    def replaced(first: int, rows: pa.Table) -> dict[str, Replaced]:
+        if (first + rows.num_rows) * made > most:
+            raise limits.refusal(table.field, "the output", "expanded_bytes", "encode columns of fewer categories")
+        return {rule.column: rule.apply(table.field, rows.column(rule.column), first) for rule in rules}
+
+    table.write(output, types, replaced)
 
 
 def save(context: JobContext[Any], task_type: str, rules: dict[str, list[AnyRule]]) -> str | None:
@@ -196,18 +201,13 @@ def read(context: JobContext[Any], own: dict[str, OwnTable]) -> tuple[dict[str, 
     return found, identities[0]
 
 
-def typed(table: OwnTable, manifest: Manifest) -> pa.Table:
-    """Read the columns that the rules replace, with the types of the fit. Raises ModelMismatchError."""
+def require_types(table: OwnTable, manifest: Manifest) -> None:
+    """Raise ModelMismatchError where a column that a rule replaces does not have the type of the fit."""
     types = {rule.column: rule.type for rule in manifest.rules}
     try:
-        return table.typed(list(types), types)
+        deque(table.each_column(list(types), types), maxlen=0)
     except InputDataError as error:
         raise ModelMismatchError(f"{error} (the rule was fitted on a column of this type)") from None
-
-
-def type_of(column: Column) -> Any:
-    """Return the name of a column's type, for types that `files.typed` returns."""
-    return next(name for name, type_ in files.TYPES.items() if type_ == column.type)
 
 
 def _read(context: JobContext[Any], party: str, table: OwnTable) -> Manifest:
@@ -230,13 +230,15 @@ def _read(context: JobContext[Any], party: str, table: OwnTable) -> Manifest:
     return manifest
 
 
-def _codes(rule: OneHot | Replace, field: str, column: Column, categories: list[Value]) -> npt.NDArray[np.int64]:
+def _codes(
+    rule: OneHot | Replace, field: str, column: Column, first: int, categories: list[Value]
+) -> npt.NDArray[np.int64]:
     """Return the position of each cell's category, -1 where it is missing or unknown. Raises InputDataError."""
     index = pc.index_in(column, value_set=pa.array(categories, files.TYPES[rule.type]))
     if rule.handle_unknown == "error":
         unknown = pc.and_(index.is_null(), column.is_valid())
         if pc.any(unknown).as_py():
-            row = pc.index(unknown, True).as_py() + 1
+            row = first + pc.index(unknown, True).as_py() + 1
             raise InputDataError(
                 f"{field}: column {rule.column!r} holds a category in row {row} that is not among the fitted ones; "
                 f"correct it, or set handle_unknown to `ignore`"

@@ -7,7 +7,6 @@ mistakes leave behind, not code that hides it: jobs are the operator's own code.
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import functools
 import gc
@@ -25,6 +24,7 @@ from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
+from sfworker.party import memory
 from sfworker.party.restoring import restores
 
 _PATHS = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
@@ -38,7 +38,6 @@ _OF_PYTHON = ("__builtins__", "__warningregistry__")
 _DEEPEST = 4
 _LARGEST = 10_000
 """Elements of a container that are looked at."""
-_libc = ctypes.CDLL(None)
 
 
 class Before:
@@ -71,7 +70,7 @@ class Before:
                 # Those without a bound are not caches of what jobs have read.
                 if isinstance(value, functools._lru_cache_wrapper) and value.cache_parameters()["maxsize"]:
                     value.cache_clear()
-        _libc.malloc_trim(0)
+        memory.give_back()
         with suppress(OSError):  # from here on the highest memory is the next job's
             Path("/proc/self/clear_refs").write_text("5")
         return [*self._remaining(own_threads)]

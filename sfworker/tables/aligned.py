@@ -191,4 +191,4 @@ def _same(value: Any) -> Any:
 
 
 def _as(values: npt.NDArray[Any] | None, dtype: npt.DTypeLike) -> Any:
-    return None if values is None else values.astype(dtype)
+    return None if values is None else values.astype(dtype, copy=False)

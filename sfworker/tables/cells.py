@@ -60,25 +60,40 @@ def text(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return _without_zeros(column.cast(pa.string())) if pa.types.is_time(column.type) else column.cast(pa.string())
 
 
-def written(column: pa.ChunkedArray) -> pa.ChunkedArray:
+def written(column: pa.ChunkedArray, *, as_text: bool = False) -> pa.ChunkedArray:
     """Return cells as Arrow may write them to a CSV file, in which they read as `text` says."""
     column = plain(column)
-    if any(is_type(column.type) for is_type in _SPELLED_BY_ARROW):
-        return column
-    if pa.types.is_floating(column.type) and not pc.any(_spelled_otherwise(column)).as_py():
-        return column
-    return text(column)
+    return text(column) if as_text or not is_spelled_by_arrow(column) else column
 
 
-def for_orc(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return cells with a type that an ORC file can store."""
+def is_spelled_by_arrow(column: pa.ChunkedArray) -> bool:
+    """Return whether Arrow writes all cells as `text` does."""
     column = plain(column)
+    if pa.types.is_floating(column.type):
+        return not pc.any(_spelled_otherwise(column)).as_py()
+    return any(is_type(column.type) for is_type in _SPELLED_BY_ARROW)
+
+
+def for_orc(column: pa.ChunkedArray, *, as_text: bool = False) -> pa.ChunkedArray:
+    """Return cells with a type that an ORC file can store, or as text."""
+    column = plain(column)
+    if as_text or pa.types.is_time(column.type):
+        return text(column)
     if pa.types.is_unsigned_integer(column.type):
-        return typed(column)
-    if pa.types.is_null(column.type):
-        return column.cast(pa.float64())
-    is_unfit = pa.types.is_time(column.type) or (pa.types.is_timestamp(column.type) and are_far(column))
-    return text(column) if is_unfit else column
+        return column.cast(pa.int64())
+    return column.cast(pa.float64()) if pa.types.is_null(column.type) else column
+
+
+def may_not_fit_orc(column: pa.ChunkedArray) -> bool:
+    """Return whether a column is of a type of which an ORC file can store some cells only."""
+    kind = plain(column).type
+    return bool(pa.types.is_unsigned_integer(kind) or pa.types.is_timestamp(kind))
+
+
+def is_text_in_orc(column: pa.ChunkedArray) -> bool:
+    """Return whether there are cells for which a column that `may_not_fit_orc` has to be text."""
+    column = plain(column)
+    return are_far(column) if pa.types.is_timestamp(column.type) else bool(pa.types.is_string(typed(column).type))
 
 
 def are_far(column: pa.ChunkedArray | pa.Array) -> bool:

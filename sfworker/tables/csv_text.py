@@ -13,7 +13,8 @@ import mmap
 import re
 import secrets
 import sys
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -90,9 +91,23 @@ def beginning(field: str, path: Path) -> Beginning:
 def read(
     field: str, path: Path, columns: Sequence[str], types: Mapping[str, pa.DataType], missing: Sequence[str]
 ) -> pa.Table:
-    """Read `columns` as `types` says, or else as Arrow infers. Cells like one of `missing` are null, but not in text.
+    """Read `columns` as one table, as `batches` does."""
+    return pa.concat_tables(batches(field, path, columns, types, missing))
 
-    Raises InputDataError, or ArrowInvalid where a cell is not of its type.
+
+def batches(
+    field: str,
+    path: Path,
+    columns: Sequence[str],
+    types: Mapping[str, pa.DataType],
+    missing: Sequence[str],
+    after: int = 0,
+) -> Iterator[pa.Table]:
+    """Read `columns` some rows at a time, those after the first `after`. One table at least.
+
+    They are of the type that `types` says, or else of that which Arrow infers from the first rows. Cells like one of
+    `missing` are null, but not in text. Raises InputDataError, or ArrowInvalid where a cell is not of its column's type
+    (see `unreadable`).
     """
     convert = pa_csv.ConvertOptions(
         include_columns=columns,
@@ -105,14 +120,18 @@ def read(
     start = beginning(field, path)
     rows = _Rows(start)
     try:
-        table = _parse(path, start, rows, convert)
+        for table in _parse(path, start, rows, convert, after):
+            if rows.missing_cells:
+                break
+            after += table.num_rows
+            yield table
         if rows.missing_cells:
             if path.stat().st_size + rows.missing_cells > limits.used().expanded(path.stat().st_size):
                 raise limits.refusal(field, "the file, read,", "expanded_bytes", "check what was delivered")
             filled = _as_pandas_reads(path, start.names)
             if filled is None:
                 raise InputDataError(f"{field}: {_encoding(path)}")
-            table = _parse(path, start, rows, convert, filled)
+            yield from _parse(path, start, rows, convert, after, filled)
     except pa.ArrowInvalid as error:
         # Of a wrong row in another encoding nothing is told to `judge`, so `wrong` does not say whether there is one.
         if rows.wrong is None and not any(text in str(error) for text in ("CSV parse error", "UTF8", "straddling")):
@@ -120,7 +139,14 @@ def read(
         raise InputDataError(f"{field}: {_reason(path, start)}") from None
     if rows.has_open_quote:
         raise InputDataError(f"{field}: {_OPEN_QUOTE}")
-    return table
+
+
+def unreadable(field: str, path: Path, error: pa.ArrowInvalid) -> str:
+    """Return the column with the cell at which `batches` has raised `error`."""
+    found = re.match(r"In CSV column #(\d+): ", str(error))
+    if found is None:
+        raise error
+    return beginning(field, path).names[int(found[1])]
 
 
 def has_quotes(path: Path) -> bool:
@@ -217,17 +243,23 @@ class _Marked:
 
 
 def _parse(
-    path: Path, start: Beginning, rows: _Rows, convert: pa_csv.ConvertOptions, cleaned: bytes | None = None
-) -> pa.Table:
+    path: Path,
+    start: Beginning,
+    rows: _Rows,
+    convert: pa_csv.ConvertOptions,
+    after: int = 0,
+    cleaned: bytes | None = None,
+) -> Iterator[pa.Table]:
     quoted = has_quotes(path)
     if len(start.names) == 1 and _has_blank_line(path):
         # To Arrow each is a row, as it has one cell. Only quotes tell such a line from a cell of blanks.
         cleaned = _as_pandas_reads(path, start.names)
     for size in BLOCK_SIZES:
         rows.begin()
+        seen = 0
         with BytesIO(cleaned) if cleaned else path.open("rb") as file:
             try:
-                return pa_csv.read_csv(
+                reader = pa_csv.open_csv(
                     # Quotes are what Python has to help with. Arrow reads other files itself.
                     _Marked(file, rows.mark()) if quoted or cleaned else pa.OSFile(str(path)),
                     read_options=pa_csv.ReadOptions(
@@ -241,10 +273,21 @@ def _parse(
                     ),
                     convert_options=convert,
                 )
+                # Types that were inferred stay where the file is read once more.
+                convert.column_types = reader.schema
+                for batch in reader:
+                    seen += batch.num_rows
+                    if seen > after:
+                        table, known = pa.Table.from_batches([batch]), batch.num_rows - (seen - after)
+                        # Copied, as Arrow's `if_else` takes the wrong texts of slices.
+                        yield table.take(pa.array(range(known, batch.num_rows))) if known > 0 else table
+                        after = seen
+                if not after:
+                    yield reader.schema.empty_table()
+                return
             except pa.ArrowInvalid as error:
                 if "straddling" not in str(error) or size >= min(path.stat().st_size, BLOCK_SIZES[-1]):
                     raise
-    raise AssertionError  # the last size is never below the least
 
 
 def _has_blank_line(path: Path) -> bool:
@@ -289,7 +332,7 @@ def _reason(path: Path, start: Beginning) -> str:
     convert = pa_csv.ConvertOptions(include_columns=start.names[:1], check_utf8=False)
     convert.column_types = {start.names[0]: pa.binary()}
     with suppress(pa.ArrowInvalid):
-        _parse(path, start, rows, convert)
+        deque(_parse(path, start, rows, convert), maxlen=0)
     if rows.has_open_quote:
         return _OPEN_QUOTE
     if rows.wrong is None:

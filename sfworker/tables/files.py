@@ -15,6 +15,9 @@ One rule says what a cell means, in all formats and for keys, labels, features a
   with a zone in UTC with a Z). A key with a missing part equals no other. Floating-point numbers too large to be exact
   are refused as keys.
 
+Large files are read some rows (`stream`) or columns (`each_column`) at a time, and written so (`write_all`), as memory
+should not grow with all that they hold.
+
 Functions take a checked path and the field of the envelope that named it. Errors name that field, and where it helps a
 column and a row (counted from 1 after the header), never a value or a path.
 """
@@ -22,8 +25,8 @@ column and a row (counted from 1 after the header), never a value or a path.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import reduce
 from io import SEEK_END
 from pathlib import Path
@@ -44,6 +47,8 @@ from sfworker.tables import cells, csv_text, orc_footer
 from sfworker.tables.cells import TYPES
 
 Matrix: TypeAlias = npt.NDArray[np.float64]
+Tables: TypeAlias = Callable[[], Iterator[pa.Table]]
+"""Begins to read or make tables that follow each other, of the same columns, the same ones each time. One at least."""
 PARQUET, ORC = ".parquet", ".orc"
 ESCAPE = "\x1b"
 """Character with which `plain_keys` begins the text for a key that has special characters."""
@@ -56,6 +61,22 @@ _WITH_COMMAS = re.compile(r"\s*[+-]?[\d.]*,[\d.,]+\s*")
 _BATCH_ROWS, _FEWEST, _BATCHES = 1 << 12, 16, 1 << 10
 """Rows that are read at once, and the number of batches of a file with fewer, as its few rows may be long ones."""
 _SMALL = 1 << 22
+_HELD_BYTES = 1 << 27
+"""Bytes of a file of which whole columns are in memory at a time."""
+_SMALL_BYTES = 1 << 24
+"""Bytes of a file that is in memory as a whole, as reading it again takes longer than a few percent of a job."""
+_READ_AS = {"int": pa.int64(), "float": pa.float64()}
+"""Types that Arrow reads from a CSV file at once, as the cells' own rule would."""
+_LOOSER: dict[pa.DataType | None, pa.DataType] = {
+    None: pa.null(),
+    pa.null(): pa.int64(),
+    pa.int64(): pa.float64(),
+    pa.float64(): pa.bool_(),
+    pa.bool_(): pa.string(),
+}
+"""Types in the order in which Arrow infers them. Between them are times, which stay text."""
+_GROUP_ROWS = 1 << 20
+"""Rows of a group in a Parquet file, as many as Arrow makes of one table."""
 _PANDAS_INDEX = re.compile(r"__index_level_\d+__")
 
 __all__ = [
@@ -63,24 +84,31 @@ __all__ = [
     "SEPARATOR",
     "TYPES",
     "Matrix",
+    "Tables",
+    "about_rows",
+    "each_column",
     "ends_a_line",
     "has_duplicates",
     "header",
+    "held",
     "is_bare_csv",
     "is_columnar",
     "is_plain",
+    "is_text",
     "lack_a_part",
     "numbers",
-    "passed_on",
     "plain_keys",
     "require_columns",
-    "require_in_proportion",
     "rows_of_plain_csv",
     "saving",
+    "stream",
     "text",
+    "type_name",
     "typed",
+    "types_passed_on",
     "whole",
     "write",
+    "write_all",
 ]
 
 
@@ -135,32 +163,92 @@ def numbers(field: str, path: Path, columns: Sequence[str]) -> Matrix:
 
     Raises InputDataError naming column and row of a cell that is none.
     """
-    table = _read(field, path, list(columns), pa.float64())
-    matrix = np.empty((table.num_rows, len(columns)), dtype=np.float64)
-    for index, column in enumerate(columns):
-        try:
-            values = cells.cast(table.column(column), pa.float64()).to_numpy()
-        except cells.UNREADABLE:
-            row = _first_unlike(table.column(column), pa.float64())
-            remedy = "correct the file or leave the column out"
-            if row and _WITH_COMMAS.fullmatch(str(table.column(column)[row - 1])):
-                remedy = "its digits have commas among them; write a point before decimals, and nothing for thousands"
-            raise InputDataError(f"{field}: column {column!r} holds no number{_where(row)}; {remedy}") from None
-        if np.isnan(values).any():
-            row = int(np.argmax(np.isnan(values))) + 1
-            raise InputDataError(
-                f"{field}: column {column!r} has no value in row {row}; fill or remove rows with missing values"
-            )
-        if np.isinf(values).any():
-            row = int(np.argmax(np.isinf(values))) + 1
-            raise InputDataError(f"{field}: column {column!r} holds no finite number in row {row}; correct the file")
-        matrix[:, index] = values
+    if not columns:
+        return np.empty((sum(table.num_rows for table in stream(field, path, header(field, path)[:1])), 0))
+    matrix: Matrix | None = None
+    index = 0
+    for some in _groups(field, path, columns):
+        table = _read(field, path, some, dict.fromkeys(some, "float"))
+        if matrix is None:
+            matrix = np.empty((table.num_rows, len(columns)), dtype=np.float64)
+        for name in some:
+            matrix[:, index] = _finite(field, name, table.column(name))
+            index += 1
+    assert matrix is not None  # noqa: S101 - there are columns
     return matrix
+
+
+def _finite(field: str, name: str, column: pa.ChunkedArray) -> npt.NDArray[np.float64]:
+    try:
+        values: npt.NDArray[np.float64] = cells.cast(column, pa.float64()).to_numpy()
+    except cells.UNREADABLE:
+        row = _first_unlike(column, pa.float64())
+        remedy = "correct the file or leave the column out"
+        if row and _WITH_COMMAS.fullmatch(str(column[row - 1])):
+            remedy = "its digits have commas among them; write a point before decimals, and nothing for thousands"
+        raise InputDataError(f"{field}: column {name!r} holds no number{_where(row)}; {remedy}") from None
+    if np.isnan(values).any():
+        row = int(np.argmax(np.isnan(values))) + 1
+        raise InputDataError(
+            f"{field}: column {name!r} has no value in row {row}; fill or remove rows with missing values"
+        )
+    if np.isinf(values).any():
+        row = int(np.argmax(np.isinf(values))) + 1
+        raise InputDataError(f"{field}: column {name!r} holds no finite number in row {row}; correct the file")
+    return values
 
 
 def text(field: str, path: Path, columns: Sequence[str]) -> pa.Table:
     """Read `columns` as they are written in a CSV file (ids keep leading zeros), or with a columnar file's types."""
-    return _read(field, path, list(columns), pa.string())
+    return pa.concat_tables(stream(field, path, columns))
+
+
+def stream(
+    field: str, path: Path, columns: Sequence[str], types: Mapping[str, str] | None = None
+) -> Iterator[pa.Table]:
+    """Read `columns` some rows at a time, as `text` does, or those in `types` as `typed` does. One table at least."""
+    asked = dict(types or {})
+    read_as = {name: _READ_AS.get(asked.get(name, ""), pa.string()) for name in columns}
+    looked_at = set[str]()
+    rows = 0
+
+    def cast(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
+        if asked[name] == "float" and is_text(column.type) and name not in looked_at:
+            typed(field, path, [name], asked)  # whether texts are booleans or numbers, all of them tell
+            looked_at.add(name)
+        try:
+            return cells.cast(column, TYPES[asked[name]])
+        except cells.UNREADABLE:
+            typed(field, path, [name], asked)  # says in which row of the file
+            raise
+
+    while True:
+        if is_columnar(path):
+            tables = _columnar(field, path, list(columns))
+        else:
+            tables = csv_text.batches(field, path, columns, read_as, cells.MISSING, rows)
+        try:
+            for table in tables:
+                rows += table.num_rows
+                yield pa.table(
+                    {name: cast(name, table.column(name)) if name in asked else table.column(name) for name in columns}
+                )
+        except pa.ArrowInvalid as error:
+            read_as[csv_text.unreadable(field, path, error)] = pa.string()
+        else:
+            return
+
+
+def each_column(
+    field: str, path: Path, columns: Sequence[str], types: Mapping[str, str] | None = None
+) -> Iterator[tuple[str, pa.ChunkedArray]]:
+    """Yield `columns` as `typed` reads them with their names, as few in memory at a time as a large file needs."""
+    asked = dict(types or {})
+    for some in _groups(field, path, columns):
+        table = _read(field, path, some, asked)
+        for name in some:
+            yield name, _as_type(field, name, table.column(name), TYPES.get(asked.get(name, "")))
+        del table
 
 
 def typed(field: str, path: Path, columns: Sequence[str], types: Mapping[str, str] | None = None) -> pa.Table:
@@ -169,36 +257,40 @@ def typed(field: str, path: Path, columns: Sequence[str], types: Mapping[str, st
     A missing cell is null in every type. Raises InputDataError naming column and row of a cell that is not of the type
     asked for.
     """
-    asked = dict(types or {})
-    if is_columnar(path):
-        table = _read_columnar(field, path, list(columns))
-    else:
-        table = _infer(field, path, list(columns), asked)
-    return pa.table(
-        {name: _as_type(field, name, table.column(name), TYPES.get(asked.get(name, ""))) for name in columns}
-    )
+    return pa.table(dict(each_column(field, path, columns, types)))
 
 
-def passed_on(
+def held(field: str, path: Path, columns: Sequence[str], types: Mapping[str, str] | None = None) -> Tables:
+    """Return what `stream` reads, of a small file as one table that is read once."""
+    if len(columns) > 1 and _size_of_each(field, path) * len(columns) > _SMALL_BYTES:
+        return lambda: stream(field, path, columns, types)
+    table = pa.concat_tables(stream(field, path, columns, types))
+    return lambda: iter([table])
+
+
+def types_passed_on(
     field: str,
     path: Path,
     columns: Sequence[str],
     outputs: Iterable[Path],
     types: Mapping[str, str] | None = None,
     keys: Iterable[str] = (),
-) -> pa.Table:
-    """Read `columns` to be written to `outputs`, as `text` does, or with the types that `types` names.
+) -> dict[str, str]:
+    """Return the types with which `stream` reads `columns` to be written to `outputs`.
 
-    Where an output stores types and the input does not, all but `keys` get the types of their cells.
+    They are those that `types` names. Where an output stores types and the input does not, all but `keys` get the types
+    of their cells.
     """
     asked = dict(types or {})
-    if not is_columnar(path) and any(map(is_columnar, outputs)):
-        return typed(field, path, columns, {**dict.fromkeys(filter(columns.__contains__, keys), "str"), **asked})
-    table = text(field, path, columns)
-    for name in filter(asked.__contains__, columns):
-        [column] = typed(field, path, [name], asked).columns
-        table = table.set_column(columns.index(name), name, column)
-    return table
+    if is_columnar(path) or not any(map(is_columnar, outputs)):
+        return {name: asked[name] for name in columns if name in asked}
+    asked = {**dict.fromkeys(filter(columns.__contains__, keys), "str"), **asked}
+    return {name: type_name(column) for name, column in each_column(field, path, columns, asked)}
+
+
+def type_name(column: pa.ChunkedArray) -> Any:
+    """Return the name of a column's type, which is one of TYPES."""
+    return next(name for name, type_ in TYPES.items() if type_ == column.type)
 
 
 def has_duplicates(field: str, path: Path, columns: Sequence[str]) -> bool:
@@ -244,6 +336,15 @@ def _count(path: Path, character: bytes) -> int:
         return sum(chunk.count(character) for chunk in iter(lambda: file.read(1 << 18), b""))
 
 
+def about_rows(path: Path) -> int:
+    """Return a file's number of rows. In a CSV file each line is taken for one."""
+    if _ending(path) == PARQUET:
+        return int(parquet.read_metadata(path).num_rows)
+    if _ending(path) == ORC:
+        return int(orc.ORCFile(path).nrows)
+    return max(1, _count(path, b"\n"))
+
+
 def plain_keys(field: str, table: pa.Table, columns: Sequence[str]) -> pa.Table:
     """Return key columns as text without SEPARATOR or characters that have a meaning in CSV, missing cells as "".
 
@@ -258,44 +359,57 @@ def lack_a_part(keys: pa.Table) -> pa.ChunkedArray:
     return reduce(pc.or_, [pc.equal(column, "") for column in keys.columns])
 
 
-def require_in_proportion(field: str, source: Path, table: pa.Table, rows: npt.NDArray[Any]) -> None:
-    """Raise InputDataError where `rows` of a table that was read from `source` are more bytes than it may become."""
-    most = limits.used().expanded(source.stat().st_size)
-    texts = [column for column in table.columns if _is_text(column.type)]
-    lengths = [pc.fill_null(pc.binary_length(column), 0).to_numpy() for column in texts]
-    fixed = len(rows) * 8 * (table.num_columns - len(texts))
-    # What they are at most is found without a look at each row.
-    if fixed + sum(len(rows) * int(each.max(initial=0)) for each in lengths) <= most:
-        return
-    if fixed + sum(int(each[rows].sum(dtype=np.int64)) for each in lengths) > most:
-        raise limits.refusal(field, "the output", "expanded_bytes")
-
-
 def write(field: str, path: Path, table: pa.Table) -> None:
     """Write a table as CSV, Parquet or ORC by the ending of `path`. Raises ResultSaveError."""
+    write_all(field, path, lambda: iter([table]))
+
+
+def write_all(field: str, path: Path, tables: Tables) -> None:
+    """Write tables below each other as `write` does. Raises ResultSaveError."""
     with saving(field), _unwritable(field):
         if _ending(path) == PARQUET:
-            parquet.write_table(table, path)
+            _write_parquet(path, tables)
         elif _ending(path) == ORC:
-            with opened(field, path) as file:
-                orc.write_table(
-                    pa.table({name: cells.for_orc(table.column(name)) for name in table.column_names}), file
-                )
+            _write_orc(field, path, tables)
         else:
-            _write_csv(path, pa.table({name: cells.written(table.column(name)) for name in table.column_names}))
+            _write_csv(path, tables)
 
 
-def _read(field: str, path: Path, columns: list[str], csv_type: pa.DataType) -> pa.Table:
-    """Read `columns` only, those of a CSV file as `csv_type` or, where that fails, as text."""
+def _groups(field: str, path: Path, columns: Sequence[str]) -> Iterator[list[str]]:
+    """Yield `columns` as many at a time as may be in memory."""
+    at_once = max(1, _HELD_BYTES // max(1, _size_of_each(field, path)))
+    for first in range(0, len(columns), at_once):
+        yield list(columns[first : first + at_once])
+        pa.default_memory_pool().release_unused()
+
+
+def _size_of_each(field: str, path: Path) -> int:
+    """Return about how many bytes a column has."""
     if is_columnar(path):
-        return _read_columnar(field, path, columns)
-    try:
-        return csv_text.read(field, path, columns, dict.fromkeys(columns, csv_type), cells.MISSING)
-    except pa.ArrowInvalid:
-        return csv_text.read(field, path, columns, dict.fromkeys(columns, pa.string()), ())
+        return 8 * about_rows(path)
+    return path.stat().st_size // len(csv_text.beginning(field, path).names)
 
 
-def _read_columnar(field: str, path: Path, columns: list[str]) -> pa.Table:
+def _read(field: str, path: Path, columns: list[str], asked: Mapping[str, str]) -> pa.Table:
+    """Read `columns` as a columnar file stores them, or as the text of a CSV file looks.
+
+    Where `asked` names a number's type, that is tried first, and text what is of another.
+    """
+    if is_columnar(path):
+        return pa.concat_tables(_columnar(field, path, columns))
+    types = {name: _READ_AS.get(asked[name], pa.string()) for name in columns if name in asked}
+    while True:
+        try:
+            table = csv_text.read(field, path, columns, types, cells.MISSING)
+            break
+        except pa.ArrowInvalid as error:
+            # What the first rows look like, others may not.
+            name = csv_text.unreadable(field, path, error)
+            types[name] = pa.string() if name in asked else _LOOSER[types.get(name)]
+    return _unspoilt(field, path, table, [name for name in columns if name not in asked])
+
+
+def _columnar(field: str, path: Path, columns: list[str]) -> Iterator[pa.Table]:
     """Read `columns` a batch at a time, because what the file's footer says of its size may not be so."""
     far = orc_footer.far_times(path) if _ending(path) == ORC else set()
     for name in filter(far.__contains__, columns):
@@ -304,15 +418,17 @@ def _read_columnar(field: str, path: Path, columns: list[str]) -> pa.Table:
             f"store dates or text, or end the file's name in .parquet"
         )
     most = limits.used().expanded(path.stat().st_size)
-    kept, size = [], 0
+    rows = size = 0
     with _format_errors(field, "an ORC" if _ending(path) == ORC else "a Parquet"):
         schema, batches = _batches(path, columns)
         for batch in batches:
             size += sum(map(_size, batch.columns))
             if size > most:
                 raise limits.refusal(field, "the file, read,", "expanded_bytes", "check what was delivered")
-            kept.append(pa.Table.from_batches([batch]).cast(schema))
-        return pa.concat_tables(kept) if kept else schema.empty_table()
+            rows += batch.num_rows
+            yield pa.Table.from_batches([batch]).cast(schema)
+    if not rows:
+        yield schema.empty_table()
 
 
 def _batches(path: Path, columns: list[str]) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
@@ -328,7 +444,7 @@ def _batches(path: Path, columns: list[str]) -> tuple[pa.Schema, Iterator[pa.Rec
         # As dictionaries, texts that a few bytes repeat stay as short until their size is known. It takes ten times as
         # long, so those of large files have batches of few rows only.
         if path.stat().st_size <= _SMALL:
-            texts = [each.name for each in schema if _is_text(each.type)]
+            texts = [each.name for each in schema if is_text(each.type)]
             file = parquet.ParquetFile(path, read_dictionary=texts, coerce_int96_timestamp_unit=unit)
         batches = (batch.select(columns) for batch in file.iter_batches(_BATCH_ROWS, columns=columns))
     return pa.schema([schema.field(name) for name in columns]), batches
@@ -346,25 +462,45 @@ def _holds_far_times(path: Path, columns: list[str]) -> bool:
 
 def _size(column: pa.Array) -> int:
     """Return the bytes of a column, those of a dictionary's texts counted as often as they are there."""
-    if not pa.types.is_dictionary(column.type) or not _is_text(column.dictionary.type):
+    if not pa.types.is_dictionary(column.type) or not is_text(column.dictionary.type):
         return int(column.nbytes)
     return int(pc.sum(pc.binary_length(column.dictionary).take(column.indices)).as_py() or 0)
 
 
-def _is_text(kind: pa.DataType) -> bool:
+def is_text(kind: pa.DataType) -> bool:
+    """Return whether cells of this type are texts of any length."""
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind))
 
 
-def _infer(field: str, path: Path, columns: list[str], asked: Mapping[str, str]) -> pa.Table:
-    """Read columns of a CSV file as Arrow infers them, but as text what it would spoil and what `asked` names."""
-    table = csv_text.read(field, path, columns, dict.fromkeys(asked, pa.string()), cells.MISSING)
-    doubtful = [name for name in columns if _may_be_spoilt(table.column(name))]
+def _unspoilt(field: str, path: Path, table: pa.Table, inferred: list[str]) -> pa.Table:
+    """Return a CSV file's `table` with columns as text, or whole numbers, where what was inferred is less than these.
+
+    Arrow drops leading zeros, digits and the spelling of dates.
+    """
+    doubtful = [name for name in inferred if _may_be_spoilt(table.column(name))]
     if not doubtful:
         return table
-    # Arrow drops leading zeros, digits and the spelling of dates, so such columns are read again as text.
-    spelled = csv_text.read(field, path, doubtful, dict.fromkeys(doubtful, pa.string()), ())
-    for name in doubtful:
-        column = _unspoilt(table.column(name), spelled.column(name))
+    floats = {name for name in doubtful if pa.types.is_floating(table.schema.field(name).type)}
+    integers = {name for name in doubtful if pa.types.is_integer(table.schema.field(name).type)}
+    as_text, whole = set(doubtful) - floats - integers, set(floats)
+    for spelled in csv_text.batches(field, path, doubtful, dict.fromkeys(doubtful, pa.string()), ()):
+        for name in doubtful:
+            if name not in as_text and pc.any(pc.match_substring_regex(spelled.column(name), _LEADING_ZERO)).as_py():
+                as_text.add(name)
+            if (
+                name in whole
+                and not pc.all(pc.match_substring_regex(spelled.column(name), _WHOLE_OR_MISSING), min_count=0).as_py()
+            ):
+                whole.discard(name)
+    again = [name for name in doubtful if name in as_text | whole]
+    if not again:
+        return table
+    read_again = csv_text.read(field, path, again, dict.fromkeys(again, pa.string()), ())
+    for name in again:
+        column = read_again.column(name)
+        if name not in as_text:
+            with suppress(pa.ArrowInvalid):  # of more than 64 bits they are text
+                column = cells.cast(column, pa.int64())
         table = table.set_column(table.column_names.index(name), name, column)
     return table
 
@@ -375,21 +511,6 @@ def _may_be_spoilt(column: pa.ChunkedArray) -> bool:
         # Whole numbers of more than 64 bits. Those with leading zeros may be small.
         return cells.are_inexact(column) or bool(pc.all(pc.equal(pc.floor(column), column)).as_py())
     return column.type not in {pa.string(), pa.bool_(), pa.null()}
-
-
-def _unspoilt(column: pa.ChunkedArray, spelled: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return what was inferred from text, or the text where that is more."""
-    is_float = pa.types.is_floating(column.type)
-    if not (is_float or pa.types.is_integer(column.type)):
-        return spelled
-    if pc.any(pc.match_substring_regex(spelled, _LEADING_ZERO)).as_py():
-        return spelled
-    if is_float and pc.all(pc.match_substring_regex(spelled, _WHOLE_OR_MISSING)).as_py():
-        try:
-            return cells.cast(spelled, pa.int64())
-        except pa.ArrowInvalid:
-            return spelled
-    return column
 
 
 def _as_type(field: str, name: str, column: pa.ChunkedArray, wanted: pa.DataType | None) -> pa.ChunkedArray:
@@ -426,29 +547,68 @@ def _where(row: int | None) -> str:
     return f" in row {row}" if row else ""
 
 
-def _write_csv(path: Path, table: pa.Table) -> None:
-    if not _write_unquoted(path, table):
-        with compressed.to_write(path) as file:
-            pa_csv.write_csv(_without_empty_lines(table), file, pa_csv.WriteOptions(quoting_style="needed"))
+def _write_parquet(path: Path, tables: Tables) -> None:
+    """Write groups of as many rows as Arrow makes of one table."""
+    kept, rows = list[pa.Table](), 0
+    with parquet.ParquetWriter(path, next(tables()).schema) as writer:
+        for table in tables():
+            kept.append(table)
+            rows += table.num_rows
+            while rows > _GROUP_ROWS:
+                joined = pa.concat_tables(kept)
+                writer.write_table(joined.slice(0, _GROUP_ROWS))
+                kept, rows = [joined.slice(_GROUP_ROWS)], rows - _GROUP_ROWS
+        writer.write_table(pa.concat_tables(kept))
 
 
-def _write_unquoted(path: Path, table: pa.Table) -> bool:
-    """Write cells without quotes, which the next reader is faster with. Returns False where some need quotes."""
-    if table.num_columns == 1:  # an empty cell alone in its line would be no row
-        return False
-    try:
-        with compressed.to_write(path) as file:
-            pa_csv.write_csv(table, file, pa_csv.WriteOptions(quoting_style="none"))
-    except pa.ArrowInvalid:
-        return False
+def _write_orc(field: str, path: Path, tables: Tables) -> None:
+    first = next(tables())
+    doubtful = [name for name in first.column_names if cells.may_not_fit_orc(first.column(name))]
+    as_text = set[str]()
+    for table in tables() if doubtful else ():
+        as_text |= {name for name in doubtful if cells.is_text_in_orc(table.column(name))}
+    with opened(field, path) as file, orc.ORCWriter(file) as writer:
+        for table in tables():
+            writer.write(_each(table, lambda name, column: cells.for_orc(column, as_text=name in as_text)))
+
+
+def _write_csv(path: Path, tables: Tables) -> None:
+    """Write cells without quotes, which the next reader is faster with, or with them where some need quotes."""
+    if _write_unquoted(path, tables):
+        return
+    as_text, has_missing = set[str](), False
+    for table in tables():
+        as_text |= {name for name in table.column_names if not cells.is_spelled_by_arrow(table.column(name))}
+        has_missing |= table.num_columns == 1 and cells.written(table.column(0)).null_count > 0
+
+    def written(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
+        column = cells.written(column, as_text=name in as_text)
+        # One that is missing alone in its row would make an empty line. An empty text is quoted.
+        return pc.fill_null(column.cast(pa.string()), "") if has_missing else column
+
+    with compressed.to_write(path) as file:
+        for number, table in enumerate(tables()):
+            options = pa_csv.WriteOptions(quoting_style="needed", include_header=number == 0)
+            pa_csv.write_csv(_each(table, written), file, options)
+
+
+def _write_unquoted(path: Path, tables: Tables) -> bool:
+    """Return False where a cell needs quotes."""
+    with compressed.to_write(path) as file:
+        for number, table in enumerate(tables()):
+            if table.num_columns == 1:  # an empty cell alone in its line would be no row
+                return False
+            options = pa_csv.WriteOptions(quoting_style="none", include_header=number == 0)
+            written = _each(table, lambda _, column: cells.written(column))
+            try:
+                pa_csv.write_csv(written, file, options)
+            except pa.ArrowInvalid:
+                return False
     return True
 
 
-def _without_empty_lines(table: pa.Table) -> pa.Table:
-    """Turn missing cells that are alone in their rows into empty texts, which are quoted."""
-    if table.num_columns != 1 or not table.column(0).null_count:
-        return table
-    return pa.table([pc.fill_null(table.column(0).cast(pa.string()), "")], names=table.column_names)
+def _each(table: pa.Table, change: Callable[[str, pa.ChunkedArray], pa.ChunkedArray]) -> pa.Table:
+    return pa.table({name: change(name, table.column(name)) for name in table.column_names})
 
 
 def _plain_text(field: str, name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -21,6 +21,7 @@ from redis import Redis
 from sfworker.cli.child import bound_to_this_process, stop
 from sfworker.cli.console import console, table
 from sfworker.cli.embedded_redis import EmbeddedRedis
+from tests.bench.files import files, files_10m
 from tests.bench.gateway import gateway
 from tests.bench.history import history
 from tests.bench.measuring import PAUSE, REPETITIONS, Figures, Listener, bare, cpu, worker, write_ids
@@ -163,6 +164,8 @@ ON_REQUEST: dict[str, Callable[[Figures], None]] = {
     "renewals": renewals,
     "history": history,
     "telemetry": telemetry,
+    "files": files,
+    "files-10m": files_10m,
 }
 
 

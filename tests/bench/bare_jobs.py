@@ -102,7 +102,10 @@ def vif(spu: Any, inputs: dict[str, str]) -> None:
     from secretflow.data.vertical import read_csv
     from secretflow.stats.ss_vif_v import VIF
 
-    names = {party: [*pd.read_csv(path, nrows=0).columns.drop("id")] for party, path in inputs.items()}
+    names = {
+        party: [*pd.read_csv(path, nrows=0).columns.drop(["id", "y"], errors="ignore")]
+        for party, path in inputs.items()
+    }
     paths, columns = ({sf.PYU(party): each[party] for party in PARTIES} for each in (inputs, names))
     VIF(spu).vif(read_csv(paths, usecols=columns), standardize=False)
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +12,7 @@ import pyarrow as pa
 from pyarrow import csv
 
 from tests.bench.gateway import SPU
-from tests.bench.measuring import REPETITIONS, Figures, worker
-from tests.processes import told
+from tests.bench.measuring import REPETITIONS, Figures, seconds_and_peak, worker
 from tests.running_worker import PARTIES, RunningWorker, envelope
 
 ROWS = (10_000, 100_000, 1_000_000)
@@ -93,24 +90,8 @@ def task(name: str, data: Path, rows: int) -> dict[str, Any]:
 
 def run(running: RunningWorker, task_config: dict[str, Any]) -> tuple[float, float]:
     """Return the seconds from append to answer, and the megabytes of the party process that had most."""
-    running.until_clean()
-    job = envelope(task_config, spu_config=SPU, options=LIMITS)
-    began = time.perf_counter()
-    running.send(job)
-    peak = 0
-    while (answer := running.redis.get(f"sf:result:{job['execution_id']}")) is None:
-        peak = max(peak, *map(peak_bytes, running.parties()))
-        time.sleep(0.02)
-    seconds = time.perf_counter() - began
-    if json.loads(answer)["status"] != "success":
-        raise SystemExit(f"{task_config['task_type']} answered {answer!r}")
+    seconds, peak = seconds_and_peak(running, envelope(task_config, spu_config=SPU, options=LIMITS))
     return seconds, peak / 1e6
-
-
-def peak_bytes(pid: int) -> int:
-    """Return the most memory that a process has had, 0 where it has ended."""
-    lines = [line for line in told(pid, "status").splitlines() if line.startswith(b"VmHWM")]
-    return int(lines[0].split()[1]) * 1024 if lines else 0
 
 
 def spread(values: Any, unit: str, digits: int) -> str:

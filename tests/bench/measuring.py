@@ -16,6 +16,7 @@ from typing import Any
 from sfworker.cli.console import console
 from sfworker.cli.embedded_redis import EmbeddedRedis
 from sfworker.ray.head import ENVIRONMENT
+from tests.processes import told
 from tests.running_worker import RunningWorker, envelope, until
 
 REPETITIONS = 5
@@ -60,6 +61,27 @@ def worker(**settings: str) -> Iterator[RunningWorker]:
         with RunningWorker(redis.url, Path(directory) / "worker", **values) as running:
             running.run(envelope({"task_type": "hello"}))
             yield running
+
+
+def seconds_and_peak(running: RunningWorker, job: dict[str, Any]) -> tuple[float, int]:
+    """Run a job. Seconds from append to answer, and the most bytes of memory that a party process had."""
+    running.until_clean()
+    began = time.perf_counter()
+    running.send(job)
+    peak = 0
+    while (answer := running.redis.get(f"sf:result:{job['execution_id']}")) is None:
+        peak = max(peak, *map(_peak_bytes, running.parties()))
+        time.sleep(0.02)
+    seconds = time.perf_counter() - began
+    if json.loads(answer)["status"] != "success":
+        raise SystemExit(f"{job['task_config']['task_type']} answered {answer!r}")
+    return seconds, peak
+
+
+def _peak_bytes(pid: int) -> int:
+    """Return the most memory that a process has had, 0 where it has ended."""
+    lines = [line for line in told(pid, "status").splitlines() if line.startswith(b"VmHWM")]
+    return int(lines[0].split()[1]) * 1024 if lines else 0
 
 
 def cpu(pid: int) -> float:

@@ -7,10 +7,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,15 +14,12 @@ import numpy as np
 import pandas as pd
 
 from tests.bench.bare_jobs import BATCH, EPOCHS, GLM_EPOCHS, RATE, TREES
-from tests.bench.gateway import until_success
-from tests.bench.measuring import PAUSE, REPETITIONS, Figures, Listener, worker
+from tests.bench.gateway import SPU
+from tests.bench.measuring import REPETITIONS, Figures, seconds_and_peak, worker
 from tests.bench.sessions import spread
-from tests.processes import told
 from tests.running_worker import PARTIES, RunningWorker, envelope
 
 HEU = {"mode": "PHEU", "schema": "ou", "key_size": 2048}
-SPU = {"cluster_def": {"runtime_config": {"protocol": "SEMI2K", "field": "FM128", "fxp_fraction_bits": 40}}}
-LOOK_SECONDS = 0.02
 
 
 class Job(NamedTuple):
@@ -60,13 +53,12 @@ PARAMETERS: dict[str, dict[str, Any]] = {
 def trainings(figures: Figures) -> None:
     """The same job in a worker and in SecretFlow alone: seconds, and the memory of the larger party."""
     with tempfile.TemporaryDirectory(dir="/tmp") as directory, worker(data_roots=directory) as running:
-        heard = Listener(running.redis)
         for job in JOBS:
             place = Path(directory) / f"{job.task_type}-{job.rows}"
             task_config = task(job, place)
             ours, bare = [], []
             for _ in range(job.repetitions):
-                ours.append(of_worker(running, heard, task_config))
+                ours.append(of_worker(running, task_config))
                 bare.append(alone(job, place))
             name = f"{job.task_type}, {job.rows:,} x {job.columns}"
             (seconds, memory), (bare_seconds, bare_memory) = (zip(*each, strict=True) for each in (ours, bare))
@@ -97,16 +89,9 @@ def task(job: Job, place: Path) -> dict[str, Any]:
     return about | PARAMETERS[job.task_type]
 
 
-def of_worker(running: RunningWorker, heard: Listener, task_config: dict[str, Any]) -> tuple[float, int]:
-    """Seconds from append to answer, and the peak of memory of a party in bytes."""
-    time.sleep(PAUSE)
+def of_worker(running: RunningWorker, task_config: dict[str, Any]) -> tuple[float, int]:
     devices = {"heu_config": HEU} if task_config["task_type"] == "sgb" else {"spu_config": SPU}
-    job = envelope(task_config, **devices)
-    with peak_below(running.process.pid) as peak:
-        began = time.perf_counter()
-        running.send(job)
-        seconds = until_success(heard, job) - began
-    return seconds, peak[0]
+    return seconds_and_peak(running, envelope(task_config, **devices))
 
 
 def alone(job: Job, place: Path) -> tuple[float, int]:
@@ -116,32 +101,6 @@ def alone(job: Job, place: Path) -> tuple[float, int]:
         raise SystemExit(done.stderr)
     seconds, memory = json.loads(done.stdout.rpartition("FIGURES ")[2])
     return seconds, memory
-
-
-@contextmanager
-def peak_below(ancestor: int) -> Iterator[list[int]]:
-    """Watch during the block for the largest peak of memory, in bytes, of a process that comes from `ancestor`."""
-    peak, done = [0], threading.Event()
-
-    def look() -> None:
-        while not done.wait(LOOK_SECONDS):
-            for pid in descendants(ancestor):
-                for line in told(pid, "status").splitlines():
-                    if line.startswith(b"VmHWM:"):
-                        peak[0] = max(peak[0], 1024 * int(line.split()[1]))
-
-    watch = threading.Thread(target=look)
-    watch.start()
-    try:
-        yield peak
-    finally:
-        done.set()
-        watch.join()
-
-
-def descendants(pid: int) -> list[int]:
-    children = [int(child) for child in told(pid, f"task/{pid}/children").split()]
-    return [*children, *(each for child in children for each in descendants(child))]
 
 
 def compare(figures: Figures, what: str, ours: Any, bare: Any, most: float) -> None:

@@ -114,7 +114,7 @@ def test_many_columns_are_inverted_by_blocks_with_progress(worker: RunningWorker
     exact = pd.Series(np.diag(np.linalg.inv(np.corrcoef(told.to_numpy().T))), told.columns).drop(["x2", "x70"])
     assert [factors[name] for name in exact.index] == pytest.approx(exact.to_list(), rel=1e-8)
     said = [event["message"] for event in worker.said(job["execution_id"]) if event["stage"] == "progress"]
-    assert "block 4 of 4 of a matrix inversion" in said
+    assert any(message.endswith(" of 4 of a matrix inversion") for message in said)
 
 
 def test_columns_without_a_figure_are_told_and_spoil_no_other(worker: RunningWorker, data: Path) -> None:

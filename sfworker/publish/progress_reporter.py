@@ -18,7 +18,7 @@ Say = Callable[[Stage, float | None, str | None], Awaitable[None]]
 
 @dataclass(eq=False)
 class _Publishing:
-    """What the task that publishes waits for, and who waits for it."""
+    """The events of a task that publishes: it waits for the first two, and who closes it for the last."""
 
     heard: anyio.Event = field(default_factory=anyio.Event)
     closing: anyio.Event = field(default_factory=anyio.Event)

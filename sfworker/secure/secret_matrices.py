@@ -115,9 +115,7 @@ def _swept(matrix: Any, *, width: int, steps: int) -> Any:
     """
     block, across, rest = matrix[:width, :width], matrix[width:, :width], matrix[width:, width:]
     # No eigenvalue is above the sum of the diagonal, so that Newton's iteration begins at `width` or below.
-    inverted = jax.lax.fori_loop(
-        0, steps, lambda _, found: _better_inverse(block, found), jnp.identity(width) / width + 0 * block
-    )
+    inverted = jax.lax.fori_loop(0, steps, lambda _, found: _better_inverse(block, found), jnp.identity(width) / width)
     if not len(rest):
         return -inverted
     coefficients = across @ inverted

@@ -34,11 +34,12 @@ def begin_forked() -> float:
     return time.time()
 
 
-async def _asked(number: int, ask: Callable[[], Awaitable[Times]]) -> list[Times]:
-    times = []
-    for _ in range(number):
+async def _asked(number: int, ask: Callable[[], Awaitable[Times | None]]) -> list[Times]:
+    times: list[Times] = []
+    while len(times) < number:
         await asyncio.sleep(PAUSE)
-        times.append(await ask())
+        if (answered := await ask()) is not None:
+            times.append(answered)
     return times
 
 
@@ -70,6 +71,7 @@ async def taskiq(role: str, url: str, number: int) -> list[Times]:
 async def saq(role: str, url: str, number: int) -> list[Times]:
     from redis.asyncio import Redis
     from saq import Status, Worker
+    from saq.job import TERMINAL_STATUSES
     from saq.queue.redis import RedisQueue
 
     queue = RedisQueue(Redis.from_url(url, socket_timeout=None))
@@ -81,13 +83,15 @@ async def saq(role: str, url: str, number: int) -> list[Times]:
             await queue.enqueue("begin")
         return []
 
-    async def ask() -> Times:
+    async def ask() -> Times | None:
         sent = time.time()
         job = await queue.enqueue("begin")
         assert job is not None
-        while job.status is not Status.COMPLETE:  # its `until_complete` passes over an answer that is there at once
+        while job.status not in TERMINAL_STATUSES:  # `until_complete` passes over an answer that is there at once
             await asyncio.sleep(POLL)
             await job.refresh()
+        if job.status is not Status.COMPLETE:  # a starting worker's sweep takes a job that it just begins for a lost one
+            return None
         return sent, job.result, time.time()
 
     return await _asked(number, ask)

@@ -7,6 +7,8 @@ state change does. Connecting, TLS and authentication are redis-py's; what the s
 from __future__ import annotations
 
 import asyncio
+from collections import deque
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import anyio
@@ -25,46 +27,68 @@ _MORE = object()
 
 
 class Pipe:
-    """Sends commands for one task at a time, as in `replies = await pipe.send([("GET", "a"), ("GET", "b")], timeout)`.
+    """Sends commands, as in `replies = await pipe.send([("GET", "a"), ("GET", "b")], timeout)`, for many tasks.
 
     `redis` is a client without a time-out on its socket: a round trip as a whole has one.
     """
 
     def __init__(self, redis: Redis) -> None:
         self._connection: AbstractConnection = redis.connection_pool.make_connection()  # type: ignore[no-untyped-call]
+        self._connecting = anyio.Lock()
         self._line: _Line | None = None
 
     async def send(self, commands: list[Command], timeout: float) -> list[Any]:
         """Return each command's reply, or the ResponseError that the server answered with.
 
         Raises redis' ConnectionError or TimeoutError where the connection is lost, or silent for `timeout` seconds, and
-        where none is made in as many; the commands may then have run or not. The next call connects again.
+        where none is made in as many; the commands may then have run or not, as those of other tasks that wait. The
+        next call connects again.
         """
         packed = b"".join(map(hiredis.pack_command, commands))
+        line = self._line
+        if line is None or line.is_lost:
+            line = await self._connect(timeout)
         try:
-            if self._line is None or self._line.is_lost:
-                with anyio.fail_after(timeout):
-                    self._line = await self._connect()
-            replies = await self._line.exchange(packed, len(commands), timeout)
-        except TimeoutError:
-            await self.close()
-            raise AnswerTimeoutError("no answer in time") from None
-        except BaseException:  # also where it is cancelled, as the reply must not become that to the next call
-            await self.close()
+            replies = await line.exchange(packed, len(commands), timeout)
+        except BaseException:  # also where it is cancelled: what it asked for is no concern of the server's any more
+            await self._leave(line)
             raise
         if any(isinstance(reply, ResponseError) and is_to_leave(reply) for reply in replies):
-            await self.close()
+            await self._leave(line)
         return replies
 
     async def close(self) -> None:
         self._line = None
         await self._connection.disconnect(nowait=True)
 
-    async def _connect(self) -> _Line:
-        await self.close()
-        await self._connection.connect()  # type: ignore[no-untyped-call, unused-ignore]
-        writer: asyncio.StreamWriter = self._connection._writer  # type: ignore[assignment]
-        return _Line(cast(asyncio.Transport, writer.transport))
+    async def _leave(self, line: _Line) -> None:
+        if self._line is line:  # and not one that another task has made since
+            await self.close()
+
+    async def _connect(self, timeout: float) -> _Line:
+        try:
+            with anyio.fail_after(timeout):
+                async with self._connecting:
+                    if self._line is None or self._line.is_lost:
+                        await self.close()
+                        await self._connection.connect()  # type: ignore[no-untyped-call, unused-ignore]
+                        writer: asyncio.StreamWriter = self._connection._writer  # type: ignore[assignment]
+                        self._line = _Line(cast(asyncio.Transport, writer.transport))
+                    return self._line
+        except TimeoutError:
+            await self.close()
+            raise AnswerTimeoutError("no answer in time") from None
+        except BaseException:
+            await self.close()
+            raise
+
+
+@dataclass(slots=True, eq=False)
+class _Exchange:
+    lacking: int
+    """Replies that are yet to come."""
+    all_there: asyncio.Future[None]
+    replies: list[Any] = field(default_factory=list)
 
 
 class _Line(asyncio.Protocol):
@@ -77,46 +101,47 @@ class _Line(asyncio.Protocol):
         self._transport = transport
         self._former = transport.get_protocol()
         self._loop = asyncio.get_running_loop()
-        self._lacking = 0
-        self._replies: list[Any] = []
-        self._all_there: asyncio.Future[None] | None = None
+        self._exchanges: deque[_Exchange] = deque()
+        """Those under way, in the order in which the server answers."""
         self.is_lost = False
         transport.set_protocol(self)
 
     async def exchange(self, packed: bytes, count: int, timeout: float) -> list[Any]:
         """Send commands and return the replies to them, of which there are `count`."""
-        self._lacking, self._replies, self._all_there = count, [], self._loop.create_future()
+        exchange = _Exchange(count, self._loop.create_future())
+        self._exchanges.append(exchange)
         self._transport.write(packed)
-        overdue = self._loop.call_later(timeout, self._end, AnswerTimeoutError("no answer in time"))
+        overdue = self._loop.call_later(timeout, self._fail, AnswerTimeoutError("no answer in time"))
         try:
-            await self._all_there
+            await exchange.all_there
         finally:
             overdue.cancel()
-        return self._replies
+        return exchange.replies
 
     def data_received(self, data: bytes) -> None:
         self._reader.feed(data)
         try:
-            while self._lacking and (reply := self._reader.gets()) is not _MORE:
-                self._lacking -= 1
-                self._replies.append(reply)
+            while self._exchanges and (reply := self._reader.gets()) is not _MORE:
                 if isinstance(reply, AwayError):  # as a server says it that is still loading
                     raise reply
+                exchange = self._exchanges[0]
+                exchange.replies.append(reply)
+                exchange.lacking -= 1
+                if not exchange.lacking:
+                    self._exchanges.popleft()
+                    if not exchange.all_there.done():  # nobody waits where it was cancelled
+                        exchange.all_there.set_result(None)
         except RedisError as error:
-            self._end(error)
-        else:
-            if not self._lacking:
-                self._end(None)
+            self._fail(error)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_lost = True
-        self._end(AwayError("the server has closed the connection"))
+        self._fail(AwayError("the server has closed the connection"))
         self._former.connection_lost(exc)
 
-    def _end(self, error: RedisError | None) -> None:
-        if self._all_there is None or self._all_there.done():
-            return
-        if error is None:
-            self._all_there.set_result(None)
-        else:
-            self._all_there.set_exception(error)
+    def _fail(self, error: RedisError) -> None:
+        """End all that is under way, as no reply can be told from another's any more."""
+        while self._exchanges:
+            exchange = self._exchanges.popleft()
+            if not exchange.all_there.done():
+                exchange.all_there.set_exception(error)

@@ -1,14 +1,15 @@
 """Runs the Lua scripts for the daemon. Concurrent calls share one round trip.
 
 A state change costs Redis a few dozen microseconds and Python about as many per round trip, so under load the round
-trips are what limits a worker. Calls wait for nothing: whatever is queued when the previous trip is back goes next.
+trips are what limits a worker. Calls wait for nothing while few trips are under way; beyond that, whatever is queued
+when one is back goes next. With two of them Redis works on one while this process works on the answers to the other.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
 
@@ -21,7 +22,8 @@ NAMES = (
     *("take", "sweep", "start", "progress", "wrote", "finish", "retry", "bury", "release", "lost"),
     *("renew", "disown", "withdraw", "cancel_queued", "restore", "tidy", "leave", "replay", "purge", "mend"),
 )
-LARGEST_BATCH = 256
+LARGEST_BATCH = 8
+MOST_TRIPS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +49,9 @@ class _Call:
     keys: tuple[str, ...]
     arguments: tuple[Any, ...]
     turn: anyio.Event | None = None
-    """Set when it is answered, or the first of those that are queued. None where nobody was before it."""
-    answered: bool = False
+    """Set when it is answered or has to carry a batch. None where it had not to wait."""
+    batch: list[_Call] = field(default_factory=list)
+    """The calls that it carries to Redis, itself among them."""
     reply: Any = None
 
 
@@ -60,14 +63,17 @@ class Scripts:
         self._timeout = timeout
         self._scripts = {name: _read(name) for name in NAMES}
         self._queued: list[_Call] = []
-        self._is_busy = False
-        """True from a trip's beginning until nobody waits for the next one."""
+        """Calls that no trip has room for; so it is empty unless MOST_TRIPS are under way."""
+        self._trips = 0
 
     async def call(self, name: str, keys: tuple[str, ...], *arguments: Any) -> Any:
         """Return the script's reply. Raises RedisError; after a lost connection the script may have run or not."""
         call = _Call(name, keys, arguments)
-        self._queued.append(call)
-        if self._is_busy:
+        if self._trips < MOST_TRIPS:
+            self._trips += 1
+            call.batch.append(call)
+        else:
+            self._queued.append(call)
             # All of a trip are woken at once. One by one, as by a lock, the last of many would hear of it only after as
             # many turns of the event loop, which are long where it has much to do.
             call.turn = anyio.Event()
@@ -76,36 +82,35 @@ class Scripts:
             except BaseException:  # cancelled, perhaps when it was just to go
                 if call in self._queued:
                     self._queued.remove(call)
-                    if call.turn.is_set():
-                        self._let_next_go()
+                await self._carry(call.batch)
                 raise
-        if not call.answered:
-            self._is_busy = True
-            with anyio.CancelScope(shield=True):  # others' calls are on board; the time-out bounds it
-                await self._carry()
+        await self._carry(call.batch)
         if isinstance(call.reply, Exception):
             raise call.reply
         return call.reply
 
-    async def _carry(self) -> None:
-        """Make one round trip with the calls that are queued."""
-        batch, self._queued = self._queued[:LARGEST_BATCH], self._queued[LARGEST_BATCH:]
+    async def _carry(self, batch: list[_Call]) -> None:
+        """Make one round trip with calls, none of which is there where another one carries them."""
+        if not batch:
+            return
         replies: Sequence[Any]
         try:
-            replies = await self._replies(batch)
+            with anyio.CancelScope(shield=True):  # others' calls are on board; the time-out bounds it
+                replies = await self._replies(batch)
         except Exception as error:  # noqa: BLE001 - whatever it is, each call on board has to hear of it
             replies = [error] * len(batch)
         for call, reply in zip(batch, replies, strict=True):
-            call.answered, call.reply = True, reply
+            call.reply = reply
             if call.turn is not None:
                 call.turn.set()
-        self._let_next_go()
-
-    def _let_next_go(self) -> None:
-        if self._queued and (turn := self._queued[0].turn) is not None:
-            turn.set()
-        else:
-            self._is_busy = False
+        self._trips -= 1
+        if self._queued:
+            self._trips += 1
+            [first, *_] = batch = self._queued[:LARGEST_BATCH]
+            del self._queued[:LARGEST_BATCH]
+            first.batch = batch
+            if first.turn is not None:
+                first.turn.set()
 
     async def _replies(self, batch: list[_Call]) -> list[Any]:
         replies = await self._pipe.send([self._command(call) for call in batch], self._timeout)

@@ -76,14 +76,22 @@ def install(level: str) -> None:
 
     `level` is for libraries. Everything of sfworker's own is written; the daemon, which knows both levels, chooses.
     """
-    root = logging.getLogger()
-    root.handlers[:] = [PipeHandler()]
-    root.setLevel(level)
-    logging.getLogger("sfworker").setLevel(logging.DEBUG)
+    set_levels(level)
+    logging.getLogger().handlers[:] = [PipeHandler()]
     warnings.showwarning = _log_warning
     # The interpreter would print the exception's text.
     threading.excepthook = _log_thread_exception
     sys.unraisablehook = _log_unraisable
+
+
+def set_levels(level: str) -> None:
+    """Set the levels that `install` describes, where they differ.
+
+    A new level clears something in each of a thousand loggers, which a fork of the template has to copy pages for.
+    """
+    for logger, wanted in ((logging.getLogger(), level), (logging.getLogger("sfworker"), "DEBUG")):
+        if logging.getLevelName(logger.level) != wanted:
+            logger.setLevel(wanted)
 
 
 def _log_thread_exception(args: threading.ExceptHookArgs) -> None:

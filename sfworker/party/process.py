@@ -67,6 +67,7 @@ if TYPE_CHECKING:
 
 MOST_SPUS = SPU_LINKS - 3
 """SPUs of a session that may serve another execution, which may need a few of its own."""
+_MERSENNE_WORDS = 624
 STOP_SIGNAL = signal.SIGUSR1
 """Signal by which the daemon asks the job to stop. It raises on the main thread, so that the job can clean up."""
 
@@ -252,7 +253,9 @@ def _draw_new_numbers() -> None:
 
     random.seed()
 
-    numpy.random.seed(numpy.frombuffer(os.urandom(64), dtype=numpy.uint32))
+    # The whole state, as to make one of a seed takes longer than many a job.
+    state = numpy.frombuffer(os.urandom(_MERSENNE_WORDS * 4), dtype=numpy.uint32)
+    numpy.random.set_state(("MT19937", state, _MERSENNE_WORDS, 0, 0.0))
 
 
 def _confine(processors: list[int]) -> None:

@@ -35,7 +35,7 @@ from sfworker.wire.frames import Exited, Fork, Forked, Ready, decode_template_co
 _PR_SET_PDEATHSIG = 1
 # Computations leave the daemon and Redis their turns, and where memory runs out the kernel takes them first.
 _NICENESS = 5
-_OOM_SCORE = "500"
+_OOM_SCORE = b"500"
 _END_SECONDS = 4.0
 """Longest wait for a template to end its party processes, shorter than the daemon's for the nursery."""
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -150,8 +150,7 @@ class Template(_Forker):
 
     def _become(self, parent: int, descriptor: int) -> None:
         os.nice(_NICENESS)
-        with contextlib.suppress(OSError):
-            Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
+        _come_first_where_memory_ends()
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
             return
@@ -197,6 +196,7 @@ def main() -> None:
     parser.add_argument("--run-dir", required=True)
     parser.add_argument("--start-method", required=True)
     parser.add_argument("--jobs", default="[]")
+    parser.add_argument("--log-level", required=True)
     arguments = parser.parse_args()
     # Ctrl-C in a terminal reaches the whole foreground group; only the daemon decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -206,6 +206,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
     if arguments.start_method == "fork":
         from sfworker.party import process  # noqa: F401 - so that forks have them
+        from sfworker.party.logging import set_levels
         from sfworker.party.preload import forget_jax_client, import_secretflow
         from sfworker.party.task_dispatcher import load_jobs
 
@@ -214,10 +215,21 @@ def main() -> None:
 
         load_jobs(json.loads(arguments.jobs))
         forget_jax_client()
+        set_levels(arguments.log_level)
         # Without this, the first garbage collection of each child would copy every page it shares with the template.
         gc.collect()
         gc.freeze()
     Nursery(socket.socket(fileno=arguments.control), arguments).run()
+
+
+def _come_first_where_memory_ends() -> None:
+    """Tell the kernel so, with few calls: what they touch is copied in each fork."""
+    with contextlib.suppress(OSError):
+        score = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
+        try:
+            os.write(score, _OOM_SCORE)
+        finally:
+            os.close(score)
 
 
 def _is_gone(pid: int) -> bool:

@@ -144,6 +144,7 @@ class Nursery(_Forker):
             self._lines = LineChannel(log_read, _log_template_line)
             arguments = ["--control", str(theirs.fileno()), "--daemon", str(os.getpid()), "--run-dir", self._run_dir]
             arguments += ["--start-method", self._settings.start_method, "--jobs", json.dumps(self._settings.jobs)]
+            arguments += ["--log-level", self._settings.party_log_level]
             self._process = await anyio.open_process(
                 entry.command("sfworker.party.template", *arguments),
                 pass_fds=[theirs.fileno()],

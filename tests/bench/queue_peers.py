@@ -90,7 +90,7 @@ async def saq(role: str, url: str, number: int) -> list[Times]:
         while job.status not in TERMINAL_STATUSES:  # `until_complete` passes over an answer that is there at once
             await asyncio.sleep(POLL)
             await job.refresh()
-        if job.status is not Status.COMPLETE:  # a starting worker's sweep takes a job that it just begins for a lost one
+        if job.status is not Status.COMPLETE:  # a worker that starts takes a job just begun for a lost one
             return None
         return sent, job.result, time.time()
 

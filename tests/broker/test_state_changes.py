@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import random
+from dataclasses import replace
 from typing import Any
 
 import anyio
 import pytest
+from redis.exceptions import RedisError
 
 from sfworker.broker.broker import Attempt, Broker, Lease, Started
 from sfworker.broker.entry import Entry
-from sfworker.broker.scripts import LARGEST_BATCH
+from sfworker.broker.scripts import LARGEST_BATCH, MOST_TRIPS
 from sfworker.daemon.priorities import RankOrder
 from tests.broker.conftest import GROUP, OpenBroker
 
@@ -531,9 +534,9 @@ async def test_events_are_json_whatever_the_attempt(redis: Any, new_broker: Open
 
 async def test_calls_share_trips_and_each_gets_its_own_reply(redis: Any, new_broker: OpenBroker) -> None:
     broker = await new_broker("a")
-    for _ in range(2 * LARGEST_BATCH + 50):
+    for _ in range(2 * MOST_TRIPS * LARGEST_BATCH + 50):
         await append(redis)
-    entries = await broker.take([1] * (2 * LARGEST_BATCH + 50))
+    entries = await broker.take([1] * (2 * MOST_TRIPS * LARGEST_BATCH + 50))
     verdicts: dict[str, str] = {}
 
     async def start(entry: Entry) -> None:
@@ -547,6 +550,52 @@ async def test_calls_share_trips_and_each_gets_its_own_reply(redis: Any, new_bro
     assert set(verdicts) == {entry.entry_id for entry in entries}
     assert set(verdicts.values()) == {"run"}
     assert len(await said(redis)) == len(entries)
+
+
+async def test_each_call_gets_its_own_reply_whichever_others_are_given_up(redis: Any, new_broker: OpenBroker) -> None:
+    broker = await new_broker("a")
+    held = await begun(redis, broker)
+    not_ours = replace(held, run="somebody else's")
+    for seed in range(2 * MOST_TRIPS):  # a trip that is never given back would be missing in the end
+        chance = random.Random(seed)
+        asked = [chance.random() < 0.5 for _ in range(200)]
+        heard: dict[int, bool] = {}
+
+        async def progress(number: int, chance: random.Random, asked: list[bool], heard: dict[int, bool]) -> None:
+            with anyio.move_on_after(chance.choice([0.0, 0.001, 0.003, 60.0])):
+                await anyio.sleep(chance.choice([0.0, 0.002]))
+                heard[number] = await broker.progress(held if asked[number] else not_ours, b"{}")
+
+        with anyio.fail_after(30):
+            async with anyio.create_task_group() as tasks:
+                for number in range(len(asked)):
+                    tasks.start_soon(progress, number, chance, asked, heard)
+        assert 20 < len(heard) < len(asked)
+        assert heard == {number: asked[number] for number in heard}
+    with anyio.fail_after(5):
+        assert await broker.progress(held, b"{}")
+
+
+async def test_a_lost_connection_ends_every_call_and_none_of_the_next(redis: Any, new_broker: OpenBroker) -> None:
+    broker = await new_broker("a")
+    held = await begun(redis, broker)
+    ended: list[bool] = []
+
+    async def progress() -> None:
+        try:
+            ended.append(await broker.progress(held, b"{}"))
+        except RedisError:
+            ended.append(False)
+
+    for _ in range(5):
+        with anyio.fail_after(30):
+            async with anyio.create_task_group() as tasks:
+                for _ in range(100):
+                    tasks.start_soon(progress)
+                tasks.start_soon(redis.client_kill_filter, None, "normal", None, True)
+        assert await broker.progress(held, b"{}")
+    assert len(ended) == 500
+    assert {True, False} == set(ended)
 
 
 async def test_a_call_that_is_given_up_does_not_take_others_with_it(redis: Any, new_broker: OpenBroker) -> None:

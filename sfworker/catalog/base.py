@@ -59,6 +59,10 @@ class TaskParams(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
         """Return the names of the parameters that give each party a path of its own."""
         return {field.name for field in msgspec.structs.fields(type(self)) if _holds_paths(field.type)}
 
+    def computes_as(self) -> str:
+        """Return the name of the task type whose `spu_defaults` hold, which may be that of a model's training."""
+        return str(self.__struct_config__.tag)
+
     def check(self, parties: list[str]) -> None:
         """Checks across fields. Raises ParameterValidationError, naming the field.
 
@@ -127,6 +131,10 @@ class TaskType:
     """What is revealed, and to whom."""
 
 
+EXACT_COUNTS = {"field": "FM64"}
+"""`spu_defaults` of what only counts, or takes numbers apart: exact in any field, in this one in the least time."""
+FINE_FIGURES = {"field": "FM128", "fxp_fraction_bits": 40}
+"""`spu_defaults` of figures that are right to ten digits so, in the time that FM128 takes with any fraction bits."""
 _task_types: dict[str, TaskType] = {}
 _P = TypeVar("_P", bound=TaskParams)
 

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from sfworker.catalog.base import FLOOR, ColumnRef, PartyColumnsIfAny, TaskType, register
+from sfworker.catalog.base import EXACT_COUNTS, FLOOR, ColumnRef, PartyColumnsIfAny, TaskType, register
 from sfworker.catalog.preprocessing import ALONE, RULE_ID, FitParams, FitResult, HandleUnknown
 from sfworker.errors import ParameterValidationError
 
@@ -135,6 +135,7 @@ BINNING = register(
         summary="Puts values in bins, by number or by weight of evidence",
         params=BinningParams,
         result=BinningResult,
+        spu_defaults=EXACT_COUNTS,
         disclosures=(
             RULE_ID,
             f"without chimerge or woe {ALONE}",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from msgspec import UnsetType
 
-from sfworker.catalog.base import TaskType, validate
+from sfworker.catalog.base import TaskType, find, validate
 from sfworker.catalog.resources import Resources, granted
 from sfworker.errors import ExpiredError, ParameterValidationError
 from sfworker.settings import Settings, variable
@@ -49,6 +50,8 @@ class Job:
     """Variables that the envelope adds to the environment of its processes on a cluster."""
     keeps_session: bool
     """True where its session may be another job's afterwards, or was one's before."""
+    spu_defaults: Mapping[str, Any]
+    """What the SPU's runtime_config holds where the envelope says nothing else."""
     agreed: Any
     """Parameters that have to be the same at all parties."""
     resources: Resources
@@ -94,6 +97,7 @@ def accept(data: bytes, settings: Settings, now: float) -> Job:
         environment=_environment(envelope, settings) if cluster else {},
         peers=peers,
         keeps_session=envelope.options.session == "reuse" and not _why_fresh(mode, settings),
+        spu_defaults=find(params.computes_as()).spu_defaults,
         agreed=params.agreed() if peers else None,
         resources=granted(envelope.options, settings),
         disclosures=[*task_type.disclosures, *(_dealt(envelope, task_type, parties, settings) if peers else [])],

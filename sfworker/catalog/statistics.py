@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct, field
 
 from sfworker.catalog.base import (
+    EXACT_COUNTS,
+    FINE_FIGURES,
     FLOOR,
     Arithmetic,
     ColumnName,
@@ -256,7 +258,8 @@ class PValueParams(TaskParams, tag="p_value", frozen=True, kw_only=True):
     They are right for the rows that the model was trained with, of a model without penalty and weights that has
     converged: one of `ss_glm`, or of `ss_lr` after many epochs with a `batch_size` of all rows and `sig_type` real. Of
     any other model they mean nothing, and nothing here can tell. Scaling the columns changes no p value; that of the
-    intercept is of the model in the columns' own units.
+    intercept is of the model in the columns' own units. Where the envelope's `runtime_config` says nothing else, it
+    holds what it does for `trained_by`.
     """
 
     input_paths: Annotated[PartyPaths, Meta(description="The file of each party that the model was trained with.")]
@@ -265,6 +268,9 @@ class PValueParams(TaskParams, tag="p_value", frozen=True, kw_only=True):
         Literal["ss_lr", "ss_glm"],
         Meta(description="The training's task type; of ss_glm, only Bernoulli without offset has p values here."),
     ] = "ss_lr"
+
+    def computes_as(self) -> str:
+        return self.trained_by
 
     def check(self, parties: list[str]) -> None:
         super().check(parties)
@@ -404,6 +410,7 @@ PEARSON_CORRELATION = register(
         params=PearsonCorrelationParams,
         result=PearsonCorrelationResult,
         devices=frozenset({"spu"}),
+        spu_defaults=FINE_FIGURES,
         disclosures=(
             ROWS,
             f"{ANSWERED_BY} names of columns, which are constant, and the correlation of each pair",
@@ -418,6 +425,7 @@ VIF = register(
         params=VifParams,
         result=VifResult,
         devices=frozenset({"spu"}),
+        spu_defaults=FINE_FIGURES,
         disclosures=(ROWS, f"{ANSWERED_BY} names of columns, which are constant, and each column's factor", FLOOR),
     )
 )
@@ -444,6 +452,7 @@ GROUPBY_STATISTICS = register(
         params=GroupbyStatisticsParams,
         result=GroupbyStatisticsResult,
         devices=frozenset({"spu"}),
+        spu_defaults=EXACT_COUNTS,
         disclosures=(
             ROWS,
             "every party learns how many groups there are, and owners of `values` the size of each, not its keys",

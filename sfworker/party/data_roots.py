@@ -27,6 +27,7 @@ from sfworker.errors import InputDataError, ParameterValidationError, ResultSave
 MOST_FILES = 200
 """Files in an input directory, each of which is open as long as the job."""
 OUTPUT_ENDINGS = {"", ".csv", ".tsv", ".txt", ".parquet", ".orc", ".gz", ".bz2", ".xz", ".zip", ".zst"}
+_ENDINGS = re.compile(r"(\.[A-Za-z0-9]{1,16}){1,2}\Z")
 _URL = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]*:")
 
 
@@ -364,7 +365,7 @@ def _look_at(place: Place) -> os.stat_result | None:
 
 def _endings(name: str) -> str:
     """Return the last two endings, as far as they are plain: the envelope chose them, and a shell may read them."""
-    found = re.search(r"(\.[A-Za-z0-9]{1,16}){1,2}\Z", name)
+    found = _ENDINGS.search(name)
     return found[0] if found else ""
 
 

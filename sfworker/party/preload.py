@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import inspect
 import logging
 import mmap
 import os
@@ -72,6 +73,14 @@ def remove_jax_directory() -> None:
     function: Any = compiler._compile_and_write_autotune_config
     with suppress(OSError):
         os.rmdir(function.autotune_configs_dir)
+
+
+def warm_up() -> None:
+    """Have ready what the standard library makes at its first use and keeps, which each fork would do anew.
+
+    That is the pattern of Python's tokens, by which SecretFlow looks at what a call of a party's returns.
+    """
+    inspect.signature(len)
 
 
 def forget_jax_client() -> None:

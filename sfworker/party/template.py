@@ -207,7 +207,7 @@ def main() -> None:
     if arguments.start_method == "fork":
         from sfworker.party import process  # noqa: F401 - so that forks have them
         from sfworker.party.logging import set_levels
-        from sfworker.party.preload import forget_jax_client, import_secretflow
+        from sfworker.party.preload import forget_jax_client, import_secretflow, warm_up
         from sfworker.party.task_dispatcher import load_jobs
 
         import_secretflow()
@@ -215,6 +215,7 @@ def main() -> None:
 
         load_jobs(json.loads(arguments.jobs))
         forget_jax_client()
+        warm_up()
         set_levels(arguments.log_level)
         # Without this, the first garbage collection of each child would copy every page it shares with the template.
         gc.collect()

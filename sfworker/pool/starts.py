@@ -128,7 +128,7 @@ def terms(job: Job) -> Terms:
         parties=job.parties,
         task_type=job.task_type.name,
         parameters=_digest(job.agreed),
-        devices=_digest([_plain(envelope.spu_config), _plain(envelope.heu_config)]),
+        devices=_digest([_agreed_spu_config(job), _plain(envelope.heu_config)]),
     )
 
 
@@ -189,17 +189,24 @@ def floors(settings: Settings) -> Floors:
 
 
 def _spu_config(job: Job) -> dict[str, Any] | None:
-    """Return the envelope's SPU configuration with the task type's defaults and the granted threads."""
+    """Return the SPU's configuration with the granted threads, over which the envelope's own value wins."""
+    config = _agreed_spu_config(job)
+    if config is not None and job.resources.threads:
+        config["cluster_def"]["runtime_config"].setdefault("max_concurrency", job.resources.threads.amount)
+    return config
+
+
+def _agreed_spu_config(job: Job) -> dict[str, Any] | None:
+    """Return the envelope's SPU configuration with the task type's defaults, the same at all parties."""
     config = _plain(job.envelope.spu_config)
     if config is not None:
-        cluster_def = config["cluster_def"]
-        threads = {"max_concurrency": job.resources.threads.amount} if job.resources.threads else {}
-        given = cluster_def["runtime_config"]
-        defaults = {"field": DEFAULT_FIELD, **job.task_type.spu_defaults}
+        given = config["cluster_def"]["runtime_config"]
+        defaults = {"field": DEFAULT_FIELD, **job.spu_defaults}
         if given.get("field", defaults["field"]) != defaults["field"]:  # its bits may be more than fit
             defaults.pop("fxp_fraction_bits", None)
-        # The envelope's own values win over the defaults and over the granted threads.
-        cluster_def["runtime_config"] = {**defaults, **threads, **given}
+        elif "fxp_fraction_bits" in given:  # which may be more than fit into a smaller field
+            defaults["field"] = DEFAULT_FIELD
+        config["cluster_def"]["runtime_config"] = {**defaults, **given}
     return config
 
 

@@ -292,8 +292,11 @@ def _parse(
 
 def _has_blank_line(path: Path) -> bool:
     """Return whether there is a line of blanks."""
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        return bool(_BLANK_LINE.search(content))
+    with path.open("rb") as file:
+        if not holds_any(file, _BLANKS.encode()):  # what most files answer, in a hundredth of the pattern's time
+            return False
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return bool(_BLANK_LINE.search(content))
 
 
 def _as_pandas_reads(path: Path, names: Sequence[str]) -> bytes | None:

@@ -125,7 +125,8 @@ class ClusterDef(Struct, frozen=True, kw_only=True):
     """SecretFlow's SPU `cluster_def`; `nodes` may be left out, and addresses in it are replaced."""
 
     runtime_config: Annotated[
-        RuntimeConfig, Meta(description="SPU's own options, `protocol` and `field` (default: FM128) among them.")
+        RuntimeConfig,
+        Meta(description="SPU's own options, `protocol` and `field` (default: the task type's) among them."),
     ]
     nodes: list[SpuNode] = []
 

@@ -1,7 +1,8 @@
 """How near the plain computation each task type comes, as one table: `make accuracy`, or ARGS="psi ss_lr" for a part.
 
 Every job runs on a real worker, through Redis, over a protocol that keeps secrets. `seconds` is from the append to the
-result, of training and prediction together where there are both.
+result, of training and prediction together where there are both. The field and its fraction bits are those that each
+task type takes where an envelope says nothing, or what `--field` and `--fraction-bits` name.
 """
 
 from __future__ import annotations
@@ -46,15 +47,23 @@ class Row:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Worker:
+    running: RunningWorker
+    arithmetic: dict[str, str | int]
+    """What envelopes say of the field, nothing or all."""
+
+
 class Session:
     """Runs the jobs of one line, and writes the line."""
 
-    def __init__(self, worker: RunningWorker, data: DataSet, protocol: str = "SEMI2K") -> None:
-        self._worker = worker
+    def __init__(self, worker: Worker, data: DataSet, protocol: str = "SEMI2K") -> None:
+        self._worker = worker.running
+        self._arithmetic = worker.arithmetic
         self._data = data
         self._protocol = protocol
         self.parties = PARTIES.get(protocol, ["alice", "bob"])
-        self.directory = Path(tempfile.mkdtemp(dir=worker.log_file.parent))
+        self.directory = Path(tempfile.mkdtemp(dir=self._worker.log_file.parent))
         self.inputs = data.write(self.directory, self.parties)
         self._seconds = 0.0
 
@@ -75,8 +84,7 @@ class Session:
                 "cluster_def": {
                     "runtime_config": {
                         "protocol": self._protocol if self._protocol in PARTIES else "SEMI2K",
-                        "field": "FM128",
-                        "fxp_fraction_bits": 40,
+                        **self._arithmetic,
                     }
                 }
             },
@@ -114,11 +122,11 @@ class Session:
         return Row(task, self._data.name, self._protocol, figure, None, None, difference, self._seconds)
 
 
-Case = Callable[[RunningWorker], Row]
+Case = Callable[[Worker], Row]
 
 
 def logistic(data: Callable[[], DataSet], protocol: str = "SEMI2K", **parameters: Any) -> Case:
-    def case(worker: RunningWorker) -> Row:
+    def case(worker: Worker) -> Row:
         known = data()
         session = Session(worker, known, protocol)
         settings = {"epochs": 10, "learning_rate": 0.3, "batch_size": 128, **parameters}
@@ -132,7 +140,7 @@ def logistic(data: Callable[[], DataSet], protocol: str = "SEMI2K", **parameters
     return case
 
 
-def linear(worker: RunningWorker) -> Row:
+def linear(worker: Worker) -> Row:
     known = diabetes()
     session = Session(worker, known)
     ours = session.trained_and_predicted("ss_lr", regression="linear", epochs=40, batch_size=64)
@@ -141,7 +149,7 @@ def linear(worker: RunningWorker) -> Row:
 
 
 def glm(data: Callable[[], DataSet], plain: Any, protocol: str = "SEMI2K", **parameters: Any) -> Case:
-    def case(worker: RunningWorker) -> Row:
+    def case(worker: Worker) -> Row:
         known = data()
         session = Session(worker, known, protocol)
         ours = session.trained_and_predicted("ss_glm", epochs=8, **parameters)
@@ -157,7 +165,7 @@ def glm(data: Callable[[], DataSet], plain: Any, protocol: str = "SEMI2K", **par
 
 
 def boosted(task_type: str, data: Callable[[], DataSet], protocol: str = "SEMI2K", **parameters: Any) -> Case:
-    def case(worker: RunningWorker) -> Row:
+    def case(worker: Worker) -> Row:
         known = data()
         session = Session(worker, known, protocol)
         settings = {"num_boost_round": 5, "max_depth": 4, **parameters}
@@ -182,7 +190,7 @@ def boosted(task_type: str, data: Callable[[], DataSet], protocol: str = "SEMI2K
 
 
 def pearson(data: Callable[[], DataSet], protocol: str = "SEMI2K") -> Case:
-    def case(worker: RunningWorker) -> Row:
+    def case(worker: Worker) -> Row:
         known = data()
         session = Session(worker, known, protocol)
         keys = {party: ["id", "y"] if party == session.parties[0] else ["id"] for party in session.parties}
@@ -193,7 +201,7 @@ def pearson(data: Callable[[], DataSet], protocol: str = "SEMI2K") -> Case:
 
 
 def vif(data: Callable[[], DataSet], protocol: str = "SEMI2K") -> Case:
-    def case(worker: RunningWorker) -> Row:
+    def case(worker: Worker) -> Row:
         known = data()
         session = Session(worker, known, protocol)
         keys = {party: ["id", "y"] if party == session.parties[0] else ["id"] for party in session.parties}
@@ -205,7 +213,7 @@ def vif(data: Callable[[], DataSet], protocol: str = "SEMI2K") -> Case:
     return case
 
 
-def p_value(worker: RunningWorker) -> Row:
+def p_value(worker: Worker) -> Row:
     data = classes("breast_cancer")
     known = DataSet("breast_cancer, 4 features", data.x[:, :4], data.y)
     session = Session(worker, known)
@@ -222,7 +230,7 @@ def p_value(worker: RunningWorker) -> Row:
 
 
 def psi(protocol: str) -> Case:
-    def case(worker: RunningWorker) -> Row:
+    def case(worker: Worker) -> Row:
         known = generated("numbers")
         session = Session(worker, known)
         chance = np.random.default_rng(5)
@@ -243,7 +251,7 @@ def psi(protocol: str) -> Case:
 def own_columns(task_type: str, plain: Any, gaps: float = 0.0, **parameters: Any) -> Case:
     """A preprocessing of each party's own columns, against a transformer of scikit-learn."""
 
-    def case(worker: RunningWorker) -> Row:
+    def case(worker: Worker) -> Row:
         data = classes("wine", 1)
         x = np.where(np.random.default_rng(2).random(data.x.shape) < gaps, np.nan, data.x)
         session = Session(worker, DataSet("wine", x, data.y), PLAIN)
@@ -258,7 +266,7 @@ def own_columns(task_type: str, plain: Any, gaps: float = 0.0, **parameters: Any
     return case
 
 
-def statistics(worker: RunningWorker) -> Row:
+def statistics(worker: Worker) -> Row:
     known = classes("iris", 2)
     session = Session(worker, known, PLAIN)
     found = session.run("table_statistics", keys=session.keys)["statistics"]
@@ -269,7 +277,7 @@ def statistics(worker: RunningWorker) -> Row:
     return session.largest("table_statistics", "mean, std, skew, kurtosis", *zip(*pairs, strict=True))
 
 
-def woe(worker: RunningWorker) -> Row:
+def woe(worker: Worker) -> Row:
     known = classes("breast_cancer")
     session = Session(worker, known)
     features = {
@@ -364,18 +372,29 @@ CASES: dict[str, list[Case]] = {
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make accuracy")
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(CASES)} (default: all)")
+    parser.add_argument("--field", choices=("FM64", "FM128"), help="field of SPU's numbers (default: the task type's)")
+    parser.add_argument("--fraction-bits", type=int, help="fraction bits (default: the field's)")
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
     arguments = parser.parse_args()
     if unknown := set(arguments.parts) - CASES.keys():
         parser.error(f"no such part: {', '.join(unknown)}; there are {', '.join(CASES)}")
+    given = {"field": arguments.field, "fxp_fraction_bits": arguments.fraction_bits}
+    arithmetic = {name: value for name, value in given.items() if value is not None}
     rows = []
     with (
         tempfile.TemporaryDirectory() as directory,
         EmbeddedRedis() as redis,
-        RunningWorker(redis.url, Path(directory)) as worker,
+        RunningWorker(redis.url, Path(directory)) as running,
     ):
         for case in [case for part in arguments.parts or CASES for case in CASES[part]]:
-            rows.append(row := case(worker))
+            try:
+                row = case(Worker(running, arithmetic))
+            except RuntimeError as refused:
+                if not arithmetic:
+                    raise
+                console(stderr=True).print(f"left out, as the field or its fraction bits will not do: {refused}")
+                continue
+            rows.append(row)
             console(stderr=True).print(f"{row.task}, {row.data_set}, {row.protocol}: {row.difference:.2g}")
     if arguments.json:
         print(json.dumps([asdict(row) for row in rows]))

@@ -70,17 +70,20 @@ class Pipe:
             with anyio.fail_after(timeout):
                 async with self._connecting:
                     if self._line is None or self._line.is_lost:
-                        await self.close()
-                        await self._connection.connect()  # type: ignore[no-untyped-call, unused-ignore]
-                        writer: asyncio.StreamWriter = self._connection._writer  # type: ignore[assignment]
-                        self._line = _Line(cast(asyncio.Transport, writer.transport))
+                        self._line = await self._made()
                     return self._line
         except TimeoutError:
-            await self.close()
             raise AnswerTimeoutError("no answer in time") from None
+
+    async def _made(self) -> _Line:
+        await self.close()
+        try:
+            await self._connection.connect()  # type: ignore[no-untyped-call, unused-ignore]
         except BaseException:
             await self.close()
             raise
+        writer: asyncio.StreamWriter = self._connection._writer  # type: ignore[assignment]
+        return _Line(cast(asyncio.Transport, writer.transport))
 
 
 @dataclass(slots=True, eq=False)

@@ -32,7 +32,7 @@ from tests.bench.recovery import recovery
 from tests.bench.renewals import renewals
 from tests.bench.sessions import sessions
 from tests.bench.telemetry import telemetry
-from tests.bench.trainings import trainings
+from tests.bench.trainings import protocols, trainings
 from tests.running_worker import envelope, until
 
 SPU = {"cluster_def": {"runtime_config": {"protocol": "SEMI2K", "field": "FM128", "fxp_fraction_bits": 40}}}
@@ -158,6 +158,7 @@ ON_REQUEST: dict[str, Callable[[Figures], None]] = {
     "gateway": gateway,
     "programs": programs,
     "trainings": trainings,
+    "protocols": protocols,
     "sessions": sessions,
     "ray": ray,
     "queue": queue,

@@ -1,9 +1,9 @@
 """Trainings and factors as SecretFlow computes them alone, from two parties' files to the known result.
 
-    python -m tests.bench.bare_jobs JOB DIRECTORY
+    python -m tests.bench.bare_jobs JOB DIRECTORY PROTOCOL
 
-JOB is one of `JOBS` on `alice.csv` and `bob.csv` of DIRECTORY. Two forked processes join over Unix sockets as those of
-a worker do, and compute; prints seconds and the larger peak of memory in bytes as JSON. Counts from the start of a
+JOB is one of `JOBS`, on the files of DIRECTORY, one for each party. Forked processes join over Unix sockets as those
+of a worker do, and compute; prints seconds and the largest peak of memory in bytes as JSON. Counts from the start of a
 session, SecretFlow being imported already.
 """
 
@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.bench.bare_psi import PARTIES, join, seconds_of_parties
+from tests.bench.bare_psi import join, seconds_of_parties
 
 EPOCHS, BATCH, RATE = 3, 1024, 0.1
 TREES = {"num_boost_round": 5, "max_depth": 5, "learning_rate": 0.3, "objective": "logistic", "sketch_eps": 0.1}
@@ -36,7 +36,7 @@ def features_of(inputs: dict[str, str]) -> Any:
         frame = pd.read_csv(path).drop(columns=["id", "y"], errors="ignore")
         return ((frame - frame.mean()) / frame.std()).to_numpy()
 
-    devices = map(sf.PYU, PARTIES)
+    devices = map(sf.PYU, inputs)
     return FedNdarray({device: device(read)(inputs[device.party]) for device in devices}, PartitionWay.VERTICAL)
 
 
@@ -106,7 +106,7 @@ def vif(spu: Any, inputs: dict[str, str]) -> None:
         party: [*pd.read_csv(path, nrows=0).columns.drop(["id", "y"], errors="ignore")]
         for party, path in inputs.items()
     }
-    paths, columns = ({sf.PYU(party): each[party] for party in PARTIES} for each in (inputs, names))
+    paths, columns = ({sf.PYU(party): each[party] for party in inputs} for each in (inputs, names))
     VIF(spu).vif(read_csv(paths, usecols=columns), standardize=False)
 
 
@@ -119,26 +119,29 @@ JOBS: dict[str, Callable[[Any, dict[str, str]], None]] = {
 }
 
 
-def one(job: str, data: Path) -> float:
+def one(job: str, data: Path, protocol: str) -> float:
+    inputs = {path.stem: str(path) for path in sorted(data.glob("*.csv"))}
     with tempfile.TemporaryDirectory() as directory:
 
         def work(party: str) -> None:
             os.environ["TMPDIR"] = tempfile.tempdir = directory
             os.chdir(directory)  # upstream writes its log there
-            JOBS[job](join(party, directory), {name: str(data / f"{name}.csv") for name in PARTIES})
+            JOBS[job](join(party, directory, list(inputs), protocol), inputs)
 
-        return seconds_of_parties(work)
+        return seconds_of_parties(work, list(inputs))
 
 
-def main(job: str, data: Path) -> None:
+def main(job: str, data: Path, protocol: str) -> None:
     import secretflow  # noqa: F401
 
     from sfworker.party.preload import hide_ray
 
     warnings.simplefilter("ignore")
     hide_ray()
-    print("FIGURES", json.dumps([one(job, data), 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss]))
+    print(
+        "FIGURES", json.dumps([one(job, data, protocol), 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss])
+    )
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3])

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -50,31 +50,31 @@ def on_mesh(inputs: dict[str, str], directory: str) -> float:
     return seconds_of_parties(lambda party: join(party, directory).psi(**psi_arguments(inputs, directory)))
 
 
-def seconds_of_parties(work: Callable[[str], None]) -> float:
-    """Seconds until both parties, a forked process each, have done their work."""
+def seconds_of_parties(work: Callable[[str], None], parties: Sequence[str] = PARTIES) -> float:
+    """Seconds until all parties, a forked process each, have done their work."""
     began = time.perf_counter()
     ends = {}
-    for party in PARTIES:
+    for party in parties:
         read, write = os.pipe()
         if (pid := os.fork()) == 0:
             work(party)
             os.write(write, b"1")
-            signal.pause()  # the other party may still need what this one has sent
+            signal.pause()  # the others may still need what this one has sent
         os.close(write)
         ends[pid] = read
-    both = [os.read(end, 1) == b"1" for end in ends.values()]
+    all_done = [os.read(end, 1) == b"1" for end in ends.values()]
     seconds = time.perf_counter() - began
     for pid, end in ends.items():
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         os.close(end)
-    if not all(both):
+    if not all(all_done):
         raise SystemExit("a party failed")
     return seconds
 
 
-def join(party: str, directory: str) -> Any:
-    """Join the other party over Unix sockets in `directory`, and return the SPU."""
+def join(party: str, directory: str, parties: Sequence[str] = PARTIES, protocol: str = "SEMI2K") -> Any:
+    """Join the other parties over Unix sockets in `directory`, and return the SPU."""
     import secretflow as sf
 
     from sfworker.session.fed_proxy import use_unix_sockets
@@ -82,13 +82,13 @@ def join(party: str, directory: str) -> Any:
 
     use_unix_sockets()
     use_swift_links(acknowledged=True)
-    fed = {name: {"address": f"unix:{directory}/{name}.sock"} for name in PARTIES}
+    fed = {name: {"address": f"unix:{directory}/{name}.sock"} for name in parties}
     sf.init(
         cluster_config={"parties": fed, "self_party": party}, ray_mode=False, job_name="bare", logging_level="error"
     )
-    nodes = [{"party": name, "address": f"unix:{directory}/spu-{name}.sock"} for name in PARTIES]
+    nodes = [{"party": name, "address": f"unix:{directory}/spu-{name}.sock"} for name in parties]
     link = {"connect_retry_times": 200, "connect_retry_interval_ms": 10, "brpc_channel_connection_type": "pooled"}
-    return sf.SPU({"nodes": nodes, "runtime_config": RUNTIME}, link_desc=link)
+    return sf.SPU({"nodes": nodes, "runtime_config": RUNTIME | {"protocol": protocol}}, link_desc=link)
 
 
 def main(how: str, repetitions: int, alice: str, bob: str) -> None:

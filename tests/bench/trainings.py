@@ -7,6 +7,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,15 +23,25 @@ from tests.running_worker import PARTIES, RunningWorker, envelope
 HEU = {"mode": "PHEU", "schema": "ou", "key_size": 2048}
 
 
+PROTOCOLS = {"SEMI2K": PARTIES, "CHEETAH": PARTIES, "ABY3": [*PARTIES, "carol"]}
+"""The parties of each."""
+
+
 class Job(NamedTuple):
     """A task, the size of its table, and the shares of SecretFlow's own time and memory that are wanted at most."""
 
     task_type: str
     rows: int
     columns: int
-    most_time: float
-    most_memory: float = 1.0
+    most_time: float | None = None
+    most_memory: float | None = 1.0
     repetitions: int = REPETITIONS
+    protocol: str = "SEMI2K"
+
+    @property
+    def name(self) -> str:
+        among = "" if self.protocol == "SEMI2K" else f", {self.protocol}"
+        return f"{self.task_type}, {self.rows:,} x {self.columns}{among}"
 
 
 JOBS = (
@@ -40,6 +51,15 @@ JOBS = (
     Job("sgb", 20_000, 20, 0.60),
     Job("ss_xgb", 5_000, 20, 0.30),
     Job("ss_xgb", 20_000, 20, 0.20, 0.50, 3),
+)
+OF_OTHER_PROTOCOLS = (
+    Job("ss_lr", 20_000, 18, protocol="ABY3"),
+    Job("ss_glm", 5_000, 9, protocol="ABY3"),
+    Job("vif", 5_000, 48, protocol="ABY3"),
+    Job("ss_xgb", 2_000, 18, protocol="ABY3"),
+    Job("ss_lr", 2_000, 10, protocol="CHEETAH", repetitions=3),
+    Job("vif", 1_000, 10, protocol="CHEETAH", repetitions=3),
+    Job("ss_xgb", 500, 10, protocol="CHEETAH", repetitions=3),
 )
 PARAMETERS: dict[str, dict[str, Any]] = {
     "ss_lr": {"epochs": EPOCHS, "batch_size": BATCH, "learning_rate": RATE, "penalty": "l2", "l2_norm": 0.1},
@@ -52,17 +72,25 @@ PARAMETERS: dict[str, dict[str, Any]] = {
 
 def trainings(figures: Figures) -> None:
     """The same job in a worker and in SecretFlow alone: seconds, and the memory of the larger party."""
+    beside_secretflow(figures, JOBS)
+
+
+def protocols(figures: Figures) -> None:
+    """The same over the other protocols, of which ABY3 has three parties."""
+    beside_secretflow(figures, OF_OTHER_PROTOCOLS)
+
+
+def beside_secretflow(figures: Figures, jobs: Sequence[Job]) -> None:
     with tempfile.TemporaryDirectory(dir="/tmp") as directory, worker(data_roots=directory) as running:
-        for job in JOBS:
-            place = Path(directory) / f"{job.task_type}-{job.rows}"
+        for number, job in enumerate(jobs):
+            place = Path(directory) / str(number)
             task_config = task(job, place)
             ours, bare = [], []
             for _ in range(job.repetitions):
-                ours.append(of_worker(running, task_config))
+                ours.append(of_worker(running, job, task_config))
                 bare.append(alone(job, place))
-            name = f"{job.task_type}, {job.rows:,} x {job.columns}"
             (seconds, memory), (bare_seconds, bare_memory) = (zip(*each, strict=True) for each in (ours, bare))
-            figures.add(name, spread(seconds))
+            figures.add(job.name, spread(seconds))
             figures.add("  SecretFlow alone", spread(bare_seconds))
             compare(figures, "  share of its time", seconds, bare_seconds, job.most_time)
             figures.add("  memory of a party, here and alone", " and ".join(map(megabytes, (memory, bare_memory))))
@@ -70,32 +98,37 @@ def trainings(figures: Figures) -> None:
 
 
 def task(job: Job, place: Path) -> dict[str, Any]:
-    """Write both parties' files into `place`, and return the task."""
+    """Write the parties' files into `place`, and return the task."""
     place.mkdir()
+    parties = PROTOCOLS[job.protocol]
     chance = np.random.default_rng(1)
     x = chance.normal(size=(job.rows, job.columns))
     y = (x @ np.linspace(-1, 1, job.columns) + chance.normal(size=job.rows) > 0) * 1
-    paths, features, half = {}, {}, job.columns // 2
-    for number, party in enumerate(PARTIES):
-        features[party] = [f"x{each}" for each in range(number * half, number * half + half)]
-        frame = pd.DataFrame(x[:, number * half : number * half + half], columns=features[party])
+    paths, features, share = {}, {}, job.columns // len(parties)
+    for number, party in enumerate(parties):
+        own = range(number * share, (number + 1) * share)
+        features[party] = [f"x{each}" for each in own]
+        frame = pd.DataFrame(x[:, own], columns=features[party])
         frame = frame.rename_axis("id").reset_index()
         paths[party] = str(place / f"{party}.csv")
         (frame.assign(y=y) if party == "alice" else frame).to_csv(paths[party], index=False)
     about: dict[str, Any] = {"task_type": job.task_type, "features": features, "input_paths": paths}
     if job.task_type != "vif":
         about["label"] = {"party": "alice", "column": "y"}
-        about["model_path"] = {party: str(place / f"model-{party}") for party in PARTIES}
+        about["model_path"] = {party: str(place / f"model-{party}") for party in parties}
     return about | PARAMETERS[job.task_type]
 
 
-def of_worker(running: RunningWorker, task_config: dict[str, Any]) -> tuple[float, int]:
-    devices = {"heu_config": HEU} if task_config["task_type"] == "sgb" else {"spu_config": SPU}
-    return seconds_and_peak(running, envelope(task_config, **devices))
+def of_worker(running: RunningWorker, job: Job, task_config: dict[str, Any]) -> tuple[float, int]:
+    runtime_config = SPU["cluster_def"]["runtime_config"] | {"protocol": job.protocol}
+    spu = {"spu_config": {"cluster_def": {"runtime_config": runtime_config}}}
+    made = envelope(task_config, **({"heu_config": HEU} if job.task_type == "sgb" else spu))
+    made["sf_init_config"] = {**made["sf_init_config"], "parties": PROTOCOLS[job.protocol]}
+    return seconds_and_peak(running, made)
 
 
 def alone(job: Job, place: Path) -> tuple[float, int]:
-    command = [sys.executable, "-m", "tests.bench.bare_jobs", job.task_type, str(place)]
+    command = [sys.executable, "-m", "tests.bench.bare_jobs", job.task_type, str(place), job.protocol]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if "FIGURES " not in done.stdout or done.returncode:
         raise SystemExit(done.stderr)
@@ -103,9 +136,12 @@ def alone(job: Job, place: Path) -> tuple[float, int]:
     return seconds, memory
 
 
-def compare(figures: Figures, what: str, ours: Any, bare: Any, most: float) -> None:
+def compare(figures: Figures, what: str, ours: Any, bare: Any, most: float | None) -> None:
     share = statistics.median(ours) / statistics.median(bare)
-    figures.add(what, f"{share:.0%}", f"<= {most:.0%}", share <= most)
+    if most is None:
+        figures.add(what, f"{share:.0%}")
+    else:
+        figures.add(what, f"{share:.0%}", f"<= {most:.0%}", share <= most)
 
 
 def megabytes(values: Any) -> str:

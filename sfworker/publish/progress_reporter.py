@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import anyio
 from anyio.abc import TaskGroup
@@ -12,8 +12,20 @@ from anyio.abc import TaskGroup
 from sfworker.wire.events import Stage
 from sfworker.wire.frames import Progressed, StageReached
 
+GATHERED_SECONDS = 0.03
+"""Time for which the first of several that are to be said waits for others, as parties of one host are soon ready."""
 PROGRESS_PAUSE = 0.2
-Say = Callable[[Stage, float | None, str | None], Awaitable[None]]
+
+
+class News(NamedTuple):
+    """What an event tells of a running attempt."""
+
+    stage: Stage
+    progress: float | None = None
+    message: str | None = None
+
+
+Say = Callable[[Sequence[News]], Awaitable[None]]
 
 
 @dataclass(eq=False)
@@ -31,7 +43,7 @@ class ProgressReporter:
     def __init__(self, say: Say, tasks: TaskGroup) -> None:
         self._say = say
         self._tasks = tasks
-        self._stages: deque[Stage] = deque()
+        self._stages: list[Stage] = []
         self._progress: Progressed | None = None
         self._publishing: _Publishing | None = None  # jobs that have nothing to say need no task
 
@@ -58,15 +70,19 @@ class ProgressReporter:
     async def _run(self, state: _Publishing) -> None:
         while True:
             await state.heard.wait()
+            with anyio.move_on_after(GATHERED_SECONDS):
+                await state.closing.wait()
             state.heard = anyio.Event()
-            while self._stages:
-                await self._say(self._stages.popleft(), None, None)
-            if state.closing.is_set():
+            news, self._stages = [News(stage) for stage in self._stages], []
+            progress, self._progress = self._progress, None
+            if progress is not None and not state.closing.is_set():
+                news.append(News("progress", progress.fraction, progress.message))
+            if news:
+                await self._say(news)
+            if state.closing.is_set() and not self._stages:
                 state.done.set()
                 return
-            if self._progress is not None:
-                progress, self._progress = self._progress, None
-                await self._say("progress", progress.fraction, progress.message)
+            if progress is not None:
                 with anyio.move_on_after(PROGRESS_PAUSE):
                     await state.closing.wait()
                 state.heard.set()

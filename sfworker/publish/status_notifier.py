@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from functools import partial
 
 import msgspec
@@ -15,6 +16,7 @@ from redis.exceptions import RedisError
 from sfworker.broker.broker import Attempt, Broker, Replay, Started
 from sfworker.broker.patience import patiently
 from sfworker.errors import Failure
+from sfworker.publish.progress_reporter import News
 from sfworker.wire.events import JobResult, Stage, Status, StatusEvent, timestamp
 
 _log = logging.getLogger("sfworker.publish")
@@ -37,13 +39,14 @@ class StatusNotifier:
         start = partial(self._broker.start, attempt, around, silently=silently)
         return await patiently("the start of a job", start)
 
-    async def progressed(
-        self, attempt: Attempt, number: int, stage: Stage, progress: float | None = None, message: str | None = None
-    ) -> None:
+    async def progressed(self, attempt: Attempt, number: int, news: Sequence[News]) -> None:
         """Publish how the attempt goes, once. An event that is lost while Redis is away is made up for by the next."""
-        event = _encode(self._event(attempt, number, "RUNNING", stage, progress=progress, message=message))
+        events = [
+            self._event(attempt, number, "RUNNING", one.stage, progress=one.progress, message=one.message)
+            for one in news
+        ]
         try:
-            await self._broker.progress(attempt, event)
+            await self._broker.progress(attempt, *map(_encode, events))
         except (RedisError, OSError) as error:
             _log.debug("a progress event was not published (%s)", type(error).__name__)
 
@@ -64,9 +67,9 @@ class StatusNotifier:
         bury = partial(self._broker.bury, attempt, _encode(event), _encode(result))
         return await patiently("a job's failure", bury)
 
-    async def wrote(self, attempt: Attempt, path: str) -> None:
-        """Note in the execution's record a path that the attempt stages."""
-        await patiently("what a job writes", partial(self._broker.wrote, attempt, path))
+    async def wrote(self, attempt: Attempt, paths: Sequence[str]) -> None:
+        """Note in the execution's record paths that the attempt stages."""
+        await patiently("what a job writes", partial(self._broker.wrote, attempt, *paths))
 
     async def lost(self, attempt: Attempt, failure: Failure, result: JobResult) -> list[str] | None:
         """Answer a job whose payload was deleted. Returns the paths its attempts staged, None if answered elsewhere."""

@@ -263,9 +263,10 @@ def _of_party(
 
     with aligned.double_precision(context, party):
         if wants_sums:
+            # A digit takes several times the memory of a zero or one.
             added = summed(
                 context,
-                blocks(rows, max(group_count, 3 * DIGITS * columns)),
+                blocks(rows, max(group_count, 12 * DIGITS * columns)),
                 lambda each: context.spu(product)(*block(each, _digits)),
             )
             carried = context.spu(_carried, static_argnames=("columns",))(added, columns=columns)

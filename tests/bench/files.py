@@ -24,6 +24,11 @@ TASKS = (
     *("feature_filter", "scaler", "binning", "train_test_split", "table_statistics", "groupby_statistics"),
     *("ss_lr_predict", "sgb_predict", "psi", "psi, left join"),
 )
+DEVICES: dict[str, dict[str, Any]] = {
+    "sgb": {"heu_config": {"mode": "PHEU", "schema": "ou", "key_size": 2048}},
+    "sgb_predict": {},
+}
+"""Devices of task types that take no SPU."""
 LIMITS = {"time_limit": 3600, "soft_time_limit": 3500}
 
 
@@ -107,7 +112,8 @@ def task(name: str, data: Path, rows: int) -> dict[str, Any]:
 
 def run(running: RunningWorker, task_config: dict[str, Any]) -> tuple[float, float]:
     """Return the seconds from append to answer, and the megabytes of the party process that had most."""
-    seconds, peak = seconds_and_peak(running, envelope(task_config, spu_config=SPU, options=LIMITS))
+    device = DEVICES.get(task_config["task_type"], {"spu_config": SPU})
+    seconds, peak = seconds_and_peak(running, envelope(task_config, **device, options=LIMITS))
     return seconds, peak / 1e6
 
 

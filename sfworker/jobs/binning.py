@@ -38,7 +38,7 @@ from sfworker.tables.own_tables import OwnTable, UnfitColumn, require_values
 MOST_CATEGORIES = 1_000
 CELLS = 1_000_000
 """Cells (rows x bins) that are shared at a time."""
-Counts: TypeAlias = npt.NDArray[np.int64]
+Counts: TypeAlias = npt.NDArray[np.signedinteger[Any]]
 Range: TypeAlias = dict[str, Any]
 """The fields of `Bin` that say where it lies."""
 
@@ -53,8 +53,8 @@ class Binned:
     categories: list[Value]
     """Bins of a column that holds no numbers."""
     type: Any
-    codes: npt.NDArray[np.int64]
-    """Bin of each row, `bins` where the value is missing."""
+    codes: npt.NDArray[np.int16]
+    """Bin of each row, `bins` where the value is missing. All columns' are in memory together, so they are short."""
 
     @property
     def bins(self) -> int:
@@ -67,7 +67,7 @@ class Binned:
         stays = np.ones(self.bins, dtype=np.int64)
         stays[removed] = 0
         # A bin's new number is the number of bins below it that stay. That of missing values is last.
-        new = np.append(np.cumsum(stays) - stays, stays.sum())
+        new = np.append(np.cumsum(stays) - stays, stays.sum()).astype(np.int16)
         edges = [edge for edge, kept in zip(self.edges, stays, strict=False) if kept]
         return Binned(self.column, edges, [], self.type, new[self.codes])
 
@@ -243,22 +243,33 @@ def _binned(params: BinningParams, name: str, column: Column) -> Binned:
         if len(distinct) > MOST_CATEGORIES:
             raise UnfitColumn(f"has more than {MOST_CATEGORIES} categories; leave it out")
         categories = distinct.take(pc.sort_indices(distinct))
-        codes = pc.fill_null(pc.index_in(column, value_set=categories), len(categories)).to_numpy().astype(np.int64)
+        codes = pc.fill_null(pc.index_in(column, value_set=categories), len(categories)).to_numpy().astype(np.int16)
         return Binned(name, None, categories.to_pylist(), kind, codes)
     numbers = column.cast(pa.float64(), safe=False).to_numpy()
     if np.nanmin(numbers) == np.nanmax(numbers):
         if params.constant_columns == "error":
             raise UnfitColumn("holds one number only; leave it out, or set constant_columns to `one_bin`")
-        return Binned(name, [], [], kind, np.isnan(numbers).astype(np.int64))
-    cut = pd.cut if params.method == "equal_range" else pd.qcut
-    number = params.chimerge_init_bins if params.method == "chimerge" else params.bin_num
-    _, edges = cut(numbers, number, labels=False, retbins=True, duplicates="drop")
-    inner = edges[1:-1]
-    codes = np.where(np.isnan(numbers), len(inner) + 1, np.searchsorted(inner, numbers, side="left"))
+        return Binned(name, [], [], kind, np.isnan(numbers).astype(np.int16))
+    inner = _edges(params, numbers)[1:-1]
+    codes = np.searchsorted(inner, numbers, side="left").astype(np.int16)
+    codes[np.isnan(numbers)] = len(inner) + 1
     binned = Binned(name, inner.tolist(), [], kind, codes)
     if not params.uses_label:
         return binned
     return binned.merged(np.flatnonzero(_totals(binned)[:-1] == 0).tolist())  # an empty bin has no WOE
+
+
+def _edges(params: BinningParams, numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the edges of pandas' `cut` or `qcut`, which would hold all rows several times to find their bins, too."""
+    edges: npt.NDArray[np.float64]
+    if params.method == "equal_range":
+        ends = np.array([np.nanmin(numbers), np.nanmax(numbers)])
+        _, edges = pd.cut(ends, params.bin_num, labels=False, retbins=True, duplicates="drop")
+    else:
+        number = params.chimerge_init_bins if params.method == "chimerge" else params.bin_num
+        known = numbers[~np.isnan(numbers)]
+        edges = pd.unique(np.quantile(known, np.linspace(0, 1, number + 1), overwrite_input=True))
+    return edges
 
 
 def _rule(params: BinningParams, binned: Binned, evidence: Evidence | None) -> AnyRule:
@@ -285,7 +296,7 @@ def _weigh(
         table = own[holder]
         values = files.numbers(table.field, table.path, [ref.column])[:, 0]
         context.require_rows(table.field, len(values))
-        label = labels.binary(values, "binning", context.floors.group_rows).astype(np.int64)
+        label = labels.binary(values, "binning", context.floors.group_rows).astype(np.int8)
     weighed = [party for party in own_tables.with_input(context) if (params.features or {}).get(party)]
     local = {party: binned[party] for party in weighed if party in binned}
     rows, *shapes = _shapes(context, holder, label, weighed, local)
@@ -376,7 +387,7 @@ def _select(binned: list[Binned] | None, start: int, batch: int, width: int) -> 
         return None
     select, offset = np.zeros((batch, width), dtype=np.int32), 0
     for one in binned:
-        codes = one.codes[start : start + batch]
+        codes = one.codes[start : start + batch].astype(np.int64)
         select[np.arange(len(codes)), codes + offset] = 1
         offset += one.bins + 1
     return select

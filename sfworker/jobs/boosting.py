@@ -15,7 +15,7 @@ from typing import Any, Literal
 import jax.numpy as jnp
 import numpy as np
 import secretflow.distributed as sfd
-from secretflow.data import FedNdarray, PartitionWay
+from secretflow.data import FedNdarray
 from secretflow.ml.boost.sgb_v import Sgb
 from secretflow.ml.boost.sgb_v.checkpoint import SGBCheckpointData, SGBSnapshot, build_sgb_model
 from secretflow.ml.boost.ss_xgb_v.checkpoint import SSXGBCheckpointData, build_ss_xgb_model
@@ -51,6 +51,9 @@ from sfworker.tables.files import Matrix
 
 LEAST_FRACTION_BITS = 16
 """Fraction bits without which the gains that `ss_xgb` compares are rounding."""
+
+PREDICTED_ROWS = 1 << 16
+"""Rows that `sgb_predict` computes at a time, at most."""
 
 codec.record(XgbTree, split_features=list, split_values=list)
 use_fresh_orders()
@@ -155,10 +158,16 @@ def sgb_predict(context: JobContext[SgbPredictParams]) -> PredictResult | None:
         scale, *objects = inputs.objects
         model = build_sgb_model(SGBSnapshot(objects, inputs.options))
         to_predictions = _PREDICTIONS[inputs.options["common"]["objective"]]
-        scores = scale.device(to_predictions)(model.predict_with_trees(inputs.columns), scale)
         receiver = context.pyu(context.params.receiver)
-        # A value is sent when the receiver computes with it.
-        return FedNdarray({receiver: receiver(np.asarray)(scores.to(receiver))}, PartitionWay.VERTICAL)
+
+        def score(columns: FedNdarray, _: FedNdarray | None) -> Any:
+            scores = scale.device(to_predictions)(model.predict_with_trees(columns), scale)
+            # A value is sent when the receiver computes with it.
+            return receiver(np.asarray)(scores.to(receiver))
+
+        # Parties have a cell of each leaf for each row, and the label's party those of all trees and parties at once.
+        blocks = math.ceil(inputs.shape.rows / PREDICTED_ROWS)
+        return in_blocks(context, inputs, math.ceil(inputs.shape.rows / blocks), score)
 
     return predict(context, "sgb", apply)
 

@@ -15,6 +15,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from msgspec import convert
 
 from sfworker.catalog.statistics import GroupbyStatisticsParams, GroupbyStatisticsResult
@@ -35,7 +36,7 @@ DIGITS, DIGIT_BITS = 4, 32
 SPREAD = 2.0 ** (53 - DIGITS * DIGIT_BITS)
 """Smallest share of a column's largest value that keeps all bits it has."""
 
-Whole = npt.NDArray[np.int64]
+Whole = npt.NDArray[np.signedinteger[Any]]
 
 
 @dataclass(frozen=True)
@@ -54,21 +55,28 @@ class _Values:
 
     def __init__(self, names: Sequence[str], columns: Matrix, aggregations: Sequence[str]) -> None:
         self.columns, self._aggregations = columns, aggregations
-        sizes = np.abs(columns)
-        self._exponents = np.frexp(sizes.max(axis=0))[1]
-        smallest = np.where(sizes > 0, sizes, np.inf).min(axis=0)
-        self.wide = [name for name, each in zip(names, smallest < sizes.max(axis=0) * SPREAD, strict=True) if each]
+        largest = np.maximum(columns.max(axis=0), -columns.min(axis=0))
+        self._exponents = np.frexp(largest)[1]
+        smallest = [np.min(np.abs(column), where=column != 0, initial=np.inf) for column in columns.T]
+        self.wide = [name for name, each in zip(names, smallest < largest * SPREAD, strict=True) if each]
         """Columns with values so far apart that the smallest ones are rounded."""
         self._directions = [name for name in ("max", "min") if name in aggregations]
-        found = [np.unique(column, return_inverse=True) for column in columns.T] if self._directions else []
-        self._distinct = [values for values, _ in found]
-        ranks = [
-            places + 1 if name == "max" else len(distinct) - places
-            for name in self._directions
-            for distinct, places in found
-        ]
-        self.ranks = np.array(ranks, dtype=np.int64).reshape(len(ranks), len(columns)).T
-        """Ranks from 1 on, which are exact. A group's highest tells its maximum and, counted backwards, its minimum."""
+        # The different values of a column are not kept beside it, as they may be as many.
+        self._places = np.empty(columns.shape, dtype=np.int32)
+        self._different: list[int] = []
+        for index in range(columns.shape[1] if self._directions else 0):
+            different, self._places[:, index] = np.unique(columns[:, index], return_inverse=True)
+            self._different.append(len(different))
+
+    def ranks(self, rows: slice) -> Whole:
+        """Return the ranks of some rows' values by direction and column.
+
+        They begin with 1 and are exact. A group's highest tells its maximum and, counted backwards, its minimum.
+        """
+        places = self._places[rows].astype(np.int64)
+        return np.concatenate(
+            [places + 1 if name == "max" else self._different - places for name in self._directions], axis=1
+        )
 
     def digits(self, rows: slice) -> Whole:
         """Return the digits of each value and, if needed, of its square, beside each other, the highest first."""
@@ -91,11 +99,19 @@ class _Values:
             wanted = [name for name in ("sum", "mean", "var") if name in self._aggregations]
             found = {name: self._from_sums(name, counts.tolist(), firsts, seconds) for name in wanted}
         if highest is not None:
-            for name, ranks in zip(self._directions, np.split(highest, len(self._directions), axis=1), strict=True):
-                pairs = zip(self._distinct, ranks.T, strict=True)
-                extremes = [of[each - 1] if name == "max" else of[len(of) - each] for of, each in pairs]
-                found[name] = np.stack(extremes, axis=1).tolist()
+            found |= self._extremes(highest)
         return {name: found[name] for name in self._aggregations}
+
+    def _extremes(self, highest: Whole) -> dict[str, Any]:
+        ranks = highest.reshape(len(highest), len(self._directions), -1)
+        extremes = np.empty((len(self._directions), *ranks[:, 0].shape))
+        for index, count in enumerate(self._different):
+            values = np.empty(count)
+            values[self._places[:, index]] = self.columns[:, index]
+            for place, name in enumerate(self._directions):
+                each = ranks[:, place, index]
+                extremes[place, :, index] = values[each - 1 if name == "max" else count - each]
+        return dict(zip(self._directions, extremes.tolist(), strict=True))
 
     def _from_sums(
         self, name: str, counts: list[int], firsts: list[list[int]], seconds: list[list[int]]
@@ -173,21 +189,26 @@ def _groups(context: JobContext[GroupbyStatisticsParams], party: str) -> _Groups
     names, columns, types = files.header(field, path), params.by[party], params.column_types.get(party, {})
     files.require_columns(f"task_config.by.{party}", names, columns)
     files.require_columns(f"task_config.column_types.{party}", columns, list(types))
-    table = OwnTable(party, field, path, names, types).typed(columns)
-    context.require_rows(field, table.num_rows)
-    codes = np.zeros(table.num_rows, dtype=np.int64)
-    missing = np.zeros(table.num_rows, dtype=bool)
-    for name in columns:
-        encoded = table.column(name).combine_chunks().dictionary_encode()
-        order = np.argsort(encoded.dictionary.to_numpy(zero_copy_only=False), kind="stable")
+    read = OwnTable(party, field, path, names, types).each_column(columns)
+    encoded = [column.combine_chunks().dictionary_encode() for _, column in read]
+    rows = len(encoded[0])
+    context.require_rows(field, rows)
+    codes = np.zeros(rows, dtype=np.int64)
+    missing = np.zeros(rows, dtype=bool)
+    for column in encoded:
+        order = np.argsort(column.dictionary.to_numpy(zero_copy_only=False), kind="stable")
         place = np.empty_like(order)
         place[order] = np.arange(len(order))
-        indices = encoded.indices.fill_null(0).to_numpy(zero_copy_only=False)
-        missing |= encoded.is_null().to_numpy(zero_copy_only=False)
-        combined = codes * max(1, len(order)) + (place[indices] if len(order) else 0)
-        codes = np.unique(combined, return_inverse=True)[1]  # renumbered, so that the next product stays small
+        indices = column.indices.fill_null(0).to_numpy(zero_copy_only=False)
+        missing |= column.is_null().to_numpy(zero_copy_only=False)
+        codes *= max(1, len(order))
+        codes += place[indices] if len(order) else 0
+        codes = pd.factorize(codes, sort=True)[0]  # renumbered, so that the next product stays small
     codes[missing] = -1
-    found, first, counts = np.unique(codes, return_index=True, return_counts=True)
+    first = np.flatnonzero(~pd.Series(codes).duplicated())
+    first = first[np.argsort(codes[first])]
+    found, counts = codes[first], np.bincount(codes + 1)
+    counts = counts[found + 1]
     least = max(params.min_group_size, context.floors.group_rows)
     large = (found >= 0) & (counts >= least)
     if context.floors.group_rows and not large.any():
@@ -199,9 +220,9 @@ def _groups(context: JobContext[GroupbyStatisticsParams], party: str) -> _Groups
         raise InputDataError(
             f"task_config.by.{party}: makes more groups than max_groups; name coarser columns or raise max_groups"
         )
-    renumbered = np.full(len(codes) + 1, -1)  # the last one stands for -1, too
+    renumbered = np.full(found[-1] + 2, -1, dtype=np.int32)  # the last one stands for -1, too
     renumbered[found[large]] = np.arange(large.sum())
-    keys = [list(row.values()) for row in table.take(first[large]).to_pylist()]
+    keys = [[*key] for key in zip(*(column.take(first[large]).to_pylist() for column in encoded), strict=True)]
     return _Groups(renumbered[codes], keys, counts[large], int(((found >= 0) & ~large).sum()))
 
 
@@ -231,7 +252,7 @@ def _of_party(
         if groups is None or values is None:
             return None
         sums = _summed(groups, values) if wants_sums else None
-        return values.figures(groups.counts, sums, _highest(groups, values.ranks) if wants_extremes else None)
+        return values.figures(groups.counts, sums, _highest(groups, values) if wants_extremes else None)
     counts = aligned.gather(context, party, [owner], {owner: groups and groups.counts})
     columns, there = len(context.params.values[party]), context.pyu(party)
     sums = highest = None
@@ -242,9 +263,10 @@ def _of_party(
 
     with aligned.double_precision(context, party):
         if wants_sums:
+            # A digit takes several times the memory of a zero or one.
             added = summed(
                 context,
-                blocks(rows, max(group_count, 3 * DIGITS * columns)),
+                blocks(rows, max(group_count, 12 * DIGITS * columns)),
                 lambda each: context.spu(product)(*block(each, _digits)),
             )
             carried = context.spu(_carried, static_argnames=("columns",))(added, columns=columns)
@@ -278,7 +300,7 @@ def _digits(values: _Values | None, rows: slice) -> Whole | None:
 
 
 def _ranks(values: _Values | None, rows: slice) -> Whole | None:
-    return None if values is None else values.ranks[rows]
+    return None if values is None else values.ranks(rows)
 
 
 def _compared(members: Any, ranks: Any) -> Any:
@@ -352,9 +374,12 @@ def _summed(groups: _Groups, values: _Values) -> Whole:
     return found
 
 
-def _highest(groups: _Groups, ranks: Whole) -> Whole:
+def _highest(groups: _Groups, values: _Values) -> Whole:
     """Find the highest ranks as `_compared` does, where groups and values are of the same party."""
-    inside = groups.codes >= 0
-    found = np.zeros((len(groups.counts), ranks.shape[1]), dtype=np.int64)
-    np.maximum.at(found, groups.codes[inside], ranks[inside])
+    width = 2 * values.columns.shape[1]
+    found = np.zeros((len(groups.counts), values.ranks(slice(0)).shape[1]), dtype=np.int64)
+    for rows in blocks(len(groups.codes), width):
+        codes, ranks = groups.codes[rows], values.ranks(rows)
+        inside = codes >= 0
+        np.maximum.at(found, codes[inside], ranks[inside])
     return found

@@ -313,7 +313,9 @@ class _Prepared:
                 deviations[deviations == 0] = 1.0  # a constant column says nothing and must not divide by zero
             self.own[party] = models.Own(part.features, means.tolist(), deviations.tolist())
             self.others |= part.others
-            self._matrices[party] = (part.matrix - means) / deviations
+            self._matrices[party] = part.matrix  # scaled in place, as it may be most of what a party holds
+            self._matrices[party] -= means
+            self._matrices[party] /= deviations
         self.warnings = [] if params.standardize else self._unscaled()
 
     def _unscaled(self) -> list[str]:

@@ -34,9 +34,9 @@ from sfworker.tables import aligned, files
 from sfworker.tables.cells import hints
 from sfworker.tables.taking import ABSENT, taken
 
-Numbers: TypeAlias = npt.NDArray[np.int64]
-_KEYS_AT_ONCE = 1 << 20
-"""Keys of which different ones are found together."""
+Numbers: TypeAlias = npt.NDArray[np.signedinteger[Any]]
+_KEYS_AT_ONCE = 1 << 19
+"""Keys that are numbered together, and of which the rows of a join are made together."""
 
 
 @dataclass(frozen=True)
@@ -283,15 +283,17 @@ def _rows_of_join(
 ) -> tuple[int, Numbers]:
     """Return how many rows the inner join has, and the local reader's own row at each row of its output."""
     left, _ = context.params.left_first(context.parties)
-    own = _own(side)
-    at, times = own.runs(_found_keys(side))
+    own = OwnRows(_own_keys(side), _found_keys(side))
+    at, times = own.runs()
     if own.counts[at].sum() != report["intersection_count"]:
         raise TaskExecutionError(_UNFIT)
     joined = own.join(at, after=times) if party == left else own.join(at, before=times)
     parts = [] if context.params.join_type == "difference" else [joined]
     for owner in _unmatched(context):
         # The other party's rows without a partner become empty rows, of which only the number is known here.
-        parts.append(own.without(at) if owner == party else np.full(others_rows - times.sum(), ABSENT))
+        parts.append(
+            own.without(at) if owner == party else np.full(others_rows - times.sum(), ABSENT, dtype=joined.dtype)
+        )
     return len(joined), parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
@@ -318,13 +320,9 @@ def _join_three(context: JobContext[Any], sides: Mapping[str, Side]) -> dict[str
     order = params.left_first(context.parties)
     readers = params.readers(context.parties)
     outputs = _outputs(sides)
-    own = {party: _own(sides[party]) for party in outputs}
-    common = {}
-    for party, rows in own.items():
-        keys = _found_keys(sides[party])
-        # Sorted, because parties tell each other counts by the key's position.
-        common[party] = rows.index(keys.take(pc.sort_indices(keys)))
-    counts = {party: _compact(rows.counts[common[party]]) for party, rows in own.items()}
+    # Sorted, because parties tell each other counts by the key's position.
+    own = {party: OwnRows(_own_keys(sides[party]), _sorted(_found_keys(sides[party]))) for party in outputs}
+    counts = {party: _compact(rows.counts[rows.joined]) for party, rows in own.items()}
     written = {}
     for reader in readers:
         # Where keys are unique, all counts are 1 and need not be told.
@@ -333,50 +331,43 @@ def _join_three(context: JobContext[Any], sides: Mapping[str, Side]) -> dict[str
         if reader in outputs:
             place = order.index(reader)
             joined = own[reader].join(
-                common[reader], before=_product(told, order[:place]), after=_product(told, order[place + 1 :])
+                own[reader].joined, before=_product(told, order[:place]), after=_product(told, order[place + 1 :])
             )
             written[reader] = len(joined), _write(context, sides[reader], outputs[reader], joined)
     return written
 
 
 class OwnRows:
-    """A party's own rows by key. `keys` holds the key of each row."""
+    """A party's own rows and those of an inner join, by key. Keys are numbered, as long as they have an own row."""
 
-    def __init__(self, keys: pa.ChunkedArray) -> None:
-        self._codes: Numbers = np.empty(len(keys), dtype=np.int64)
-        self._parts: list[tuple[int, pa.Array]] = []
-        """The keys that `_parts_of` puts into each part, and the place of the first of them."""
-        self._count = 1 + len(keys) // _KEYS_AT_ONCE
-        places = 0
-        for rows in _parts_of(keys, self._count):
-            encoded = keys.take(pa.array(rows)).combine_chunks().dictionary_encode()
-            self._codes[rows] = encoded.indices.to_numpy(zero_copy_only=False)
-            self._codes[rows] += places
-            self._parts.append((places, encoded.dictionary))
-            places += len(encoded.dictionary)
-        self.counts: Numbers = np.bincount(self._codes)
-        """Number of rows of each key. Places in this array stand for keys."""
-
-    def index(self, keys: pa.ChunkedArray) -> Numbers:
-        """Return the places of `keys`. Raises TaskExecutionError where one is not among the own."""
-        found: Numbers = np.empty(len(keys), dtype=np.int64)
-        for rows, (places, own) in zip(_parts_of(keys, self._count), self._parts, strict=True):
-            at = pc.index_in(keys.take(pa.array(rows)), value_set=own)
+    def __init__(self, keys: pa.StringArray, joined: pa.StringArray) -> None:
+        """Number the `keys` of the own rows. Raises TaskExecutionError where one of the `joined` is not among them."""
+        # Arrays of all rows are most of what a join takes, so their numbers are no longer than they have to be.
+        self._kind = np.dtype(np.int32 if max(len(keys), len(joined)) < 1 << 31 else np.int64)
+        self._codes: Numbers = np.empty(len(keys), dtype=self._kind)
+        self.joined: Numbers = np.empty(len(joined), dtype=self._kind)
+        """Number of the key at each row of the join."""
+        parts, found = 1 + len(keys) // _KEYS_AT_ONCE, 0
+        for rows, others in zip(_parts_of(keys, parts), _parts_of(joined, parts), strict=True):
+            encoded = keys.take(pa.array(rows)).dictionary_encode()
+            self._codes[rows] = encoded.indices.to_numpy() + found
+            at = pc.index_in(joined.take(pa.array(others)), value_set=encoded.dictionary)
             if at.null_count:
                 raise TaskExecutionError(_UNFIT)
-            found[rows] = at.to_numpy()
-            found[rows] += places
-        return found
+            self.joined[others] = at.to_numpy() + found
+            found += len(encoded.dictionary)
+        self.counts: Numbers = np.bincount(self._codes).astype(self._kind)
+        """Number of rows of each key."""
 
-    def runs(self, joined: pa.ChunkedArray) -> tuple[Numbers, Numbers]:
-        """Return the keys of an inner join, in which equal ones stand together, and the other side's rows of each.
+    def runs(self) -> tuple[Numbers, Numbers]:
+        """Return the keys of the join, in which equal ones stand together, and the other side's rows of each.
 
         Raises TaskExecutionError where the join does not fit the own rows.
         """
-        at = self.index(joined)
-        starts = np.flatnonzero(np.diff(at, prepend=-1))
-        lengths = np.diff(starts, append=len(at))
-        at = at[starts]
+        is_first = np.ones(len(self.joined), dtype=np.bool_)
+        np.not_equal(self.joined[1:], self.joined[:-1], out=is_first[1:])
+        at = self.joined[is_first]
+        lengths = np.diff(np.append(np.flatnonzero(is_first), len(is_first)).astype(self._kind))
         times, rest = np.divmod(lengths, self.counts[at])
         if rest.any():
             raise TaskExecutionError(_UNFIT)
@@ -389,26 +380,37 @@ class OwnRows:
         every row of the join, that of the side before it when the last side is through with its own.
         """
         own = self.counts[at]
-        most = max(limits.used().output_rows, len(self._codes))
-        if np.sum(1.0 * before * own * after) > most:  # no product of three numbers of rows fits into 64 bits
+        sizes = 1.0 * before * own * after  # no product of three numbers of rows fits into 64 bits
+        total = np.sum(sizes)
+        if total > max(limits.used().output_rows, len(self._codes)):
             raise limits.refusal("task_config.input_paths", "the join", "output_rows")
-        rows = before * own * after
-        by_key = np.argsort(self._codes, kind="stable")
-        first_of_key = np.cumsum(self.counts) - self.counts
-        if (rows == 1).all():  # as with keys that are unique
-            return np.asarray(by_key[first_of_key[at]], dtype=np.int64)
-        offset = np.arange(rows.sum()) - np.repeat(np.cumsum(rows) - rows, rows)
-        rank = offset // np.repeat(np.broadcast_to(after, own.shape), rows) % np.repeat(own, rows)
-        return np.asarray(by_key[np.repeat(first_of_key[at], rows) + rank], dtype=np.int64)
+        if (sizes == 1).all():  # as with keys that are unique
+            row_of: Numbers = np.empty(len(self.counts), dtype=self._kind)
+            row_of[self._codes] = np.arange(len(self._codes), dtype=self._kind)
+            return np.asarray(row_of[at], dtype=self._kind)
+        by_key = np.argsort(self._codes, kind="stable").astype(self._kind)
+        first_of_key = (np.cumsum(self.counts) - self.counts).astype(self._kind)
+        found: Numbers = np.empty(int(total), dtype=self._kind)
+        filled = 0
+        for begin in range(0, len(at), _KEYS_AT_ONCE):
+            some = slice(begin, begin + _KEYS_AT_ONCE)
+            counts = own[some].astype(np.int64)
+            times = np.broadcast_to(after, own.shape)[some]
+            rows = np.broadcast_to(before, own.shape)[some] * counts * times
+            offset = np.arange(rows.sum()) - np.repeat(np.cumsum(rows) - rows, rows)
+            rank = offset // np.repeat(times, rows) % np.repeat(counts, rows)
+            found[filled : filled + len(rank)] = by_key[np.repeat(first_of_key[at[some]], rows) + rank]
+            filled += len(rank)
+        return found
 
     def without(self, at: Numbers) -> Numbers:
         """Return the rows whose key is not among `at`."""
         is_left = np.ones(len(self.counts), dtype=np.bool_)
         is_left[at] = False
-        return np.flatnonzero(is_left[self._codes])
+        return np.flatnonzero(is_left[self._codes]).astype(self._kind)
 
 
-def _parts_of(keys: pa.ChunkedArray, count: int) -> Iterator[npt.NDArray[np.int64]]:
+def _parts_of(keys: pa.StringArray, count: int) -> Iterator[npt.NDArray[np.int64]]:
     """Yield the rows of each of `count` parts, to which keys belong by their last two bytes.
 
     Arrow's table of different keys takes up to a hundred bytes for each of them, so that one of all is too large.
@@ -416,11 +418,14 @@ def _parts_of(keys: pa.ChunkedArray, count: int) -> Iterator[npt.NDArray[np.int6
     if count == 1:
         yield np.arange(len(keys))
         return
-    ends = pc.binary_slice(keys.cast(pa.binary()), -2, None).combine_chunks().dictionary_encode()
-    of_ends = np.array([zlib.crc32(end) % count for end in ends.dictionary.to_pylist()], dtype=np.int16)
-    of_keys = of_ends[ends.indices.to_numpy()]
+    part_of_each = np.empty(len(keys), dtype=np.int16)
+    for begin in range(0, len(keys), _KEYS_AT_ONCE):
+        some = keys.slice(begin, _KEYS_AT_ONCE).cast(pa.binary())
+        ends = pc.binary_slice(some, -2, None).dictionary_encode()
+        of_ends = np.array([zlib.crc32(end) % count for end in ends.dictionary.to_pylist()], dtype=np.int16)
+        part_of_each[begin : begin + len(some)] = of_ends[ends.indices.to_numpy()]
     for part in range(count):
-        yield np.flatnonzero(of_keys == part)
+        yield np.flatnonzero(part_of_each == part)
 
 
 _NOTHING_FOUND = (
@@ -434,13 +439,13 @@ def _outputs(sides: Mapping[str, Side]) -> dict[str, Path]:
     return {party: side.output for party, side in sides.items() if side.output is not None}
 
 
-def _own(side: Side) -> OwnRows:
-    """Return the rows of the party's input by key."""
+def _own_keys(side: Side) -> pa.StringArray:
+    """Read the keys of the party's input."""
     table = files.text(side.field, side.source, side.source_keys)
-    return OwnRows(_joined(files.plain_keys(side.field, table, side.source_keys)))
+    return _joined(files.plain_keys(side.field, table, side.source_keys))
 
 
-def _found_keys(side: Side) -> pa.ChunkedArray:
+def _found_keys(side: Side) -> pa.StringArray:
     """Read the keys that SecretFlow has written, one for each row."""
     found = files.text(side.field, side.found, side.given_keys)
     if side.given_keys is side.source_keys:
@@ -448,10 +453,15 @@ def _found_keys(side: Side) -> pa.ChunkedArray:
     return _joined(found)
 
 
-def _joined(keys: pa.Table) -> pa.ChunkedArray:
-    """Join each key's columns to one text."""
+def _sorted(keys: pa.StringArray) -> pa.StringArray:
+    return keys.take(pc.sort_indices(keys))
+
+
+def _joined(keys: pa.Table) -> pa.StringArray:
+    """Join each key's columns to one text, in one piece, of which Arrow would make a copy for each `take`."""
     columns = keys.columns
-    return columns[0] if len(columns) == 1 else pc.binary_join_element_wise(*columns, files.SEPARATOR)
+    texts = columns[0] if len(columns) == 1 else pc.binary_join_element_wise(*columns, files.SEPARATOR)
+    return texts.combine_chunks()
 
 
 def _compact(counts: Numbers) -> npt.NDArray[Any]:

@@ -37,7 +37,7 @@ BATCHES = 16
 SMALLEST_BATCH, LARGEST_BATCH, FEWEST_EPOCHS = 32, 1024, 10
 MOST_SCORES = 2_000_000
 """Scores, of rows and epochs, of which errors are computed at a time."""
-MOST_CELLS = 40_000_000
+MOST_CELLS = 10_000_000
 """Cells of the features that go to the SPU at a time."""
 SETTLED = 0.1
 """Share of the largest weight by which as many epochs again may change a weight of a settled model."""

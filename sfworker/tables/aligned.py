@@ -137,9 +137,13 @@ def means_and_deviations(matrix: Matrix) -> tuple[Matrix, Matrix]:
     # Rounding would give a constant column a deviation.
     means = np.where(constant, matrix[0], matrix.mean(axis=0))
     centred = matrix - means
-    reach = np.abs(centred).max(axis=0)
-    # Divided by the largest first, because squares of extreme numbers overflow or vanish.
-    return means, (centred / np.where(constant, 1.0, reach)).std(axis=0) * reach
+    reach = np.maximum(centred.max(axis=0), -centred.min(axis=0))
+    # Divided by the largest first, because squares of extreme numbers overflow or vanish. In place, as `std` would make
+    # another copy of all rows.
+    centred /= np.where(constant, 1.0, reach)
+    centred -= centred.mean(axis=0)
+    np.square(centred, out=centred)
+    return means, np.sqrt(centred.mean(axis=0)) * reach
 
 
 def column(

@@ -20,7 +20,15 @@ MANY_ROWS = 10_000_000
 COLUMNS = 7
 AT_ONCE = 250_000
 KEYS = {party: ["id"] for party in PARTIES}
-TASKS = ("feature_filter", "scaler", "train_test_split", "table_statistics", "ss_lr_predict", "psi")
+TASKS = (
+    *("feature_filter", "scaler", "binning", "train_test_split", "table_statistics", "groupby_statistics"),
+    *("ss_lr_predict", "sgb_predict", "psi", "psi, left join"),
+)
+DEVICES: dict[str, dict[str, Any]] = {
+    "sgb": {"heu_config": {"mode": "PHEU", "schema": "ou", "key_size": 2048}},
+    "sgb_predict": {},
+}
+"""Devices of task types that take no SPU."""
 LIMITS = {"time_limit": 3600, "soft_time_limit": 3500}
 
 
@@ -39,7 +47,9 @@ def measure(figures: Figures, sizes: tuple[int, ...], repetitions: int) -> None:
         data = Path(directory)
         for rows in (ROWS[0], *sizes):
             write_files(data, rows)
-        run(running, {**task("ss_lr", data, ROWS[0]), "label": {"party": PARTIES[1], "column": f"{PARTIES[1]}_0"}})
+        for trained in ("ss_lr", "sgb"):
+            label = {"party": PARTIES[1], "column": f"{PARTIES[1]}_0"}
+            run(running, {**task(trained, data, ROWS[0]), "label": label})
         for name in TASKS:
             for rows in sizes:
                 found = [run(running, task(name, data, rows)) for _ in range(repetitions)]
@@ -68,29 +78,42 @@ def task(name: str, data: Path, rows: int) -> dict[str, Any]:
         parameter: {party: str(data / f"{parameter}-{party}.csv") for party in PARTIES}
         for parameter in ("output_paths", "train_paths", "test_paths")
     }
-    model = {"model_path": {party: str(data / f"model-{party}") for party in PARTIES}}
+    model, trees = (
+        {"model_path": {party: str(data / f"{of}-{party}") for party in PARTIES}} for of in ("model", "trees")
+    )
     output = {"output_paths": paths["output_paths"]}
+    predicted = {
+        "keys": KEYS,
+        "receiver": PARTIES[0],
+        "output_paths": {PARTIES[0]: paths["output_paths"][PARTIES[0]]},
+    }
+    joined = {**output, "keys": KEYS, "receiver": PARTIES[0]}
     asked: dict[str, dict[str, Any]] = {
         "feature_filter": {**output, "drop": {party: [f"{party}_1"] for party in PARTIES}},
         "scaler": {**output, "keys": KEYS},
+        "binning": {**output, "keys": KEYS},
         "train_test_split": {"train_paths": paths["train_paths"], "test_paths": paths["test_paths"]},
         "table_statistics": {"keys": KEYS},
-        "ss_lr": {**model, "keys": KEYS, "epochs": 1},
-        "ss_lr_predict": {
-            **model,
-            "keys": KEYS,
-            "receiver": PARTIES[0],
-            "output_paths": {PARTIES[0]: paths["output_paths"][PARTIES[0]]},
+        "groupby_statistics": {
+            "by": {PARTIES[0]: [f"{PARTIES[0]}_0"]},
+            "values": {PARTIES[1]: [f"{PARTIES[1]}_{column}" for column in range(1, 4)]},
+            "aggregations": ["mean", "var"],
         },
-        "psi": {**output, "keys": KEYS, "receiver": PARTIES[0]},
+        "ss_lr": {**model, "keys": KEYS, "epochs": 1},
+        "ss_lr_predict": {**model, **predicted},
+        "sgb": {**trees, "keys": KEYS},
+        "sgb_predict": {**trees, **predicted},
+        "psi": joined,
+        "psi, left join": {**joined, "join_type": "left"},
     }
     inputs = {party: str(data / f"{party}-{rows}.csv") for party in PARTIES}
-    return {"task_type": name, "input_paths": inputs, **asked[name]}
+    return {"task_type": name.partition(",")[0], "input_paths": inputs, **asked[name]}
 
 
 def run(running: RunningWorker, task_config: dict[str, Any]) -> tuple[float, float]:
     """Return the seconds from append to answer, and the megabytes of the party process that had most."""
-    seconds, peak = seconds_and_peak(running, envelope(task_config, spu_config=SPU, options=LIMITS))
+    device = DEVICES.get(task_config["task_type"], {"spu_config": SPU})
+    seconds, peak = seconds_and_peak(running, envelope(task_config, **device, options=LIMITS))
     return seconds, peak / 1e6
 
 

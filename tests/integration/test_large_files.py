@@ -15,7 +15,7 @@ from tests.running_worker import PARTIES
 FEW, MANY = 200_000, 2_000_000
 TRAINED, BLOCKS = 1_000, 140_000
 """Rows of a training, and rows of which a model with eight leaves is computed in several blocks."""
-MOST_MEGABYTES = {"scaler": 150, "train_test_split": 150, "table_statistics": 150}
+MOST_MEGABYTES = {"scaler": 150, "binning": 150, "train_test_split": 150, "table_statistics": 150}
 """Growth with a million rows, of which each has eight columns and about 75 bytes."""
 
 

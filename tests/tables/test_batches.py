@@ -205,10 +205,17 @@ def test_keys_are_found_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     joined = [key for key in sorted(set(keys))[:40] for _ in range(keys.count(key))]
     for at_once in (7, 1000):
         monkeypatch.setattr(psi, "_KEYS_AT_ONCE", at_once)
-        own = psi.OwnRows(pa.chunked_array([keys[:90], keys[90:]]))
-        at, times = own.runs(pa.chunked_array([joined]))
+        own = psi.OwnRows(pa.array(keys), pa.array(joined))
+        at, times = own.runs()
         assert times.tolist() == [1] * 40
         rows = own.join(at)
         assert [keys[row] for row in rows] == joined
         assert len(set(rows)) == len(rows)
         assert sorted([*rows, *own.without(at)]) == list(range(200))
+        before, after = random.integers(1, 4, (2, 40))
+        expected = [
+            row
+            for key, earlier, later in zip(dict.fromkeys(joined), before, after, strict=True)
+            for row in [each for each in range(200) if keys[each] == key for _ in range(later)] * earlier
+        ]
+        assert own.join(at, before, after).tolist() == expected

@@ -59,7 +59,7 @@ OF_OTHER_PROTOCOLS = (
     Job("ss_xgb", 2_000, 18, protocol="ABY3"),
     Job("ss_lr", 2_000, 10, protocol="CHEETAH", repetitions=3),
     Job("vif", 1_000, 10, protocol="CHEETAH", repetitions=3),
-    Job("ss_xgb", 500, 10, protocol="CHEETAH", repetitions=3),
+    Job("ss_xgb", 500, 10, protocol="CHEETAH", repetitions=1),
 )
 PARAMETERS: dict[str, dict[str, Any]] = {
     "ss_lr": {"epochs": EPOCHS, "batch_size": BATCH, "learning_rate": RATE, "penalty": "l2", "l2_norm": 0.1},

@@ -50,8 +50,9 @@ class Pipe:
             line = await self._connect(timeout)
         try:
             replies = await line.exchange(packed, len(commands), timeout)
-        except BaseException:  # also where it is cancelled: what it asked for is no concern of the server's any more
-            await self._leave(line)
+        except BaseException:  # also where it is cancelled, unless others wait on this line; then its reply is dropped
+            if not line.is_awaited:
+                await self._leave(line)
             raise
         if any(isinstance(reply, ResponseError) and is_to_leave(reply) for reply in replies):
             await self._leave(line)
@@ -108,6 +109,11 @@ class _Line(asyncio.Protocol):
         """Those under way, in the order in which the server answers."""
         self.is_lost = False
         transport.set_protocol(self)
+
+    @property
+    def is_awaited(self) -> bool:
+        """Return whether anybody still waits for replies."""
+        return any(not exchange.all_there.done() for exchange in self._exchanges)
 
     async def exchange(self, packed: bytes, count: int, timeout: float) -> list[Any]:
         """Send commands and return the replies to them, of which there are `count`."""

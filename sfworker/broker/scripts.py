@@ -2,7 +2,7 @@
 
 A state change costs Redis a few dozen microseconds and Python about as many per round trip, so under load the round
 trips are what limits a worker. Calls wait for nothing while few trips are under way; beyond that, whatever is queued
-when one is back goes next. With two of them Redis works on one while this process works on the answers to the other.
+when one is back goes next. So Redis works on one trip while this process works on the answers to another.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from importlib.resources import files
 from typing import Any
 
 import anyio
+from redis.exceptions import ConnectionError as AwayError
 from redis.exceptions import NoScriptError
 
 from sfworker.broker.pipe import Command, Pipe
@@ -23,7 +24,9 @@ NAMES = (
     *("renew", "disown", "withdraw", "cancel_queued", "restore", "tidy", "leave", "replay", "purge", "mend"),
 )
 LARGEST_BATCH = 8
+"""Calls of a trip, few enough that the first answers are worked on while Redis is busy with the others."""
 MOST_TRIPS = 4
+"""Trips under way at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +80,15 @@ class Scripts:
             # All of a trip are woken at once. One by one, as by a lock, the last of many would hear of it only after as
             # many turns of the event loop, which are long where it has much to do.
             call.turn = anyio.Event()
-            try:
+        try:
+            if call.turn is not None:
                 await call.turn.wait()
-            except BaseException:  # cancelled, perhaps when it was just to go
-                if call in self._queued:
-                    self._queued.remove(call)
-                await self._carry(call.batch)
-                raise
-        await self._carry(call.batch)
+        except BaseException:
+            if call in self._queued:
+                self._queued.remove(call)
+            raise
+        finally:  # also where it is cancelled just when it is to go
+            await self._carry(call.batch)
         if isinstance(call.reply, Exception):
             raise call.reply
         return call.reply
@@ -93,24 +97,28 @@ class Scripts:
         """Make one round trip with calls, none of which is there where another one carries them."""
         if not batch:
             return
-        replies: Sequence[Any]
+        replies: Sequence[Any] = [AwayError("the call that carried this one was cancelled")] * len(batch)
         try:
             with anyio.CancelScope(shield=True):  # others' calls are on board; the time-out bounds it
                 replies = await self._replies(batch)
         except Exception as error:  # noqa: BLE001 - whatever it is, each call on board has to hear of it
             replies = [error] * len(batch)
-        for call, reply in zip(batch, replies, strict=True):
-            call.reply = reply
-            if call.turn is not None:
-                call.turn.set()
-        self._trips -= 1
-        if self._queued:
-            self._trips += 1
-            [first, *_] = batch = self._queued[:LARGEST_BATCH]
-            del self._queued[:LARGEST_BATCH]
-            first.batch = batch
-            if first.turn is not None:
-                first.turn.set()
+        finally:
+            for call, reply in zip(batch, replies, strict=True):
+                call.reply = reply
+                if call.turn is not None:
+                    call.turn.set()
+            self._end_trip()
+
+    def _end_trip(self) -> None:
+        """Let the calls that are queued go in place of the trip that has ended."""
+        if not self._queued:
+            self._trips -= 1
+            return
+        batch, self._queued = self._queued[:LARGEST_BATCH], self._queued[LARGEST_BATCH:]
+        batch[0].batch = batch
+        if batch[0].turn is not None:
+            batch[0].turn.set()
 
     async def _replies(self, batch: list[_Call]) -> list[Any]:
         replies = await self._pipe.send([self._command(call) for call in batch], self._timeout)

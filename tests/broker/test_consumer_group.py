@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as AwayError
 
 from sfworker.broker import broker as broker_module
+from sfworker.broker import scripts
 from sfworker.broker.broker import Attempt, Broker, Lease
 from sfworker.broker.connection import connect
 from sfworker.broker.finding import Wanted, executions
@@ -289,7 +290,11 @@ async def test_a_command_that_is_cancelled_in_flight_leaves_its_reply_to_nobody(
         assert await broker.read_owned("sf:jobs", entry_id) == entry
 
 
-async def test_who_is_cancelled_just_when_its_turn_comes_lets_the_next_one_go(new_broker: OpenBroker) -> None:
+@pytest.mark.parametrize("trips", [1, scripts.MOST_TRIPS])
+async def test_who_is_cancelled_just_when_its_turn_comes_lets_the_next_one_go(
+    new_broker: OpenBroker, monkeypatch: pytest.MonkeyPatch, trips: int
+) -> None:
+    monkeypatch.setattr(scripts, "MOST_TRIPS", trips)
     broker = await new_broker("a")
 
     async def call(number: int) -> int:

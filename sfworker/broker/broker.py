@@ -298,9 +298,9 @@ class Broker:
     async def progress(self, attempt: Attempt, *events: bytes) -> bool:
         return bool(await self._scripts.call("progress", self._keys(attempt), *self._arguments(attempt), *events))
 
-    async def wrote(self, attempt: Attempt, *paths: str) -> bool:
-        """Note paths that the attempt stages beside its targets, for whoever answers if this worker dies."""
-        return bool(await self._scripts.call("wrote", self._keys(attempt), *self._arguments(attempt), *paths))
+    async def wrote(self, attempt: Attempt, path: str) -> bool:
+        """Note a path that the attempt stages beside its target, for whoever answers if this worker dies."""
+        return bool(await self._scripts.call("wrote", self._keys(attempt), *self._arguments(attempt), path))
 
     async def finish(self, attempt: Attempt, status: str, event: bytes, result: bytes) -> bool:
         outcome: Outcome = "cancelled" if status == "CANCELLED" else "success"

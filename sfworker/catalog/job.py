@@ -51,7 +51,7 @@ class Job:
     keeps_session: bool
     """True where its session may be another job's afterwards, or was one's before."""
     spu_defaults: Mapping[str, Any]
-    """What the SPU's runtime_config holds where the envelope says nothing else."""
+    """Defaults of the SPU's runtime_config, of its own task type or of the one that has trained its model."""
     agreed: Any
     """Parameters that have to be the same at all parties."""
     resources: Resources

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, UnsetType
 
-from sfworker.catalog.base import ColumnRef, TaskType, register
+from sfworker.catalog.base import FINE_FIGURES, ColumnRef, TaskType, register
 from sfworker.catalog.training import (
     MODEL_ID,
     PREDICTIONS,
@@ -192,7 +192,7 @@ class SsGlmPredictParams(PredictParams, tag="ss_glm_predict", frozen=True, kw_on
 
 
 # Exponentials by Taylor's formula, mode 2, are right to five digits with 16 squarings, to two with SecretFlow's own 8.
-_EXACT = {"field": "FM128", "fxp_fraction_bits": 40, "fxp_exp_mode": 2, "fxp_exp_iters": 16}
+_EXACT = FINE_FIGURES | {"fxp_exp_mode": 2, "fxp_exp_iters": 16}
 _CONVERGED = (
     "every party learns whether the training has converged; with eps > 0, after each epoch whether it changed less"
 )

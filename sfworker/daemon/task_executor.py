@@ -55,8 +55,6 @@ PEER_PAUSE = 0.25
 """Share of the rendezvous by which the next one follows. Two parties that wait so are there together soon."""
 RETURN_SECONDS = 1.0
 """Time until the next attempt where a gateway or the peer's worker has left, whose place others take."""
-STAGED_TOGETHER_SECONDS = 0.002
-"""Time in which other parties stage outputs, too. Until it is over nobody would remove what a dead worker leaves."""
 ROOM_SECONDS = 5.0
 """Time until a job asks again for room on its cluster."""
 _WAITS = {
@@ -170,21 +168,13 @@ class _Run:
             reporter = ProgressReporter(partial(self._notifier.progressed, self._attempt, number), tasks)
 
             steps: list[tuple[float, str]] = []
-            staged: list[str] = []
-
-            async def note_staged() -> None:
-                await anyio.sleep(STAGED_TOGETHER_SECONDS)
-                paths = staged.copy()
-                staged.clear()
-                await self._notifier.wrote(self._attempt, paths)
 
             def hear(frame: Heard) -> None:
                 if self._trace.records and isinstance(frame, Progressed) and len(steps) < MOST_SPANS:
                     steps.append((time.time(), frame.message or ""))
                 if isinstance(frame, Making | Staging | Keeping):
-                    staged.append(frame.staged if isinstance(frame, Staging) else frame.path)
-                    if len(staged) == 1:
-                        tasks.start_soon(note_staged)
+                    path = frame.staged if isinstance(frame, Staging) else frame.path
+                    tasks.start_soon(self._notifier.wrote, self._attempt, path)
                 else:
                     if isinstance(frame, Progressed):
                         execution.progress = frame.fraction

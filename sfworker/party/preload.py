@@ -76,9 +76,9 @@ def remove_jax_directory() -> None:
 
 
 def warm_up() -> None:
-    """Have ready what the standard library makes at its first use and keeps, which each fork would do anew.
+    """Compile the pattern of Python's tokens, which the standard library keeps and each fork would compile anew.
 
-    That is the pattern of Python's tokens, by which SecretFlow looks at what a call of a party's returns.
+    SecretFlow uses it to look at the signature of a function that a party calls.
     """
     inspect.signature(len)
 

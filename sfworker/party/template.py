@@ -224,7 +224,7 @@ def main() -> None:
 
 
 def _come_first_where_memory_ends() -> None:
-    """Tell the kernel so, with few calls: what they touch is copied in each fork."""
+    """Raise this process' OOM score, with few calls: what they touch is copied in each fork."""
     with contextlib.suppress(OSError):
         score = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
         try:

@@ -18,7 +18,7 @@ PROGRESS_PAUSE = 0.2
 
 
 class News(NamedTuple):
-    """What an event tells of a running attempt."""
+    """One event of a running attempt: a stage that it has reached, or its progress."""
 
     stage: Stage
     progress: float | None = None

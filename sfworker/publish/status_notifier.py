@@ -67,9 +67,9 @@ class StatusNotifier:
         bury = partial(self._broker.bury, attempt, _encode(event), _encode(result))
         return await patiently("a job's failure", bury)
 
-    async def wrote(self, attempt: Attempt, paths: Sequence[str]) -> None:
-        """Note in the execution's record paths that the attempt stages."""
-        await patiently("what a job writes", partial(self._broker.wrote, attempt, *paths))
+    async def wrote(self, attempt: Attempt, path: str) -> None:
+        """Note in the execution's record a path that the attempt stages."""
+        await patiently("what a job writes", partial(self._broker.wrote, attempt, path))
 
     async def lost(self, attempt: Attempt, failure: Failure, result: JobResult) -> list[str] | None:
         """Answer a job whose payload was deleted. Returns the paths its attempts staged, None if answered elsewhere."""

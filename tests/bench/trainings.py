@@ -34,7 +34,7 @@ class Job(NamedTuple):
     rows: int
     columns: int
     most_time: float | None = None
-    most_memory: float | None = 1.0
+    most_memory: float = 1.0
     repetitions: int = REPETITIONS
     protocol: str = "SEMI2K"
 

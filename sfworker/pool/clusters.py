@@ -137,7 +137,8 @@ class Clusters:
             outcome.number = session.served - 1 if session else 0
             known_there = placement.processes[0].run
             outcome.keeper = NodesKeeper(job.parties, known_there, placement.bridge.ask, self._remove_soon)
-            yield outcome
+            with self._sessions.answering(session if outcome.failure is None else None):
+                yield outcome
             is_kept = outcome.is_answered and execution.stopped is None
         finally:
             self._sessions.ended()

@@ -170,8 +170,7 @@ class Pool:
             self._sessions.ended()
             await anyio.to_thread.run_sync(_remove, used, session)
             sentence = f"the worker could not start a process for this job ({_reason(error)})"
-            full = says_full(error)
-            failure = Failure.of(disk_full("the run directory") if full else TaskExecutionError(sentence))
+            failure = Failure.of(disk_full("the run directory") if says_full(error) else TaskExecutionError(sentence))
             yield Outcome(failure=failure, never_ran=template.lost.is_set())
             return
         try:
@@ -180,7 +179,8 @@ class Pool:
             asyncio.get_running_loop().call_later(REFILL_DELAY, self.refill)
             outcome = await self._run_guarded(mesh, remotes, frames, limits, listener, job, directory)
             outcome.number = session.served - 1 if session else 0
-            yield outcome
+            with self._sessions.answering(session if outcome.failure is None else None):
+                yield outcome
             is_kept = outcome.is_answered and execution.stopped is None
         finally:
             self._release(frames)

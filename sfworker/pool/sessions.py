@@ -10,7 +10,8 @@ One that renews may be taken already, which waits for the outcome.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 import anyio
@@ -22,6 +23,8 @@ from sfworker.settings import Settings
 from sfworker.wire.frames import Start
 
 _log = logging.getLogger("sfworker.pool")
+ANSWER_SECONDS = 1.0
+"""Longest wait for a session whose execution is being answered. The next job may come before that is noted here."""
 P = TypeVar("P", bound=Controlled)
 
 
@@ -51,6 +54,8 @@ class Session(Generic[P]):
         self.is_taken = False
         self.wanted = anyio.Event()
         """Set when it is taken, or to be ended."""
+        self.answered = anyio.Event()
+        """Set when its execution has been answered."""
 
     def starts(self, frames: list[Start]) -> list[Start]:
         """Return the frames as those of the session's next execution."""
@@ -106,6 +111,7 @@ class Sessions(Generic[P]):
         self._settings = settings
         self._is_short = is_short
         self._kept: list[Session[P]] = []
+        self._answering: list[Session[P]] = []
         self._running = 0
         self._is_closed = False
 
@@ -116,9 +122,26 @@ class Sessions(Generic[P]):
     def ended(self) -> None:
         self._running -= 1
 
+    @contextmanager
+    def answering(self, session: Session[P] | None) -> Iterator[None]:
+        """Let executions that fit wait for a session which is offered right after the block, if at all."""
+        if session is None:
+            yield
+            return
+        session.answered = anyio.Event()
+        self._answering.append(session)
+        try:
+            yield
+        finally:
+            self._answering.remove(session)
+            session.answered.set()
+
     async def take(self, key: bytes) -> Session[P] | None:
         """Return one that is fit for the execution with this key."""
-        while session := next((each for each in self._kept if each.key == key and each.is_alive), None):
+        with anyio.move_on_after(ANSWER_SECONDS):
+            while not self._find(self._kept, key) and (answering := self._find(self._answering, key)):
+                await answering.answered.wait()
+        while session := self._find(self._kept, key):
             session.is_taken = True
             self.remove(session)
             if not session.renewed.is_set():  # else it is alive, as nothing has happened since
@@ -126,6 +149,9 @@ class Sessions(Generic[P]):
             if session.is_fit:
                 return session
         return None
+
+    def _find(self, sessions: list[Session[P]], key: bytes) -> Session[P] | None:
+        return next((each for each in sessions if each.key == key and each.is_alive), None)
 
     def make_room(self) -> None:
         """End those that are in the way of an execution which begins with new processes."""
@@ -161,6 +187,8 @@ class Sessions(Generic[P]):
             _log.info("a session is not kept, because of what its job has left: %s", ", ".join(remains))
         else:
             await session.idle(mesh, self._settings.session_idle_seconds)
+            if not session.is_alive:
+                _log.info("a session is kept no more, because a process or a link of it has ended")
         self.remove(session)
         return session.is_fit and session.is_taken
 

@@ -91,7 +91,10 @@ def test_trainings_share_one_and_open_values_alike_where_a_site_wants_a_fresh_on
         assert roc_auc_score(y, found.loc[range(300)]) > 0.98
 
     act(sites)  # which ends the session of another kind of link
-    assert [places(sites, task) for task in (lr, xgb, lr)] == [[1, 1], [2, 2], [3, 3]]
+    places_of_trainings = [places(sites, task) for task in (lr, xgb, lr)]
+    assert places_of_trainings == [[1, 1], [2, 2], [3, 3]], [
+        line for party in PARTIES for line in sites[party].worker.log().splitlines() if "a session is" in line
+    ]
     require_right()
     assert places(sites, lr, fresh="bob") == [1, 1]
     require_right()

@@ -36,7 +36,7 @@ def xgb(data: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def sgb(data: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    return test_boosting.train(data, "sgb", num_boost_round=6, max_depth=3), test_boosting.predict(data, "sgb")
+    return test_boosting.train(data, "sgb", num_boost_round=24, max_depth=3), test_boosting.predict(data, "sgb")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count
@@ -95,9 +94,8 @@ class RunningWorker:
             variable(name): value if isinstance(value, str) else json.dumps(value) for name, value in values.items()
         }
         self._console = directory / "worker.console"
-        self._reading = threading.Lock()
-        self._read_to = "0-0"
-        self._read: dict[tuple[bytes, bytes], list[bytes]] = {}
+        self._sent_after: dict[str, bytes] = {}
+        """The last entry of the results stream when an execution was sent."""
         self._command = [*started_by, sys.executable, "-m", "sfworker", "run"]
 
     def __enter__(self) -> RunningWorker:
@@ -154,18 +152,21 @@ class RunningWorker:
     def send(self, job: dict[str, Any] | bytes, stream: str = "sf:jobs") -> str:
         """Append a job; returns the id under which it is answered."""
         data = job if isinstance(job, bytes) else json.dumps(job)
+        last = self.redis.xrevrange("sf:results", count=1) if self.redis.type("sf:results") == b"stream" else []
         entry_id: bytes = self.redis.xadd(stream, {"envelope": data})
-        return str(job["execution_id"]) if isinstance(job, dict) and job.get("execution_id") else entry_id.decode()
+        known_as = str(job["execution_id"]) if isinstance(job, dict) and job.get("execution_id") else entry_id.decode()
+        self._sent_after.setdefault(known_as, last[0][0] if last else b"-")
+        return known_as
 
     def said(self, execution_id: str, kind: str = "status") -> list[dict[str, Any]]:
         """Everything on the results stream about an execution, in order."""
+        found = []
         # Tests ask a hundred times a second, and the stream of a worker that serves them all is long.
-        with self._reading:
-            for entry_id, fields in self.redis.xrange("sf:results", min=f"({self._read_to}"):
-                self._read_to = entry_id.decode()
-                about = fields.get(b"execution_id") or fields.get(b"message_id")
-                self._read.setdefault((about, fields[b"kind"]), []).append(fields[b"payload"])
-        return [json.loads(payload) for payload in self._read.get((execution_id.encode(), kind.encode()), [])]
+        for _, fields in self.redis.xrange("sf:results", min=self._sent_after.get(execution_id, "-")):
+            about = fields.get(b"execution_id") or fields.get(b"message_id")
+            if about == execution_id.encode() and fields[b"kind"] == kind.encode():
+                found.append(json.loads(fields[b"payload"]))
+        return found
 
     def until_said(self, execution_id: str, stage: str, seconds: float = 30.0) -> dict[str, Any]:
         """The first event of this stage."""

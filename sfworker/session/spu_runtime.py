@@ -72,6 +72,7 @@ class PartyRuntime(spu_module.SPURuntime):  # type: ignore[misc]
         left_side: str,
         keys: list[str],
         input_path: str,
+        in_order: bool,
         output_path: str,
         protocol: str,
         ecdh_curve: str,
@@ -79,7 +80,8 @@ class PartyRuntime(spu_module.SPURuntime):  # type: ignore[misc]
     ) -> dict[str, int]:
         """Join this party's file with the other parties' (inner join) and return this party's own counts.
 
-        The left side repeats each of its rows for each of the other's rows of that key.
+        The left side repeats each of its rows for each of the other's rows of that key. Where this party's rows are
+        `in_order` of their keys, which are different, they are not sorted again, so that they come out in that order.
         """
         config = psi.PsiExecuteConfig(
             protocol_conf=psi.PsiProtocolConfig(
@@ -88,9 +90,9 @@ class PartyRuntime(spu_module.SPURuntime):  # type: ignore[misc]
                 broadcast_result=broadcast_result,
                 ecdh_params=psi.EcdhParams(curve=psi.parse_curve_type(ecdh_curve)),
             ),
-            # A file whose keys are said to be unique is sorted by its first column, which may not be the key.
-            input_params=psi.InputParams(path=input_path, selected_keys=keys, keys_unique=False),
-            output_params=psi.OutputParams(path=output_path, csv_null_rep=""),
+            # An output to be aligned of keys that are unique would be sorted by its first column, which may be no key.
+            input_params=psi.InputParams(path=input_path, selected_keys=keys, keys_unique=in_order),
+            output_params=psi.OutputParams(path=output_path, csv_null_rep="", disable_alignment=in_order),
             join_conf=self._inner_join(left_side),
         )
         _require_room_to_sort(input_path)
@@ -246,12 +248,18 @@ def copy_with_a_stranger(source: Path, copy: Path, keys: list[str]) -> str:
     stranger = secrets.token_hex(16)
     shutil.copyfile(source, copy)
     with copy.open("rb") as file:
-        names = next(csv.reader([file.readline().decode("utf-8-sig")]))
         file.seek(-1, os.SEEK_END)
         end = "" if file.read() == b"\n" else "\n"
     with copy.open("a", encoding="utf-8") as appended:
-        appended.write(f"{end}{','.join(stranger if name in keys else '' for name in names)}\n")
+        appended.write(f"{end}{line_of(stranger, source, keys)}")
     return stranger
+
+
+def line_of(stranger: str, source: Path, keys: list[str]) -> str:
+    """Return a row for `source` with this key, and no other cells."""
+    with source.open("rb") as file:
+        names = next(csv.reader([file.readline().decode("utf-8-sig")]))
+    return f"{','.join(stranger if name in keys else '' for name in names)}\n"
 
 
 def _remove_rows(output: Path, stranger: str | None, beside: int | None, missing: str) -> None:

@@ -142,6 +142,26 @@ def test_keys_that_begin_with_each_other(worker: RunningWorker, data: Path) -> N
     assert_is_merge(frames, found, count)
 
 
+@pytest.mark.parametrize("quoted", [True, False])
+@pytest.mark.parametrize("repeated", [True, False])
+def test_the_parties_files_may_be_put_in_order_in_different_ways(
+    worker: RunningWorker, data: Path, quoted: bool, repeated: bool
+) -> None:
+    """Here where their keys are different, by SecretFlow where not; all of their lines, or the keys alone."""
+    chance = np.random.default_rng(11)
+    texts = ["".join(chance.choice([*"ab !-.~", "é", "中"], length)).strip() or "-" for length in (1, 2, 3) * 20]
+    cells = pd.DataFrame([(left, right) for left in texts for right in texts], columns=["a", "b"]).drop_duplicates()
+    one, other = (cells.sample(1000, random_state=seed, ignore_index=True) for seed in (1, 2))
+    if repeated:
+        other = pd.concat([other, other.head(50)], ignore_index=True)
+    if quoted:
+        other.loc[0, "a"] = 'say "x"'
+    frames = {"alice": one.assign(v=range(len(one))), "bob": other.assign(w=range(len(other)))}
+    keys = {party: ["b", "a"] for party in PARTIES}
+    count, found = intersect(worker, data, frames, keys=keys, left_side="bob")
+    assert_is_merge(frames, found, count, keys)
+
+
 @pytest.mark.parametrize("duplicated", [True, False])
 def test_a_key_that_is_not_the_first_column(worker: RunningWorker, data: Path, duplicated: bool) -> None:
     frames = some(100)

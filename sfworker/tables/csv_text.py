@@ -18,7 +18,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from io import SEEK_CUR, BytesIO
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -33,6 +32,8 @@ from sfworker.tables import cells
 
 BLOCK_SIZES = (1 << 20, 1 << 25, (1 << 31) - 1)
 """Bytes that Arrow parses at a time. A row has to fit, so the next size is for longer ones."""
+_CELLS_AT_ONCE = 1 << 18
+"""Cells of a file with short rows that pandas reads at a time."""
 _BLANKS = " \t"
 _BLANK_LINE = re.compile(rb"(?:\A|[\r\n])[ \t]+(?:[\r\n]|\Z)")
 _MAGIC = {
@@ -119,23 +120,24 @@ def batches(
     )
     start = beginning(field, path)
     rows = _Rows(start)
+    # To Arrow a line of blanks is a row where each has one cell. Only quotes tell such a line from a cell of blanks.
+    is_filled = len(start.names) == 1 and _has_blank_line(path)
     try:
-        for table in _parse(path, start, rows, convert, after):
+        for table in _parse(
+            path, start, rows, convert, after, _Filled(field, path, start.names) if is_filled else None
+        ):
             if rows.missing_cells:
                 break
             after += table.num_rows
             yield table
         if rows.missing_cells:
-            if path.stat().st_size + rows.missing_cells > limits.used().expanded(path.stat().st_size):
-                raise limits.refusal(field, "the file, read,", "expanded_bytes", "check what was delivered")
-            filled = _as_pandas_reads(path, start.names)
-            if filled is None:
-                raise InputDataError(f"{field}: {_encoding(path)}")
-            yield from _parse(path, start, rows, convert, after, filled)
+            yield from _parse(path, start, rows, convert, after, filled=_Filled(field, path, start.names))
     except pa.ArrowInvalid as error:
         # Of a wrong row in another encoding nothing is told to `judge`, so `wrong` does not say whether there is one.
         if rows.wrong is None and not any(text in str(error) for text in ("CSV parse error", "UTF8", "straddling")):
             raise
+        raise InputDataError(f"{field}: {_reason(path, start)}") from None
+    except _UnfilledError:
         raise InputDataError(f"{field}: {_reason(path, start)}") from None
     if rows.has_open_quote:
         raise InputDataError(f"{field}: {_OPEN_QUOTE}")
@@ -225,21 +227,79 @@ class _Marked:
 
     closed = False
 
-    def __init__(self, file: BinaryIO, mark: bytes) -> None:
+    def __init__(self, file: BinaryIO | _Filled, mark: bytes) -> None:
         self._file, self._mark = file, mark
+        self._kept = b""
 
     def read(self, size: int) -> bytes:
-        found = self._file.read(size)
+        found = self._kept + self._file.read(size - len(self._kept))
+        self._kept = b""
         if len(found) < size:
             found, self._mark = found + self._mark, b""
         elif found.endswith(b"\r") and size > 1:
             # Arrow drops an LF that a block begins with after such an end, also one within quotes.
-            self._file.seek(-1, SEEK_CUR)
-            return found[:-1]
+            found, self._kept = found[:-1], b"\r"
         return found
 
     def close(self) -> None:
         self.closed = True
+
+
+class _UnfilledError(Exception):
+    """pandas cannot read the file."""
+
+
+class _Filled:
+    """The text of a file with a quoted cell for each name in each row, and no other lines, as pandas reads it.
+
+    Reading it raises _UnfilledError, or InputDataError where it becomes too long.
+    """
+
+    def __init__(self, field: str, path: Path, names: Sequence[str]) -> None:
+        self._field, self._path, self._names = field, path, names
+        self._cells = limits.used().expanded(path.stat().st_size)
+        self.begin()
+
+    def begin(self) -> None:
+        """Read from the beginning."""
+        self._left = self._cells
+        self._texts, self._rest = self._read(), b""
+
+    def read(self, size: int) -> bytes:
+        while len(self._rest) < size and (text := next(self._texts, None)) is not None:
+            self._rest += text
+        found, self._rest = self._rest[:size], self._rest[size:]
+        return found
+
+    def _read(self) -> Iterator[bytes]:
+        with self._path.open("rb") as file:
+            if holds_any(file, b"\0"):  # at which pandas would end a cell
+                raise _UnfilledError
+        yield _quoted(pd.DataFrame(columns=self._names), header=True)
+        try:
+            frames = pd.read_csv(
+                self._path,
+                dtype=str,
+                na_filter=False,
+                encoding="utf-8-sig",
+                names=self._names,
+                header=0,
+                chunksize=max(1, _CELLS_AT_ONCE // len(self._names)),
+            )
+            with frames:
+                for frame in frames:
+                    self._left -= frame.size
+                    if self._left < 0:
+                        named = "expanded_bytes"
+                        raise limits.refusal(self._field, "the file, read,", named, "check what was delivered")
+                    yield _quoted(frame, header=False)
+        except (ValueError, UnicodeDecodeError):
+            raise _UnfilledError from None
+
+
+def _quoted(frame: pd.DataFrame, *, header: bool) -> bytes:
+    text: str = frame.to_csv(index=False, quoting=csv.QUOTE_ALL, header=header)
+    return text.encode()
 
 
 def _parse(
@@ -248,29 +308,26 @@ def _parse(
     rows: _Rows,
     convert: pa_csv.ConvertOptions,
     after: int = 0,
-    cleaned: bytes | None = None,
+    filled: _Filled | None = None,
 ) -> Iterator[pa.Table]:
-    quoted = has_quotes(path)
-    if len(start.names) == 1 and _has_blank_line(path):
-        # To Arrow each is a row, as it has one cell. Only quotes tell such a line from a cell of blanks.
-        cleaned = _as_pandas_reads(path, start.names)
+    quoted = filled is not None or has_quotes(path)
     for size in BLOCK_SIZES:
         rows.begin()
         seen = 0
-        with BytesIO(cleaned) if cleaned else path.open("rb") as file:
+        if filled is not None:
+            filled.begin()
+        with path.open("rb") as file:
             try:
                 reader = pa_csv.open_csv(
                     # Quotes are what Python has to help with. Arrow reads other files itself.
-                    _Marked(file, rows.mark()) if quoted or cleaned else pa.OSFile(str(path)),
+                    _Marked(filled or file, rows.mark()) if quoted else pa.OSFile(str(path)),
                     read_options=pa_csv.ReadOptions(
                         # After an error in one of its threads, Arrow may lose it to a wait that has no end.
                         use_threads=False,
                         block_size=size,
-                        skip_rows=0 if cleaned else start.lines_before,
+                        skip_rows=0 if filled else start.lines_before,
                     ),
-                    parse_options=pa_csv.ParseOptions(
-                        newlines_in_values=quoted or bool(cleaned), invalid_row_handler=rows.judge
-                    ),
+                    parse_options=pa_csv.ParseOptions(newlines_in_values=quoted, invalid_row_handler=rows.judge),
                     convert_options=convert,
                 )
                 # Types that were inferred stay where the file is read once more.
@@ -297,22 +354,6 @@ def _has_blank_line(path: Path) -> bool:
             return False
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             return bool(_BLANK_LINE.search(content))
-
-
-def _as_pandas_reads(path: Path, names: Sequence[str]) -> bytes | None:
-    """Return the text of a file with a quoted cell for each name in each row, and no other lines, as pandas reads it.
-
-    None where it cannot be read, or would end cells at a NUL.
-    """
-    with path.open("rb") as file:
-        if holds_any(file, b"\0"):
-            return None
-    try:
-        frame = pd.read_csv(path, dtype=str, na_filter=False, encoding="utf-8-sig", names=names, header=0)
-    except (ValueError, UnicodeDecodeError):
-        return None
-    text: str = frame.to_csv(index=False, quoting=csv.QUOTE_ALL)
-    return text.encode()
 
 
 def _is_blank(row: Sequence[str]) -> bool:

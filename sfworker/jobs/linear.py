@@ -38,7 +38,7 @@ from sfworker.models.checkpoints import Checkpoints
 from sfworker.models.predictions import PREDICTED_CELLS, Inputs, in_blocks, predict, require_offset, require_room
 from sfworker.party.context import JobContext
 from sfworker.party.task_dispatcher import TaskDispatcher
-from sfworker.secure.gradient_descent import Glm, Regression, Schedule, settled
+from sfworker.secure.gradient_descent import MOST_CELLS, Glm, Regression, Schedule, settled
 from sfworker.secure.irls import link_of
 from sfworker.session.arithmetic import arithmetic_of, largest_product, require_fraction_bits, require_whole_bits
 from sfworker.tables import aligned, labels
@@ -84,6 +84,7 @@ def ss_lr(context: JobContext[SsLrParams]) -> SsLrResult | None:
         prepared.set_label_exponent(params.label.party, exponent)
     x, shape = prepared.columns(np.float32)
     prepared.require_room(lambda matrix: np.sqrt(np.mean(np.square(matrix), axis=0)))
+    prepared.forget_features()
     y = aligned.column(context, params.label.party, label)
     schedule = Schedule.of(shape.rows, params.batch_size, params.epochs)
     epochs = _Epochs(context, params, schedule)
@@ -197,6 +198,7 @@ def ss_glm(context: JobContext[SsGlmParams]) -> SsGlmResult | None:
         "dist": params.distribution,
         "tweedie_power": params.tweedie_power,
         "l2_lambda": params.l2_lambda or None,
+        "infeed_batch_size_limit": MOST_CELLS,
         # Any other metric would tell the label's party predictions, and all parties a figure of them.
         "stopping_metric": "weight",
         "stopping_tolerance": params.eps,
@@ -346,15 +348,20 @@ class _Prepared:
         aligned.require_more_rows_than_features(shape)
         return aligned.columns(self._context, self._matrices, shape, dtype), shape
 
+    def forget_features(self) -> None:
+        """Keep only what `columns` has returned, which is half as long in float32."""
+        self._matrices.clear()
+
     def require_room(self, share: Callable[[Matrix], Matrix]) -> None:
         """Raise InputDataError at a party with a column of which a sum over the rows does not fit into the SPU's field.
 
-        `share` returns each column's mean share in the largest sum that the training makes of it.
+        `share` returns a column's mean share in the largest sum that the training makes of it.
         """
         most = largest_product(self._context.spu)
         for party, matrix in self._matrices.items():
             with np.errstate(over="ignore"):
-                beyond = np.append(share(matrix), 1.0) * len(matrix) > most
+                shares = [share(matrix[:, [place]]).item() for place in range(matrix.shape[1])]
+                beyond = np.array([*shares, 1.0]) * len(matrix) > most
             if beyond[:-1].any():
                 name = self.own[party].features[int(np.argmax(beyond))]
                 raise InputDataError(

@@ -37,8 +37,10 @@ BATCHES = 16
 SMALLEST_BATCH, LARGEST_BATCH, FEWEST_EPOCHS = 32, 1024, 10
 MOST_SCORES = 2_000_000
 """Scores, of rows and epochs, of which errors are computed at a time."""
-MOST_CELLS = 10_000_000
+MOST_CELLS = 2_500_000
 """Cells of the features that go to the SPU at a time."""
+MOST_HELD = 25_000_000
+"""Cells of the features that stay on the SPU for all epochs, masked and opened once: three times 16 bytes for each."""
 SETTLED = 0.1
 """Share of the largest weight by which as many epochs again may change a weight of a settled model."""
 LEAST_FACTOR = 2**16
@@ -100,17 +102,29 @@ class Regression(SSRegression):  # type: ignore[misc]
 
     def _pre_check(self, x: Any, y: Any, epochs: int, learning_rate: float, batch_size: int, *others: Any) -> None:
         super()._pre_check(x, y, epochs, learning_rate, batch_size, *others)
+        self._is_held = _is_held(x)
         self._runs = Schedule.of(self.samples, batch_size, epochs).runs(MOST_CELLS // self.num_feat)
-        self._shared: list[tuple[Any, Any]] = []
+        self._held: list[tuple[Any, Any]] = []
+
+    def _shared(self) -> Iterator[tuple[Any, Any]]:
+        """Yield features and label of each run, which are shared anew for each epoch where all are too many to stay.
+
+        Then what is computed of the rows before has to be waited for, or all would be there at once.
+        """
+        if self._is_held and not self._held:
+            self._held = [(kept(x), y) for x, y in map(self._share, self._runs)]
+        yield from self._held or map(self._share, self._runs)
 
     def _epoch(self, weights: Any, epoch: int) -> Any:
         self.before = weights
-        self._shared = self._shared or [self._share(run.rows) for run in self._runs]
-        for run, (x, y) in zip(self._runs, self._shared, strict=True):
+        for run, (x, y) in zip(self._runs, self._shared(), strict=True):
+            if not self._is_held:
+                sfd.get(weights.meta)  # while the next rows are being shared
             weights = self.spu(_descended, static_argnames=_STATIC)(
                 x,
                 y,
                 weights,
+                is_held=self._is_held,
                 batch_size=run.batch_size,
                 learning_rate=self.learning_rate,
                 l2_norm=self.l2_norm if self.penalty == Penalty.L2 else 0.0,
@@ -127,20 +141,22 @@ class Regression(SSRegression):  # type: ignore[misc]
         at_once = max(1, MOST_SCORES // self.samples)
         for start in range(0, len(path), at_once):
             total = None
-            for x, y in self._shared:
+            for x, y in self._shared():
                 sums = self.spu(_squared_errors, static_argnames=("sig_type",))(
                     x,
                     y,
                     path[start : start + at_once],
                     sig_type=self.sig_type if self.reg_type == RegType.Logistic else None,
                 )
+                if not self._is_held and total is not None:
+                    sfd.get(total.meta)
                 total = sums if total is None else self.spu(jnp.add)(total, sums)
             yield total
 
-    def _share(self, rows: slice) -> tuple[Any, Any]:
-        x = [part.to(self.spu) for part in self.x[rows].partitions.values()]
-        [y] = [part.to(self.spu) for part in self.y[rows].partitions.values()]
-        return kept(self.spu(_with_intercept)(x)), y
+    def _share(self, run: Run) -> tuple[Any, Any]:
+        x = [part.to(self.spu) for part in self.x[run.rows].partitions.values()]
+        [y] = [part.to(self.spu) for part in self.y[run.rows].partitions.values()]
+        return self.spu(_with_intercept)(x), y
 
 
 class Glm(SSGLM):  # type: ignore[misc]
@@ -167,7 +183,7 @@ class Glm(SSGLM):  # type: ignore[misc]
     def _epoch(self, weights: Any, epoch: int) -> Any:
         if epoch >= self.irls_epochs:
             return super()._epoch(weights, epoch)
-        start = (None, None)
+        start, is_held = (None, None), _is_held(self.x)
         if epoch == 0:
             offset = self.offset.partitions.get(self.y_device) if self.offset else None
             labels = self.y.partitions[self.y_device]
@@ -176,17 +192,20 @@ class Glm(SSGLM):  # type: ignore[misc]
         for step in range(self.infeed_total_batch):
             starts = [each if each is None else self._next_infeed_batch(each, step) for each in start]
             x, *others = self._build_batch_cache(step)
-            parts = self.spu(cross_products, static_argnames=("link", "distribution", "power"), **_TWO)(
-                kept(x),
+            parts = self.spu(cross_products, static_argnames=_STATIC_OF_IRLS, **_TWO)(
+                kept(x) if is_held else x,
                 *others,
                 weights,
                 *starts,
+                is_held=is_held,
                 link=self.link.link_type(),
                 distribution=self.dist.dist_type(),
                 power=_POWERS.get(self.dist.dist_type(), getattr(self.dist, "_power", None)),
             )
             sums = parts if sums is None else self.spu(_added, **_TWO)(*sums, *parts)
             sfd.get(sums[0].meta)  # waits, or all rows would be on their way at once
+            if not is_held:
+                self.batch_cache["train"].clear()
         features, responses = sums
         inverse = self.y_device(glm_model.J_inv)(features.to(self.y_device), self.l2_lambda)
         return self.spu(glm_model._irls_update_w_from_accumulated_partials, static_argnames="l2_lambda")(
@@ -199,6 +218,11 @@ class Glm(SSGLM):  # type: ignore[misc]
         ]
         self.sgd_batch_size = run.batch_size
         return super()._sgd_step(weights, x, *others)
+
+
+def _is_held(x: FedNdarray) -> bool:
+    """Return whether features stay on the SPU for all epochs."""
+    return bool(math.prod(x.shape) <= MOST_HELD)
 
 
 _POWERS = {DistributionType.Poisson: 1.0, DistributionType.Gamma: 2.0}
@@ -218,6 +242,7 @@ def _descended(
     y: Any,
     weights: Any,
     *,
+    is_held: bool,
     batch_size: int,
     learning_rate: float,
     l2_norm: float,
@@ -225,7 +250,7 @@ def _descended(
     fraction_bits: int,
 ) -> Any:
     """Return the weights after a step for each batch, as SecretFlow makes them in nearly twice the messages."""
-    x, factor = opened_once(x), learning_rate / batch_size
+    x, factor = opened_once(x) if is_held else x, learning_rate / batch_size
     decay = np.full((x.shape[1], 1), l2_norm * factor)
     decay[-1] = 0.0  # the intercept
     for start in range(0, x.shape[0], batch_size):
@@ -267,7 +292,8 @@ def _response(scores: Any, sig_type: SigType | None) -> Any:
     return line + jnp.sum(jnp.where(is_beyond, jnp.stack([-line, 1 - line]), 0), axis=0)
 
 
-_STATIC = ("batch_size", "learning_rate", "l2_norm", "sig_type", "fraction_bits")
+_STATIC = ("is_held", "batch_size", "learning_rate", "l2_norm", "sig_type", "fraction_bits")
+_STATIC_OF_IRLS = ("is_held", "link", "distribution", "power")
 _TWO = {"num_returns_policy": SPUCompilerNumReturnsPolicy.FROM_USER, "user_specified_num_returns": 2}
 
 

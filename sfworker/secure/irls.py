@@ -47,12 +47,13 @@ def cross_products(
     start_weights: Any,
     start_responses: Any,
     *,
+    is_held: bool,
     link: LinkType,
     distribution: DistributionType,
     power: float | None,
 ) -> tuple[Any, Any]:
     """Return the weighted products of the features with each other, and with the working responses."""
-    x = opened_once(x)
+    x = opened_once(x) if is_held else x
     if model is None:
         weights = start_weights.reshape(-1, 1)
         weighted = weights * start_responses.reshape(-1, 1)

@@ -21,6 +21,9 @@ from sfworker.party.context import JobContext
 from sfworker.tables import files
 from sfworker.tables.files import Matrix
 
+_COPIED_CELLS = 10_000_000
+"""Cells of which deviations are computed at a time, as that takes a copy."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -136,14 +139,18 @@ def means_and_deviations(matrix: Matrix) -> tuple[Matrix, Matrix]:
     constant = matrix.min(axis=0) == matrix.max(axis=0)
     # Rounding would give a constant column a deviation.
     means = np.where(constant, matrix[0], matrix.mean(axis=0))
-    centred = matrix - means
-    reach = np.maximum(centred.max(axis=0), -centred.min(axis=0))
-    # Divided by the largest first, because squares of extreme numbers overflow or vanish. In place, as `std` would make
-    # another copy of all rows.
-    centred /= np.where(constant, 1.0, reach)
-    centred -= centred.mean(axis=0)
-    np.square(centred, out=centred)
-    return means, np.sqrt(centred.mean(axis=0)) * reach
+    deviations = np.empty(matrix.shape[1])
+    at_once = max(1, _COPIED_CELLS // len(matrix))
+    for start in range(0, matrix.shape[1], at_once):
+        some = slice(start, start + at_once)
+        centred = matrix[:, some] - means[some]
+        reach = np.maximum(centred.max(axis=0), -centred.min(axis=0))
+        # Divided by the largest first, because squares of extreme numbers overflow or vanish.
+        centred /= np.where(constant[some], 1.0, reach)
+        centred -= centred.mean(axis=0)
+        np.square(centred, out=centred)
+        deviations[some] = np.sqrt(centred.mean(axis=0)) * reach
+    return means, deviations
 
 
 def column(

@@ -22,7 +22,7 @@ AT_ONCE = 250_000
 KEYS = {party: ["id"] for party in PARTIES}
 TASKS = (
     *("feature_filter", "scaler", "binning", "train_test_split", "table_statistics", "groupby_statistics"),
-    *("ss_lr_predict", "sgb_predict", "psi", "psi, left join"),
+    *("ss_lr_predict", "sgb_predict", "psi", "psi, left join", "ss_lr"),
 )
 DEVICES: dict[str, dict[str, Any]] = {
     "sgb": {"heu_config": {"mode": "PHEU", "schema": "ou", "key_size": 2048}},
@@ -48,8 +48,7 @@ def measure(figures: Figures, sizes: tuple[int, ...], repetitions: int) -> None:
         for rows in (ROWS[0], *sizes):
             write_files(data, rows)
         for trained in ("ss_lr", "sgb"):
-            label = {"party": PARTIES[1], "column": f"{PARTIES[1]}_0"}
-            run(running, {**task(trained, data, ROWS[0]), "label": label})
+            run(running, task(trained, data, ROWS[0]))
         for name in TASKS:
             for rows in sizes:
                 found = [run(running, task(name, data, rows)) for _ in range(repetitions)]
@@ -82,6 +81,7 @@ def task(name: str, data: Path, rows: int) -> dict[str, Any]:
         {"model_path": {party: str(data / f"{of}-{party}") for party in PARTIES}} for of in ("model", "trees")
     )
     output = {"output_paths": paths["output_paths"]}
+    label = {"label": {"party": PARTIES[1], "column": f"{PARTIES[1]}_0"}}
     predicted = {
         "keys": KEYS,
         "receiver": PARTIES[0],
@@ -99,9 +99,9 @@ def task(name: str, data: Path, rows: int) -> dict[str, Any]:
             "values": {PARTIES[1]: [f"{PARTIES[1]}_{column}" for column in range(1, 4)]},
             "aggregations": ["mean", "var"],
         },
-        "ss_lr": {**model, "keys": KEYS, "epochs": 1},
+        "ss_lr": {**model, **label, "keys": KEYS, "epochs": 1},
         "ss_lr_predict": {**model, **predicted},
-        "sgb": {**trees, "keys": KEYS},
+        "sgb": {**trees, **label, "keys": KEYS},
         "sgb_predict": {**trees, **predicted},
         "psi": joined,
         "psi, left join": {**joined, "join_type": "left"},

@@ -28,5 +28,5 @@ def test_weights_are_the_same(worker: RunningWorker, not_holding: RunningWorker,
     for job in trainings:
         held, shared_anew = (test_linear.succeed(each, job) for each in (worker, not_holding))
         for party in ("alice", "bob"):
-            assert shared_anew["weights"][party] == pytest.approx(held["weights"][party], abs=1e-3)
+            assert shared_anew["weights"][party] == pytest.approx(held["weights"][party], rel=1e-3, abs=1e-3)
         assert shared_anew.get("rmse") == pytest.approx(held.get("rmse"), abs=1e-4)

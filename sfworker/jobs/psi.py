@@ -2,8 +2,9 @@
 
 SecretFlow's own PSI reads and writes the files. It sorts lines with a shell tool that knows nothing of quotes, pairs
 rows wrongly where a key is duplicated at both parties, leaves a file beside its input, and takes only unique keys of
-three parties. So it gets a link to the input where that is a plain CSV file, or a file of the keys alone. Where its
-output may be wrong or is not what was asked for, each party builds its own output from the sequence of keys in it.
+three parties. So it gets a copy of the input where that is a plain CSV file, or a file of the keys alone, in order
+where no key is duplicated. Where its output may be wrong or is not what was asked for, each party builds its own output
+from the sequence of keys in it.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from sfworker.tables.taking import ABSENT, taken
 Numbers: TypeAlias = npt.NDArray[np.signedinteger[Any]]
 _KEYS_AT_ONCE = 1 << 19
 """Keys that are numbered together, and of which the rows of a join are made together."""
-_IN_MEMORY = 1 << 29
+_IN_MEMORY = 1 << 28
 """Bytes of a file whose rows are put in order here. SecretFlow has larger ones sorted by a tool that uses files."""
 
 

@@ -123,15 +123,15 @@ def batches(
     # To Arrow a line of blanks is a row where each has one cell. Only quotes tell such a line from a cell of blanks.
     is_filled = len(start.names) == 1 and _has_blank_line(path)
     try:
-        for table in _parse(
-            path, start, rows, convert, after, _Filled(field, path, start.names) if is_filled else None
-        ):
-            if rows.missing_cells:
-                break
-            after += table.num_rows
-            yield table
-        if rows.missing_cells:
-            yield from _parse(path, start, rows, convert, after, filled=_Filled(field, path, start.names))
+        if not is_filled:
+            for table in _parse(path, start, rows, convert, after):
+                if rows.missing_cells:
+                    break
+                after += table.num_rows
+                yield table
+        if is_filled or rows.missing_cells:
+            rows.begin()
+            yield from _filled(field, path, start.names, convert, after)
     except pa.ArrowInvalid as error:
         # Of a wrong row in another encoding nothing is told to `judge`, so `wrong` does not say whether there is one.
         if rows.wrong is None and not any(text in str(error) for text in ("CSV parse error", "UTF8", "straddling")):
@@ -227,7 +227,7 @@ class _Marked:
 
     closed = False
 
-    def __init__(self, file: BinaryIO | _Filled, mark: bytes) -> None:
+    def __init__(self, file: BinaryIO, mark: bytes) -> None:
         self._file, self._mark = file, mark
         self._kept = b""
 
@@ -249,56 +249,49 @@ class _UnfilledError(Exception):
     """pandas cannot read the file."""
 
 
-class _Filled:
-    """The text of a file with a quoted cell for each name in each row, and no other lines, as pandas reads it.
+def _filled(
+    field: str, path: Path, names: Sequence[str], convert: pa_csv.ConvertOptions, after: int
+) -> Iterator[pa.Table]:
+    """Read a file as pandas does, which fills short rows, and let Arrow read what pandas has read, with quotes.
 
-    Reading it raises _UnfilledError, or InputDataError where it becomes too long.
+    Raises _UnfilledError where pandas cannot, or InputDataError where the file becomes too long.
     """
-
-    def __init__(self, field: str, path: Path, names: Sequence[str]) -> None:
-        self._field, self._path, self._names = field, path, names
-        self._cells = limits.used().expanded(path.stat().st_size)
-        self.begin()
-
-    def begin(self) -> None:
-        """Read from the beginning."""
-        self._left = self._cells
-        self._texts, self._rest = self._read(), b""
-
-    def read(self, size: int) -> bytes:
-        while len(self._rest) < size and (text := next(self._texts, None)) is not None:
-            self._rest += text
-        found, self._rest = self._rest[:size], self._rest[size:]
-        return found
-
-    def _read(self) -> Iterator[bytes]:
-        with self._path.open("rb") as file:
-            if holds_any(file, b"\0"):  # at which pandas would end a cell
-                raise _UnfilledError
-        yield _quoted(pd.DataFrame(columns=self._names), header=True)
-        try:
-            frames = pd.read_csv(
-                self._path,
-                dtype=str,
-                na_filter=False,
-                encoding="utf-8-sig",
-                names=self._names,
-                header=0,
-                chunksize=max(1, _CELLS_AT_ONCE // len(self._names)),
+    left, seen = limits.used().expanded(path.stat().st_size), 0
+    for frame in _frames(path, names):
+        left -= frame.size
+        if left < 0:
+            raise limits.refusal(field, "the file, read,", "expanded_bytes", "check what was delivered")
+        seen += len(frame)
+        if seen > after or not seen:
+            text = _quoted(frame.tail(seen - after))
+            table = pa_csv.read_csv(
+                pa.BufferReader(text),
+                pa_csv.ReadOptions(use_threads=False, block_size=len(text)),
+                pa_csv.ParseOptions(newlines_in_values=True),
+                convert,
             )
-            with frames:
-                for frame in frames:
-                    self._left -= frame.size
-                    if self._left < 0:
-                        named = "expanded_bytes"
-                        raise limits.refusal(self._field, "the file, read,", named, "check what was delivered")
-                    yield _quoted(frame, header=False)
-        except (ValueError, UnicodeDecodeError):
-            raise _UnfilledError from None
+            # Types that were inferred stay.
+            convert.column_types = table.schema
+            after = seen
+            yield table
 
 
-def _quoted(frame: pd.DataFrame, *, header: bool) -> bytes:
-    text: str = frame.to_csv(index=False, quoting=csv.QUOTE_ALL, header=header)
+def _frames(path: Path, names: Sequence[str]) -> Iterator[pd.DataFrame]:
+    with path.open("rb") as file:
+        if holds_any(file, b"\0"):  # at which pandas would end a cell
+            raise _UnfilledError
+    at_once = max(1, _CELLS_AT_ONCE // len(names))
+    try:
+        with pd.read_csv(
+            path, dtype=str, na_filter=False, encoding="utf-8-sig", names=names, header=0, chunksize=at_once
+        ) as frames:
+            yield from frames
+    except (ValueError, UnicodeDecodeError):
+        raise _UnfilledError from None
+
+
+def _quoted(frame: pd.DataFrame) -> bytes:
+    text: str = frame.to_csv(index=False, quoting=csv.QUOTE_ALL)
     return text.encode()
 
 
@@ -308,24 +301,21 @@ def _parse(
     rows: _Rows,
     convert: pa_csv.ConvertOptions,
     after: int = 0,
-    filled: _Filled | None = None,
 ) -> Iterator[pa.Table]:
-    quoted = filled is not None or has_quotes(path)
+    quoted = has_quotes(path)
     for size in BLOCK_SIZES:
         rows.begin()
         seen = 0
-        if filled is not None:
-            filled.begin()
         with path.open("rb") as file:
             try:
                 reader = pa_csv.open_csv(
                     # Quotes are what Python has to help with. Arrow reads other files itself.
-                    _Marked(filled or file, rows.mark()) if quoted else pa.OSFile(str(path)),
+                    _Marked(file, rows.mark()) if quoted else pa.OSFile(str(path)),
                     read_options=pa_csv.ReadOptions(
                         # After an error in one of its threads, Arrow may lose it to a wait that has no end.
                         use_threads=False,
                         block_size=size,
-                        skip_rows=0 if filled else start.lines_before,
+                        skip_rows=start.lines_before,
                     ),
                     parse_options=pa_csv.ParseOptions(newlines_in_values=quoted, invalid_row_handler=rows.judge),
                     convert_options=convert,

@@ -152,6 +152,26 @@ def test_one_column_may_hold_semicolons(tmp_path: Path) -> None:
     assert ours(tmp_path / "t.csv") == {"a;b": ["x", "1;2"]}
 
 
+@pytest.mark.parametrize("place", [0, 1])
+def test_short_rows_beside_cells_longer_than_a_block(tmp_path: Path, place: int) -> None:
+    rows = ["1,2", f"3,{'x' * 3 * MEGABYTE}", "4"] + ["5,6"] * 300_000
+    (tmp_path / "t.csv").write_text("a,b\n" + "\n".join(rows[::-1] if place else rows) + "\n7\n")
+    assert_read_alike(tmp_path / "t.csv")
+
+
+def test_a_row_that_is_too_long_is_named_far_behind_one_that_is_too_short(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a,b\n1\n" + "2,3\n" * 500_000 + "4,5,6\n")
+    with pytest.raises(InputDataError, match="row 500002 has 3 cells where the header has 2"):
+        files.text(FIELD, tmp_path / "t.csv", ["a"])
+
+
+@pytest.mark.parametrize("blank", ["", "  \n"])
+def test_a_cell_that_is_no_text_is_named_far_behind_a_line_of_blanks(tmp_path: Path, blank: str) -> None:
+    (tmp_path / "t.csv").write_bytes(b"a\n1\n" + blank.encode() + b"2\n" * 800_000 + b"\xff\n")
+    with pytest.raises(InputDataError, match="UTF-8"):
+        files.text(FIELD, tmp_path / "t.csv", ["a"])
+
+
 def test_rows_that_would_be_filled_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = replace(limits.used(), expanded_bytes=1 << 20)
     monkeypatch.setattr(limits, "used", lambda: small)

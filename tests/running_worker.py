@@ -9,12 +9,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
 from redis import Redis
+from redis.exceptions import ResponseError
 
 from sfworker.cli.child import bound_to_this_process, stop
 from sfworker.settings import Settings, variable
@@ -152,7 +154,9 @@ class RunningWorker:
     def send(self, job: dict[str, Any] | bytes, stream: str = "sf:jobs") -> str:
         """Append a job; returns the id under which it is answered."""
         data = job if isinstance(job, bytes) else json.dumps(job)
-        last = self.redis.xrevrange("sf:results", count=1) if self.redis.type("sf:results") == b"stream" else []
+        last = []
+        with suppress(ResponseError):  # where it is no stream
+            last = self.redis.xrevrange("sf:results", count=1)
         entry_id: bytes = self.redis.xadd(stream, {"envelope": data})
         known_as = str(job["execution_id"]) if isinstance(job, dict) and job.get("execution_id") else entry_id.decode()
         self._sent_after.setdefault(known_as, last[0][0] if last else b"-")

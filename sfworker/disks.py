@@ -24,6 +24,8 @@ _LOOK_SECONDS = 0.01
 _LOOKS_PER_PROBE = 5
 _PATIENCE_SECONDS = 5.0
 """Time for a library to notice itself that a disk is full."""
+_FEW_NAMES = 16
+"""Free names (inodes) below which a library's failure is laid to them."""
 _WRITE = 1 << 16
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _TEXTS = [os.strerror(number) for number in _FULL]
@@ -44,15 +46,15 @@ def says_full(error: BaseException | None) -> bool:
     return False
 
 
-def is_full(path: Path, least: int = MARGIN) -> bool:
-    """Return whether the disk that holds `path` has less than `least` bytes left for this process."""
+def is_full(path: Path, least: int = MARGIN, least_names: int = 1) -> bool:
+    """Return whether the disk that holds `path` has less than `least` bytes, or names, left for this process."""
     try:
         disk = os.statvfs(path)
     except OSError:
         return False
     if disk.f_blocks == 0 or disk.f_flag & os.ST_RDONLY:  # it does not say, or nothing is written there
         return False
-    no_names = disk.f_files > 0 and disk.f_favail == 0
+    no_names = disk.f_files > 0 and disk.f_favail < least_names
     return no_names or disk.f_bavail * disk.f_frsize < least
 
 
@@ -98,7 +100,13 @@ def watched(*places: tuple[str, Path], break_off: Callable[[ResultSaveError], No
     finally:
         done.set()
     watch.join()
-    full += [name for name, path in places if is_full(path) or _holds_a_cut_off_file(path) or _is_refused_room(path)]
+    # libpsi removes its files, of which it has fewer, as it fails.
+    names = _FEW_NAMES if isinstance(failed, RuntimeError) else 1
+    full += [
+        name
+        for name, path in places
+        if is_full(path, least_names=names) or _holds_a_cut_off_file(path) or _is_refused_room(path)
+    ]
     if full or says_full(failed):
         raise disk_full([*full, places[0][0]][0]) from failed
     if failed is not None:

@@ -56,7 +56,7 @@ class Given:
     rows: int
     """Rows of `source`."""
     in_order: bool
-    """Whether all keys of `given` are different and in order."""
+    """True where all keys of `given` are different and in order."""
 
 
 @dataclass(frozen=True)

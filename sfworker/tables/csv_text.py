@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from io import SEEK_CUR
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -229,16 +230,15 @@ class _Marked:
 
     def __init__(self, file: BinaryIO, mark: bytes) -> None:
         self._file, self._mark = file, mark
-        self._kept = b""
 
     def read(self, size: int) -> bytes:
-        found = self._kept + self._file.read(size - len(self._kept))
-        self._kept = b""
+        found = self._file.read(size)
         if len(found) < size:
             found, self._mark = found + self._mark, b""
         elif found.endswith(b"\r") and size > 1:
             # Arrow drops an LF that a block begins with after such an end, also one within quotes.
-            found, self._kept = found[:-1], b"\r"
+            self._file.seek(-1, SEEK_CUR)
+            return found[:-1]
         return found
 
     def close(self) -> None:
@@ -286,7 +286,7 @@ def _frames(path: Path, names: Sequence[str]) -> Iterator[pd.DataFrame]:
             path, dtype=str, na_filter=False, encoding="utf-8-sig", names=names, header=0, chunksize=at_once
         ) as frames:
             yield from frames
-    except (ValueError, UnicodeDecodeError):
+    except ValueError:
         raise _UnfilledError from None
 
 

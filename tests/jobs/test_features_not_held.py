@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from sklearn.datasets import load_breast_cancer
@@ -13,7 +13,7 @@ from tests.running_worker import RunningWorker
 
 
 @pytest.fixture
-def not_holding(redis_url: str, data: Path, tmp_path: Path) -> Any:
+def not_holding(redis_url: str, data: Path, tmp_path: Path) -> Iterator[RunningWorker]:
     with RunningWorker(redis_url, tmp_path, data_roots=str(data), jobs="tests.not_held_job") as worker:
         yield worker
 

@@ -40,9 +40,7 @@ from sfworker.models.predictions import PREDICTED_CELLS, Inputs, in_blocks, pred
 from sfworker.party.context import JobContext
 from sfworker.party.task_dispatcher import TaskDispatcher
 from sfworker.secure.boosted_trees import Booster
-from sfworker.secure.fresh_orders import use_fresh_orders
-from sfworker.secure.own_parts import use_own_parts
-from sfworker.secure.plain_sums import use_plain_sums
+from sfworker.secure.sgb import use_ours
 from sfworker.secure.sigmoid import sigmoid
 from sfworker.session import codec
 from sfworker.session.arithmetic import arithmetic_of, largest_product, require_fraction_bits, require_whole_bits
@@ -56,9 +54,7 @@ PREDICTED_ROWS = 1 << 16
 """Rows that `sgb_predict` computes at a time, at most."""
 
 codec.record(XgbTree, split_features=list, split_values=list)
-use_fresh_orders()
-use_own_parts()
-use_plain_sums()
+use_ours()
 
 
 @TaskDispatcher.register_task("ss_xgb")
@@ -121,7 +117,6 @@ def ss_xgb_predict(context: JobContext[SsXgbPredictParams]) -> PredictResult | N
 def sgb(context: JobContext[SgbParams]) -> BoostingResult | None:
     """Train trees. The label's party learns sums of gradients by bins of the others' features, see the catalogue."""
     params = context.params
-    heu = _heu(context)
     prepared = _Prepared(context)
     checkpoints = Checkpoints(context, params.model_path)
     found = checkpoints.latest()
@@ -133,7 +128,8 @@ def sgb(context: JobContext[SgbParams]) -> BoostingResult | None:
             checkpoints.keep(tree, state, objects)
         _report(context, tree)
 
-    model = Sgb(heu).train(
+    # The HEU comes last: while the others read its key, the label's party begins to encrypt.
+    model = Sgb(_heu(context)).train(
         _sgb_params(params),
         prepared.x,
         prepared.y,

@@ -15,10 +15,7 @@ from sfworker.components import params as component_params
 from sfworker.components.evaluate import as_json, evaluate
 from sfworker.party.context import JobContext
 from sfworker.party.task_dispatcher import TaskDispatcher
-from sfworker.secure import gradient_descent
-from sfworker.secure.fresh_orders import use_fresh_orders
-from sfworker.secure.own_parts import use_own_parts
-from sfworker.secure.plain_sums import use_plain_sums
+from sfworker.secure import gradient_descent, sgb
 
 WHERE = "task_config.node_eval_param"
 _ZEROS: dict[str, Any] = {"float": 0.0, "int": 0, "bool": False, "str": ""}
@@ -26,9 +23,7 @@ _ZEROS: dict[str, Any] = {"float": 0.0, "int": 0, "bool": False, "str": ""}
 # SecretFlow's own leave out the rows after the last full batch.
 ss_sgd_train.SSRegression = gradient_descent.Regression
 ss_glm_train.SSGLM = gradient_descent.Glm
-use_fresh_orders()
-use_own_parts()
-use_plain_sums()
+sgb.use_ours()
 
 
 @TaskDispatcher.register_task("component")

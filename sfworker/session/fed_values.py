@@ -150,6 +150,8 @@ def _heu_made(of: Any, state: bytes) -> Any:
 codec.kind("heu ciphertexts", hnp.CiphertextArray, _heu_state, _heu_array(hnp.CiphertextArray))
 codec.kind("heu plaintexts", hnp.PlaintextArray, _heu_state, _heu_array(hnp.PlaintextArray))
 codec.kind("heu key", phe.PublicKey, _heu_state, _heu_key)
+# SecretFlow copies what it has received. A key does not change, and a copy computes its tables anew, for 0.3 s.
+phe.PublicKey.__deepcopy__ = lambda key, _: key
 
 codec.record(AgentIndex, idx=int)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import copy
 import math
 import os
 import pickle
@@ -388,6 +389,11 @@ def test_arrays_of_heu_that_are_none_are_refused(of: type, state: bytes) -> None
 
 
 @pytest.mark.attack("links between parties")
+def test_a_key_is_not_copied() -> None:
+    key = hnp.setup(phe.SchemaType.OU, 1024).public_key()
+    assert copy.deepcopy([key])[0] is key
+
+
 def test_keys_that_are_none_are_refused() -> None:
     state = hnp.setup("mock", 512).public_key().__getstate__()
     assert isinstance(codec.loads(message(value("heu key", state))), phe.PublicKey)

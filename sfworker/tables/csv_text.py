@@ -134,6 +134,9 @@ def batches(
             rows.begin()
             yield from _filled(field, path, start.names, convert, after)
     except pa.ArrowInvalid as error:
+        if not (start.has_rows or rows.has_open_quote):  # to Arrow a header that no line end follows is no file
+            yield pa.schema([(name, types.get(name, pa.null())) for name in columns]).empty_table()
+            return
         # Of a wrong row in another encoding nothing is told to `judge`, so `wrong` does not say whether there is one.
         if rows.wrong is None and not any(text in str(error) for text in ("CSV parse error", "UTF8", "straddling")):
             raise

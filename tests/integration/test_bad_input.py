@@ -201,6 +201,10 @@ def header_only(job: dict[str, Any], data: Path) -> None:
     (data / "bob.csv").write_text("id,income\n")
 
 
+def header_without_a_line_end(job: dict[str, Any], data: Path) -> None:
+    (data / "bob.csv").write_text("id,income")
+
+
 def no_such_key(job: dict[str, Any], data: Path) -> None:
     job["task_config"]["keys"]["bob"] = ["customer"]
 
@@ -240,6 +244,7 @@ def output_not_writable(job: dict[str, Any], data: Path) -> None:
         (directory, "InputDataError", ["task_config.input_paths.bob", "directory"]),
         (empty_file, "InputDataError", ["task_config.input_paths.bob", "empty"]),
         (header_only, "InputDataError", ["task_config.input_paths.bob", "no rows"]),
+        (header_without_a_line_end, "InputDataError", ["task_config.input_paths.bob", "no rows"]),
         (no_such_key, "InputDataError", ["task_config.keys.bob", "customer"]),
         (dots, "ParameterValidationError", ["task_config.input_paths.bob", "outside the data roots"]),
         (link, "ParameterValidationError", ["task_config.input_paths.bob", "outside the data roots"]),

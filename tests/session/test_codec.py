@@ -388,12 +388,12 @@ def test_arrays_of_heu_that_are_none_are_refused(of: type, state: bytes) -> None
         codec.loads(message(value(kind, state)))
 
 
-@pytest.mark.attack("links between parties")
 def test_a_key_is_not_copied() -> None:
     key = hnp.setup(phe.SchemaType.OU, 1024).public_key()
     assert copy.deepcopy([key])[0] is key
 
 
+@pytest.mark.attack("links between parties")
 def test_keys_that_are_none_are_refused() -> None:
     state = hnp.setup("mock", 512).public_key().__getstate__()
     assert isinstance(codec.loads(message(value("heu key", state))), phe.PublicKey)

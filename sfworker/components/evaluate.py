@@ -13,6 +13,7 @@ import posixpath
 import shutil
 import signal
 import tarfile
+from collections.abc import Callable
 from io import BufferedIOBase, BufferedWriter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +23,9 @@ from google.protobuf import json_format
 from secretflow.component.core import Context, uuid4
 from secretflow.component.core.checkpoint import Checkpoint
 from secretflow.component.core.types import TimeTracer
+from secretflow.component.preprocessing.data_prep import psi_tp as psi_tp_module
 from secretflow.component.preprocessing.data_prep import ub_psi_cache as ub_psi_cache_module
+from secretflow.device import PYU, reveal
 from secretflow.device.device import spu as spu_module
 from secretflow.utils import secure_pickle
 from secretflow.utils.errors import SFException
@@ -129,6 +132,7 @@ def use_careful_libraries() -> None:
     secure_pickle.load = _load  # the codec's, with a sentence about files
     # This id stands for missing cells in files between steps, where pandas cuts it off after 32 characters.
     ub_psi_cache_module.uuid4 = lambda party: str(uuid4(party)).replace("-", "")
+    _wait_for_every_upload()
     # With this filter, an archive's members stay below the directory that it is unpacked in.
     tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
     stock_connect = duckdb.connect
@@ -141,6 +145,36 @@ def use_careful_libraries() -> None:
         return connection
 
     duckdb.connect = connect
+
+
+def _wait_for_every_upload() -> None:
+    """Have `psi_tp` wait until each party's output is written.
+
+    It waits for the last party's alone, and then removes the files from which the others may still copy theirs. What
+    Arrow has not finished of an ORC file ends the process.
+    """
+    uploads: list[Any] = []
+
+    def device(party: str) -> Callable[[Any], Any]:
+        def of(function: Any) -> Any:
+            called = PYU(party)(function)
+            if function is not psi_tp_module.upload_orc:
+                return called
+
+            def upload(*arguments: Any) -> Any:
+                uploads.append(called(*arguments))
+                return uploads[-1]
+
+            return upload
+
+        return of
+
+    def rows_of_last(_: Any) -> Any:
+        made = [*uploads]
+        uploads.clear()
+        return reveal(made)[-1]
+
+    psi_tp_module.PYU, psi_tp_module.reveal = device, rows_of_last
 
 
 def _load(file: BufferedIOBase, **_: Any) -> Any:

@@ -41,7 +41,8 @@ def test_a_running_job_shows_its_progress_and_memory(
     def running() -> Any:
         assert main(["top", "--json"]) == 0
         [one] = json.loads(capfd.readouterr().out)["workers"]
-        return next((job for job in one["jobs"] if job["progress"]), None)
+        # Jobs of other tests may still be there.
+        return next((job for job in one["jobs"] if job["progress"] and job["execution_id"] == execution_id), None)
 
     job = until(running, 30)
     assert (job["execution_id"], job["task_type"]) == (execution_id, "act")

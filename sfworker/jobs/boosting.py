@@ -128,7 +128,7 @@ def sgb(context: JobContext[SgbParams]) -> BoostingResult | None:
             checkpoints.keep(tree, state, objects)
         _report(context, tree)
 
-    # The HEU comes last: while the others read its key, the label's party begins to encrypt.
+    # The HEU comes last: all parties read their files at the same time, and not one of them while a key is drawn.
     model = Sgb(_heu(context)).train(
         _sgb_params(params),
         prepared.x,
